@@ -1,0 +1,98 @@
+"""`manifest.json`: what an artefact is, what it was made from, and the files it consists of.
+
+Only a finished artefact has one, so a directory without it is never served.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from build_engine.checkpoint import sha256
+from build_engine.lookahead import LookaheadConfig
+
+NAME = "manifest.json"
+SCHEMA = 1
+
+
+class ManifestError(ValueError):
+    """An artefact that is absent, unfinished or damaged; says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the artefact, its path relative to the manifest's directory."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest's content."""
+
+    key: str
+    """Content address: SHA-256 of everything that determines the artefact."""
+    profile: dict[str, Any]
+    source: dict[str, str]
+    """The checkpoint's files and their SHA-256."""
+    engine_version: str
+    built_by: str
+    built_at: str
+    """UTC, ISO 8601."""
+    seconds: float
+    files: list[FileRecord]
+    verification: dict[str, Any] | None = None
+    schema: int = SCHEMA
+
+    @property
+    def lookahead(self) -> LookaheadConfig:
+        """The engine's (W, N, G)."""
+        return LookaheadConfig(**self.profile["lookahead"])
+
+    @classmethod
+    def read(cls, artifact: Path) -> "Manifest":
+        """Reads the manifest of an artefact; raises `ManifestError` where there is none or it is damaged."""
+        path = artifact / NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA:
+                raise ManifestError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}: build again")
+            content["files"] = [FileRecord(**record) for record in content["files"]]
+            return cls(**content)
+        except OSError:
+            raise ManifestError(f"{artifact} is no finished artefact: it has no {NAME}; run build-engine") from None
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ManifestError):
+                raise
+            raise ManifestError(f"{path} is damaged ({error!r}); build the artefact again") from None
+
+    def write(self, artifact: Path) -> None:
+        """Writes the manifest into the artefact's directory."""
+        (artifact / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    def check_sizes(self, artifact: Path) -> None:
+        """Raises `ManifestError` for a file that is absent or has another size. Takes milliseconds."""
+        for record in self.files:
+            path = artifact / record.path
+            found = path.stat().st_size if path.is_file() else None
+            if found != record.bytes:
+                state = "is missing" if found is None else f"has {found} bytes instead of {record.bytes}"
+                raise ManifestError(f"{path} {state}; build the artefact again")
+
+    def check_hashes(self, artifact: Path) -> None:
+        """Raises `ManifestError` for the first file whose content changed. Reads every byte."""
+        self.check_sizes(artifact)
+        for record in self.files:
+            if sha256(artifact / record.path) != record.sha256:
+                raise ManifestError(f"{artifact / record.path} changed after it was built; build the artefact again")
+
+
+def record_files(artifact: Path) -> list[FileRecord]:
+    """Every file below the artefact's directory, sorted by path."""
+    return [
+        FileRecord(path.relative_to(artifact).as_posix(), path.stat().st_size, sha256(path))
+        for path in sorted(artifact.rglob("*"))
+        if path.is_file()
+    ]

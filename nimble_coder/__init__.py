@@ -1,0 +1,1 @@
+"""The runtime stage: serves what the build stage (`build_engine`) published, and the clients that call it."""

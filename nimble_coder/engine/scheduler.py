@@ -1,0 +1,102 @@
+"""Decides, step by step, which sequences run and which of their tokens: in-flight batching with chunked prefill."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.lookahead import TokenTree
+from nimble_coder.engine.protocol import FinishReason
+from nimble_coder.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """The next chunk of a prompt."""
+
+    sequence: Sequence
+    tokens: list[int]
+
+    @property
+    def is_last(self) -> bool:
+        """True where the chunk ends the prompt, so that its last position gives the first token."""
+        return self.sequence.cached + len(self.tokens) == self.sequence.prompt_length
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One lookahead step."""
+
+    sequence: Sequence
+    tree: TokenTree
+
+
+Work = Prefill | Decode
+
+
+class Scheduler:
+    """Sequences wait in order of arrival for a slot of the KV cache, and keep it until they finish."""
+
+    def __init__(self, cache: KVCache, max_num_tokens: int) -> None:
+        self._cache = cache
+        self._max_num_tokens = max_num_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Work]:
+        """The work of the next step: every decoding sequence, and prompt chunks for the tokens that are left over.
+
+        At least one chunk moves on in every step, however full the batch is.
+        """
+        self._admit()
+        work: list[Work] = [Decode(s, s.draft()) for s in self.running if not s.is_prefill]
+        budget = max(self._max_num_tokens - sum(len(w.tree) for w in work if isinstance(w, Decode)), 32)
+        for sequence in self.running:
+            if sequence.is_prefill and budget > 0:
+                chunk = sequence.tokens[sequence.cached : sequence.cached + budget]
+                budget -= len(chunk)
+                work.append(Prefill(sequence, chunk))
+        return work
+
+    def _admit(self) -> None:
+        while self.waiting and self._cache.free_slots:
+            sequence = self.waiting.popleft()
+            sequence.start(self._cache.acquire())
+            self.running.append(sequence)
+
+    def advance(self, work: Work, outputs: list[int]) -> None:
+        """Takes in what the model said: `outputs` holds the greedy token behind each row whose logits were wanted."""
+        sequence = work.sequence
+        if isinstance(work, Prefill):
+            last = work.is_last
+            sequence.cached += len(work.tokens)
+            if last:
+                sequence.begin(outputs[0])
+            return
+        start = sequence.cached
+        path = sequence.advance(work.tree, outputs)
+        if path and not sequence.is_finished and sequence.slot is not None:
+            self._cache.keep(sequence.slot, start, path)
+
+    def cancel(self) -> None:
+        """Finishes the sequences that were marked as cancelled."""
+        for sequence in [*self.waiting, *self.running]:
+            if sequence.cancelled and not sequence.is_finished:
+                sequence.finish_reason = FinishReason.CANCELLED
+
+    def retire(self) -> list[Sequence]:
+        """Removes the finished sequences, frees their slots and returns them."""
+        finished = [s for s in [*self.waiting, *self.running] if s.is_finished]
+        for sequence in finished:
+            if sequence.slot is None:
+                self.waiting.remove(sequence)
+            else:
+                self.running.remove(sequence)
+                self._cache.release(sequence.slot)
+        return finished

@@ -1,0 +1,128 @@
+"""One request while it runs: its tokens, how far its KV cache reaches, and what it has cost."""
+
+import time
+from dataclasses import dataclass
+
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.engine.lookahead import Lookahead, TokenTree, verify
+from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Request, Response
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """What one decoding step brought: tokens committed, and drafts that could have been accepted at most."""
+
+    tokens: int
+    drafts: int
+
+    @property
+    def accepted_drafts(self) -> int:
+        return max(self.tokens - 1, 0)
+
+
+class Sequence:
+    """State of one request. The newest token's KV entry is never in the cache: it is the input of the next step."""
+
+    def __init__(self, request_id: int, request: Request, config: LookaheadConfig, max_seq_len: int) -> None:
+        self.request_id = request_id
+        self.request = request
+        self.tokens = list(request.input_ids)
+        self.cached = 0
+        """Tokens whose KV entries are in the slot."""
+        self.slot: int | None = None
+        self.cancelled = False
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        self.lookahead = Lookahead(config, request.input_ids, request.seed)
+        # As TensorRT-LLM does: a request for more than fits gets what fits.
+        self._limit = min(len(self.tokens) + request.max_tokens, max_seq_len)
+        self._sent = len(self.tokens)
+        self.last_step = StepCount(0, 0)
+        self._accepted_drafts = 0
+        self._drafts = 0
+        self._arrival = time.monotonic_ns()
+        self._first_scheduled = 0
+        self._first_token = 0
+        self._last_token = 0
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.input_ids)
+
+    @property
+    def is_prefill(self) -> bool:
+        return len(self.tokens) == self.prompt_length
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+    def start(self, slot: int) -> None:
+        """Gives the sequence its place in the KV cache."""
+        self.slot = slot
+        self._first_scheduled = time.monotonic_ns()
+
+    def draft(self) -> TokenTree:
+        """The input of the next decoding step."""
+        return self.lookahead.draft(self.tokens[-1])
+
+    def advance(self, tree: TokenTree, outputs: list[int]) -> list[int]:
+        """Verifies a step and commits what holds; returns the path's nodes whose KV entries stay."""
+        accepted, path = verify(tree, outputs, self.lookahead.longest_path)
+        committed = self._commit(accepted)
+        self.last_step = StepCount(len(committed), min(len(tree) - 1, self.lookahead.longest_path))
+        self._accepted_drafts += self.last_step.accepted_drafts
+        self._drafts += self.last_step.drafts
+        path = path[: len(accepted) - 1]
+        self.cached += 1 + len(path)
+        if not self.is_finished:
+            self.lookahead.update(tree, outputs, committed)
+        return path
+
+    def begin(self, token: int) -> None:
+        """Commits the first generated token, which the prompt's last position gave."""
+        committed = self._commit([token])
+        if not self.is_finished:
+            self.lookahead.commit(committed)
+
+    def _commit(self, accepted: list[int]) -> list[int]:
+        """Appends tokens up to the first thing that ends the generation; returns those appended."""
+        self._last_token = time.monotonic_ns()
+        self._first_token = self._first_token or self._last_token
+        before = len(self.tokens)
+        for token in accepted:
+            if token == self.request.end_id:
+                self.finish_reason = FinishReason.END_ID
+                break
+            self.tokens.append(token)
+            if self._ends_with_stop_word():
+                self.finish_reason = FinishReason.STOP_WORDS
+                break
+            if len(self.tokens) >= self._limit:
+                self.finish_reason = FinishReason.LENGTH
+                break
+        return self.tokens[before:]
+
+    def _ends_with_stop_word(self) -> bool:
+        generated = len(self.tokens) - self.prompt_length
+        return any(len(word) <= generated and self.tokens[-len(word) :] == word for word in self.request.stop_words)
+
+    def take_response(self) -> Response | None:
+        """What the client has not been sent yet, or None where there is nothing to send now."""
+        if not self.is_finished and (not self.request.streaming or self._sent == len(self.tokens)):
+            return None
+        delta, self._sent = self.tokens[self._sent :], len(self.tokens)
+        metrics = self._metrics() if self.is_finished and self._first_scheduled else None
+        return Response(self.request_id, delta, self.finish_reason, metrics, self.error)
+
+    def _metrics(self) -> PerfMetrics:
+        return PerfMetrics(
+            arrival_time_ns=self._arrival,
+            first_scheduled_time_ns=self._first_scheduled,
+            first_token_time_ns=self._first_token,
+            last_token_time_ns=self._last_token,
+            total_accepted_draft_tokens=self._accepted_drafts,
+            total_draft_tokens=self._drafts,
+            kv_cache_alloc_total_blocks=1,
+            kv_cache_alloc_new_blocks=1,
+        )

@@ -1,0 +1,220 @@
+"""The portable engine: one thread that schedules, runs and answers, step after step."""
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from build_engine.engine_config import EngineConfig, EngineConfigError
+from build_engine.engines.torch import ENGINE_VERSION, WEIGHTS
+from build_engine.lookahead import LookaheadConfig, LookaheadError
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
+from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.runner import ModelRunner
+from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work
+from nimble_coder.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TorchEngineOptions:
+    """What the runtime chooses about an engine that is already built."""
+
+    max_queue_size: int = 128
+    threads: int = 1
+    """PyTorch's intra-op threads. They spin while they wait: more than there are idle cores is slower by far."""
+    device: str = "cpu"
+
+
+class TorchEngine:
+    """Implements `nimble_coder.engine.protocol.Engine` in PyTorch."""
+
+    def __init__(self, engine_dir: Path, lookahead: LookaheadConfig, options: TorchEngineOptions) -> None:
+        """Loads an engine; raises `EngineConfigError` where the directory or (W, N, G) does not fit."""
+        config = EngineConfig.read(engine_dir)
+        if config.version != ENGINE_VERSION:
+            raise EngineConfigError(f"{engine_dir} is version {config.version}, this runs {ENGINE_VERSION}: build again")
+        if lookahead.max_draft_tokens != config.max_draft_len:
+            raise EngineConfigError(
+                f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "
+                f"the engine at {engine_dir} was built for {config.max_draft_len}: they must be equal"
+            )
+        torch.set_num_threads(options.threads)
+        device = torch.device(options.device)
+        self._config = config
+        self._lookahead = lookahead
+        self._options = options
+        # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
+        capacity = config.max_seq_len + lookahead.tokens_per_step
+        model = Qwen2.load(engine_dir / WEIGHTS, config.shape, capacity, device)
+        cache = KVCache(config.shape, config.max_batch_size, capacity, model.dtype, device)
+        self._scheduler = Scheduler(cache, config.max_num_tokens)
+        self._runner = ModelRunner(model, cache)
+        self._counters = Counters()
+        self._lock = threading.Condition()
+        self._arrivals: deque[Sequence] = deque()
+        self._live: dict[int, Sequence] = {}
+        self._outbox: list[Response] = []
+        self._answered = threading.Condition()
+        self._ids = count(1)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="torch-engine", daemon=True)
+        self._thread.start()
+
+    def enqueue(self, request: Request) -> int:
+        """See `Engine.enqueue`."""
+        config = self._check(request)
+        sequence = Sequence(next(self._ids), request, config, self._config.max_seq_len)
+        with self._lock:
+            if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
+                raise QueueFullError(self._options.max_queue_size)
+            self._live[sequence.request_id] = sequence
+            self._arrivals.append(sequence)
+            self._lock.notify()
+        return sequence.request_id
+
+    def responses(self, timeout: float) -> list[Response]:
+        """See `Engine.responses`."""
+        with self._answered:
+            if not self._outbox:
+                self._answered.wait(timeout)
+            taken, self._outbox = self._outbox, []
+        return taken
+
+    def cancel(self, request_id: int) -> None:
+        """See `Engine.cancel`."""
+        with self._lock:
+            if sequence := self._live.get(request_id):
+                sequence.cancelled = True
+
+    def statistics(self) -> Statistics:
+        """See `Engine.statistics`."""
+        with self._lock:
+            running = list(self._scheduler.running)
+            waiting = len(self._live) - len(running)
+        counters = self._counters
+        return Statistics(
+            active_requests=len(running),
+            waiting_requests=waiting,
+            max_requests=self._config.max_batch_size,
+            kv_tokens_used=sum(sequence.cached for sequence in running),
+            kv_tokens_max=self._config.max_batch_size * self._config.max_seq_len,
+            iterations=counters.iterations,
+            generated_tokens=counters.generated_tokens,
+            accepted_draft_tokens=counters.accepted_draft_tokens,
+            draft_tokens=counters.draft_tokens,
+            request_steps=counters.request_steps,
+            step_seconds=counters.step_seconds,
+        )
+
+    def shutdown(self) -> None:
+        """See `Engine.shutdown`."""
+        with self._lock:
+            self._stopping = True
+            for sequence in self._live.values():
+                sequence.cancelled = True
+            self._lock.notify()
+        self._thread.join()
+
+    def _check(self, request: Request) -> LookaheadConfig:
+        """Raises `RequestError` for what cannot run; returns the request's (w, n, g)."""
+        length, vocab = len(request.input_ids), self._config.shape.vocab_size
+        if not length:
+            raise RequestError("the prompt is empty: send at least one token in input_ids")
+        if length > self._config.max_input_len:
+            raise RequestError(
+                f"Prompt length ({length}) exceeds maximum input length ({self._config.max_input_len}): shorten the "
+                f"prompt, or build an engine with a larger max_input_len"
+            )
+        if request.max_tokens < 1:
+            raise RequestError(f"request_output_len is {request.max_tokens}: ask for at least 1 token")
+        if outside := [i for i in request.input_ids if not 0 <= i < vocab]:
+            raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
+        if request.lookahead is None:
+            return self._lookahead
+        try:
+            request.lookahead.check_within(self._lookahead)
+        except LookaheadError as error:
+            raise RequestError(str(error)) from None
+        if length < request.lookahead.ngram_size - 1:
+            # Not a limit of this engine: TensorRT-LLM 0.19 reads out of bounds there, and both keep one contract.
+            raise RequestError(
+                f"the prompt has {length} tokens, lookahead {request.lookahead} needs at least "
+                f"{request.lookahead.ngram_size - 1} (N - 1): send a smaller n, or (1,1,0) for plain decoding"
+            )
+        return request.lookahead
+
+    def _loop(self) -> None:
+        while self._take_arrivals():
+            self._scheduler.cancel()
+            self._answer()
+            if work := self._scheduler.schedule():
+                self._step(work)
+                self._answer()
+
+    def _take_arrivals(self) -> bool:
+        """Waits for something to do; False once everything has been answered after `shutdown`."""
+        with self._lock:
+            while not (self._arrivals or self._scheduler.has_work or self._stopping):
+                self._lock.wait()
+            while self._arrivals:
+                self._scheduler.add(self._arrivals.popleft())
+            return self._scheduler.has_work or not self._stopping
+
+    def _step(self, work: list[Work]) -> None:
+        started = time.perf_counter()
+        try:
+            for piece, outputs in zip(work, self._runner.run(work), strict=True):
+                self._scheduler.advance(piece, outputs)
+        except Exception as error:
+            # Only what took part in the step is lost, and each of its clients is told.
+            logger.exception("a step of %d sequences failed", len(work))
+            for piece in work:
+                piece.sequence.error = f"Encountered an error in the decoding step: {error}"
+        self._counters.add(work, time.perf_counter() - started)
+
+    def _answer(self) -> None:
+        """Sends what is new, and lets the finished go."""
+        finished = self._scheduler.retire()
+        ready = [r for s in [*self._scheduler.running, *finished] if (r := s.take_response())]
+        if finished:
+            with self._lock:
+                for sequence in finished:
+                    del self._live[sequence.request_id]
+        if ready:
+            with self._answered:
+                self._outbox.extend(ready)
+                self._answered.notify_all()
+
+
+class Counters:
+    """Running totals, written by the engine's thread alone."""
+
+    def __init__(self) -> None:
+        self.iterations = 0
+        self.generated_tokens = 0
+        self.accepted_draft_tokens = 0
+        self.draft_tokens = 0
+        self.request_steps = 0
+        self.step_seconds = 0.0
+
+    def add(self, work: list[Work], seconds: float) -> None:
+        """Adds one step."""
+        self.iterations += 1
+        decoded = [piece for piece in work if isinstance(piece, Decode)]
+        self.generated_tokens += sum(isinstance(piece, Prefill) and not piece.sequence.is_prefill for piece in work)
+        for piece in decoded:
+            step = piece.sequence.last_step
+            self.generated_tokens += step.tokens
+            self.accepted_draft_tokens += step.accepted_drafts
+            self.draft_tokens += step.drafts
+        self.request_steps += len(decoded)
+        if decoded:
+            self.step_seconds += seconds

@@ -1,0 +1,1 @@
+"""Trains the embedded demo model; used by maintainers only, never by the build or the runtime stage."""
