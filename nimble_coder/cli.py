@@ -65,22 +65,22 @@ def serve(
     http_port: Annotated[int, typer.Option(envvar="NIMBLE_HTTP_PORT")] = 8000,
     grpc_port: Annotated[int, typer.Option(envvar="NIMBLE_GRPC_PORT")] = 8001,
     metrics_port: Annotated[int, typer.Option(envvar="NIMBLE_METRICS_PORT")] = 8002,
+    host: Annotated[str, typer.Option(envvar="NIMBLE_HOST", help="The address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(envvar="NIMBLE_WORKERS", help="Gateway processes on the ports.")] = 1,
     threads: Annotated[int, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="PyTorch threads of the engine.")] = 1,
 ) -> None:
-    """Serve an artefact with Triton on this machine's loopback until Ctrl-C or SIGTERM."""
-    from build_engine.build import Artifact
-    from nimble_coder.triton.server import Addresses, TritonServer
+    """Serve an artefact: OpenAI, fill-in-the-middle and NIM over HTTP, KServe over gRPC, until Ctrl-C or SIGTERM."""
+    from nimble_coder.serving import Serving
+    from nimble_coder.triton.server import Addresses
     from nimble_coder.triton.stopping import until_stopped
 
     try:
-        opened = Artifact.open(artifact.absolute())
-        addresses = Addresses(http_port, grpc_port, metrics_port)
-        with until_stopped() as stopped, TritonServer(opened.repository, addresses, threads=threads) as server:
-            seconds = server.wait_ready()
+        addresses = Addresses(http_port, grpc_port, metrics_port, host)
+        with until_stopped() as stopped, Serving(artifact.absolute(), addresses, threads, workers) as serving:
+            seconds = serving.wait_ready()
             console.print(f"ready after {seconds:.1f} s: HTTP {addresses.http}, gRPC {addresses.grpc}")
             while not stopped.wait(0.5):
-                if server.poll() is not None:
-                    raise RuntimeError(f"tritonserver ended with code {server.poll()}; its log is above")
+                serving.check()
     except (ValueError, RuntimeError, OSError) as error:
         fail(error)
 
