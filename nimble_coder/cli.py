@@ -72,15 +72,14 @@ def serve(
     """Serve an artefact: OpenAI, fill-in-the-middle and NIM over HTTP, KServe over gRPC, until Ctrl-C or SIGTERM."""
     from nimble_coder.serving import Serving
     from nimble_coder.triton.server import Addresses
-    from nimble_coder.triton.stopping import until_stopped
+    from nimble_coder.triton.stopping import stop_signals
 
     try:
         addresses = Addresses(http_port, grpc_port, metrics_port, host)
-        with until_stopped() as stopped, Serving(artifact.absolute(), addresses, threads, workers) as serving:
+        with stop_signals(), Serving(artifact.absolute(), addresses, threads, workers) as serving:
             seconds = serving.wait_ready()
             console.print(f"ready after {seconds:.1f} s: HTTP {addresses.http}, gRPC {addresses.grpc}")
-            while not stopped.wait(0.5):
-                serving.check()
+            serving.wait()
     except (ValueError, RuntimeError, OSError) as error:
         fail(error)
 

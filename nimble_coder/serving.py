@@ -66,6 +66,15 @@ class Serving:
             time.sleep(0.05)
         raise ServingError(f"the gateway is not ready after {timeout:.0f} s; its log says why")
 
+    def wait(self) -> None:
+        """Waits until Ctrl-C or SIGTERM; raises `ServingError` where a process ends before."""
+        try:
+            while True:
+                self.check()
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            return
+
     def check(self) -> None:
         """Raises `ServingError` where a process has ended."""
         if (code := self.triton.poll()) is not None:

@@ -9,7 +9,8 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import ClientGone, Exchange, Headers, Receive, Scope, Send
 from nimble_coder.gateway.health import Health
 from nimble_coder.gateway.kserve_http import TritonHttp
-from nimble_coder.gateway.routes import Route, find_route
+from nimble_coder.gateway.route import Route
+from nimble_coder.gateway.routes import find_route
 from nimble_coder.gateway.service import Service
 
 logger = logging.getLogger(__name__)

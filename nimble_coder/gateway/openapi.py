@@ -1,5 +1,6 @@
 """The OpenAPI document, made from the routes and the request types, and a page that shows it."""
 
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import msgspec
 
 from nimble_coder.gateway.management import release
+from nimble_coder.gateway.route import Route
 
 ERROR = {
     "type": "object",
@@ -36,19 +38,17 @@ REFUSALS = {
 
 
 @cache
-def document() -> bytes:
+def document(routes: tuple[Route, ...]) -> bytes:
     """The document as JSON."""
-    return msgspec.json.encode(build())
+    return msgspec.json.encode(build(routes))
 
 
-def build() -> dict[str, Any]:
-    """OpenAPI 3.1 of every route."""
-    from nimble_coder.gateway.routes import ROUTES
-
-    types = [route.body for route in ROUTES if route.body]
+def build(routes: Sequence[Route]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the routes."""
+    types = [route.body for route in routes if route.body]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         operation: dict[str, Any] = {
             "summary": route.summary,
             "operationId": f"{route.method.lower()}_{route.path.strip('/').replace('/', '_').strip('{}') or 'root'}",
@@ -83,9 +83,9 @@ def refusal(text: str) -> dict[str, Any]:
 
 
 @cache
-def page() -> bytes:
+def page(routes: tuple[Route, ...]) -> bytes:
     """`/docs`: routes and fields as plain HTML."""
-    content = build()
+    content = build(routes)
     rows = []
     for path, operations in content["paths"].items():
         for method, operation in operations.items():

@@ -1,36 +1,20 @@
 """Every route of the HTTP side: the one table that requests, the OpenAPI page and the tests go by."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from nimble_coder.gateway import fim_routes, management, openai_routes, schemas, text_routes
+from nimble_coder.gateway import fim_routes, management, openai_routes, openapi, playground, schemas, text_routes
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.route import Handler, Route
 from nimble_coder.gateway.service import Service
 
 if TYPE_CHECKING:
     from nimble_coder.gateway.app import App
 
-Handler = Callable[["App", Exchange], Awaitable[None]]
 Generating = Callable[[Service, Exchange], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """A method and a path; `{name}` at the end of the path stands for all that follows."""
-
-    method: str
-    path: str
-    handle: Handler
-    summary: str
-    body: type[Struct] | None = None
-    is_open: bool = False
-    """No API key needed."""
-    is_limited: bool = False
-    """Counts against the rate limit."""
 
 
 def on_service(handler: Generating) -> Handler:
@@ -67,25 +51,19 @@ async def metrics(app: "App", exchange: Exchange) -> None:
     await exchange.respond(200, page, b"text/plain; version=0.0.4; charset=utf-8")
 
 
-async def openapi(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
+async def show_openapi(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /openapi.json`."""
-    from nimble_coder.gateway.openapi import document
-
-    await exchange.respond(200, document())
+    await exchange.respond(200, openapi.document(ROUTES))
 
 
 async def docs(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /docs`: the OpenAPI document as a page, without outside assets."""
-    from nimble_coder.gateway.openapi import page
-
-    await exchange.respond(200, page(), b"text/html; charset=utf-8")
+    await exchange.respond(200, openapi.page(ROUTES), b"text/html; charset=utf-8")
 
 
-async def playground(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
+async def show_playground(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /`."""
-    from nimble_coder.gateway.playground import page
-
-    await exchange.respond(200, page(), b"text/html; charset=utf-8")
+    await exchange.respond(200, playground.page(), b"text/html; charset=utf-8")
 
 
 async def pass_to_triton(app: "App", exchange: Exchange) -> None:
@@ -104,7 +82,7 @@ PASSED = [
     for method in ("GET", "POST")
     for path in ("/v2", "/v2/{path}")
 ]
-ROUTES = [
+ROUTES = (
     generates("/v1/completions", openai_routes.completions, schemas.CompletionRequest, "Complete a text, or fill in"),
     generates("/v1/chat/completions", openai_routes.chat, schemas.ChatRequest, "Answer a chat"),
     generates("/v1/fim/completions", fim_routes.mistral_fim, schemas.FimRequest, "Fill in (Mistral's format)"),
@@ -127,11 +105,11 @@ ROUTES = [
     shows("/v1/metadata", management.metadata, "What is served", is_open=False),
     shows("/v1/manifest", management.show_manifest, "The artefact's manifest", is_open=False),
     shows("/props", management.props, "llama.cpp's properties", is_open=False),
-    Route("GET", "/openapi.json", openapi, "This API", is_open=True),
+    Route("GET", "/openapi.json", show_openapi, "This API", is_open=True),
     Route("GET", "/docs", docs, "This API as a page", is_open=True),
-    Route("GET", "/", playground, "Playground", is_open=True),
+    Route("GET", "/", show_playground, "Playground", is_open=True),
     *PASSED,
-]
+)
 EXACT = {(route.method, route.path): route for route in ROUTES if not route.path.endswith("}")}
 PREFIXES = [(route.method, route.path[: route.path.index("{")], route) for route in ROUTES if route.path.endswith("}")]
 

@@ -231,7 +231,7 @@ def decode(kind: type[Body], body: bytes) -> Body:
     try:
         value: Body = decoder.decode(body)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$.")
+        _, _, place = str(error).partition(" - at `$.")
         raise ApiError(400, str(error), "invalid_type", place.rstrip("`") or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from None
