@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         settings = b"".join(struct.pack("!HI", name, value) for name, value in values)
         window = struct.pack("!I", LARGEST_WINDOW - DEFAULT_WINDOW)
         hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        transport.write(hello + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, window))
+        self._transport.write(hello + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, window))
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
