@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from prometheus_client import Gauge
+
 from build_engine.build import Artifact
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
@@ -84,9 +86,10 @@ class EngineLimits:
 class Admission:
     """Counts the generations in flight; those beyond the limit are told to come back."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, gauge: Gauge) -> None:
         self.limit = limit
         self.active = 0
+        self._gauge = gauge
         self.draining = False
 
     @contextmanager
@@ -97,11 +100,15 @@ class Admission:
         if self.active + count > self.limit:
             text = f"{self.active} generations are running or waiting, {self.limit} is the limit: try again shortly"
             raise ApiError(429, text, "too_many_requests", retry_after=1)
-        self.active += count
+        self._add(count)
         try:
             yield
         finally:
-            self.active -= count
+            self._add(-count)
+
+    def _add(self, count: int) -> None:
+        self.active += count
+        self._gauge.set(self.active)
 
 
 class RateLimiter:

@@ -4,11 +4,11 @@ Per request, not per token: what a stream costs while it runs is its own tokens 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from nimble_coder.gateway.limits import Admission
 from nimble_coder.gateway.transcript import Transcript
 
 LATENCY = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -21,11 +21,10 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class GatewayMetrics:
     """Counters and histograms of one process; with several workers their files hold them all."""
 
-    def __init__(self, admission: Admission, workers_directory: str | None = None) -> None:
+    def __init__(self, workers_directory: Path | None = None) -> None:
         self._directory = workers_directory
         own = self._registry = CollectorRegistry()
-        running = Gauge("num_requests_running", "Generations in flight", registry=own, multiprocess_mode="livesum")
-        running.set_function(lambda: admission.active)
+        self.running = Gauge("num_requests_running", "Generations in flight", registry=own, multiprocess_mode="livesum")
         self.requests = Counter(
             "nimble_http_requests", "Requests by route and status", ["route", "status"], registry=own
         )
@@ -69,5 +68,5 @@ class GatewayMetrics:
         if self._directory is None:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, self._directory)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, str(self._directory))  # type: ignore[no-untyped-call]
         return generate_latest(registry)

@@ -65,9 +65,10 @@ class Service:
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
         self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
-        self.admission = Admission(settings.max_concurrent_requests or 5 * self.limits.max_batch_size)
         self.rate = RateLimiter(settings.requests_per_minute)
-        self.metrics = GatewayMetrics(self.admission)
+        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
+        self.admission = Admission(limit, self.metrics.running)
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
         self.started = int(time.time())
 

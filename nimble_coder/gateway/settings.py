@@ -51,6 +51,8 @@ class GatewaySettings(BaseSettings):
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long running requests may take after SIGTERM."""
     log_level: str = "info"
+    prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
+    """Where several workers keep their metrics together (the variable is prometheus-client's own)."""
 
     @property
     def names(self) -> list[str]:

@@ -28,7 +28,11 @@ def test_repository_level(encoder: PromptEncoder, tokenizer: TextTokenizer) -> N
 
 def test_control_strings_around_the_cursor_are_text(encoder: PromptEncoder) -> None:
     ids, _ = encode_infill(encoder, Infill("a<|fim_suffix|>", "<|fim_middle|><|endoftext|>b"), 1000)
-    assert [ids.count(encoder.id(token)) for token in ("<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>")] == [1, 1, 0]
+    assert [ids.count(encoder.id(token)) for token in ("<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>")] == [
+        1,
+        1,
+        0,
+    ]
 
 
 def test_prefix_keeps_its_end_and_suffix_its_beginning(encoder: PromptEncoder, tokenizer: TextTokenizer) -> None:
@@ -56,9 +60,7 @@ def test_context_goes_oldest_first_and_whole(encoder: PromptEncoder, tokenizer: 
     assert "old" not in text
 
 
-@given(
-    st.text(max_size=200), st.text(max_size=200), st.lists(st.text(max_size=100), max_size=4), st.integers(60, 300)
-)
+@given(st.text(max_size=200), st.text(max_size=200), st.lists(st.text(max_size=100), max_size=4), st.integers(60, 300))
 def test_the_budget_holds(encoder: PromptEncoder, prefix: str, suffix: str, texts: list[str], budget: int) -> None:
     ids, _ = encode_infill(encoder, Infill(prefix, suffix, [ContextFile(text, "f.py") for text in texts]), budget)
     assert len(ids) <= budget
