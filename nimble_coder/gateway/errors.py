@@ -40,6 +40,11 @@ class ApiError(Exception):
         return msgspec.json.encode({"error": error})
 
     @property
+    def kserve_body(self) -> bytes:
+        """KServe's error object: `error` is the text itself there, and tritonclient reads it so."""
+        return msgspec.json.encode({"error": self.message})
+
+    @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"retry-after", str(self.retry_after).encode())] if self.retry_after is not None else []
 

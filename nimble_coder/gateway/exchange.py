@@ -95,10 +95,12 @@ class Exchange:
 
     async def fail(self, error: ApiError) -> None:
         """An error as the response; inside a stream that has started, as its last event."""
+        is_kserve = self.path.startswith("/v2")
+        body = error.kserve_body if is_kserve else error.body
         if not self.status:
-            await self.respond(error.status, error.body, headers=error.headers)
+            await self.respond(error.status, body, headers=error.headers)
         else:
-            await self.write(b"data: " + error.body + b"\n\ndata: [DONE]\n\n", more=False)
+            await self.write(b"data: " + body + (b"\n\n" if is_kserve else b"\n\ndata: [DONE]\n\n"), more=False)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:

@@ -91,7 +91,8 @@ def test_what_would_harm_others_is_refused_on_the_stream(
     errors = [error.message() for _, error in answers if error is not None]
     assert len(errors) == 1
     assert re.search(reason, errors[0])
-    assert sum(result.as_numpy("output_ids").size for result, _ in answers if result and result.as_numpy("output_ids") is not None) == 8  # fmt: skip
+    tokens = [result.as_numpy("output_ids") for result, error in answers if error is None]
+    assert sum(array.size for array in tokens if array is not None) == 8
 
 
 def test_a_prompt_too_short_for_lookahead_is_decoded_plainly(client: Any) -> None:
@@ -108,7 +109,7 @@ def test_shared_memory_is_refused(client: Any) -> None:
 
 def test_a_stream_that_is_cancelled_frees_its_slot(gateway: Serving, tokenizer: TextTokenizer) -> None:
     client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
-    client.start_stream(lambda result, error: None)
+    client.start_stream(lambda *_: None)
     client.async_stream_infer("tensorrt_llm", generation(tokenizer.encode(PROMPT), 6000))
     assert wait_until(lambda: active_requests(gateway) == 1)
     time.sleep(0.1)
@@ -146,9 +147,11 @@ def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
     over = {"input_ids": [300] * 20, "input_lengths": 20, "request_output_len": 4, "streaming": True}
     over |= {"lookahead_window_size": 9, "lookahead_ngram_size": 8, "lookahead_verification_set_size": 8}
     refused = http.post("/v2/models/tensorrt_llm/generate_stream", json=over)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "lookahead_exceeds_engine")
+    assert refused.status_code == 400
+    assert "exceeds the engine's" in refused.json()["error"]
     long = http.post("/v2/models/ensemble/generate", json={"text_input": "x " * 9000, "max_tokens": 4})
-    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert long.status_code == 400
+    assert "takes at most 6144" in long.json()["error"]
 
 
 def test_the_guard_reads_binary_tensors_of_http_too(gateway: Serving) -> None:
