@@ -109,7 +109,8 @@ def test_shared_memory_is_refused(client: Any) -> None:
 
 def test_a_stream_that_is_cancelled_frees_its_slot(gateway: Serving, tokenizer: TextTokenizer) -> None:
     client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
-    client.start_stream(lambda *_: None)
+    found: queue.Queue[object] = queue.Queue()
+    client.start_stream(lambda result, error: found.put((result, error)))
     client.async_stream_infer("tensorrt_llm", generation(tokenizer.encode(PROMPT), 6000))
     assert wait_until(lambda: active_requests(gateway) == 1)
     time.sleep(0.1)
