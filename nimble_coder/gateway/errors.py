@@ -72,7 +72,7 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
     ),
     (re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|the prompt "), 400, "invalid_input"),
     (
-        re.compile(r"is not supported|Streaming is only supported|expects|unexpected (shape|datatype)"),
+        re.compile(r"is not supported|out of range|Streaming is only supported|expects|unexpected (shape|datatype)"),
         400,
         "unsupported",
     ),

@@ -16,7 +16,8 @@ async def mistral_fim(service: Service, exchange: Exchange) -> None:
     model = service.check_model(asked.model)
     ids, _ = infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.max_tokens)
     room = service.limits.room(len(ids), asked.max_tokens, service.settings.fim_max_tokens)
-    jobs = [service.job(ids, asked, room, bool(asked.stream))] * (asked.n or 1)
+    asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     wire = ChatWire(exchange.request_id, model, include_usage=True, include_ids=bool(asked.return_token_ids))
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 
@@ -60,6 +61,8 @@ async def answer_llama(
     warm_only = wanted == 0
     room = service.limits.room(len(ids), 1 if warm_only else wanted, service.settings.fim_max_tokens)
     stream = bool(asked.stream) and not warm_only
-    jobs = [service.job(ids, asked, room, stream)] * (asked.n_cmpl or 1)
+    if asked.repetition_penalty is None:
+        asked.repetition_penalty = asked.repeat_penalty
+    jobs = service.jobs(ids, asked, room, stream, asked.n_cmpl or 1)
     wire = LlamaWire(model, len(ids), asked, truncated=truncated, warm_only=warm_only)
-    await service.answer(exchange, jobs, Delivery(wire, len(ids), stream))
+    await service.answer(exchange, jobs, Delivery(wire, len(ids), stream, decoding=service.decoding(asked)))

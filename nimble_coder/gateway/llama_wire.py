@@ -61,11 +61,12 @@ class LlamaWire:
         }
 
     def _settings(self) -> dict[str, Any]:
-        """What is in force, not what was asked: decoding is greedy."""
+        """What is in force."""
         return {
             "n_predict": self._asked.n_predict if self._asked.n_predict is not None else self._asked.max_tokens,
-            "temperature": 0.0,
-            "top_k": 1,
+            "temperature": self._asked.temperature or 0.0,
+            "top_k": self._asked.top_k or 0,
+            "top_p": self._asked.top_p or 1.0,
             "stop": list(self._asked.stops),
             "stream": bool(self._asked.stream),
         }

@@ -21,13 +21,13 @@ async def completions(service: Service, exchange: Exchange) -> None:
     prompts = await completion_prompts(service, asked)
     copies = asked.n or 1
     if (asked.best_of or copies) > copies:
-        raise ApiError(400, "best_of above n is not available: greedy answers do not differ", "unsupported", "best_of")
+        raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
     default = service.settings.fim_max_tokens if asked.suffix else service.settings.default_max_tokens
     jobs = []
     for ids in prompts:
         echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
         room = service.limits.room(len(ids), asked.max_tokens, default)
-        jobs += [service.job(ids, asked, room, bool(asked.stream), echo)] * copies
+        jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
     wire = CompletionWire(exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids))
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
@@ -95,7 +95,7 @@ async def chat(service: Service, exchange: Exchange) -> None:
     ids = service.chats.encode(asked)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
-    jobs = [service.job(ids, asked, room, bool(asked.stream))] * (asked.n or 1)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     offered = asked.tools if asked.tools and asked.tool_choice != "none" else []
     tools = frozenset(tool.function.name for tool in offered)
     wire = ChatWire(exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), tools)
@@ -110,7 +110,12 @@ async def answer_openai(
         text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
         raise ApiError(400, text, "too_many_choices", "n")
     delivery = Delivery(
-        wire, prompt_tokens, bool(asked.stream), bool(asked.return_token_ids), asked.wants_continuous_usage
+        wire,
+        prompt_tokens,
+        stream=bool(asked.stream),
+        every_step=bool(asked.return_token_ids),
+        continuous_usage=asked.wants_continuous_usage,
+        decoding=service.decoding(asked),
     )
     await service.answer(exchange, jobs, delivery)
 

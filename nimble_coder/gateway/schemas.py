@@ -14,7 +14,8 @@ from nimble_coder.gateway.errors import ApiError
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Length = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Factor = Annotated[float, Meta(ge=-100, le=100)]
+Penalty = Annotated[float, Meta(ge=-100, le=100)]
+Factor = Annotated[float, Meta(gt=0, le=100)]
 Milliseconds = Annotated[float, Meta(ge=-1, le=86_400_000)]
 Copies = Annotated[int, Meta(ge=1, le=16)]
 StopString = Annotated[str, Meta(max_length=1024)]
@@ -40,8 +41,8 @@ class Sampling(Struct, kw_only=True):
     seed: int | None = None
     stop: StopString | Stops | None = None
     repetition_penalty: Factor | None = None
-    presence_penalty: Factor | None = None
-    frequency_penalty: Factor | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     ignore_eos: bool | None = None
     min_tokens: Count | None = None
     stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None

@@ -11,11 +11,11 @@ from build_engine.build import Artifact
 from nimble_coder.gateway.chat import ChatPrompts
 from nimble_coder.gateway.encoding import PromptEncoder
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange
+from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.keys import ApiKeys
 from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.metrics import GatewayMetrics
-from nimble_coder.gateway.sampling import contract_inputs
+from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import Sampling
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
@@ -25,9 +25,6 @@ from nimble_coder.gateway.wire import Wire
 from nimble_coder.text.tokenizer import TextTokenizer
 
 Result = TypeVar("Result")
-
-DECODING = [(b"x-nimble-decoding", b"greedy"), (b"cache-control", b"no-store")]
-"""Lookahead decoding is greedy whatever a client asks; the answer says so."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,12 @@ class Delivery:
     every_step: bool = False
     """A chunk for every step, also where a step gives no text yet."""
     continuous_usage: bool = False
+    decoding: bytes = b"greedy"
+
+    @property
+    def headers(self) -> Headers:
+        """A lookahead engine decodes greedily whatever a client asks, so the answer says what it did."""
+        return [(b"x-nimble-decoding", self.decoding), (b"cache-control", b"no-store")]
 
 
 class Service:
@@ -61,6 +64,8 @@ class Service:
         self.limits = EngineLimits.of(self.artifact)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
+        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch"
+        """A TensorRT engine built for lookahead does not, whatever it is sent."""
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
@@ -86,11 +91,12 @@ class Service:
             return self.encoder.encode(pieces)
         return await asyncio.to_thread(self.encoder.encode, pieces)
 
-    def job(self, ids: list[int], asked: Sampling, max_tokens: int, streaming: bool, echo: str = "") -> Job:
-        """The generation for a prompt; raises `ApiError` for what the engine must not see."""
+    def jobs(
+        self, ids: list[int], asked: Sampling, max_tokens: int, streaming: bool, copies: int = 1, echo: str = ""
+    ) -> list[Job]:
+        """The generations for a prompt; raises `ApiError` for what the engine must not see."""
         self.limits.check_prompt(len(ids))
         lookahead = self.limits.choose_lookahead(asked.asked_lookahead, len(ids))
-        inputs = contract_inputs(asked, self.settings.strict_sampling)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
         ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
         own_stops = tuple(asked.stop_token_ids or ())
@@ -106,8 +112,16 @@ class Service:
         # The engine must go on where the gateway passes over an end id; text has to be watched as it comes.
         known = () if min_tokens else tuple(i for i in dict.fromkeys((*ends, *own_stops)) if i >= 0)
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
-        generation = Generation(ids, max_tokens, known, lookahead, streaming or watched, inputs)
-        return Job(generation, ending, echo)
+        jobs = []
+        for copy in range(copies):
+            inputs = contract_inputs(asked, self.engine_samples, self.settings.strict_sampling, copy)
+            generation = Generation(ids, max_tokens, known, lookahead, streaming or watched, inputs)
+            jobs.append(Job(generation, ending, echo))
+        return jobs
+
+    def decoding(self, asked: Sampling) -> bytes:
+        """How the answer to a request is decoded, for its `x-nimble-decoding` header."""
+        return b"sampling" if self.engine_samples and samples(asked) else b"greedy"
 
     async def answer(self, exchange: Exchange, jobs: Sequence[Job], delivery: Delivery) -> None:
         """Runs the jobs and sends the answer; a client that goes away frees its places at once."""
@@ -151,7 +165,7 @@ class Service:
         else:
             texts = await together([collect(job, t) for job, t in zip(jobs, transcripts, strict=True)])
         usage = usage_of(delivery.prompt_tokens, transcripts)
-        await exchange.respond(200, delivery.wire.whole(texts, transcripts, usage), JSON, DECODING)
+        await exchange.respond(200, delivery.wire.whole(texts, transcripts, usage), JSON, delivery.headers)
 
     async def _stream(
         self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
@@ -183,7 +197,7 @@ class Service:
 
     async def _send(self, exchange: Exchange, delivery: Delivery, chunk: bytes) -> None:
         if not exchange.status:
-            await exchange.start(200, delivery.wire.stream_type, DECODING)
+            await exchange.start(200, delivery.wire.stream_type, delivery.headers)
         await exchange.write(chunk)
 
 

@@ -133,7 +133,7 @@ def test_a_suffix_fills_in_the_middle(openai: OpenAI) -> None:
 
 def test_chat_whole_and_streamed(openai: OpenAI) -> None:
     messages = [{"role": "user", "content": "Write a function that adds two numbers."}]
-    whole = openai.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=24, temperature=0.2)  # type: ignore[arg-type]
+    whole = openai.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=24, temperature=0)  # type: ignore[arg-type]
     chunks = list(openai.chat.completions.create(model=MODEL, messages=messages, max_tokens=24, stream=True))  # type: ignore[call-overload]
     assert whole.choices[0].message.role == chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
@@ -205,3 +205,23 @@ def test_many_async_streams_at_once(gateway: Serving) -> None:
             return await asyncio.gather(*(one(client, number) for number in range(24)))
 
     assert all(asyncio.run(all_of_them()))
+
+
+def test_no_temperature_is_greedy_whatever_else_is_sent(openai: OpenAI) -> None:
+    plain = openai.completions.with_raw_response.create(model=MODEL, prompt=PROMPT, max_tokens=16)
+    sent = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=16, top_p=0.5, extra_body={"top_k": 40})
+    assert plain.headers["x-nimble-decoding"] == "greedy"
+    assert plain.parse().choices[0].text == sent.choices[0].text
+
+
+def test_a_temperature_samples_and_a_seed_repeats_it(openai: OpenAI) -> None:
+    def sampled(seed: int | None) -> list[str]:
+        raw = openai.completions.with_raw_response.create(
+            model=MODEL, prompt=PROMPT, max_tokens=24, temperature=1.5, seed=seed, n=2
+        )
+        assert raw.headers["x-nimble-decoding"] == "sampling"
+        return [choice.text for choice in raw.parse().choices]
+
+    assert sampled(7) == sampled(7)
+    assert sampled(7) != sampled(8)
+    assert len({*sampled(None), *sampled(None)}) > 1
