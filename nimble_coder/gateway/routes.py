@@ -14,6 +14,8 @@ from nimble_coder.gateway.service import Service
 if TYPE_CHECKING:
     from nimble_coder.gateway.app import App
 
+HTML = b"text/html; charset=utf-8"
+
 Generating = Callable[[Service, Exchange], Awaitable[None]]
 
 
@@ -58,12 +60,12 @@ async def show_openapi(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
 
 async def docs(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /docs`: the OpenAPI document as a page, without outside assets."""
-    await exchange.respond(200, openapi.page(ROUTES), b"text/html; charset=utf-8")
+    await exchange.respond(200, openapi.page(ROUTES), HTML)
 
 
 async def show_playground(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /`."""
-    await exchange.respond(200, playground.page(), b"text/html; charset=utf-8")
+    await exchange.respond(200, playground.page(), HTML, playground.HEADERS)
 
 
 async def pass_to_triton(app: "App", exchange: Exchange) -> None:

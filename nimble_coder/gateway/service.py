@@ -16,7 +16,7 @@ from nimble_coder.gateway.keys import ApiKeys
 from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.metrics import GatewayMetrics
 from nimble_coder.gateway.sampling import contract_inputs, samples
-from nimble_coder.gateway.schemas import Sampling
+from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
 from nimble_coder.gateway.transcript import Ending, Transcript
@@ -115,7 +115,9 @@ class Service:
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine_samples, self.settings.strict_sampling, copy)
-            generation = Generation(ids, max_tokens, known, lookahead, streaming or watched, inputs)
+            generation = Generation(
+                ids, max_tokens, known, lookahead, streaming or watched, wants_every_step(asked), inputs
+            )
             jobs.append(Job(generation, ending, echo))
         return jobs
 
@@ -199,6 +201,11 @@ class Service:
         if not exchange.status:
             await exchange.start(200, delivery.wire.stream_type, delivery.headers)
         await exchange.write(chunk)
+
+
+def wants_every_step(asked: Sampling) -> bool:
+    """Whether decoding steps may not be merged on their way."""
+    return isinstance(asked, OpenAISampling) and bool(asked.return_token_ids)
 
 
 async def together(works: Sequence[Awaitable[Result]]) -> list[Result]:

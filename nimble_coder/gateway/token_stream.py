@@ -28,6 +28,8 @@ class Generation:
     lookahead: LookaheadConfig | None = None
     """None leaves the engine its own (W,N,G)."""
     streaming: bool = True
+    every_step: bool = False
+    """One `Step` for each decoding step, also where several have arrived together."""
     sampling: tuple[tuple[str, str, float], ...] = ()
 
 
@@ -59,10 +61,11 @@ class TokenStreams:
             call = await self._channel.call(METHOD, message)
             try:
                 while messages := await call.read():
-                    step = read_step(messages)
-                    yield step
-                    if step.is_final:
-                        return
+                    for part in [[message] for message in messages] if generation.every_step else [messages]:
+                        step = read_step(part)
+                        yield step
+                        if step.is_final:
+                            return
             finally:
                 call.cancel()
         except CallError as error:
