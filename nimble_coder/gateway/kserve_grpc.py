@@ -87,6 +87,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                     with self._service.admission.admit():
                         answer = await forward(self._guarded(message).SerializeToString())
                 else:
+                    check_message(name, message)
                     answer = await forward(message)
             except (ApiError, grpc.aio.AioRpcError) as error:
                 await self._refuse(name, context, error)
@@ -149,6 +150,15 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _count(self, name: str, status: grpc.StatusCode) -> None:
         method = name if name in READING or name in (INFER, STREAM) else "administrative"
         self._service.metrics.grpc_requests.labels(method, status.name).inc()
+
+
+def check_message(name: str, message: bytes) -> None:
+    """Raises `ApiError` for bytes that are no such request: Triton would call that an internal error."""
+    if name in READING:
+        try:
+            getattr(service_pb2, f"{name}Request").FromString(message)
+        except DecodeError:
+            raise ApiError(400, f"the message is not a {name}Request", "invalid_message") from None
 
 
 def credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
