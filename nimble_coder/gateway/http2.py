@@ -76,7 +76,8 @@ class Call:
             self._messages.append(data[start + 5 : end])
             start = end
         self._partial = data[start:]
-        self._wake()
+        if self._messages:
+            self._wake()
 
     def end(self, error: CallError | None) -> None:
         """No more messages will come."""
