@@ -110,7 +110,8 @@ class Service:
             seconds_after_first_line=asked.predict_seconds,
         )
         # The engine must go on where the gateway passes over an end id; text has to be watched as it comes.
-        known = () if min_tokens else tuple(i for i in dict.fromkeys((*ends, *own_stops)) if i >= 0)
+        asked_ids = [i for i in dict.fromkeys((*ends, *own_stops)) if 0 <= i < self.limits.vocab_size]
+        known = () if min_tokens else tuple(asked_ids)
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
         jobs = []
         for copy in range(copies):
