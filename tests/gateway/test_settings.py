@@ -44,5 +44,5 @@ def test_secrets_are_not_shown(environment: pytest.MonkeyPatch) -> None:
 
 def test_a_value_of_the_wrong_type_is_refused(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("NIMBLE_HTTP_PORT", "eighty")
-    with pytest.raises(ValidationError, match="NIMBLE_HTTP_PORT|http_port"):
+    with pytest.raises(ValidationError, match=r"NIMBLE_HTTP_PORT|http_port"):
         GatewaySettings()  # type: ignore[call-arg]
