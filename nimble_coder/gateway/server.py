@@ -6,6 +6,7 @@ Several of them may serve the same ports: the kernel spreads the connections.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -71,6 +72,10 @@ class Gateway:
         metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
         serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
         watching = asyncio.create_task(self.app.health.watch())
+        # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         logger.info("HTTP on %s:%d, gRPC on %d, metrics on %d", s.host, s.http_port, s.grpc_port, s.metrics_port)
         await self._stop.wait()
         await self._drain()

@@ -108,7 +108,8 @@ def http(target: GatewayProcesses) -> Iterator[httpx.Client]:
 
 def check(answer: httpx.Response) -> None:
     """No failure inside, and every refusal says why in OpenAI's or KServe's shape."""
-    assert answer.status_code < 500, answer.text
+    # 501 is Triton's own refusal of a single HTTP inference by a model that streams.
+    assert answer.status_code < 500 or answer.status_code == 501, answer.text
     if answer.status_code >= 400:
         error = answer.json()["error"]
         assert error if isinstance(error, str) else error["message"]
