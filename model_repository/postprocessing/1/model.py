@@ -1,0 +1,29 @@
+"""Token ids in, text out: the ensemble's last step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from nimble_coder.text.tokenizer import TextTokenizer
+from nimble_coder.triton.text_models import postprocess
+
+
+class TritonPythonModel:
+    """Tensor names and shapes as in tensorrtllm_backend v0.19.0."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
+        self._skip_special = parameters["skip_special_tokens"]["string_value"].lower() == "true"
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        tokens, lengths = (
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("TOKENS_BATCH", "SEQUENCE_LENGTH")
+        )
+        texts = postprocess(self._tokenizer, tokens, lengths, self._skip_special)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", texts)])

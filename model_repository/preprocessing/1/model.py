@@ -1,0 +1,30 @@
+"""Text in, token ids out: the ensemble's first step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from nimble_coder.text.tokenizer import TextTokenizer
+from nimble_coder.triton.text_models import preprocess
+
+
+class TritonPythonModel:
+    """Tensor names and shapes as in tensorrtllm_backend v0.19.0."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        try:
+            outputs = preprocess(self._tokenizer, inputs)
+        except ValueError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        return pb_utils.InferenceResponse([pb_utils.Tensor(n, np.ascontiguousarray(v)) for n, v in outputs.items()])

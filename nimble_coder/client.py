@@ -1,0 +1,217 @@
+"""A client for the service's gRPC endpoint: text in, text out, token by token, with what lookahead did.
+
+    with CompletionClient("127.0.0.1:8001") as client:
+        for chunk in client.stream("def fib(", max_tokens=64):
+            print(chunk.text, end="")
+
+It needs no tokenizer: the service's own `preprocessing` and `postprocessing` models tokenise for it.
+"""
+
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.text.detokenizer import Detokenizer
+
+Array = NDArray[Any]
+
+METRICS = ("total_accepted_draft_tokens", "total_draft_tokens", "acceptance_rate")
+
+
+class CompletionError(RuntimeError):
+    """The service refused or failed a request, or cannot be reached; says which."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one decoding step gave: its tokens, and the text that is certain so far."""
+
+    text: str
+    token_ids: list[int]
+
+
+@dataclass
+class Completion:
+    """A finished completion."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    accepted_draft_tokens: int = 0
+    draft_tokens: int = 0
+    acceptance_rate: float = 0.0
+    time_to_first_token: float = 0.0
+    """Seconds from sending the tokens to the first one back."""
+    seconds: float = 0.0
+    """Seconds from sending the tokens to the last one back."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens over the whole time, prompt processing included."""
+        return len(self.token_ids) / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens per decoding step; 1.0 is plain decoding. The first token comes from the prompt, not from a step."""
+        steps = len(self.token_ids) - 1 - self.accepted_draft_tokens
+        return (len(self.token_ids) - 1) / steps if steps > 0 else 1.0
+
+
+class CompletionStream:
+    """An iterator over one completion's chunks; leaving it early (`close`, or a `with` block) cancels the request."""
+
+    def __init__(self, client: "CompletionClient", request: dict[str, Array], prompt_tokens: int) -> None:
+        self.completion = Completion(prompt_tokens=prompt_tokens)
+        """Filled as chunks are read; whole once the iterator has ended."""
+        self._detokenizer = Detokenizer(client.decode)
+        self._results: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
+        self._connection = triton.InferenceServerClient(client.url)
+        self._started = time.perf_counter()
+        self._connection.start_stream(lambda result, error: self._results.put((result, error)))
+        self._connection.async_stream_infer(
+            "tensorrt_llm", tensors(request), enable_empty_final_response=True, request_id="completion"
+        )
+        self._chunks = self._read()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self._chunks
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def __enter__(self) -> "CompletionStream":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the stream; a request that still runs is cancelled on the server."""
+        self._connection.stop_stream(cancel_requests=True)
+        self._connection.close()
+
+    def finish(self) -> Completion:
+        """Reads to the end and returns the whole completion."""
+        for _ in self._chunks:
+            pass
+        return self.completion
+
+    def _read(self) -> Iterator[Chunk]:
+        try:
+            final = False
+            while not final:
+                result, error = self._results.get()
+                if error is not None:
+                    raise CompletionError(error.message())
+                parameters = result.get_response().parameters
+                final = parameters["triton_final_response"].bool_param
+                ids = self._take(result)
+                text = self._detokenizer.push(ids) + (self._detokenizer.finish() if final else "")
+                self.completion.text += text
+                if ids or text:
+                    yield Chunk(text, ids)
+        finally:
+            self.close()
+
+    def _take(self, result: Any) -> list[int]:
+        done = self.completion
+        done.seconds = time.perf_counter() - self._started
+        output = result.as_numpy("output_ids")
+        ids: list[int] = [] if output is None else output.reshape(-1).tolist()
+        if ids and not done.token_ids:
+            done.time_to_first_token = done.seconds
+        done.token_ids += ids
+        accepted, drafts, rate = (result.as_numpy(name) for name in METRICS)
+        if accepted is not None:
+            done.accepted_draft_tokens, done.draft_tokens = int(accepted.item()), int(drafts.item())
+            done.acceptance_rate = float(rate.item())
+        return ids
+
+
+class CompletionClient:
+    """Streams completions from a service at `url` (host:port of its gRPC endpoint). Safe to share between threads."""
+
+    def __init__(self, url: str = "127.0.0.1:8001") -> None:
+        self.url = url
+        self._connection = triton.InferenceServerClient(url)
+
+    def __enter__(self) -> "CompletionClient":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def stream(
+        self, prompt: str, max_tokens: int = 128, lookahead: LookaheadConfig | None = None, stop: tuple[str, ...] = ()
+    ) -> CompletionStream:
+        """Starts a completion of `prompt`, at most `max_tokens` long.
+
+        `lookahead` is the request's (w, n, g), the engine's own where None; `build_engine.lookahead.PLAIN` turns it
+        off. Generation ends behind any of the texts in `stop`, which are compared token by token. Raises
+        `CompletionError` here or while the chunks are read.
+        """
+        words = np.array([[text.encode() for text in stop]], np.object_)
+        question = {
+            "QUERY": np.array([[prompt.encode()]], np.object_),
+            "REQUEST_OUTPUT_LEN": np.array([[max_tokens]], np.int32),
+            **({"STOP_WORDS_DICT": words} if stop else {}),
+        }
+        prepared = self._infer("preprocessing", question)
+        request = {
+            "input_ids": prepared["INPUT_ID"],
+            "input_lengths": prepared["REQUEST_INPUT_LEN"],
+            "request_output_len": prepared["REQUEST_OUTPUT_LEN"],
+            "end_id": prepared["OUT_END_ID"],
+            "pad_id": prepared["OUT_PAD_ID"],
+            "streaming": np.array([[True]]),
+            "return_perf_metrics": np.array([[True]]),
+        }
+        if prepared["STOP_WORDS_IDS"].size:
+            request["stop_words_list"] = prepared["STOP_WORDS_IDS"]
+        if lookahead is not None:
+            request["lookahead_window_size"] = np.array([[lookahead.window_size]], np.int32)
+            request["lookahead_ngram_size"] = np.array([[lookahead.ngram_size]], np.int32)
+            request["lookahead_verification_set_size"] = np.array([[lookahead.verification_set_size]], np.int32)
+        return CompletionStream(self, request, int(prepared["REQUEST_INPUT_LEN"].item()))
+
+    def complete(
+        self, prompt: str, max_tokens: int = 128, lookahead: LookaheadConfig | None = None, stop: tuple[str, ...] = ()
+    ) -> Completion:
+        """Like `stream`, and waits for the whole completion."""
+        return self.stream(prompt, max_tokens, lookahead, stop).finish()
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, decoded by the service."""
+        batch = {"TOKENS_BATCH": np.array([[ids]], np.int32), "SEQUENCE_LENGTH": np.array([[len(ids)]], np.int32)}
+        decoded: bytes = self._infer("postprocessing", batch)["OUTPUT"].reshape(-1)[0]
+        return decoded.decode()
+
+    def _infer(self, model: str, inputs: dict[str, Array]) -> dict[str, Array]:
+        try:
+            result = self._connection.infer(model, tensors(inputs))
+        except InferenceServerException as error:
+            raise CompletionError(f"{self.url}: {error.message()}") from None
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+def tensors(arrays: dict[str, Array]) -> list[triton.InferInput]:
+    """Triton inputs of named arrays, batch dimension included."""
+    inputs = []
+    for name, array in arrays.items():
+        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs

@@ -1,0 +1,50 @@
+"""A checkpoint's tokenizer, as the serving stage uses it."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+class TextTokenizer:
+    """`tokenizer.json` and the ids its checkpoint stops at. Control tokens in the text become control tokens."""
+
+    def __init__(self, directory: Path) -> None:
+        """Loads from a directory with `tokenizer.json`, `tokenizer_config.json`, and often `generation_config.json`."""
+        self._directory = directory
+        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added at its ends."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    @cached_property
+    def end_ids(self) -> list[int]:
+        """The ids that end a generation, the most usual first: Qwen2.5-Coder Instruct has two."""
+        found = self._json("generation_config.json").get("eos_token_id")
+        if found is None:
+            return [self._id(self._json("tokenizer_config.json")["eos_token"])]
+        return [int(i) for i in found] if isinstance(found, list) else [int(found)]
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The id that fills up shorter rows of a batch."""
+        token = self._json("tokenizer_config.json").get("pad_token")
+        return self.end_ids[0] if token is None else self._id(token)
+
+    def _id(self, token: str | dict[str, Any]) -> int:
+        content = token if isinstance(token, str) else token["content"]
+        found = self._tokenizer.token_to_id(content)
+        if found is None:
+            raise ValueError(f"{self._directory}: tokenizer_config.json names {content!r}, tokenizer.json lacks it")
+        return int(found)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self._directory / name
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

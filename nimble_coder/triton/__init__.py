@@ -1,0 +1,1 @@
+"""Triton: the server process, and the tensors of the `tensorrt_llm` contract on both of its sides."""

@@ -1,0 +1,76 @@
+"""Publishes an engine's statistics as Triton metrics.
+
+Names and labels of `nv_trt_llm_*` are those of tensorrtllm_backend v0.19.0 (custom_metrics_reporter.cc), so dashboards
+made for it fit; `nimble_*` is what it does not tell: tokens per decoding step.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nimble_coder.engine.protocol import Engine, Statistics
+
+Read = Callable[[Statistics], float]
+
+GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
+    "nv_trt_llm_request_metrics": (
+        "TRT LLM request metrics",
+        "request_type",
+        {
+            "active": lambda s: s.active_requests,
+            "waiting": lambda s: s.waiting_requests,
+            "max": lambda s: s.max_requests,
+        },
+    ),
+    "nv_trt_llm_general_metrics": (
+        "General TRT LLM metrics",
+        "general_type",
+        {"iteration_counter": lambda s: s.iterations},
+    ),
+    "nimble_kv_cache_tokens": (
+        "KV cache entries in use, and the most there can be",
+        "kind",
+        {"used": lambda s: s.kv_tokens_used, "max": lambda s: s.kv_tokens_max},
+    ),
+    "nimble_lookahead_totals": (
+        "Totals since the start of the engine; tokens per step = 1 + accepted / request_steps",
+        "kind",
+        {
+            "generated_tokens": lambda s: s.generated_tokens,
+            "accepted_draft_tokens": lambda s: s.accepted_draft_tokens,
+            "draft_tokens": lambda s: s.draft_tokens,
+            "request_steps": lambda s: s.request_steps,
+            "step_seconds": lambda s: s.step_seconds,
+        },
+    ),
+}
+
+
+class MetricsReporter:
+    """Sets the gauges from the engine's statistics every so many seconds, on a thread of its own."""
+
+    def __init__(self, engine: Engine, pb_utils: Any, model: str, version: str, seconds: float) -> None:
+        self._engine = engine
+        self._seconds = seconds
+        self._families: list[Any] = []  # a metric dies with its family
+        self._gauges: list[tuple[Any, Read]] = []
+        for name, (description, label, reads) in GAUGES.items():
+            family = pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.GAUGE)
+            self._families.append(family)
+            for kind, read in reads.items():
+                labels = {"model": model, "version": version, label: kind}
+                self._gauges.append((family.Metric(labels=labels), read))
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._report, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _report(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            statistics = self._engine.statistics()
+            for gauge, read in self._gauges:
+                gauge.set(read(statistics))

@@ -1,0 +1,239 @@
+"""The `tritonserver` process: found, started with the portable backend, watched, and ended."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+BACKENDS = Path(__file__).parents[2] / "backends"
+"""Where the portable twin of the C++ backend is."""
+SERVED = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble")
+
+
+class TritonError(RuntimeError):
+    """Triton cannot be started or ended before it was asked to; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where Triton listens; loopback unless it is opened on purpose."""
+
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    host: str = "127.0.0.1"
+
+    @classmethod
+    def free(cls) -> "Addresses":
+        """Three ports that nobody listens on now."""
+        with socket.socket() as a, socket.socket() as b, socket.socket() as c:
+            for each in (a, b, c):
+                each.bind(("127.0.0.1", 0))
+            return cls(*(each.getsockname()[1] for each in (a, b, c)))
+
+    @property
+    def http(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def grpc(self) -> str:
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://{self.host}:{self.metrics_port}/metrics"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The Triton that the `nvidia-pytriton` wheel carries: the server and its Python backend."""
+
+    root: Path
+
+    @classmethod
+    def find(cls) -> "Installation":
+        """Raises `TritonError` where the wheel or a shared libpython is missing."""
+        spec = find_spec("pytriton")
+        if spec is None or spec.origin is None:
+            raise TritonError("no tritonserver is installed: pip install 'nimble-coder[serve]'")
+        return cls(Path(spec.origin).parent / "tritonserver")
+
+    @property
+    def binary(self) -> Path:
+        return self.root / "bin" / "tritonserver"
+
+    @property
+    def stub(self) -> Path:
+        """The Python backend's per-model process for the running interpreter's version."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        path = self.root / "python_backend_stubs" / version / "triton_python_backend_stub"
+        if not path.is_file():
+            raise TritonError(f"this Triton has no Python backend for Python {version}: use 3.10 to 3.13")
+        return path
+
+    def assemble_backends(self, directory: Path) -> None:
+        """Lays out a backend directory: Triton's `python` with the right stub, and our `tensorrtllm`."""
+        for source, name in ((self.root / "backends" / "python", "python"), (BACKENDS / "tensorrtllm", "tensorrtllm")):
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # A link, not a copy: the stub finds the wheel's libraries relative to where it really is.
+        (directory / "python" / "triton_python_backend_stub").symlink_to(self.stub)
+
+
+def shared_libpython() -> Path | None:
+    """The directory of this interpreter's shared library, which the stub is linked against, where it is not a
+    system directory. Raises `TritonError` where there is none anywhere."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    name = f"libpython{version}.so.1.0"
+    own = Path(str(sysconfig.get_config_var("LIBDIR"))) / name
+    if own.is_file():
+        return own.parent
+    known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
+    if name not in known:
+        raise TritonError(f"{name} is missing, Triton's Python backend needs it: apt-get install libpython{version}")
+    return None
+
+
+@dataclass
+class TritonServer:
+    """One `tritonserver` over one model repository. A context manager: leaving it ends the process."""
+
+    repository: Path
+    addresses: Addresses = field(default_factory=Addresses)
+    log: Path | None = None
+    """Where Triton's output goes; this process's own stderr where None."""
+    threads: int = 1
+    """PyTorch threads of the engine."""
+
+    def __enter__(self) -> "TritonServer":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the process; `wait_ready` tells when it serves."""
+        installation = Installation.find()
+        library = shared_libpython()
+        self._check_ports()
+        self._work = Path(tempfile.mkdtemp(prefix="nimble-triton-"))
+        backends = self._work / "backends"
+        installation.assemble_backends(backends)
+        with open(self.log, "ab") if self.log else open(os.dup(2), "wb") as output:  # noqa: PTH123
+            self._process = subprocess.Popen(
+                self._command(installation, backends),
+                env=self._environment(library),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # its stubs too: Ctrl-C is ours to handle, and none may outlive us
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code once the process has ended."""
+        return self._process.poll()
+
+    def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:
+        """Waits until every model is ready and returns the seconds that took; `tick` is told the seconds so far.
+
+        Raises `TritonError` where the process ends or the time runs out.
+        """
+        started = time.monotonic()
+        while (waited := time.monotonic() - started) < timeout:
+            if self.poll() is not None:
+                raise TritonError(f"tritonserver ended with code {self.poll()} while it was loading{self._last_words()}")
+            # /v2/health/ready says 200 while models are still loading, so each model is asked.
+            if all(self._answers(f"/v2/models/{model}/ready") for model in SERVED):
+                return waited
+            tick(waited)
+            time.sleep(0.05)
+        raise TritonError(f"the models are not ready after {timeout:.0f} s{self._last_words()}")
+
+    def stop(self, grace: float = 15.0) -> int:
+        """Ends the process, letting requests in flight finish for up to `grace` seconds; returns its exit code."""
+        if self.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._end_group()
+        shutil.rmtree(self._work, ignore_errors=True)
+        return self._process.returncode
+
+    def _end_group(self) -> None:
+        """Stubs outlive a tritonserver that was killed; they are in its process group."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def _command(self, installation: Installation, backends: Path) -> list[str]:
+        a = self.addresses
+        return [
+            str(installation.binary),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={backends}",
+            f"--http-address={a.host}",
+            f"--http-port={a.http_port}",
+            f"--grpc-address={a.host}",
+            f"--grpc-port={a.grpc_port}",
+            f"--metrics-address={a.host}",
+            f"--metrics-port={a.metrics_port}",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={10}",
+            f"--backend-config=python,shm-region-prefix-name=nimble_{a.grpc_port}_",
+        ]
+
+    def _environment(self, library: Path | None) -> dict[str, str]:
+        """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+            "NIMBLE_ENGINE_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others
+        }
+        if library:
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(library), os.environ.get("LD_LIBRARY_PATH")]))
+        return environment
+
+    def _check_ports(self) -> None:
+        a = self.addresses
+        for port in (a.http_port, a.grpc_port, a.metrics_port):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((a.host, port))
+                except OSError as error:
+                    raise TritonError(f"port {port} on {a.host} cannot be used: {error.strerror}") from None
+
+    def _answers(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(self.addresses.http + path, timeout=2) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _last_words(self) -> str:
+        if self.log is None or not self.log.is_file():
+            return "; its log is above"
+        lines = self.log.read_text(errors="replace").splitlines()
+        telling = [line for line in lines if "error" in line.lower() or "failed" in line.lower()] or lines
+        return ":\n  " + "\n  ".join(telling[-6:]) + f"\n(whole log: {self.log})"

@@ -1,0 +1,152 @@
+"""The `tensorrt_llm` contract between tensors and the engine's requests and responses.
+
+Names, dtypes, shapes and meaning: all_models/inflight_batcher_llm/tensorrt_llm and inflight_batcher_llm/src of
+triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch dimension B.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engine.lookahead import LookaheadConfig, LookaheadError
+from nimble_coder.engine.protocol import PerfMetrics, Request, RequestError, Response
+
+Array = NDArray[np.generic]
+
+REQUIRED = ("input_ids", "input_lengths", "request_output_len")
+UNSUPPORTED = (
+    "encoder_input_features",
+    "draft_input_ids",
+    "draft_logits",
+    "decoder_input_ids",
+    "embedding_bias",
+    "prompt_embedding_table",
+    "cross_attention_mask",
+    "mrope_rotary_cos_sin",
+    "lora_weights",
+    "lora_config",
+    "lora_task_id",
+    "context_phase_params",
+    "guided_decoding_guide",
+)
+UNSUPPORTED_FLAGS = ("return_log_probs", "return_context_logits", "return_generation_logits")
+LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One Triton request: a request to the engine per row of its batch, and how to answer."""
+
+    requests: list[Request]
+    exclude_input: bool
+    return_perf_metrics: bool
+
+
+def is_stop(inputs: Mapping[str, Array]) -> bool:
+    """True for a request that only stops the running request of the same Triton request id."""
+    return _flag(inputs, "stop", False)
+
+
+def read_call(inputs: Mapping[str, Array], exclude_input_default: bool) -> Call:
+    """The engine requests of a Triton request; raises `RequestError` naming the input that is wrong."""
+    for name in REQUIRED:
+        if name not in inputs:
+            raise RequestError(f"{name} is not present in the request.")
+    for name in UNSUPPORTED:
+        if name in inputs and inputs[name].size:
+            raise RequestError(f"input {name} is not supported by this engine; leave it out")
+    for name in UNSUPPORTED_FLAGS:
+        if _flag(inputs, name, False):
+            raise RequestError(f"{name} is not supported by this engine; leave it out or send false")
+    if _number(inputs, "beam_width", 0, 1) != 1 or _number(inputs, "num_return_sequences", 0, 1) != 1:
+        raise RequestError("beam_width and num_return_sequences must be 1: lookahead decoding is greedy")
+    batch, streaming = len(inputs["input_ids"]), _flag(inputs, "streaming", False)
+    if streaming and batch > 1:
+        raise RequestError("a streaming request carries one prompt: send the prompts as separate requests")
+    return Call(
+        [_read_row(inputs, row, streaming) for row in range(batch)],
+        exclude_input=_flag(inputs, "exclude_input_in_output", exclude_input_default),
+        return_perf_metrics=_flag(inputs, "return_perf_metrics", False),
+    )
+
+
+def _read_row(inputs: Mapping[str, Array], row: int, streaming: bool) -> Request:
+    ids, length = inputs["input_ids"][row], _number(inputs, "input_lengths", row, 0)
+    if not 0 <= length <= len(ids):
+        raise RequestError(f"input_lengths is {length}, but input_ids has {len(ids)} tokens")
+    end_id = _number(inputs, "end_id", row, -1)
+    return Request(
+        input_ids=[int(i) for i in ids[:length]],
+        max_tokens=_number(inputs, "request_output_len", row, 0),
+        end_id=None if end_id < 0 else end_id,
+        stop_words=_read_words(inputs, row),
+        lookahead=_read_lookahead(inputs, row),
+        streaming=streaming,
+        seed=_number(inputs, "random_seed", row, 0),
+    )
+
+
+def _read_words(inputs: Mapping[str, Array], row: int) -> list[list[int]]:
+    """TensorRT-LLM's word list, `[B, 2, n]`: ids end to end, and below them where each word ends; -1 pads."""
+    if "stop_words_list" not in inputs or not inputs["stop_words_list"].size:
+        return []
+    ids, ends = inputs["stop_words_list"][row]
+    words, start = [], 0
+    for end in (int(e) for e in ends if e >= 0):
+        if not start < end <= len(ids):
+            raise RequestError(f"stop_words_list has a word from {start} to {end} of {len(ids)} ids")
+        words.append([int(i) for i in ids[start:end]])
+        start = end
+    return words
+
+
+def _read_lookahead(inputs: Mapping[str, Array], row: int) -> LookaheadConfig | None:
+    given = [name for name in LOOKAHEAD if name in inputs]
+    if not given:
+        return None
+    if len(given) < len(LOOKAHEAD):
+        missing = next(name for name in LOOKAHEAD if name not in inputs)
+        raise RequestError(f"{missing} is missing: send all three lookahead inputs, or none")
+    w, n, g = (_number(inputs, name, row, 0) for name in LOOKAHEAD)
+    try:
+        return LookaheadConfig(w, n, g)
+    except LookaheadError as error:
+        raise RequestError(str(error)) from None
+
+
+def _number(inputs: Mapping[str, Array], name: str, row: int, default: int) -> int:
+    return int(inputs[name].reshape(-1)[row]) if name in inputs else default
+
+
+def _flag(inputs: Mapping[str, Array], name: str, default: bool) -> bool:
+    return bool(inputs[name].reshape(-1)[0]) if name in inputs and inputs[name].size else default
+
+
+def write_response(call: Call, row: int, response: Response) -> dict[str, Array]:
+    """The output tensors of one engine response."""
+    ids = response.token_ids
+    request = call.requests[row]
+    if not request.streaming and not call.exclude_input:
+        ids = [*request.input_ids, *ids]
+    outputs: dict[str, Array] = {
+        "output_ids": np.array([[ids]], np.int32),
+        "sequence_length": np.array([[len(ids)]], np.int32),
+        "batch_index": np.array([[row]], np.int32),
+        "sequence_index": np.array([[0]], np.int32),
+    }
+    if call.return_perf_metrics and response.metrics:
+        outputs |= _write_metrics(response.metrics)
+    return outputs
+
+
+def _write_metrics(metrics: PerfMetrics) -> dict[str, Array]:
+    counts = ("kv_cache_alloc_new_blocks", "kv_cache_reused_blocks", "kv_cache_alloc_total_blocks")
+    times = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
+    drafts = ("total_accepted_draft_tokens", "total_draft_tokens")
+    return {
+        **{name: np.array([[getattr(metrics, name)]], np.int32) for name in (*counts, *drafts)},
+        **{name: np.array([[getattr(metrics, name)]], np.int64) for name in times},
+        "acceptance_rate": np.array([[metrics.acceptance_rate]], np.float32),
+    }
