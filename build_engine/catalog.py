@@ -12,6 +12,8 @@ from build_engine.checkpoint import ModelShape
 class CatalogError(ValueError):
     """A model that is not in the catalogue; says which are."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Model:

@@ -24,6 +24,8 @@ DEMO = "demo"
 class ProfileError(ValueError):
     """A profile that cannot be built as asked; says what to change."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -73,7 +75,7 @@ class Profile:
         if self.max_input_len > self.max_num_tokens:
             raise ProfileError(
                 f"max_input_len {self.max_input_len} exceeds max_num_tokens {self.max_num_tokens}: a prompt is "
-                f"computed in one forward pass, since chunked context is off with lookahead decoding; raise max_num_tokens"
+                f"computed in one forward pass (chunked context is off with lookahead decoding); raise max_num_tokens"
             )
 
     @property

@@ -16,6 +16,8 @@ TENSORRT_LLM = "0.19.0"
 class IncompatibleError(RuntimeError):
     """Software or hardware that cannot run what was asked for; says why and what to use instead."""
 
+    exit_code = 3
+
 
 class Verdict(Enum):
     """What is known of a version with lookahead engines."""
