@@ -135,7 +135,8 @@ def select_profile(hardware: Hardware, model: str | None = None) -> Profile:
         if runnable:
             return min(runnable, key=lambda p: (p.engine == "torch", p.precision == "fp8", p.tensor_parallel))
         if model:
-            closest = verdicts[0]
+            here = {gpu.type for gpu in hardware.gpus}
+            closest = min(verdicts, key=lambda a: (a.fit is Fit.INCOMPATIBLE, a.profile.gpu not in here))
             raise ProfileError(
                 f"no profile of {name} runs here; {closest.profile.name} {closest.reason}: {closest.remedy}"
             )

@@ -21,7 +21,7 @@ def write_calibration(directory: Path) -> Path:
     texts = []
     for source in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = source.read_text(encoding="utf-8", errors="ignore")
-        pieces = range(0, max(1, len(text) - SAMPLE_CHARACTERS), 8 * SAMPLE_CHARACTERS)
+        pieces = range(0, max(1, len(text) - SAMPLE_CHARACTERS), 4 * SAMPLE_CHARACTERS)
         texts += [text[start : start + SAMPLE_CHARACTERS] for start in pieces]
     with (directory / "train.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts[:SAMPLES] if text.strip())
