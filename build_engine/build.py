@@ -40,6 +40,8 @@ class Artifact:
     @classmethod
     def open(cls, directory: Path) -> "Artifact":
         """Opens a finished artefact; raises `ManifestError` where it is absent, unfinished or damaged."""
+        if directory.name.startswith("."):
+            raise ManifestError(f"{directory} is the draft of a build that was not finished; run build-engine")
         manifest = Manifest.read(directory)
         manifest.check_sizes(directory)
         return cls(directory, manifest)

@@ -190,6 +190,6 @@ def _weight_files(directory: Path) -> dict[str, str]:
         raise CheckpointError(f"{directory} holds no model.safetensors; weights must be in safetensors format")
     try:
         with safe_open(single, framework="numpy") as tensors:
-            return {name: single.name for name in tensors.keys()}  # noqa: SIM118
+            return dict.fromkeys(tensors.keys(), single.name)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{single} cannot be read, download it again: {error}") from None

@@ -42,7 +42,7 @@ class LookaheadConfig:
     @property
     def max_draft_tokens(self) -> int:
         """D: the most draft tokens that one step verifies; an engine's `max_draft_len` equals it."""
-        w, n, g = astuple(self)
+        w, n, g = self.window_size, self.ngram_size, self.verification_set_size
         return (0 if n == 1 else n - 2) + (w - 1 + g) * (n - 1)
 
     @property

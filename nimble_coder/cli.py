@@ -30,19 +30,19 @@ def serve(
     """Serve an artefact with Triton on this machine's loopback until Ctrl-C or SIGTERM."""
     from build_engine.build import Artifact
     from nimble_coder.triton.server import Addresses, TritonServer
-    from nimble_coder.triton.stopping import until_stopped
+    from nimble_coder.triton.stopping import stop_signals
 
     try:
         opened = Artifact.open(artifact.absolute())
         addresses = Addresses(http_port, grpc_port, metrics_port)
-        with until_stopped() as stopped, TritonServer(opened.repository, addresses, threads=threads) as server:
+        with stop_signals(), TritonServer(opened.repository, addresses, threads=threads) as server:
             seconds = server.wait_ready()
             console.print(f"ready after {seconds:.1f} s: HTTP {addresses.http}, gRPC {addresses.grpc}")
-            while not stopped.wait(0.5):
-                if server.poll() is not None:
-                    raise RuntimeError(f"tritonserver ended with code {server.poll()}; its log is above")
+            code = server.wait()
     except (ValueError, RuntimeError, OSError) as error:
         fail(error)
+    if code is not None:
+        fail(RuntimeError(f"tritonserver ended with code {code}; its log is above"))
 
 
 @app.command()

@@ -6,6 +6,7 @@ Needs the `train` extra. Deterministic for one interpreter, one machine and one 
 """
 
 import argparse
+import copy
 import json
 import platform
 import random
@@ -150,10 +151,9 @@ def save(model: Qwen2ForCausalLM, tokenizer: Tokenizer, run: Run, output: Path) 
     """Writes the checkpoint in Hugging Face layout, weights in bfloat16, and the card."""
     output.mkdir(parents=True, exist_ok=True)
     stops = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
-    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=stops[1])
-    model.save_pretrained(output, state_dict=weights)
+    exported = copy.deepcopy(model).to(torch.bfloat16)
+    exported.generation_config = GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=stops[1])
+    exported.save_pretrained(output)
     tokenizer.save(str(output / "tokenizer.json"))
     (output / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(tokenizer, CONTEXT), indent=2) + "\n")
     (output / "README.md").write_text(model_card(run))

@@ -112,7 +112,7 @@ class Qwen2:
         heads = qkv.view(-1, q_heads + 2 * kv_heads, shape.head_dim)
         rotated = rotate(heads[:, : q_heads + kv_heads], cos, sin)
         # Query heads of one group share a KV head: the KV head is the batch dimension, its group the head dimension.
-        queries = rotated[:, :q_heads].unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
+        queries = rotated[:, :q_heads].view(-1, kv_heads, q_heads // kv_heads, shape.head_dim).permute(1, 2, 0, 3)
         keys, values = rotated[:, q_heads:], heads[:, q_heads + kv_heads :]
         outputs = []
         for segment in segments:

@@ -40,7 +40,9 @@ class TorchEngine:
         """Loads an engine; raises `EngineConfigError` where the directory or (W, N, G) does not fit."""
         config = EngineConfig.read(engine_dir)
         if config.version != ENGINE_VERSION:
-            raise EngineConfigError(f"{engine_dir} is version {config.version}, this runs {ENGINE_VERSION}: build again")
+            raise EngineConfigError(
+                f"{engine_dir} is version {config.version}, this runs {ENGINE_VERSION}: build again"
+            )
         if lookahead.max_draft_tokens != config.max_draft_len:
             raise EngineConfigError(
                 f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "

@@ -6,6 +6,7 @@ Triton's own process.
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,11 @@ class Flight:
 
 
 class Bridge:
-    """Enqueues Triton requests, sends their responses, and passes cancellations on. Owns two threads."""
+    """Enqueues Triton requests, sends their responses, and passes cancellations on.
+
+    One thread talks to the senders, because Triton (2.51) crashes where one of them is asked whether it is cancelled
+    while or after its last response is sent.
+    """
 
     def __init__(self, engine: Engine, pb_utils: Any, exclude_input: bool, cancel_check_seconds: float) -> None:
         self._engine = engine
@@ -37,9 +42,8 @@ class Bridge:
         self._lock = threading.Lock()
         self._flights: dict[int, Flight] = {}
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._answer, self._watch)]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._loop, name="bridge", daemon=True)
+        self._thread.start()
 
     def take(self, request: Any) -> None:
         """Starts a Triton request; every outcome, an error too, reaches the client through its sender."""
@@ -56,11 +60,10 @@ class Bridge:
             self._refuse(sender, str(error), self._pb.TritonError.UNAVAILABLE)
 
     def close(self) -> None:
-        """Ends the engine, which answers what is in flight, and the threads."""
+        """Ends the engine, which answers what is in flight, and the thread."""
         self._engine.shutdown()
         self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
 
     def _start(self, triton_id: str, sender: Any, call: Call) -> None:
         flight = Flight(triton_id, sender, call, {})
@@ -89,10 +92,14 @@ class Bridge:
         error = self._pb.TritonError(message, code)
         sender.send(self._pb.InferenceResponse(error=error), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _answer(self) -> None:
+    def _loop(self) -> None:
+        checked = 0.0
         while not self._stopping.is_set():
-            for response in self._engine.responses(timeout=0.1):
+            for response in self._engine.responses(timeout=self._cancel_check_seconds):
                 self._deliver(response)
+            if (now := time.monotonic()) - checked >= self._cancel_check_seconds:
+                self._cancel_abandoned()
+                checked = now
 
     def _deliver(self, response: Response) -> None:
         with self._lock:
@@ -122,11 +129,10 @@ class Bridge:
         outputs = write_response(call, row, response)
         return self._pb.InferenceResponse([self._pb.Tensor(name, value) for name, value in outputs.items()])
 
-    def _watch(self) -> None:
+    def _cancel_abandoned(self) -> None:
         """Cancels what Triton says its client has cancelled."""
-        while not self._stopping.wait(self._cancel_check_seconds):
-            with self._lock:
-                flights = list(self._flights.items())
-            for engine_id, flight in flights:
-                if flight.sender.is_cancelled():
-                    self._engine.cancel(engine_id)
+        with self._lock:
+            flights = list(self._flights.items())
+        for engine_id, flight in flights:
+            if flight.sender.is_cancelled():
+                self._engine.cancel(engine_id)

@@ -142,12 +142,24 @@ class TritonServer:
             )
 
     @property
+    def _shared_memory(self) -> str:
+        """The beginning of the names of this server's shared-memory regions."""
+        return f"nimble-{self._work.name}-"
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
     def poll(self) -> int | None:
         """The exit code once the process has ended."""
         return self._process.poll()
+
+    def wait(self) -> int | None:
+        """Waits for as long as the server runs; returns its exit code, or None where Ctrl-C or SIGTERM came first."""
+        try:
+            return self._process.wait()
+        except KeyboardInterrupt:
+            return None
 
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:
         """Waits until every model is ready and returns the seconds that took; `tick` is told the seconds so far.
@@ -157,7 +169,9 @@ class TritonServer:
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
             if self.poll() is not None:
-                raise TritonError(f"tritonserver ended with code {self.poll()} while it was loading{self._last_words()}")
+                raise TritonError(
+                    f"tritonserver ended with code {self.poll()} while it was loading{self._last_words()}"
+                )
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in SERVED):
                 return waited
@@ -167,16 +181,18 @@ class TritonServer:
 
     def stop(self, grace: float = 15.0) -> int:
         """Ends the process, letting requests in flight finish for up to `grace` seconds; returns its exit code."""
-        if self.poll() is None:
-            self._process.terminate()
-            try:
+        try:
+            if self.poll() is None:
+                self._process.terminate()
                 self._process.wait(grace)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._end_group()
-        shutil.rmtree(self._work, ignore_errors=True)
-        return self._process.returncode
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        finally:  # also when a second Ctrl-C cuts the grace short
+            self._end_group()
+            shutil.rmtree(self._work, ignore_errors=True)
+            for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108 - left by killed stubs
+                region.unlink(missing_ok=True)
+        return self._process.wait()
 
     def _end_group(self) -> None:
         """Stubs outlive a tritonserver that was killed; they are in its process group."""
@@ -199,7 +215,7 @@ class TritonServer:
             f"--metrics-port={a.metrics_port}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={10}",
-            f"--backend-config=python,shm-region-prefix-name=nimble_{a.grpc_port}_",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
         ]
 
     def _environment(self, library: Path | None) -> dict[str, str]:
@@ -211,7 +227,9 @@ class TritonServer:
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others
         }
         if library:
-            environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(library), os.environ.get("LD_LIBRARY_PATH")]))
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(
+                filter(None, [str(library), os.environ.get("LD_LIBRARY_PATH")])
+            )
         return environment
 
     def _check_ports(self) -> None:

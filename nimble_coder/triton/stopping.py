@@ -1,26 +1,23 @@
-"""Ctrl-C and SIGTERM as an event, so that a server is always left through its `with` block."""
+"""SIGTERM and a closed terminal end a program the way Ctrl-C does, so every `with` block is left properly."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def until_stopped() -> Iterator[threading.Event]:
-    """Yields an event that the first SIGINT or SIGTERM sets. A signal that comes while nobody waits for the event
-    raises `KeyboardInterrupt` only the second time, so that an impatient person is heard too."""
-    stopped = threading.Event()
+def stop_signals() -> Iterator[None]:
+    """Raises `KeyboardInterrupt` in the main thread for SIGINT, SIGTERM and SIGHUP while the block runs."""
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # SIGINT too: a shell starts background jobs with it ignored, and `kill -INT` should work there as well.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
-        yield stopped
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

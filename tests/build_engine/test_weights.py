@@ -1,11 +1,11 @@
 """Weights over the hub's real protocol with the real client library: whole and verified, or refused with the reason."""
 
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -233,10 +233,7 @@ def test_a_cache_without_room_refuses_an_import(machine: Machine, tiny_checkpoin
 
 
 def test_shards_are_wanted_and_other_formats_are_not() -> None:
-    from fnmatch import fnmatch
-
     wanted = ["model-00001-of-00014.safetensors", "model.safetensors.index.json", "LICENSE"]
     unwanted = ["model.onnx", "pytorch_model.bin", "consolidated.safetensors", "merges.txt"]
     assert all(any(fnmatch(name, pattern) for pattern in WANTED) for name in wanted)
     assert not any(fnmatch(name, pattern) for name in unwanted for pattern in WANTED)
-    assert json.dumps(WANTED)

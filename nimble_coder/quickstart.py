@@ -1,0 +1,116 @@
+"""The main job, shown: build the embedded model, serve it with Triton, complete over gRPC and HTTP, and measure.
+
+`scripts/quickstart` runs this once its environment is there.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.profiles import find_profile
+from nimble_coder.bench.coding_prompts import coding_prompts
+from nimble_coder.client import Completion, CompletionClient
+from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.triton.stopping import stop_signals
+
+SHOWN = "binary_search"
+MEASURED = ("stack_class", "fibonacci_variant", "argument_parser", "string_methods", "visitor")
+LOOKAHEAD = LookaheadConfig(4, 3, 4)
+"""The fastest of the profile's range on a CPU; larger ones are for GPUs (docs/benchmarks.md)."""
+
+console = Console(highlight=False)
+
+
+def say(text: str) -> None:
+    console.print(f"[bold green]==>[/] {text}")
+
+
+def http_stream(addresses: Addresses, prompt: str, max_tokens: int) -> Iterator[str]:
+    """Text deltas from Triton's own HTTP streaming of the ensemble."""
+    body = json.dumps({"text_input": prompt, "max_tokens": max_tokens, "stream": True}).encode()
+    request = urllib.request.Request(f"{addresses.http}/v2/models/ensemble/generate_stream", body)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        for line in answer:
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])["text_output"]
+
+
+def show(prompt: str, deltas: Iterator[str]) -> None:
+    console.print(prompt, end="", style="dim", markup=False, soft_wrap=True)
+    for delta in deltas:
+        console.print(delta, end="", markup=False, soft_wrap=True)
+        sys.stdout.flush()
+    console.print()
+
+
+def measure(client: CompletionClient) -> None:
+    """Prints tokens per second with and without lookahead, prompt by prompt in turn."""
+    prompts = coding_prompts()
+    plain, fast = list[Completion](), list[Completion]()
+    for name in MEASURED:
+        for results, config in ((plain, PLAIN), (fast, LOOKAHEAD)):
+            results.append(client.complete(prompts[name], 128, config))
+            kind = "plain decoding" if config.is_plain else f"lookahead {config}"
+            console.print(f"    {name:18} {kind:18} {results[-1].tokens_per_second:5.0f} tokens/s", style="dim")
+    before, after = (statistics.median(c.tokens_per_second for c in results) for results in (plain, fast))
+    say(
+        f"plain {before:.0f} tokens/s, lookahead {after:.0f} tokens/s: {after / before:.2f}x, with "
+        f"{statistics.median(c.tokens_per_step for c in fast):.2f} tokens accepted per step (medians, through gRPC)"
+    )
+
+
+def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
+    log = artifact.directory.parent.parent / "triton.log"
+    log.unlink(missing_ok=True)
+    say(f"starting Triton on {addresses.http} (HTTP) and {addresses.grpc} (gRPC), log in {log}")
+    with TritonServer(artifact.repository, addresses, log) as server:
+        say(f"ready after {server.wait_ready():.1f} s")
+        prompt = coding_prompts()[SHOWN]
+        with CompletionClient(addresses.grpc) as client:
+            say("one completion over gRPC")
+            show(prompt, (chunk.text for chunk in client.stream(prompt, 64, LOOKAHEAD)))
+            say("one completion over HTTP")
+            show(prompt, http_stream(addresses, prompt, 64))
+            say(f"measuring {len(MEASURED)} prompts with and without lookahead")
+            measure(client)
+        if once:
+            say("stopping Triton")
+            return
+        say(f"serving until Ctrl-C; try: .venv/bin/nimble-coder complete 'def fib(' --stats --url {addresses.grpc}")
+        if (code := server.wait()) is not None:
+            raise RuntimeError(f"tritonserver ended with code {code}, see {log}")
+        say("stopping Triton")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--once", action="store_true", help="end after the measurement instead of serving on")
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/nimble-coder"))
+    parser.add_argument("--free-ports", action="store_true", help="any free ports instead of 8000, 8001 and 8002")
+    args = parser.parse_args()
+    try:
+        with stop_signals():
+            say("building the embedded model's engine and model repository")
+            artifact = build(
+                find_profile("demo"), None, Cache(args.cache), lambda t: console.print(f"    {t}", style="dim")
+            )
+            addresses = Addresses.free() if args.free_ports else Addresses()
+            demonstrate(artifact, addresses, args.once)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, RuntimeError, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""A build publishes a whole artefact or nothing, whatever happens to it."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache, CacheError
+from build_engine.engine_config import EngineConfig
+from build_engine.lookahead import LookaheadConfig
+from build_engine.manifest import Manifest, ManifestError
+from build_engine.profiles import Profile, ProfileError, find_profile
+from tests.conftest import MakeCheckpoint, silent
+
+ROOT = Path(__file__).parents[2]
+TINY_PROFILE = replace(find_profile("demo"), max_input_len=256, max_seq_len=400, max_batch_size=4)
+
+
+def test_the_artefact_holds_engine_tokenizer_repository_and_manifest(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    artifact = build(TINY_PROFILE, make_checkpoint(), Cache(tmp_path), silent)
+    assert sorted(path.name for path in artifact.directory.iterdir()) == [
+        "engine",
+        "manifest.json",
+        "model_repository",
+        "tokenizer",
+    ]
+    assert sorted(path.name for path in artifact.repository.iterdir()) == [
+        "ensemble",
+        "postprocessing",
+        "preprocessing",
+        "tensorrt_llm",
+    ]
+    assert artifact.manifest.lookahead == LookaheadConfig(8, 8, 8)
+    artifact.manifest.check_hashes(artifact.directory)
+
+
+def test_the_engine_config_has_tensorrt_llms_shape(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(TINY_PROFILE, make_checkpoint(), Cache(tmp_path), silent)
+    content = json.loads((artifact.engine / "config.json").read_text())
+    assert content["build_config"]["speculative_decoding_mode"] == 8
+    assert content["build_config"]["max_draft_len"] == 111
+    assert content["build_config"]["max_seq_len"] == 400 + 111  # TensorRT-LLM's builder counts the drafts in
+    assert EngineConfig.read(artifact.engine).max_seq_len == 400
+
+
+def test_weights_are_fused_and_cast(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(replace(TINY_PROFILE, precision="bf16"), make_checkpoint(), Cache(tmp_path), silent)
+    with safe_open(artifact.engine / "rank0.safetensors", framework="pt") as weights:
+        assert weights.get_slice("layers.0.qkv_weight").get_shape() == [16 * 8, 64]
+        assert weights.get_slice("layers.1.gate_up").get_shape() == [2 * 96, 64]
+        assert str(weights.get_tensor("head").dtype) == "torch.bfloat16"
+
+
+def test_no_placeholder_is_left_in_the_repository(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(TINY_PROFILE, make_checkpoint(), Cache(tmp_path), silent)
+    for config in artifact.repository.glob("*/config.pbtxt"):
+        assert not any(mark in config.read_text() for mark in ("{{", "}}", "${", "{%"))
+
+
+def test_the_same_build_is_found_and_another_profile_is_another_artefact(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint, cache = make_checkpoint(), Cache(tmp_path)
+    said: list[str] = []
+    first = build(TINY_PROFILE, checkpoint, cache, silent)
+    again = build(TINY_PROFILE, checkpoint, cache, said.append)
+    other = build(replace(TINY_PROFILE, lookahead=LookaheadConfig(4, 3, 4)), checkpoint, cache, silent)
+    assert again == first
+    assert any("already built" in text for text in said)
+    assert other.directory != first.directory
+
+
+def test_a_damaged_artefact_is_not_opened_and_is_built_anew(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint, cache = make_checkpoint(), Cache(tmp_path)
+    artifact = build(TINY_PROFILE, checkpoint, cache, silent)
+    (artifact.engine / "rank0.safetensors").write_bytes(b"half")
+    with pytest.raises(ManifestError, match=r"rank0\.safetensors has 4 bytes instead of"):
+        Artifact.open(artifact.directory)
+    build(TINY_PROFILE, checkpoint, cache, silent)
+    Artifact.open(artifact.directory).manifest.check_hashes(artifact.directory)
+
+
+def test_a_changed_byte_is_found_by_its_hash(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(TINY_PROFILE, make_checkpoint(), Cache(tmp_path), silent)
+    weights = artifact.engine / "rank0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    artifact.manifest.check_sizes(artifact.directory)
+    with pytest.raises(ManifestError, match="changed after it was built"):
+        artifact.manifest.check_hashes(artifact.directory)
+
+
+@pytest.mark.parametrize("stage", ["build_torch_engine", "render_repository", "record_files", "flush"])
+def test_a_killed_build_leaves_nothing_that_could_be_served(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, stage: str
+) -> None:
+    checkpoint, root = make_checkpoint(), tmp_path / "cache"
+    module = "build_engine.cache" if stage == "flush" else "build_engine.build"
+    script = f"""
+import os, signal, sys
+import {module} as module
+real = module.{stage}
+def die(*arguments):
+    real(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+module.{stage} = die
+from pathlib import Path
+from build_engine.build import build
+from build_engine.cache import Cache
+from tests.build_engine.test_build import TINY_PROFILE
+build(TINY_PROFILE, Path({str(checkpoint)!r}), Cache(Path({str(root)!r})), print)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    published = [path for path in (root / "artifacts").iterdir() if not path.name.startswith(".")]
+    assert published == []
+    with pytest.raises(ManifestError):
+        Artifact.open(next((root / "artifacts").glob(".*.building")))
+    build(TINY_PROFILE, checkpoint, Cache(root), silent)
+    assert [path.name for path in (root / "artifacts").glob(".*.building")] == []
+
+
+def test_two_builders_at_once_build_once(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint, cache = make_checkpoint(), Cache(tmp_path)
+    said: list[str] = []
+    threads = [threading.Thread(target=build, args=(TINY_PROFILE, checkpoint, cache, said.append)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum("published" in text for text in said) == 1
+    assert sum("already built" in text for text in said) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_refused_with_its_path(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(CacheError, match="cannot be written"):
+        build(TINY_PROFILE, make_checkpoint(), Cache(file / "cache"), silent)
+
+
+def test_more_positions_than_the_model_has_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="exceeds the model's 512 positions"):
+        build(replace(TINY_PROFILE, max_seq_len=1024), make_checkpoint(), Cache(tmp_path), silent)
+    assert not [path for path in (tmp_path / "artifacts").iterdir() if not path.name.startswith(".")]
+
+
+def test_an_engine_without_drafts_is_refused() -> None:
+    with pytest.raises(ProfileError, match="needs draft tokens"):
+        replace(TINY_PROFILE, lookahead=LookaheadConfig(1, 1, 0))
+
+
+def test_a_prompt_limit_without_room_for_output_is_refused() -> None:
+    with pytest.raises(ProfileError, match="no room for output"):
+        replace(TINY_PROFILE, max_input_len=400)
+
+
+def test_a_manifest_of_another_schema_is_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(TINY_PROFILE, make_checkpoint(), Cache(tmp_path), silent)
+    path = artifact.directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    with pytest.raises(ManifestError, match="schema 99"):
+        Manifest.read(artifact.directory)
+
+
+def test_profiles_are_values() -> None:
+    assert isinstance(TINY_PROFILE, Profile)
+    assert find_profile("demo") == find_profile("demo")
+    with pytest.raises(ProfileError, match="known profiles: demo"):
+        find_profile("nothing")

@@ -1,0 +1,86 @@
+"""What several tests need: checkpoints that the tests make themselves, the embedded model's artefact, a real Triton."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.checkpoint import ModelShape
+from build_engine.profiles import find_profile
+from nimble_coder.triton.server import Addresses, TritonServer
+
+EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
+
+TINY: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "eos_token_id": 4076,
+    "torch_dtype": "float32",
+}
+
+MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+    """Writes a tiny checkpoint with random weights; keyword arguments change its config.json."""
+
+    def make(name: str = "checkpoint", shards: int = 1, **changes: Any) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        config = {**TINY, **changes}
+        (directory / "config.json").write_text(json.dumps(config))
+        for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            shutil.copyfile(EMBEDDED / file, directory / file)
+        generator = torch.Generator().manual_seed(0)
+        weights = {
+            key: torch.randn(size, generator=generator) * (0.3 if len(size) == 2 else 0.1) + (len(size) == 1)
+            for key, size in ModelShape.from_config(config).tensors()
+        }
+        if shards == 1:
+            save_file(weights, directory / "model.safetensors")
+            return directory
+        index = {key: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, key in enumerate(weights)}
+        for file in set(index.values()):
+            save_file({key: value for key, value in weights.items() if index[key] == file}, directory / file)
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+        return directory
+
+    return make
+
+
+def silent(_: str) -> None:
+    """Progress that nobody reads."""
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The embedded model, built as the demo profile says."""
+    return build(find_profile("demo"), None, Cache(tmp_path_factory.mktemp("cache")), silent)
+
+
+@pytest.fixture(scope="session")
+def triton(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A real tritonserver that serves the embedded model on free ports."""
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    with TritonServer(artifact.repository, Addresses.free(), log) as server:
+        server.wait_ready()
+        yield server

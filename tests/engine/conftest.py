@@ -1,0 +1,44 @@
+"""Engines that the tests of this folder share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.lookahead import LookaheadConfig
+from build_engine.profiles import find_profile
+from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from tests.conftest import MakeCheckpoint, silent
+
+LoadEngine = Callable[..., TorchEngine]
+
+
+@pytest.fixture
+def load_engine(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Iterator[LoadEngine]:
+    """Builds and loads an engine of the tiny random checkpoint; keyword arguments change its profile or options."""
+    engines: list[TorchEngine] = []
+
+    def load(model: Path | None = None, max_queue_size: int = 128, **changes: Any) -> TorchEngine:
+        profile = replace(
+            find_profile("demo"),
+            **{"max_batch_size": 4, "max_input_len": 256, "max_seq_len": 400, "max_num_tokens": 256, **changes},
+        )
+        artifact = build(profile, model or make_checkpoint(), Cache(tmp_path / "cache"), silent)
+        options = TorchEngineOptions(max_queue_size=max_queue_size)
+        engines.append(TorchEngine(artifact.engine, profile.lookahead, options))
+        return engines[-1]
+
+    yield load
+    for engine in engines:
+        engine.shutdown()
+
+
+@pytest.fixture(scope="session")
+def wide_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The embedded model in fp32 with room for (15,15,15)."""
+    profile = replace(find_profile("demo"), lookahead=LookaheadConfig(15, 15, 15))
+    return build(profile, None, Cache(tmp_path_factory.mktemp("wide")), silent)

@@ -1,0 +1,112 @@
+"""The quickstart does the main job, says so, and leaves nothing running, however it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def quickstart(cache: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "nimble_coder.quickstart", "--cache", str(cache), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def processes_of(cache: Path) -> list[str]:
+    """Command lines of running processes that name the cache: tritonserver does, through its repository."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(cache) in line and str(os.getpid()) != path.parent.name:
+            found.append(line)
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "cache"
+    deadline = time.monotonic() + 5
+    while left := processes_of(tmp_path / "cache"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def test_once_completes_measures_and_ends(cache: Path) -> None:
+    output, _ = quickstart(cache, "--once", "--free-ports").communicate(timeout=120)
+    assert "one completion over gRPC" in output
+    assert "one completion over HTTP" in output
+    assert re.search(r"plain \d+ tokens/s, lookahead \d+ tokens/s: \d\.\d\dx, with \d\.\d\d tokens accepted", output)
+    grpc, http = (output.split(f"one completion over {kind}\n")[1].split("==>")[0] for kind in ("gRPC", "HTTP"))
+    assert grpc == http  # lookahead over gRPC and the ensemble over HTTP: one model, one output
+    assert len(grpc.splitlines()) > 8
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_on_until_it_is_told_to_stop(cache: Path, how: signal.Signals) -> None:
+    process = quickstart(cache, "--free-ports")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "serving until Ctrl-C" in line:
+            break
+    assert processes_of(cache)
+    process.send_signal(how)
+    rest, _ = process.communicate(timeout=30)
+    assert "Traceback" not in rest
+    assert process.returncode == 0
+
+
+def test_an_interrupt_before_it_is_ready_ends_everything(cache: Path) -> None:
+    process = quickstart(cache, "--free-ports")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "starting Triton" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert "Traceback" not in rest
+    assert process.returncode == 130
+
+
+def test_a_server_that_dies_is_reported(cache: Path) -> None:
+    process = quickstart(cache, "--free-ports")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "serving until Ctrl-C" in line:
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        if b"tritonserver" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+    rest, _ = process.communicate(timeout=30)
+    assert "tritonserver ended with code -9" in rest
+    assert process.returncode == 1
+
+
+def test_a_taken_port_is_named(cache: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        build = subprocess.run(
+            [sys.executable, "-m", "nimble_coder.cli", "build-engine", "--cache", str(cache)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        command = [sys.executable, "-m", "nimble_coder.cli", "serve", build.stdout.strip(), "--http-port", str(port)]
+        served = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert served.returncode == 1
+    assert f"port {port} on 127.0.0.1 cannot be used" in served.stderr
+    assert "Traceback" not in served.stderr

@@ -1,0 +1,80 @@
+"""The command line: what it prints, and that mistakes are told in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from build_engine.build import Artifact
+from nimble_coder.triton.server import TritonServer
+from tests.conftest import MakeCheckpoint
+
+
+def run(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "nimble_coder.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, input=stdin)
+
+
+def test_complete_streams_the_text_and_nothing_else_to_standard_output(triton: TritonServer) -> None:
+    done = run("complete", "import os\nimport", "--max-tokens", "12", "--url", triton.addresses.grpc)
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert done.stderr == ""
+
+
+def test_stats_tell_speed_and_acceptance(triton: TritonServer) -> None:
+    url = triton.addresses.grpc
+    fast = run("complete", "def fib(", "--max-tokens", "40", "--stats", "--lookahead", "4,3,4", "--url", url)
+    plain = run("complete", "def fib(", "--max-tokens", "40", "--stats", "--no-lookahead", "--url", url)
+    assert "tokens per step" in fast.stderr
+    assert "1.00 tokens per step, 0 drafts accepted" in plain.stderr
+    assert fast.stdout == plain.stdout
+
+
+def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
+    url = triton.addresses.grpc
+    piped = run("complete", "-", "--max-tokens", "8", "--url", url, stdin="import os\nimport")
+    assert piped.stdout == run("complete", "import os\nimport", "--max-tokens", "8", "--url", url).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["complete", "x", "--lookahead", "9,9"], "such as 8,8,8"),
+        (["complete", "x", "--lookahead", "4,3,4", "--no-lookahead"], "exclude each other"),
+        (["complete", "x", "--url", "127.0.0.1:1"], "failed to connect"),
+        (["build-engine", "--profile", "nothing"], "known profiles: demo"),
+        (["build-engine", "--precision", "int3"], "not one of fp32, bf16, fp16"),
+        (["build-engine", "--lookahead", "1,1,0"], "needs draft tokens"),
+        (["build-engine", "--model", "/nowhere"], "not a directory"),
+        (["serve", "/nowhere"], "no finished artefact"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], reason: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_servers_refusal_reaches_the_person(triton: TritonServer) -> None:
+    done = run("complete", "def f(x):", "--lookahead", "9,8,8", "--url", triton.addresses.grpc)
+    assert done.returncode == 1
+    assert "exceeds the engine's (8,8,8)" in done.stderr
+
+
+def test_build_engine_prints_the_artefact_of_any_local_checkpoint(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    options = ["--max-input-len", "256", "--max-seq-len", "400", "--lookahead", "4,3,4", "--precision", "bf16"]
+    done = run("build-engine", "--model", str(make_checkpoint()), "--cache", str(tmp_path / "cache"), *options)
+    assert done.returncode == 0, done.stderr
+    artifact = Artifact.open(Path(done.stdout.strip()))
+    assert str(artifact.manifest.lookahead) == "(4,3,4)"
+    assert artifact.manifest.profile["precision"] == "bf16"
+
+
+def test_help_lists_the_subcommands() -> None:
+    done = run("--help")
+    assert all(name in done.stdout for name in ("build-engine", "serve", "complete"))
