@@ -13,16 +13,16 @@ from pathlib import Path
 
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
-from build_engine.engine_config import EngineConfig
-from build_engine.engines import tensorrt, torch
+from build_engine.engine_config import TORCH_ENGINE, EngineConfig
+from build_engine.engines import tensorrt
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.manifest import Manifest, ManifestError, record_files
-from build_engine.profiles import EMBEDDED, Profile, ProfileError
+from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import TEMPLATES, Places, render_repository, template_files
 from build_engine.selection import matching_gpus
 from build_engine.verify import SKIPPED, Verifier
-from build_engine.versions import check_version, installed_tensorrt_llm
-from build_engine.weights import Weights, fetch_weights
+from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
+from build_engine.weights import Weights, own_weights
 
 Progress = Callable[[str], None]
 
@@ -48,7 +48,12 @@ class Artifact:
 
     def check_machine(self) -> None:
         """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM."""
-        check_machine(self.manifest.build_profile(), BuildOptions())
+        machine = check_machine(self.manifest.build_profile(), BuildOptions(allow_unproven=True))
+        if machine.engine_version != self.manifest.engine_version:
+            raise IncompatibleError(
+                f"the engine at {self.directory} was built by {self.manifest.engine_version}, this machine has "
+                f"{machine.engine_version}: serve it where it was built, or build it again"
+            )
 
     @property
     def repository(self) -> Path:
@@ -95,7 +100,7 @@ def check_machine(profile: Profile, options: BuildOptions) -> Machine:
     """The machine, able to build and serve `profile`; raises `IncompatibleError` before anything is downloaded."""
     hardware = detect_hardware()
     if profile.engine == "torch":
-        return Machine(hardware, torch.ENGINE_VERSION)
+        return Machine(hardware, TORCH_ENGINE)
     found = check_version(installed_tensorrt_llm(), options.allow_unproven)
     matching_gpus(profile, hardware)
     return Machine(hardware, found)
@@ -119,7 +124,7 @@ def build(
     """
     started, options = time.monotonic(), options or BuildOptions()
     machine = check_machine(profile, options)
-    weights = own_weights(profile, cache, options, progress) if model is None else Weights(model)
+    weights = own_weights(profile, options.revision, cache, progress) if model is None else Weights(model)
     checkpoint = Checkpoint.open(weights.directory)
     if profile.engine == "tensorrt":
         tensorrt.check_profile(profile, checkpoint)
@@ -127,6 +132,8 @@ def build(
     source = {path.name: weights.hashes.get(path.name) or sha256(path) for path in checkpoint.files}
     key = content_address(profile, source, machine.engine_version, options.companion)
     place = cache.place(profile.name, key)
+    if found := finished(place, progress):  # without the lock: a cache may be mounted read-only
+        return found
     with cache.lock(place, progress):
         if found := finished(place, progress):
             return found
@@ -189,7 +196,9 @@ class Job:
         elif self.options.companion:
             raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
         else:
-            torch.build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
+            from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
+
+            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
         (self.draft / TOKENIZER).mkdir()
         for path in self.checkpoint.tokenizer_files:
             shutil.copyfile(path, self.draft / TOKENIZER / path.name)
@@ -246,13 +255,6 @@ def workshop(profile: Profile, model: Path, draft: Path, options: BuildOptions) 
         workers=min(options.workers, profile.tensor_parallel),
         calibration=options.calibration,
     )
-
-
-def own_weights(profile: Profile, cache: Cache, options: BuildOptions, progress: Progress) -> Weights:
-    """The checkpoint that a profile names itself."""
-    if profile.model == EMBEDDED:
-        return Weights(Path(__file__).parent / "embedded_model")
-    return fetch_weights(profile.model, options.revision, cache, progress)
 
 
 def content_address(profile: Profile, source: dict[str, str], engine_version: str, companion: bool) -> str:

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download
 
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.profiles import EMBEDDED, Profile
 
 WANTED = (
     "config.json",
@@ -75,6 +76,13 @@ class RemoteFile:
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         return sha256(path) == self.sha256 if self.sha256 else git_sha1(path) == self.git_sha1
+
+
+def own_weights(profile: Profile, revision: str, cache: Cache, progress: Progress) -> Weights:
+    """The checkpoint that a profile names itself: the one shipped with this package, or the hub's."""
+    if profile.model == EMBEDDED:
+        return Weights(Path(__file__).parent / "embedded_model")
+    return fetch_weights(profile.model, revision, cache, progress)
 
 
 def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) -> Weights:

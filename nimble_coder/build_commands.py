@@ -15,6 +15,7 @@ from nimble_coder.terminal import fail, say
 
 if TYPE_CHECKING:
     from build_engine.profiles import Profile
+    from build_engine.verify import Verifier
 
 app = typer.Typer()
 cache_app = typer.Typer(no_args_is_help=True, help="Look at the cache, check it, and make room.")
@@ -54,6 +55,13 @@ def chosen_profile(name: str, model: str | None) -> "Profile":
     return select_profile(detect_hardware(), model) if name in ("auto", "default") else find_profile(name)
 
 
+def served_verifier() -> "Verifier":
+    """What runs a new engine before it is published."""
+    from nimble_coder.verification import verify_served
+
+    return verify_served
+
+
 @app.command("list-model-profiles")
 def list_model_profiles(
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
@@ -83,17 +91,16 @@ def download_to_cache(
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Download a profile's checkpoint, or copy it from a directory; prints where it is."""
-    from build_engine.build import BuildOptions, own_weights
     from build_engine.cache import Cache
     from build_engine.profiles import EMBEDDED
-    from build_engine.weights import import_weights
+    from build_engine.weights import import_weights, own_weights
 
     try:
         chosen = chosen_profile(profile, model)
         if source and chosen.model != EMBEDDED:
             weights = import_weights(source, chosen.model, Cache(cache), say)
         else:
-            weights = own_weights(chosen, Cache(cache), BuildOptions(revision=revision), say)
+            weights = own_weights(chosen, revision, Cache(cache), say)
     except ERRORS as error:
         fail(error)
     typer.echo(weights.directory)
@@ -125,7 +132,6 @@ def build_engine(
     from build_engine.dry_run import shell_script
     from build_engine.engine_config import DTYPES
     from build_engine.profiles import ProfileError
-    from nimble_coder.verification import verify_served
 
     try:
         if precision is not None and precision not in DTYPES:
@@ -143,7 +149,7 @@ def build_engine(
             typer.echo(shell_script(chosen, source, options))
             return
         say(f"profile {chosen.name} ({chosen.id})")
-        verifier = None if skip_verify else verify_served
+        verifier = None if skip_verify else served_verifier()
         artifact = build(chosen, source, Cache(cache), say, options=options, verifier=verifier)
     except ERRORS as error:
         fail(error)
@@ -165,10 +171,9 @@ def create_model_store(
     from build_engine.cache import Cache
     from build_engine.profiles import find_profile
     from build_engine.store import create_store
-    from nimble_coder.verification import verify_served
 
     try:
-        verifier = None if skip_verify else verify_served
+        verifier = None if skip_verify else served_verifier()
         options = BuildOptions(revision=revision)
         artifact = build(find_profile(profile), source, Cache(cache), say, options=options, verifier=verifier)
         repository = create_store(artifact, directory, mounted_at)

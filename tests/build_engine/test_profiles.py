@@ -75,7 +75,7 @@ def test_a_profile_is_found_by_name_by_id_and_by_the_ids_beginning() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_names_that_are_near() -> None:
-    with pytest.raises(ProfileError, match="did you mean qwen2.5-coder-32b"):
+    with pytest.raises(ProfileError, match=r"did you mean qwen2\.5-coder-32b"):
         find_profile("32b")
     with pytest.raises(ProfileError, match="list-model-profiles"):
         find_profile("gpt-2")

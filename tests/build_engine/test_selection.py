@@ -22,10 +22,16 @@ H100_32B = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
         ([H100], "qwen2.5-coder-14b", "qwen2.5-coder-14b-h100-bf16-tp1-w8n8g8"),
         ([H100, H100], "Qwen/Qwen2.5-Coder-32B-Instruct", H100_32B),
         ([], "qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-torch-bf16-w4n3g4"),
-        ([["NVIDIA L4", "8.9", 23034, 12000]], "qwen2.5-coder-7b-instruct", "qwen2.5-coder-7b-instruct-l4-fp8-tp1-w8n8g8"),
+        (
+            [["NVIDIA L4", "8.9", 23034, 12000]],
+            "qwen2.5-coder-7b-instruct",
+            "qwen2.5-coder-7b-instruct-l4-fp8-tp1-w8n8g8",
+        ),
     ],
 )
-def test_the_profile_taken_by_itself(machine: Machine, gpus: list[list[object]], model: str | None, expected: str) -> None:
+def test_the_profile_taken_by_itself(
+    machine: Machine, gpus: list[list[object]], model: str | None, expected: str
+) -> None:
     machine.gpus(*gpus)
     assert select_profile(detect_hardware(), model).name == expected
 

@@ -159,7 +159,9 @@ def test_the_dry_run_is_a_script_that_makes_the_same_engine(
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     artifact = make(profile, h100, tiny_checkpoint)
-    by_hand, built = (json.loads((d / "config.json").read_text()) for d in (tmp_path / "by-hand" / ENGINE, artifact.engine))
+    by_hand, built = (
+        json.loads((d / "config.json").read_text()) for d in (tmp_path / "by-hand" / ENGINE, artifact.engine)
+    )
     assert by_hand == built
 
 

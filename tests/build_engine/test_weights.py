@@ -42,7 +42,9 @@ def download(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[s
 
 def quick(machine: Machine) -> subprocess.CompletedProcess[str]:
     """The same with short waits between attempts."""
-    code = "import sys; from build_engine import weights; weights.FIRST_WAIT = 0.01; from nimble_coder.cli import main; "
+    code = (
+        "import sys; from build_engine import weights; weights.FIRST_WAIT = 0.01; from nimble_coder.cli import main; "
+    )
     script = f"{code}sys.argv = ['nimble-coder', 'download-to-cache', '-p', '{PROFILE}']; main()"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=machine.home, check=False)
 
@@ -183,7 +185,9 @@ def test_two_processes_on_one_cache_download_once(hub: Hub, machine: Machine) ->
     assert len(hub.downloads(WEIGHTS)) == 1
 
 
-def test_a_full_disk_is_noticed_before_the_first_byte(hub: Hub, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_noticed_before_the_first_byte(
+    hub: Hub, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = (
         "import shutil, sys; full = shutil._ntuple_diskusage(100, 99, 1); shutil.disk_usage = lambda _: full; "
         f"from nimble_coder.cli import main; sys.argv = ['x', 'download-to-cache', '-p', '{PROFILE}']; main()"
@@ -209,7 +213,7 @@ def test_an_imported_hub_snapshot_keeps_its_commit(machine: Machine, tiny_checkp
 
 def test_a_directory_that_is_no_checkpoint_is_not_imported(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="lacks config.json"):
+    with pytest.raises(CheckpointError, match=r"lacks config\.json"):
         import_weights(tmp_path / "empty", REPO, Cache(machine.cache), lambda _: None)
     assert not machine.cache.exists()
 
@@ -225,7 +229,9 @@ def test_verified_files_are_not_hashed_again_until_they_change(
     assert WEIGHTS not in fetch_weights(REPO, "main", cache, lambda _: None).hashes
 
 
-def test_a_cache_without_room_refuses_an_import(machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_without_room_refuses_an_import(
+    machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage("/")._replace(free=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CacheError, match="make room"):

@@ -1,7 +1,6 @@
 """A machine with GPUs and a TensorRT-LLM that are not there, and a tiny checkpoint."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys

@@ -18,7 +18,13 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Response
 from nimble_coder.triton.bridge import Bridge
 
-NEEDED = ("gpt_model_type", "gpt_model_path", "tokenizer_dir", "xgrammar_tokenizer_info_path", "guided_decoding_backend")
+NEEDED = (
+    "gpt_model_type",
+    "gpt_model_path",
+    "tokenizer_dir",
+    "xgrammar_tokenizer_info_path",
+    "guided_decoding_backend",
+)
 LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 
 

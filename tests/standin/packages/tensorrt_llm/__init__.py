@@ -1,6 +1,6 @@
 """Stands in for the package `tensorrt_llm`: the calls that the build stage makes, with their recorded signatures.
 
-Sources: tensorrt_llm/models/qwen/model.py, tensorrt_llm/mapping.py, tensorrt_llm/quantization/quantize_by_modelopt.py of
+Sources: models/qwen/model.py, mapping.py, quantization/quantize_by_modelopt.py below tensorrt_llm/ of
 NVIDIA/TensorRT-LLM, the nearest readable versions to 0.19.0. Environment: STANDIN_GPUS, STANDIN_RECORD, STANDIN_CONVERT
 (a fault: `exit` or `hang`).
 """
@@ -25,7 +25,9 @@ def record(call: str, **arguments: object) -> None:
         time.sleep(float(os.environ["STANDIN_SECONDS"]))
 
 
-def write_checkpoint(model_dir: str, output_dir: str, dtype: str, tp_size: int, ranks: list[int], quant: str | None) -> None:
+def write_checkpoint(
+    model_dir: str, output_dir: str, dtype: str, tp_size: int, ranks: list[int], quant: str | None
+) -> None:
     """A checkpoint in TensorRT-LLM's layout."""
     config = json.loads((Path(model_dir) / "config.json").read_text())
     output = Path(output_dir)
