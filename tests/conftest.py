@@ -45,7 +45,7 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
 
     def make(name: str = "checkpoint", shards: int = 1, **changes: Any) -> Path:
         directory = tmp_path / name
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         config = {**TINY, **changes}
         (directory / "config.json").write_text(json.dumps(config))
         for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

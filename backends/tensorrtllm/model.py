@@ -30,6 +30,7 @@ class TritonPythonModel:
         )
         queue = config.get("dynamic_batching", {}).get("default_queue_policy", {}).get("max_queue_size", 0)
         options = TorchEngineOptions(
+            reuse_kv_cache=parameters["enable_kv_cache_reuse"].lower() == "true",
             max_queue_size=queue or TorchEngineOptions.max_queue_size,
             threads=int(os.environ.get("NIMBLE_ENGINE_THREADS", TorchEngineOptions.threads)),
         )

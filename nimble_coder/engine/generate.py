@@ -15,6 +15,7 @@ class Generation:
     """The tokens of each response, in order."""
     finish_reason: FinishReason | None = None
     metrics: PerfMetrics | None = None
+    log_probs: list[float] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -44,6 +45,7 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[Generation]:
                 continue  # cancelled by an earlier caller, ended only now
             generation.token_ids += response.token_ids
             generation.chunks.append(response.token_ids)
+            generation.log_probs += response.log_probs or []
             if response.is_final:
                 generation.finish_reason, generation.error = response.finish_reason, response.error
                 generation.metrics = response.metrics

@@ -1,23 +1,54 @@
-"""The KV cache: one contiguous slot a sequence, sized when the engine loads."""
+"""The KV cache: one contiguous slot a sequence, sized when the engine loads, kept for prompts that begin alike."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from build_engine.checkpoint import ModelShape
+
+TOKENS_PER_BLOCK = 32
+"""The unit of TensorRT-LLM's block metrics (its default `tokens_per_block`); slots themselves are not divided."""
+
+Tokens = NDArray[np.int64]
+NOTHING: Tokens = np.zeros(0, np.int64)
+
+
+@dataclass
+class Slot:
+    """Whose entries a slot holds, and since when."""
+
+    tokens: Tokens
+    """The tokens of its entries; for a sequence that runs, those of its prompt that are computed."""
+    in_use: bool = False
+    last_used: int = 0
 
 
 class KVCache:
     """Keys and values of all layers, `[layers, slots, kv_heads, capacity, head_dim]` in the model's dtype.
 
     Memory is claimed by the slots' first use (the operating system maps pages when they are touched), and never
-    beyond `bytes`.
+    beyond `bytes`. A slot keeps its entries after its sequence has ended: a keystroke repeats the last prompt almost
+    whole, and what it shares need not be computed again.
     """
 
-    def __init__(self, shape: ModelShape, slots: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        slots: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        reuse: bool = True,
+    ) -> None:
         size = (shape.num_hidden_layers, slots, shape.num_key_value_heads, capacity, shape.head_dim)
         self.keys = torch.empty(size, dtype=dtype, device=device)
         self.values = torch.empty(size, dtype=dtype, device=device)
         self.capacity = capacity
-        self._free = list(range(slots))
+        self._reuse = reuse
+        self._slots = [Slot(NOTHING) for _ in range(slots)]
+        self._clock = 0
 
     @property
     def bytes(self) -> int:
@@ -25,14 +56,37 @@ class KVCache:
 
     @property
     def free_slots(self) -> int:
-        return len(self._free)
+        return sum(not slot.in_use for slot in self._slots)
 
-    def acquire(self) -> int:
-        """A free slot; there must be one."""
-        return self._free.pop()
+    def acquire(self, prompt: list[int]) -> tuple[int, int]:
+        """A free slot (there must be one) and how many of the prompt's first tokens it already holds.
+
+        The prompt's last token is never among them: its logits are wanted. Entries that a running sequence, or a free
+        slot worth keeping, has in common with the prompt are copied; otherwise the slot used longest ago is taken.
+        """
+        wanted = np.array(prompt, np.int64)
+        shared = [common_prefix(slot.tokens, wanted[:-1]) if self._reuse else 0 for slot in self._slots]
+        free = [index for index, slot in enumerate(self._slots) if not slot.in_use]
+        best = max(range(len(shared)), key=lambda index: (shared[index], not self._slots[index].in_use))
+        oldest = min(free, key=lambda index: self._slots[index].last_used)
+        # A slot is taken over where the prompt continues it, and left alone where it only begins alike.
+        takes_over = not self._slots[best].in_use and 2 * shared[best] >= len(self._slots[best].tokens)
+        target = best if shared[best] and takes_over else oldest
+        if target != best and shared[best]:
+            for tensor in (self.keys, self.values):
+                tensor[:, target, :, : shared[best]] = tensor[:, best, :, : shared[best]]
+        self._slots[target] = Slot(wanted[: shared[best]], in_use=True)
+        return target, shared[best]
+
+    def hold(self, slot: int, tokens: list[int]) -> None:
+        """Says which tokens a slot's first entries are of, so that other prompts may share them."""
+        self._slots[slot].tokens = np.array(tokens, np.int64)
 
     def release(self, slot: int) -> None:
-        self._free.append(slot)
+        """Ends a sequence's use of its slot; the entries it holds stay until the slot is needed."""
+        self._clock += 1
+        self._slots[slot].in_use = False
+        self._slots[slot].last_used = self._clock
 
     def write(self, layer: int, slot: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Stores `[tokens, kv_heads, head_dim]` behind the first `start` entries of a slot."""
@@ -54,3 +108,10 @@ class KVCache:
             target = slice(start + 1, start + 1 + len(nodes))
             for tensor in (self.keys, self.values):
                 tensor[:, slot, :, target] = tensor[:, slot, :, source]
+
+
+def common_prefix(one: Tokens, other: Tokens) -> int:
+    """How many first tokens are the same."""
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length

@@ -32,8 +32,50 @@ class QueueFullError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.
+
+    A request that has one decodes plainly, one token a step. Raises `RequestError` for values out of range.
+    """
+
+    temperature: float = 1.0
+    """0 chooses greedily, after the penalties."""
+    top_k: int = 0
+    """Only the k most likely tokens; 0: all."""
+    top_p: float = 1.0
+    """Only the most likely tokens that together have this probability."""
+    min_p: float = 0.0
+    """Only tokens at least this times as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens that occurred, in the prompt or the output."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that occurred in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted from those logits once for each occurrence."""
+    min_tokens: int = 0
+    """The end id cannot be chosen before this many tokens."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that are never completed."""
+    log_probs: bool = False
+    """Responses tell the log probability of each token, before temperature, penalties and cuts."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "temperature": (self.temperature, self.temperature >= 0),
+            "runtime_top_k": (self.top_k, self.top_k >= 0),
+            "runtime_top_p": (self.top_p, 0 < self.top_p <= 1),
+            "min_p": (self.min_p, 0 <= self.min_p <= 1),
+            "repetition_penalty": (self.repetition_penalty, self.repetition_penalty > 0),
+            "min_length": (self.min_tokens, self.min_tokens >= 0),
+        }
+        for name, (value, good) in checks.items():
+            if not good:
+                raise RequestError(f"{name} is {value}, which is out of range")
+
+
+@dataclass(frozen=True)
 class Request:
-    """One prompt to continue, greedily."""
+    """One prompt to continue, greedily unless it says how to sample."""
 
     input_ids: list[int]
     max_tokens: int
@@ -45,8 +87,9 @@ class Request:
     """(w, n, g) for this request; the engine's own where None."""
     streaming: bool = True
     """Deltas as they come, or one response with everything."""
+    sampling: Sampling | None = None
     seed: int = 0
-    """Seeds the window's first tokens: changes the drafts, never the output."""
+    """Makes sampling reproducible. Under lookahead it seeds the window's first tokens: other drafts, same output."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +104,14 @@ class PerfMetrics:
     """Per step: tokens of the step - 1."""
     total_draft_tokens: int
     """Per step: min(draft tokens, N - 1), the longest path that could have been accepted."""
-    kv_cache_alloc_total_blocks: int = 0
-    kv_cache_alloc_new_blocks: int = 0
-    kv_cache_reused_blocks: int = 0
+    kv_cache_reused_blocks: int
+    """Whole blocks of the prompt whose entries were there already."""
+    kv_cache_alloc_total_blocks: int
+    """Blocks that prompt and output take."""
+
+    @property
+    def kv_cache_alloc_new_blocks(self) -> int:
+        return self.kv_cache_alloc_total_blocks - self.kv_cache_reused_blocks
 
     @property
     def acceptance_rate(self) -> float:
@@ -80,6 +128,10 @@ class Response:
     metrics: PerfMetrics | None = None
     """Present in the final response of a request that was scheduled."""
     error: str | None = None
+    log_probs: list[float] | None = None
+    """One per token, where asked for."""
+    cum_log_prob: float = 0.0
+    """The sum over all tokens of the request so far."""
 
     @property
     def is_final(self) -> bool:
@@ -95,6 +147,9 @@ class Statistics:
     max_requests: int
     kv_tokens_used: int
     kv_tokens_max: int
+    prompt_tokens: int
+    reused_prompt_tokens: int
+    """Prompt tokens whose KV entries were there already."""
     iterations: int
     generated_tokens: int
     accepted_draft_tokens: int

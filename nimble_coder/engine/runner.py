@@ -18,7 +18,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, work: list[Work]) -> list[list[int]]:
-        """One forward pass. For each piece of work, the greedy token behind every node of its tree, or behind the
+        """One forward pass. For each piece of work, the chosen token behind every node of its tree, or behind the
         prompt's last token, or nothing for a chunk that does not end its prompt."""
         tokens, positions, wanted, counts = list[int](), list[int](), list[int](), list[int]()
         segments = []
@@ -44,8 +44,18 @@ class ModelRunner:
             segments,
             None if len(wanted) == len(tokens) else torch.tensor(wanted, device=self._model.device, dtype=torch.int64),
         )
-        chosen = iter(self._model.forward(batch, self._cache).argmax(-1).tolist())
-        return [[next(chosen) for _ in range(count)] for count in counts]
+        logits = self._model.forward(batch, self._cache)
+        chosen = logits.argmax(-1).tolist()
+        outputs, start = [], 0
+        for piece, count in zip(work, counts, strict=True):
+            row = chosen[start : start + count]
+            if count and piece.sequence.sampler:
+                token, log_prob = piece.sequence.sampler.choose(logits[start])
+                piece.sequence.log_probs.append(log_prob)
+                row = [token]
+            outputs.append(row)
+            start += count
+        return outputs
 
     def _tree_mask(self, tree: TokenTree, cached: int) -> torch.Tensor | None:
         """Additive `[nodes, cached + nodes]`: every node sees the cache, its ancestors and itself."""

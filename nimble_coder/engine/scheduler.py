@@ -67,7 +67,7 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and self._cache.free_slots:
             sequence = self.waiting.popleft()
-            sequence.start(self._cache.acquire())
+            sequence.start(*self._cache.acquire(sequence.tokens))
             self.running.append(sequence)
 
     def advance(self, work: Work, outputs: list[int]) -> None:
@@ -77,12 +77,18 @@ class Scheduler:
             last = work.is_last
             sequence.cached += len(work.tokens)
             if last:
+                self._hold(sequence)
                 sequence.begin(outputs[0])
             return
         start = sequence.cached
         path = sequence.advance(work.tree, outputs)
-        if path and not sequence.is_finished and sequence.slot is not None:
+        if path and sequence.slot is not None:
             self._cache.keep(sequence.slot, start, path)
+
+    def _hold(self, sequence: Sequence) -> None:
+        """Lets other prompts share what the sequence's slot holds by now."""
+        if sequence.slot is not None and sequence.error is None:
+            self._cache.hold(sequence.slot, sequence.tokens[: sequence.cached])
 
     def cancel(self) -> None:
         """Finishes the sequences that were marked as cancelled."""
@@ -98,5 +104,6 @@ class Scheduler:
                 self.waiting.remove(sequence)
             else:
                 self.running.remove(sequence)
+                self._hold(sequence)
                 self._cache.release(sequence.slot)
         return finished

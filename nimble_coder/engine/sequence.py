@@ -4,8 +4,10 @@ import time
 from dataclasses import dataclass
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.engine.kv_cache import TOKENS_PER_BLOCK
 from nimble_coder.engine.lookahead import Lookahead, TokenTree, verify
 from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Request, Response
+from nimble_coder.engine.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,13 @@ class Sequence:
         self.cancelled = False
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
+        self.reused = 0
+        """Prompt tokens whose KV entries were there already."""
         self.lookahead = Lookahead(config, request.input_ids, request.seed)
+        self.sampler = (
+            Sampler(request.sampling, request.input_ids, request.end_id, request.seed) if request.sampling else None
+        )
+        self.log_probs: list[float] = []
         # As TensorRT-LLM does: a request for more than fits gets what fits.
         self._limit = min(len(self.tokens) + request.max_tokens, max_seq_len)
         self._sent = len(self.tokens)
@@ -57,9 +65,10 @@ class Sequence:
     def is_finished(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
-    def start(self, slot: int) -> None:
-        """Gives the sequence its place in the KV cache."""
+    def start(self, slot: int, reused: int) -> None:
+        """Gives the sequence its place in the KV cache, which holds its first `reused` tokens already."""
         self.slot = slot
+        self.cached = self.reused = reused
         self._first_scheduled = time.monotonic_ns()
 
     def draft(self) -> TokenTree:
@@ -73,10 +82,11 @@ class Sequence:
         self.last_step = StepCount(len(committed), min(len(tree) - 1, self.lookahead.longest_path))
         self._accepted_drafts += self.last_step.accepted_drafts
         self._drafts += self.last_step.drafts
-        path = path[: len(accepted) - 1]
+        if self.is_finished:
+            self.cached += 1  # the root's entry; those of the path are nobody's any more
+            return []
         self.cached += 1 + len(path)
-        if not self.is_finished:
-            self.lookahead.update(tree, outputs, committed)
+        self.lookahead.update(tree, outputs, committed)
         return path
 
     def begin(self, token: int) -> None:
@@ -113,7 +123,12 @@ class Sequence:
             return None
         delta, self._sent = self.tokens[self._sent :], len(self.tokens)
         metrics = self._metrics() if self.is_finished and self._first_scheduled else None
-        return Response(self.request_id, delta, self.finish_reason, metrics, self.error)
+        if not (self.request.sampling and self.request.sampling.log_probs):
+            return Response(self.request_id, delta, self.finish_reason, metrics, self.error)
+        # An end id has a log probability too, but is not part of the output.
+        until = len(self.tokens) - self.prompt_length
+        log_probs, total = self.log_probs[until - len(delta) : until], sum(self.log_probs[:until])
+        return Response(self.request_id, delta, self.finish_reason, metrics, self.error, log_probs, total)
 
     def _metrics(self) -> PerfMetrics:
         return PerfMetrics(
@@ -123,6 +138,6 @@ class Sequence:
             last_token_time_ns=self._last_token,
             total_accepted_draft_tokens=self._accepted_drafts,
             total_draft_tokens=self._drafts,
-            kv_cache_alloc_total_blocks=1,
-            kv_cache_alloc_new_blocks=1,
+            kv_cache_reused_blocks=self.reused // TOKENS_PER_BLOCK,
+            kv_cache_alloc_total_blocks=-(-len(self.tokens) // TOKENS_PER_BLOCK),
         )

@@ -12,7 +12,7 @@ import torch
 
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig, EngineConfigError
 from build_engine.engines.torch import WEIGHTS
-from build_engine.lookahead import LookaheadConfig, LookaheadError
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
 from nimble_coder.engine.qwen2 import Qwen2
@@ -31,6 +31,8 @@ class TorchEngineOptions:
     threads: int = 1
     """PyTorch's intra-op threads. They spin while they wait: more than there are idle cores is slower by far."""
     device: str = "cpu"
+    reuse_kv_cache: bool = True
+    """Keep the entries of ended sequences for prompts that begin alike."""
 
 
 class TorchEngine:
@@ -56,7 +58,7 @@ class TorchEngine:
         # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
         capacity = config.max_seq_len + lookahead.tokens_per_step
         model = Qwen2.load(engine_dir / WEIGHTS, config.shape, capacity, device)
-        cache = KVCache(config.shape, config.max_batch_size, capacity, model.dtype, device)
+        cache = KVCache(config.shape, config.max_batch_size, capacity, model.dtype, device, options.reuse_kv_cache)
         self._scheduler = Scheduler(cache, config.max_num_tokens)
         self._runner = ModelRunner(model, cache)
         self._counters = Counters()
@@ -108,6 +110,8 @@ class TorchEngine:
             max_requests=self._config.max_batch_size,
             kv_tokens_used=sum(sequence.cached for sequence in running),
             kv_tokens_max=self._config.max_batch_size * self._config.max_seq_len,
+            prompt_tokens=counters.prompt_tokens,
+            reused_prompt_tokens=counters.reused_prompt_tokens,
             iterations=counters.iterations,
             generated_tokens=counters.generated_tokens,
             accepted_draft_tokens=counters.accepted_draft_tokens,
@@ -139,6 +143,8 @@ class TorchEngine:
             raise RequestError(f"request_output_len is {request.max_tokens}: ask for at least 1 token")
         if outside := [i for i in request.input_ids if not 0 <= i < vocab]:
             raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
+        if request.sampling:
+            return PLAIN
         if request.lookahead is None:
             return self._lookahead
         try:
@@ -201,6 +207,8 @@ class Counters:
 
     def __init__(self) -> None:
         self.iterations = 0
+        self.prompt_tokens = 0
+        self.reused_prompt_tokens = 0
         self.generated_tokens = 0
         self.accepted_draft_tokens = 0
         self.draft_tokens = 0
@@ -211,7 +219,11 @@ class Counters:
         """Adds one step."""
         self.iterations += 1
         decoded = [piece for piece in work if isinstance(piece, Decode)]
-        self.generated_tokens += sum(isinstance(piece, Prefill) and not piece.sequence.is_prefill for piece in work)
+        for piece in work:
+            if isinstance(piece, Prefill) and not piece.sequence.is_prefill:
+                self.generated_tokens += 1
+                self.prompt_tokens += piece.sequence.prompt_length
+                self.reused_prompt_tokens += piece.sequence.reused
         for piece in decoded:
             step = piece.sequence.last_step
             self.generated_tokens += step.tokens

@@ -32,6 +32,11 @@ GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
         "kind",
         {"used": lambda s: s.kv_tokens_used, "max": lambda s: s.kv_tokens_max},
     ),
+    "nimble_prompt_tokens": (
+        "Prompt tokens since the start of the engine, and those of them whose KV entries were there already",
+        "kind",
+        {"total": lambda s: s.prompt_tokens, "reused": lambda s: s.reused_prompt_tokens},
+    ),
     "nimble_lookahead_totals": (
         "Totals since the start of the engine; tokens per step = 1 + accepted / request_steps",
         "kind",

@@ -5,13 +5,13 @@ triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch di
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import PerfMetrics, Request, RequestError, Response
+from nimble_coder.engine.protocol import PerfMetrics, Request, RequestError, Response, Sampling
 
 Array = NDArray[np.generic]
 
@@ -31,15 +31,17 @@ UNSUPPORTED = (
     "context_phase_params",
     "guided_decoding_guide",
 )
-UNSUPPORTED_FLAGS = ("return_log_probs", "return_context_logits", "return_generation_logits")
+UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
+MAX_SEQUENCES = 64
 LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One Triton request: a request to the engine per row of its batch, and how to answer."""
+    """One Triton request: requests to the engine, `sequences` for each row of its batch, and how to answer."""
 
     requests: list[Request]
+    sequences: int
     exclude_input: bool
     return_perf_metrics: bool
 
@@ -60,19 +62,23 @@ def read_call(inputs: Mapping[str, Array], exclude_input_default: bool) -> Call:
     for name in UNSUPPORTED_FLAGS:
         if _flag(inputs, name, False):
             raise RequestError(f"{name} is not supported by this engine; leave it out or send false")
-    if _number(inputs, "beam_width", 0, 1) != 1 or _number(inputs, "num_return_sequences", 0, 1) != 1:
-        raise RequestError("beam_width and num_return_sequences must be 1: lookahead decoding is greedy")
+    if _number(inputs, "beam_width", 0, 1) != 1:
+        raise RequestError("beam_width must be 1: this engine has no beam search")
+    sequences = _number(inputs, "num_return_sequences", 0, 1)
+    if not 1 <= sequences <= MAX_SEQUENCES:
+        raise RequestError(f"num_return_sequences is {sequences}: ask for 1 to {MAX_SEQUENCES}")
     batch, streaming = len(inputs["input_ids"]), _flag(inputs, "streaming", False)
     if streaming and batch > 1:
         raise RequestError("a streaming request carries one prompt: send the prompts as separate requests")
     return Call(
-        [_read_row(inputs, row, streaming) for row in range(batch)],
+        [_read_row(inputs, row, i, streaming) for row in range(batch) for i in range(sequences)],
+        sequences,
         exclude_input=_flag(inputs, "exclude_input_in_output", exclude_input_default),
         return_perf_metrics=_flag(inputs, "return_perf_metrics", False),
     )
 
 
-def _read_row(inputs: Mapping[str, Array], row: int, streaming: bool) -> Request:
+def _read_row(inputs: Mapping[str, Array], row: int, sequence: int, streaming: bool) -> Request:
     ids, length = inputs["input_ids"][row], _number(inputs, "input_lengths", row, 0)
     if not 0 <= length <= len(ids):
         raise RequestError(f"input_lengths is {length}, but input_ids has {len(ids)} tokens")
@@ -81,22 +87,45 @@ def _read_row(inputs: Mapping[str, Array], row: int, streaming: bool) -> Request
         input_ids=[int(i) for i in ids[:length]],
         max_tokens=_number(inputs, "request_output_len", row, 0),
         end_id=None if end_id < 0 else end_id,
-        stop_words=_read_words(inputs, row),
+        stop_words=_read_words(inputs, "stop_words_list", row),
         lookahead=_read_lookahead(inputs, row),
         streaming=streaming,
-        seed=_number(inputs, "random_seed", row, 0),
+        sampling=_read_sampling(inputs, row),
+        seed=_number(inputs, "random_seed", row, 0) + sequence,
     )
 
 
-def _read_words(inputs: Mapping[str, Array], row: int) -> list[list[int]]:
+def _read_sampling(inputs: Mapping[str, Array], row: int) -> Sampling | None:
+    """How to sample, or None for greedy decoding.
+
+    As in TensorRT-LLM, top-k 1 is greedy and nothing given is greedy; here a temperature above 0 alone samples too.
+    """
+    top_k, top_p = _number(inputs, "runtime_top_k", row, 0), _decimal(inputs, "runtime_top_p", row, 0.0)
+    temperature = _decimal(inputs, "temperature", row, 1.0 if top_k > 1 or 0 < top_p < 1 else 0.0)
+    sampling = Sampling(
+        temperature=0.0 if top_k == 1 else temperature,
+        top_k=top_k,
+        top_p=top_p if top_p else 1.0,  # 0 means unset in TensorRT-LLM
+        repetition_penalty=_decimal(inputs, "repetition_penalty", row, 1.0),
+        presence_penalty=_decimal(inputs, "presence_penalty", row, 0.0),
+        frequency_penalty=_decimal(inputs, "frequency_penalty", row, 0.0),
+        min_tokens=_number(inputs, "min_length", row, 0),
+        bad_words=tuple(tuple(word) for word in _read_words(inputs, "bad_words_list", row)),
+        log_probs=_flag(inputs, "return_log_probs", False),
+    )
+    # What the greedy choice cannot depend on does not cost a request its lookahead.
+    return None if replace(sampling, top_k=0, top_p=1.0) == Sampling(temperature=0.0) else sampling
+
+
+def _read_words(inputs: Mapping[str, Array], name: str, row: int) -> list[list[int]]:
     """TensorRT-LLM's word list, `[B, 2, n]`: ids end to end, and below them where each word ends; -1 pads."""
-    if "stop_words_list" not in inputs or not inputs["stop_words_list"].size:
+    if name not in inputs or not inputs[name].size:
         return []
-    ids, ends = inputs["stop_words_list"][row]
+    ids, ends = inputs[name][row]
     words, start = [], 0
     for end in (int(e) for e in ends if e >= 0):
         if not start < end <= len(ids):
-            raise RequestError(f"stop_words_list has a word from {start} to {end} of {len(ids)} ids")
+            raise RequestError(f"{name} has a word from {start} to {end} of {len(ids)} ids")
         words.append([int(i) for i in ids[start:end]])
         start = end
     return words
@@ -120,22 +149,29 @@ def _number(inputs: Mapping[str, Array], name: str, row: int, default: int) -> i
     return int(inputs[name].reshape(-1)[row]) if name in inputs else default
 
 
+def _decimal(inputs: Mapping[str, Array], name: str, row: int, default: float) -> float:
+    return float(inputs[name].reshape(-1)[row]) if name in inputs else default
+
+
 def _flag(inputs: Mapping[str, Array], name: str, default: bool) -> bool:
     return bool(inputs[name].reshape(-1)[0]) if name in inputs and inputs[name].size else default
 
 
-def write_response(call: Call, row: int, response: Response) -> dict[str, Array]:
-    """The output tensors of one engine response."""
+def write_response(call: Call, index: int, response: Response) -> dict[str, Array]:
+    """The output tensors of one engine response to the call's request of that index."""
     ids = response.token_ids
-    request = call.requests[row]
+    request = call.requests[index]
     if not request.streaming and not call.exclude_input:
         ids = [*request.input_ids, *ids]
     outputs: dict[str, Array] = {
         "output_ids": np.array([[ids]], np.int32),
         "sequence_length": np.array([[len(ids)]], np.int32),
-        "batch_index": np.array([[row]], np.int32),
-        "sequence_index": np.array([[0]], np.int32),
+        "batch_index": np.array([[index // call.sequences]], np.int32),
+        "sequence_index": np.array([[index % call.sequences]], np.int32),
     }
+    if response.log_probs is not None:
+        outputs["output_log_probs"] = np.array([[response.log_probs]], np.float32)
+        outputs["cum_log_probs"] = np.array([[response.cum_log_prob]], np.float32)
     if call.return_perf_metrics and response.metrics:
         outputs |= _write_metrics(response.metrics)
     return outputs

@@ -276,7 +276,9 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong length": ({"input_lengths": np.array([[99]], np.int32)}, "input_lengths is 99"),
     "not a token": ({"input_ids": np.full((1, 20), 99999, np.int32)}, "99999, which is not a token"),
     "beams": ({"beam_width": np.array([[2]], np.int32)}, "beam_width"),
-    "log probs": ({"return_log_probs": np.array([[True]])}, "return_log_probs is not supported"),
+    "context logits": ({"return_context_logits": np.array([[True]])}, "return_context_logits is not supported"),
+    "temperature": ({"temperature": np.array([[-1]], np.float32)}, "temperature is -1.0, which is out of range"),
+    "many sequences": ({"num_return_sequences": np.array([[65]], np.int32)}, "ask for 1 to 64"),
     "stop without an id": ({"stop": np.array([[True]])}, "request ID is not provided"),
 }
 
@@ -296,6 +298,33 @@ def test_bad_requests_get_clear_errors_while_sixteen_others_finish_unharmed(
                 infer(triton, inputs)
                 pytest.fail(f"{name} was accepted")
         assert [other.result(timeout=60) for other in others] == expected * 2
+
+
+def test_sampling_through_triton_is_reproducible_and_tells_log_probs(
+    triton: TritonServer, tokenizer: TextTokenizer
+) -> None:
+    more = {
+        "temperature": np.array([[0.9]], np.float32),
+        "random_seed": np.array([[7]], np.uint64),
+        "return_log_probs": np.array([[True]]),
+        "num_return_sequences": np.array([[3]], np.int32),
+    }
+    runs = []
+    for _ in range(2):
+        results = infer(triton, arrays(tokenizer.encode(PROMPTS[0]), 20, **more))
+        found = {
+            r.as_numpy("sequence_index").item(): r.as_numpy("output_ids").reshape(-1).tolist()
+            for r in results
+            if r.as_numpy("output_ids") is not None
+        }
+        for r in results:
+            if (log_probs := r.as_numpy("output_log_probs")) is not None:
+                assert log_probs.shape == (1, 1, r.as_numpy("sequence_length").item())
+                assert r.as_numpy("cum_log_probs").item() == pytest.approx(log_probs.sum(), rel=1e-4)
+        runs.append(found)
+    assert runs[0] == runs[1]
+    assert sorted(runs[0]) == [0, 1, 2]
+    assert len({tuple(ids) for ids in runs[0].values()}) == 3
 
 
 def test_streaming_two_prompts_in_one_request_is_refused(triton: TritonServer) -> None:

@@ -1,0 +1,63 @@
+"""Chooses one token from logits as a request's sampling parameters say."""
+
+from collections import Counter
+
+import torch
+
+from nimble_coder.engine.protocol import Sampling
+
+
+class Sampler:
+    """The state of one request: its random generator and which tokens occurred."""
+
+    def __init__(self, sampling: Sampling, prompt: list[int], end_id: int | None, seed: int) -> None:
+        self._sampling = sampling
+        self._end_id = end_id
+        self._generator = torch.Generator().manual_seed(seed % 2**63)
+        self._seen = set(prompt)
+        self._output: list[int] = []
+        self._counts: Counter[int] = Counter()
+
+    def choose(self, logits: torch.Tensor) -> tuple[int, float]:
+        """The next token and its log probability, from logits `[vocab_size]`."""
+        raw = logits.float().cpu()
+        adjusted = self._forbid(self._penalise(raw.clone()))
+        token = int(self._draw(adjusted))
+        self._seen.add(token)
+        self._output.append(token)
+        self._counts[token] += 1
+        return token, float(torch.log_softmax(raw, -1)[token]) if self._sampling.log_probs else 0.0
+
+    def _penalise(self, logits: torch.Tensor) -> torch.Tensor:
+        sampling = self._sampling
+        if sampling.repetition_penalty != 1.0:
+            seen = torch.tensor(sorted(self._seen))
+            values = logits[seen]
+            penalty = sampling.repetition_penalty
+            logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+        if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
+            tokens = torch.tensor(list(self._counts))
+            times = torch.tensor([float(n) for n in self._counts.values()])
+            logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
+        return logits
+
+    def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._end_id is not None and len(self._output) < self._sampling.min_tokens:
+            logits[self._end_id] = -torch.inf
+        for *beginning, last in self._sampling.bad_words:
+            if not beginning or self._output[-len(beginning) :] == beginning:
+                logits[last] = -torch.inf
+        return logits
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        sampling = self._sampling
+        if sampling.temperature == 0 or sampling.top_k == 1:
+            return int(logits.argmax())
+        ordered, tokens = (logits / sampling.temperature).sort(descending=True, stable=True)
+        if sampling.top_k:
+            ordered = ordered[: sampling.top_k]
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        kept = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+        drawn = torch.multinomial(probabilities * kept, 1, generator=self._generator)
+        return int(tokens[drawn])
