@@ -34,6 +34,7 @@ def serve(
 
     try:
         opened = Artifact.open(artifact.absolute())
+        opened.check_machine()
         addresses = Addresses(http_port, grpc_port, metrics_port)
         with stop_signals(), TritonServer(opened.repository, addresses, threads=threads) as server:
             seconds = server.wait_ready()

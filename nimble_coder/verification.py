@@ -1,6 +1,7 @@
 """Runs a new engine behind Triton, as it will be served, and lets the build stage judge what it generates."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from nimble_coder.triton.server import Addresses, TritonError, TritonServer
 
 LOADING = 900.0
 """Seconds that a large engine may take to load."""
+GENERATING = 3600.0
+"""Seconds for everything it is asked; an engine that hangs would otherwise keep the build for ever."""
 
 
 class ServedEngine:
@@ -48,8 +51,14 @@ def verify_served(profile: Profile, repository: Path) -> Verification:
         try:
             with server:
                 server.wait_ready(LOADING)
-                with CompletionClient(server.addresses.grpc) as client:
-                    return verify(ServedEngine(client), profile)
+                # Its end breaks the streams that the client waits for.
+                watchdog = threading.Timer(GENERATING, server.stop)
+                watchdog.start()
+                try:
+                    with CompletionClient(server.addresses.grpc) as client:
+                        return verify(ServedEngine(client), profile)
+                finally:
+                    watchdog.cancel()
         except TritonError as error:
             raise VerificationError(f"Triton cannot serve the engine: {error}") from None
         except CompletionError as error:

@@ -32,7 +32,12 @@ def test_artefacts_and_checkpoints_are_listed_with_size_and_verification(
 ) -> None:
     import_weights(tiny_checkpoint, "Qwen/Qwen2.5-Coder-0.5B", cache, lambda _: None)
     artifact, checkpoint = inventory(cache)
-    assert (artifact.kind, artifact.profile, artifact.verification, artifact.state) == ("artifact", "demo", "skipped", "ok")
+    assert (artifact.kind, artifact.profile, artifact.verification, artifact.state) == (
+        "artifact",
+        "demo",
+        "skipped",
+        "ok",
+    )
     assert artifact.bytes > (tiny_checkpoint / "model.safetensors").stat().st_size
     assert (checkpoint.kind, checkpoint.profile) == ("checkpoint", "Qwen/Qwen2.5-Coder-0.5B")
 

@@ -56,7 +56,7 @@ def load(parameters):
 class Engine:
     """Token t is followed by (5 t + 1) mod 200; a step with lookahead gives three of them.
 
-    STANDIN_ENGINE: `slow` makes lookahead steps slow, `wrong` makes them give another token, `crash` makes them fail.
+    STANDIN_ENGINE: `slow` makes lookahead steps slow, `wrong` makes them give other tokens, `crash` makes them fail.
     """
 
     def __init__(self, lookahead):
@@ -77,7 +77,7 @@ class Engine:
             for _ in range(min(3 if drafting and done else 1, request.max_tokens - done)):
                 token = (5 * token + 1) % 200
                 step.append(token)
-            if drafting and self._fault == "wrong" and done < 100 <= done + len(step):
+            if drafting and self._fault == "wrong" and done > 100:
                 token = step[-1] = 199 - step[-1]
             accepted += len(step) - 1
             done += len(step)
@@ -86,7 +86,7 @@ class Engine:
                 return
             last = done == request.max_tokens
             now = time.monotonic_ns()
-            metrics = PerfMetrics(now, now, now, now, accepted, 3 * accepted) if last else None
+            metrics = PerfMetrics(now, now, now, now, accepted, 3 * accepted, 0, 0) if last else None
             self._answers.put(Response(engine_id, step, FinishReason.LENGTH if last else None, metrics))
 
     def responses(self, timeout):
