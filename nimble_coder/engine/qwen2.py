@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from build_engine.checkpoint import ModelShape
 from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -40,31 +41,28 @@ class Batch:
     """int64 rows whose logits are wanted; None: all."""
 
 
-@dataclass(frozen=True)
 class Layer:
-    """One decoder layer's weights; matrices are `[out, in]`."""
+    """One decoder layer's weights."""
 
-    attention_norm: torch.Tensor
-    qkv_weight: torch.Tensor
-    qkv_bias: torch.Tensor
-    output: torch.Tensor
-    mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    def __init__(self, weights: dict[str, torch.Tensor], prefix: str) -> None:
+        self.attention_norm = weights[prefix + "attention_norm"]
+        self.qkv = Linear(weights.pop(prefix + "qkv_weight"), weights.pop(prefix + "qkv_bias"))
+        self.output = Linear(weights.pop(prefix + "output"))
+        self.mlp_norm = weights[prefix + "mlp_norm"]
+        self.gate_up = Linear(weights.pop(prefix + "gate_up"))
+        self.down = Linear(weights.pop(prefix + "down"))
 
 
 class Qwen2:
-    """Qwen2ForCausalLM from the portable engine's fused weights (`build_engine.engines.torch`)."""
+    """Qwen2ForCausalLM from the portable engine's fused weights (`build_engine.engines.torch`), which it takes over."""
 
     def __init__(self, shape: ModelShape, weights: dict[str, torch.Tensor], positions: int) -> None:
         self.shape = shape
         self.embedding = weights["embedding"]
-        self.head = weights.get("head", self.embedding)
+        self.head = Linear(weights.pop("head", self.embedding))
         self.norm = weights["norm"]
-        names = Layer.__dataclass_fields__
-        self.layers = [
-            Layer(**{name: weights[f"layers.{i}.{name}"] for name in names}) for i in range(shape.num_hidden_layers)
-        ]
+        # Each matrix leaves `weights` as its packed copy comes: loading needs room for one of them twice, not for all.
+        self.layers = [Layer(weights, f"layers.{index}.") for index in range(shape.num_hidden_layers)]
         self._cos, self._sin = rotary_tables(shape, positions, self.dtype, self.device)
 
     @classmethod
@@ -87,15 +85,15 @@ class Qwen2:
         cos, sin = self._cos[batch.positions], self._sin[batch.positions]
         for index, layer in enumerate(self.layers):
             normed = functional.rms_norm(hidden, size, layer.attention_norm, eps)
-            qkv = functional.linear(normed, layer.qkv_weight, layer.qkv_bias)
+            qkv = layer.qkv(normed)
             attended = self._attention(index, qkv, cos, sin, batch.segments, cache)
-            hidden = hidden + functional.linear(attended, layer.output)
+            hidden = hidden + layer.output(attended)
             normed = functional.rms_norm(hidden, size, layer.mlp_norm, eps)
-            gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
+            gate, up = layer.gate_up(normed).chunk(2, dim=-1)
+            hidden = hidden + layer.down(functional.silu(gate) * up)
         if batch.wanted is not None:
             hidden = hidden[batch.wanted]
-        return functional.linear(functional.rms_norm(hidden, size, self.norm, eps), self.head)
+        return self.head(functional.rms_norm(hidden, size, self.norm, eps))
 
     def _attention(
         self,

@@ -1,0 +1,148 @@
+"""What one decoding step costs by the number of its tokens, against the time to read the weights once.
+
+    scripts/bench step [--shape 0.5b|1.5b|7b] [--device cpu|cuda] [--threads 1]
+
+Random weights in bf16 of a Qwen2.5-Coder shape, made in memory. A step that reads every weight once cannot be faster
+than the memory; the bandwidth is measured in the same run, by summing a block of the same size.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from build_engine.checkpoint import ModelShape
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.qwen2 import Batch, Qwen2, Segment
+
+CACHED = 512
+"""Tokens already in the KV cache, as in the middle of a completion."""
+CONFIGS = [LookaheadConfig(4, 3, 4), LookaheadConfig(5, 5, 5), LookaheadConfig(8, 8, 8), LookaheadConfig(15, 15, 15)]
+
+
+def shape_of(hidden: int, inter: int, layers: int, heads: int, kv: int, tied: bool) -> ModelShape:
+    """A Qwen2.5-Coder shape, from the model's config.json (Qwen/Qwen2.5-Coder-*)."""
+    return ModelShape(151936, hidden, inter, layers, heads, kv, hidden // heads, 1e-6, 1e6, 32768, tied)
+
+
+SHAPES = {
+    "0.5b": shape_of(896, 4864, 24, 14, 2, True),
+    "1.5b": shape_of(1536, 8960, 28, 12, 2, True),
+    "7b": shape_of(3584, 18944, 28, 28, 4, False),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with random weights, and how to time it."""
+
+    model: Qwen2
+    cache: KVCache
+    weight_bytes: int
+    """Of the matrices that a step reads whole."""
+    rounds: int
+
+    @classmethod
+    def make(cls, shape: ModelShape, device: torch.device, rounds: int) -> "Bench":
+        positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
+        weights = random_weights(shape, device)
+        read = [t for name, t in weights.items() if t.ndim == 2 and (name != "embedding" or shape.tie_word_embeddings)]
+        total = sum(tensor.numel() * tensor.element_size() for tensor in read)
+        cache = KVCache(shape, 1, positions, torch.bfloat16, device)
+        cache.keys.normal_()
+        cache.values.normal_()
+        return cls(Qwen2(shape, weights, positions), cache, total, rounds)
+
+    def median(self, work: Callable[[], object]) -> float:
+        """Median seconds of `work`, the device's queue drained before and after."""
+        times = []
+        for turn in range(self.rounds + 2):
+            self.wait()
+            started = time.perf_counter()
+            work()
+            self.wait()
+            if turn >= 2:
+                times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    def wait(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def reading(self) -> tuple[float, float]:
+        """Seconds to read every weight of a step once, and the bandwidth in bytes per second."""
+        block = torch.empty(self.weight_bytes // 4, dtype=torch.float32, device=self.model.device).fill_(1.0)
+        seconds = self.median(block.sum)
+        return seconds, self.weight_bytes / seconds
+
+    def step(self, count: int) -> float:
+        """Seconds of one step of `count` tokens, the greedy choice included."""
+        device = self.model.device
+        mask = None if count == 1 else torch.zeros(count, CACHED + count, dtype=torch.bfloat16, device=device)
+        batch = Batch(
+            torch.randint(0, 1000, (count,), device=device),
+            torch.arange(CACHED, CACHED + count, device=device),
+            [Segment(0, CACHED, slice(0, count), mask)],
+            None,
+        )
+        return self.median(lambda: self.model.forward(batch, self.cache).argmax(-1).tolist())
+
+
+def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.Tensor]:
+    """The portable engine's tensors (`build_engine.engines.torch.fused_weights`), small random numbers."""
+    hidden, inter = shape.hidden_size, shape.intermediate_size
+    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    layer = {
+        "attention_norm": (hidden,),
+        "qkv_weight": (q + 2 * kv, hidden),
+        "qkv_bias": (q + 2 * kv,),
+        "output": (hidden, q),
+        "mlp_norm": (hidden,),
+        "gate_up": (2 * inter, hidden),
+        "down": (hidden, inter),
+    }
+    sizes = {"embedding": (shape.vocab_size, hidden), "norm": (hidden,)}
+    if not shape.tie_word_embeddings:
+        sizes["head"] = (shape.vocab_size, hidden)
+    for index in range(shape.num_hidden_layers):
+        sizes |= {f"layers.{index}.{name}": size for name, size in layer.items()}
+    return {
+        name: torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02) for name, size in sizes.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="0.5b")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads, on the CPU")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with torch.inference_mode():
+        bench = Bench.make(SHAPES[args.shape], torch.device(args.device), args.rounds)
+        reading, bandwidth = bench.reading()
+        plain = bench.step(1)
+        name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"
+        table = Table(
+            title=f"{args.shape} bf16 on {name}: weights read at {bandwidth / 1e9:.0f} GB/s in {reading * 1e3:.1f} ms"
+        )
+        for heading in ("tokens", "", "step ms", "over reading", "over plain"):
+            table.add_column(heading, justify="right")
+        labels = {config.tokens_per_step: str(config) for config in CONFIGS}
+        for count in sorted({1, 8, 16, 32, 64, *labels}):
+            step = plain if count == 1 else bench.step(count)
+            label = labels.get(count, "plain" if count == 1 else "")
+            ratios = (f"{step / reading:.2f}x", f"{step / plain:.2f}x")
+            table.add_row(str(count), label, f"{step * 1e3:.1f}", *ratios)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
