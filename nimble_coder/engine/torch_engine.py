@@ -42,9 +42,7 @@ class TorchEngine:
         """Loads an engine; raises `EngineConfigError` where the directory or (W, N, G) does not fit."""
         config = EngineConfig.read(engine_dir)
         if config.version != TORCH_ENGINE:
-            raise EngineConfigError(
-                f"{engine_dir} is version {config.version}, this runs {TORCH_ENGINE}: build again"
-            )
+            raise EngineConfigError(f"{engine_dir} is version {config.version}, this runs {TORCH_ENGINE}: build again")
         if lookahead.max_draft_tokens != config.max_draft_len:
             raise EngineConfigError(
                 f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "
