@@ -2,25 +2,32 @@
 
 import hashlib
 import json
+import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
-from build_engine.engines.torch import ENGINE_VERSION, build_torch_engine
+from build_engine.engine_config import TORCH_ENGINE, EngineConfig
+from build_engine.engines import tensorrt
+from build_engine.hardware import Hardware, detect_hardware
 from build_engine.manifest import Manifest, ManifestError, record_files
-from build_engine.profiles import EMBEDDED, Profile, ProfileError
+from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import TEMPLATES, Places, render_repository, template_files
+from build_engine.selection import matching_gpus
+from build_engine.verify import SKIPPED, Verifier
+from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
+from build_engine.weights import Weights, own_weights
 
 Progress = Callable[[str], None]
 
-ENGINE, TOKENIZER, REPOSITORY = "engine", "tokenizer", "model_repository"
-"""The three parts of an artefact's directory, beside its manifest."""
+ENGINE, PLAIN_ENGINE, TOKENIZER, REPOSITORY = "engine", "plain_engine", "tokenizer", "model_repository"
+"""The parts of an artefact's directory, beside its manifest; the plain engine is there where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,15 @@ class Artifact:
         manifest.check_sizes(directory)
         return cls(directory, manifest)
 
+    def check_machine(self) -> None:
+        """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM."""
+        machine = check_machine(self.manifest.build_profile(), BuildOptions(allow_unproven=True))
+        if machine.engine_version != self.manifest.engine_version:
+            raise IncompatibleError(
+                f"the engine at {self.directory} was built by {self.manifest.engine_version}, this machine has "
+                f"{machine.engine_version}: serve it where it was built, or build it again"
+            )
+
     @property
     def repository(self) -> Path:
         return self.directory / REPOSITORY
@@ -52,34 +68,94 @@ class Artifact:
         return self.directory / TOKENIZER
 
 
-def build(profile: Profile, model: Path | None, cache: Cache, progress: Progress) -> Artifact:
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build, which changes nothing in the lookahead engine itself."""
+
+    companion: bool = False
+    """Build a second engine without lookahead beside it."""
+    workers: int = 1
+    calibration: str | None = None
+    """Data set for fp8; code of the standard library where None."""
+    allow_unproven: bool = False
+    revision: str = "main"
+    """Branch, tag or commit of the model's repository on the hub."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What builds: checked to be able to."""
+
+    hardware: Hardware
+    engine_version: str
+
+    def record(self) -> dict[str, str]:
+        """For the manifest."""
+        gpus = "; ".join(f"{gpu.product} ({gpu.memory_mib} MiB)" for gpu in self.hardware.gpus)
+        found = {"gpus": gpus, "driver": self.hardware.driver, "python": platform.python_version()}
+        return {name: value for name, value in found.items() if value}
+
+
+def check_machine(profile: Profile, options: BuildOptions) -> Machine:
+    """The machine, able to build and serve `profile`; raises `IncompatibleError` before anything is downloaded."""
+    hardware = detect_hardware()
+    if profile.engine == "torch":
+        return Machine(hardware, TORCH_ENGINE)
+    found = check_version(installed_tensorrt_llm(), options.allow_unproven)
+    matching_gpus(profile, hardware)
+    return Machine(hardware, found)
+
+
+def build(
+    profile: Profile,
+    model: Path | None,
+    cache: Cache,
+    progress: Progress,
+    *,
+    options: BuildOptions | None = None,
+    verifier: Verifier | None = None,
+) -> Artifact:
     """Builds `profile`, or finds it built, and returns the artefact.
 
-    `model` is a local checkpoint directory; without one the profile's own model is taken. Raises `CheckpointError`,
-    `ProfileError`, `CacheError` or `ManifestError`, each with what to do about it.
+    `model` is a local checkpoint directory; without one the profile's own model is taken, from the hub if need be.
+    Without a `verifier` the engine is not run, and the manifest says so. Raises `IncompatibleError`, `WeightsError`,
+    `CheckpointError`, `ProfileError`, `EngineBuildError`, `VerificationError`, `CacheError` or `ManifestError`, each
+    with what to do about it; nothing is published then.
     """
-    started = time.monotonic()
-    checkpoint = Checkpoint.open(model or own_model(profile))
+    started, options = time.monotonic(), options or BuildOptions()
+    machine = check_machine(profile, options)
+    weights = own_weights(profile, options.revision, cache, progress) if model is None else Weights(model)
+    checkpoint = Checkpoint.open(weights.directory)
+    if profile.engine == "tensorrt":
+        tensorrt.check_profile(profile, checkpoint)
     progress(f"hashing {len(checkpoint.files)} files of {checkpoint.directory}")
-    source = {path.name: sha256(path) for path in checkpoint.files}
-    key = content_address(profile, source)
+    source = {path.name: weights.hashes.get(path.name) or sha256(path) for path in checkpoint.files}
+    key = content_address(profile, source, machine.engine_version, options.companion)
     place = cache.place(profile.name, key)
-    with cache.lock(place):
+    if found := finished(place, progress):  # without the lock: a cache may be mounted read-only
+        return found
+    with cache.lock(place, progress):
         if found := finished(place, progress):
             return found
         with cache.draft(place) as draft:
-            make(profile, checkpoint, place, draft, progress)
+            job = Job(profile, checkpoint, cache, place, draft, options, machine, progress)
+            job.make()
+            verification = job.verify(verifier) if verifier else SKIPPED
             manifest = Manifest(
                 key=key,
                 profile=asdict(profile),
                 source=source,
-                engine_version=ENGINE_VERSION,
+                engine_version=machine.engine_version,
                 built_by=f"nimble-coder {version('nimble-coder')}",
                 built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - started, 3),
                 files=record_files(draft),
+                verification=verification,
+                revision=weights.commit,
+                machine=machine.record(),
             )
             manifest.write(draft)
+            progress(f"publishing {place}")
     progress(f"published {place}")
     return Artifact(place, manifest)
 
@@ -97,28 +173,98 @@ def finished(place: Path, progress: Progress) -> Artifact | None:
     return artifact
 
 
-def make(profile: Profile, checkpoint: Checkpoint, place: Path, draft: Path, progress: Progress) -> None:
-    """Fills `draft` with everything but the manifest; `place` is where it will be once published."""
-    engine, tokenizer = draft / ENGINE, draft / TOKENIZER
-    progress(f"building the {profile.engine} engine ({profile.precision}, lookahead {profile.lookahead})")
-    engine.mkdir()
-    build_torch_engine(checkpoint, profile, engine)
-    tokenizer.mkdir()
-    for path in checkpoint.tokenizer_files:
-        shutil.copyfile(path, tokenizer / path.name)
-    progress("rendering the model repository")
-    render_repository(profile, Places(place / ENGINE, place / TOKENIZER), draft / REPOSITORY)
+@dataclass(frozen=True)
+class Job:
+    """One build: fills `draft`, which becomes `place` once published."""
+
+    profile: Profile
+    checkpoint: Checkpoint
+    cache: Cache
+    place: Path
+    draft: Path
+    options: BuildOptions
+    machine: Machine
+    progress: Progress
+
+    def make(self) -> None:
+        """Everything but the manifest."""
+        profile = self.profile
+        self.progress(f"building the {profile.engine} engine ({profile.precision}, lookahead {profile.lookahead})")
+        (self.draft / ENGINE).mkdir()
+        if profile.engine == "tensorrt":
+            self.compile()
+        elif self.options.companion:
+            raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
+        else:
+            from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
+
+            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
+        (self.draft / TOKENIZER).mkdir()
+        for path in self.checkpoint.tokenizer_files:
+            shutil.copyfile(path, self.draft / TOKENIZER / path.name)
+        self.progress("rendering the model repository")
+        self.render(self.place, self.draft / REPOSITORY)
+
+    def compile(self) -> None:
+        """Runs the plan, and keeps of its results the engines alone."""
+        work, log = self.draft / "work", self.cache.log(self.place)
+        steps = tensorrt.plan(self.profile, workshop(self.profile, self.checkpoint.directory, self.draft, self.options))
+        # The converted checkpoint and each engine are about as large as the checkpoint itself.
+        size = sum(path.stat().st_size for path in self.checkpoint.files)
+        self.cache.check_space((3 if self.options.companion else 2) * size, f"building {self.profile.name}")
+        work.mkdir()
+        log.write_text("", encoding="utf-8")
+        for number, step in enumerate(steps, 1):
+            self.progress(f"[{number}/{len(steps)}] {step.name} (log: {log})")
+            tensorrt.run(step, log)
+        expected = EngineConfig.of(self.profile, self.checkpoint.shape, self.machine.engine_version)
+        tensorrt.check_engine(self.draft / ENGINE, expected)
+        if self.options.companion:
+            plain = replace(expected, max_draft_len=0, max_num_tokens=self.profile.max_num_tokens)
+            tensorrt.check_engine(self.draft / PLAIN_ENGINE, plain)
+        shutil.rmtree(work)
+
+    def render(self, home: Path, repository: Path) -> None:
+        """Renders the model repository of engines and tokenizer that are, or will be, at `home`."""
+        plain = home / PLAIN_ENGINE if self.options.companion else None
+        render_repository(self.profile, Places(home / ENGINE, home / TOKENIZER, plain), repository)
+
+    def verify(self, verifier: Verifier) -> dict[str, object]:
+        """Runs the engine where it is, before it is published; the manifest's record of that."""
+        self.progress("verifying: generating with lookahead and without")
+        trial = self.draft / "trial"
+        self.render(self.draft, trial)
+        try:
+            result = verifier(self.profile, trial)
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+        self.progress(
+            f"verified: {result.identical} of {result.requests} generations equal plain decoding token by token, "
+            f"{result.tokens_per_step:.2f} tokens per step, {result.speed_up:.2f}x its speed"
+        )
+        return result.to_json()
 
 
-def own_model(profile: Profile) -> Path:
-    """The checkpoint directory that a profile names itself."""
-    if profile.model != EMBEDDED:
-        raise ProfileError(f"profile {profile.name} needs the weights of {profile.model}: give them with --model DIR")
-    return Path(__file__).parent / "embedded_model"
+def workshop(profile: Profile, model: Path, draft: Path, options: BuildOptions) -> tensorrt.Workshop:
+    """The directories that the plan names."""
+    return tensorrt.Workshop(
+        model=model,
+        checkpoint=draft / "work" / "checkpoint",
+        engine=draft / ENGINE,
+        plain_engine=draft / PLAIN_ENGINE if options.companion else None,
+        workers=min(options.workers, profile.tensor_parallel),
+        calibration=options.calibration,
+    )
 
 
-def content_address(profile: Profile, source: dict[str, str]) -> str:
-    """SHA-256 over everything that determines an artefact: model, profile, engine layout and repository templates."""
+def content_address(profile: Profile, source: dict[str, str], engine_version: str, companion: bool) -> str:
+    """SHA-256 over everything that determines an artefact: model, profile, engine version, repository templates."""
     templates = {str(path.relative_to(TEMPLATES)): sha256(path) for path in template_files()}
-    everything = {"profile": asdict(profile), "source": source, "engine": ENGINE_VERSION, "templates": templates}
+    everything = {
+        "profile": asdict(profile),
+        "source": source,
+        "engine": engine_version,
+        "companion": companion,
+        "templates": templates,
+    }
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

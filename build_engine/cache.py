@@ -1,15 +1,18 @@
 """The artefact cache: content-addressed directories that appear whole or not at all."""
 
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class CacheError(RuntimeError):
     """The cache cannot be used; says why and what to do."""
+
+    exit_code = 7
 
 
 class Cache:
@@ -26,17 +29,63 @@ class Cache:
         """Where the artefact of that key is, or will be."""
         return self.artifacts / f"{name}-{key[:16]}"
 
+    @property
+    def hub(self) -> Path:
+        """Downloaded checkpoints, in the layout of huggingface_hub, so that other tools share them."""
+        return self.root / "huggingface" / "hub"
+
+    def log(self, place: Path) -> Path:
+        """The log of the commands that build an artefact; it stays when a build fails."""
+        with self.writing():
+            (self.root / "logs").mkdir(parents=True, exist_ok=True)
+        return self.root / "logs" / f"{place.name}.log"
+
+    def check_space(self, needed: int, purpose: str) -> None:
+        """Raises `CacheError` where the file system has less than `needed` bytes free."""
+        with self.writing():
+            self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if needed > free:
+            raise CacheError(
+                f"{purpose} needs {needed / 1e9:.1f} GB, {self.root} has {free / 1e9:.1f} GB free: make room "
+                f"(nimble-coder cache prune), or choose another place with --cache"
+            )
+
     @contextmanager
-    def lock(self, place: Path) -> Iterator[None]:
-        """Keeps other builders of the same artefact waiting; the lock ends with its process, however that ends."""
-        try:
+    def lock(self, place: Path, progress: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Keeps other builders of the same artefact waiting; the lock ends with its process, however that ends.
+
+        Commands started with `close_fds=False` hold it too: those of a killed builder write into its draft until they
+        end, and until then nobody else may.
+        """
+        with self.writing():
             self.artifacts.mkdir(parents=True, exist_ok=True)
             lock = (self.artifacts / f".{place.name}.lock").open("w")
-        except OSError as error:
-            raise CacheError(f"the cache {self.root} cannot be written: {error.strerror}; choose another") from None
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.set_inheritable(lock.fileno(), True)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(f"waiting for another builder of {place.name}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns a full or read-only file system into a `CacheError`."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CacheError(
+                    f"the file system of the cache {self.root} is full: make room (nimble-coder cache prune), or "
+                    f"choose another place with --cache"
+                ) from None
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+                raise CacheError(
+                    f"the cache {self.root} cannot be written: {error.strerror}; choose another place with --cache"
+                ) from None
+            raise
 
     @contextmanager
     def draft(self, place: Path) -> Iterator[Path]:
@@ -47,13 +96,14 @@ class Cache:
         draft, replaced = (place.with_name(f".{place.name}.{state}") for state in ("building", "replaced"))
         for leftover in (draft, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-        draft.mkdir()
         try:
-            yield draft
-            flush(draft)
-            if place.exists():
-                place.rename(replaced)
-            draft.rename(place)
+            with self.writing():
+                draft.mkdir()
+                yield draft
+                flush(draft)
+                if place.exists():
+                    place.rename(replaced)
+                draft.rename(place)
         finally:
             for leftover in (draft, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 class CheckpointError(ValueError):
     """The directory is not a Qwen2 checkpoint that can be served; says what is missing or wrong."""
 
+    exit_code = 4
+
 
 @dataclass(frozen=True)
 class ModelShape:

@@ -12,13 +12,21 @@ from typing import Any
 from build_engine.checkpoint import ModelShape
 from build_engine.profiles import Profile
 
+TORCH_ENGINE = "torch-1"
+"""The portable engine's `version`: changes whenever the layout of its weights does, so that no old one is taken for a
+new one."""
 LOOKAHEAD_DECODING = 8
 """`speculative_decoding_mode` of a lookahead engine (SpeculativeDecodingMode in TensorRT-LLM)."""
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PLAIN_DECODING = 1
+"""`speculative_decoding_mode` of an engine without speculation."""
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16"}
+"""What an engine computes in; fp8 quantises matrices and KV cache of a bfloat16 model."""
 
 
 class EngineConfigError(ValueError):
     """An engine directory whose `config.json` is absent, damaged, or not what was asked for."""
+
+    exit_code = 5
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,13 @@ class EngineConfig:
     max_num_tokens: int
     max_draft_len: int
     tensor_parallel: int
+    quant_algo: str | None = None
+    """`FP8` for quantised weights."""
+    kv_cache_quant_algo: str | None = None
+
+    @property
+    def speculative_decoding_mode(self) -> int:
+        return LOOKAHEAD_DECODING if self.max_draft_len else PLAIN_DECODING
 
     @classmethod
     def of(cls, profile: Profile, shape: ModelShape, version: str) -> "EngineConfig":
@@ -45,14 +60,16 @@ class EngineConfig:
             max_batch_size=profile.max_batch_size,
             max_input_len=profile.max_input_len,
             max_seq_len=profile.max_seq_len,
-            max_num_tokens=profile.max_num_tokens,
+            max_num_tokens=profile.engine_num_tokens if profile.engine == "tensorrt" else profile.max_num_tokens,
             max_draft_len=profile.lookahead.max_draft_tokens,
             tensor_parallel=profile.tensor_parallel,
+            quant_algo="FP8" if profile.precision == "fp8" else None,
+            kv_cache_quant_algo="FP8" if profile.precision == "fp8" else None,
         )
 
     @classmethod
     def read(cls, engine_dir: Path) -> "EngineConfig":
-        """Reads `engine_dir/config.json`; raises `EngineConfigError` where that cannot be a lookahead engine."""
+        """Reads `engine_dir/config.json`; raises `EngineConfigError` where it is damaged or contradicts itself."""
         path = engine_dir / "config.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -67,11 +84,13 @@ class EngineConfig:
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "EngineConfig":
         model, build = content["pretrained_config"], content["build_config"]
-        if build["speculative_decoding_mode"] != LOOKAHEAD_DECODING:
+        mode, draft = build["speculative_decoding_mode"], build["max_draft_len"]
+        if mode != (LOOKAHEAD_DECODING if draft else PLAIN_DECODING):
             raise EngineConfigError(
-                f"speculative_decoding_mode is {build['speculative_decoding_mode']}, "
-                f"a lookahead engine has {LOOKAHEAD_DECODING}; build the engine again"
+                f"speculative_decoding_mode is {mode} with max_draft_len {draft}: a lookahead engine has "
+                f"{LOOKAHEAD_DECODING} and draft tokens, a plain one {PLAIN_DECODING} and none; build the engine again"
             )
+        quantization = model.get("quantization") or {}
         shape = ModelShape(
             vocab_size=model["vocab_size"],
             hidden_size=model["hidden_size"],
@@ -83,7 +102,7 @@ class EngineConfig:
             rms_norm_eps=model["norm_epsilon"],
             rope_theta=model["rotary_base"],
             max_position_embeddings=model["max_position_embeddings"],
-            tie_word_embeddings=model["tie_word_embeddings"],
+            tie_word_embeddings=model.get("tie_word_embeddings", False),  # TensorRT-LLM does not keep it
         )
         return cls(
             version=content["version"],
@@ -95,6 +114,8 @@ class EngineConfig:
             max_num_tokens=build["max_num_tokens"],
             max_draft_len=build["max_draft_len"],
             tensor_parallel=model["mapping"]["tp_size"],
+            quant_algo=quantization.get("quant_algo"),
+            kv_cache_quant_algo=quantization.get("kv_cache_quant_algo"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -118,7 +139,7 @@ class EngineConfig:
                 "max_position_embeddings": shape.max_position_embeddings,
                 "tie_word_embeddings": shape.tie_word_embeddings,
                 "mapping": {"world_size": self.tensor_parallel, "tp_size": self.tensor_parallel, "pp_size": 1},
-                "quantization": {"quant_algo": None, "kv_cache_quant_algo": None},
+                "quantization": {"quant_algo": self.quant_algo, "kv_cache_quant_algo": self.kv_cache_quant_algo},
             },
             "build_config": {
                 "max_batch_size": self.max_batch_size,
@@ -127,7 +148,7 @@ class EngineConfig:
                 "max_seq_len": self.max_seq_len + self.max_draft_len,
                 "max_num_tokens": self.max_num_tokens,
                 "max_draft_len": self.max_draft_len,
-                "speculative_decoding_mode": LOOKAHEAD_DECODING,
+                "speculative_decoding_mode": self.speculative_decoding_mode,
                 "kv_cache_type": "CONTINUOUS",
             },
         }

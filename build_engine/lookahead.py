@@ -9,6 +9,8 @@ from dataclasses import astuple, dataclass
 class LookaheadError(ValueError):
     """A (W, N, G) that is not legal, or not allowed where it was given."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class LookaheadConfig:

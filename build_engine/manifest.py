@@ -4,12 +4,13 @@ Only a finished artefact has one, so a directory without it is never served.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from build_engine.checkpoint import sha256
 from build_engine.lookahead import LookaheadConfig
+from build_engine.profiles import Profile
 
 NAME = "manifest.json"
 SCHEMA = 1
@@ -17,6 +18,8 @@ SCHEMA = 1
 
 class ManifestError(ValueError):
     """An artefact that is absent, unfinished or damaged; says which file and what to do."""
+
+    exit_code = 8
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,21 @@ class Manifest:
     seconds: float
     files: list[FileRecord]
     verification: dict[str, Any] | None = None
+    """`build_engine.verify.Verification.to_json`, or why there is none."""
+    revision: str | None = None
+    """The commit of the hub's repository that the checkpoint was downloaded from."""
+    machine: dict[str, str] = field(default_factory=dict)
+    """What built it: GPUs, driver, Python."""
     schema: int = SCHEMA
 
     @property
     def lookahead(self) -> LookaheadConfig:
         """The engine's (W, N, G)."""
         return LookaheadConfig(**self.profile["lookahead"])
+
+    def build_profile(self) -> Profile:
+        """The profile that the artefact was built from."""
+        return Profile(**{**self.profile, "lookahead": self.lookahead})
 
     @classmethod
     def read(cls, artifact: Path) -> "Manifest":

@@ -1,27 +1,39 @@
 """Build profiles: everything about an engine that a person may choose, under one name."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from build_engine.catalog import MODELS, Model
+from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import LookaheadConfig
+from build_engine.versions import FP8_SM
 
-Precision = Literal["fp32", "bf16", "fp16"]
-EngineKind = Literal["torch"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+EngineKind = Literal["torch", "tensorrt"]
 
 EMBEDDED = "embedded"
 """The `model` of a profile that is built from the checkpoint shipped with this package."""
+ANY = "any"
+"""The `gpu` of a profile that runs on any machine, a GPU or none."""
+DEMO = "demo"
 
 
 class ProfileError(ValueError):
     """A profile that cannot be built as asked; says what to change."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Profile:
-    """One way to build one model. Lengths are in tokens; `max_seq_len` bounds prompt plus output."""
+    """One way to build and serve one model. Lengths are in tokens; `max_seq_len` bounds prompt plus output."""
 
     name: str
     model: str
+    """Hub id of the checkpoint, or `EMBEDDED`."""
     engine: EngineKind
     precision: Precision
     lookahead: LookaheadConfig
@@ -29,11 +41,20 @@ class Profile:
     max_input_len: int
     max_seq_len: int
     max_num_tokens: int
+    """Bound on the tokens of one forward pass, prompts and draft tokens of all requests together."""
     tensor_parallel: int = 1
+    gpu: str = ANY
+    """Name in `GPU_TYPES`: a TensorRT engine runs only on the architecture it was compiled for."""
+    kv_cache_fraction: float = 0.9
+    """Of the GPU memory that is free once the engine is loaded."""
+    kv_cache_reuse: bool = True
+    max_queue_factor: int = 4
+    """Requests that may wait, in full batches; one more and the client is told to come back."""
+    cancellation_check_period_ms: int = 5
 
     def __post_init__(self) -> None:
-        if self.lookahead.is_plain:
-            raise ProfileError("an engine needs draft tokens: (2,2,1) is the smallest lookahead that has any")
+        if self.lookahead.is_plain and self.engine == "torch":
+            raise ProfileError("a torch engine needs draft tokens: (2,2,1) is the smallest lookahead that has any")
         if min(self.max_batch_size, self.max_input_len, self.max_num_tokens) < 1:
             raise ProfileError("max_batch_size, max_input_len and max_num_tokens must be at least 1")
         if self.max_input_len >= self.max_seq_len:
@@ -41,29 +62,144 @@ class Profile:
                 f"max_input_len {self.max_input_len} leaves no room for output: "
                 f"make max_seq_len ({self.max_seq_len}) larger"
             )
+        if self.engine == "torch" and self.precision == "fp8":
+            raise ProfileError("the torch engine does not compute in fp8: choose bf16, fp16 or fp32")
+        if self.engine == "tensorrt":
+            self._check_tensorrt()
+
+    def _check_tensorrt(self) -> None:
+        if self.precision == "fp32":
+            raise ProfileError("lookahead decoding in TensorRT-LLM has no fp32 kernels: choose bf16, fp16 or fp8")
+        if self.gpu not in GPU_TYPES:
+            raise ProfileError(f"gpu {self.gpu!r} is not one of {', '.join(GPU_TYPES)}")
+        if self.max_input_len > self.max_num_tokens:
+            raise ProfileError(
+                f"max_input_len {self.max_input_len} exceeds max_num_tokens {self.max_num_tokens}: a prompt is "
+                f"computed in one forward pass (chunked context is off with lookahead decoding); raise max_num_tokens"
+            )
+
+    @property
+    def engine_num_tokens(self) -> int:
+        """`max_num_tokens` of the TensorRT engine: at least one step of a full batch, D + 1 tokens a request.
+
+        trtllm-build raises a smaller value to this by itself (tensorrt_llm/builder.py); we pass it, so that the
+        command says what the engine will be.
+        """
+        return max(self.max_num_tokens, self.max_batch_size * self.lookahead.tokens_per_step)
+
+    @property
+    def max_queue_size(self) -> int:
+        return self.max_queue_factor * self.max_batch_size
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits that stay the same as long as the profile builds the same engine."""
+        serving = {"name", "kv_cache_fraction", "kv_cache_reuse", "max_queue_factor", "cancellation_check_period_ms"}
+        content = {key: value for key, value in asdict(self).items() if key not in serving}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def with_limits(self, **changes: object) -> "Profile":
+        """A variant with other limits or lookahead, named after this one; values that are None change nothing."""
+        given = {key: value for key, value in changes.items() if value is not None}
+        if not given:
+            return self
+        variant = replace(self, **given)  # type: ignore[arg-type]
+        return self if variant == self else replace(variant, name=f"{self.name}-custom-{variant.id[:8]}")
 
 
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            name="demo",
-            model=EMBEDDED,
-            engine="torch",
-            precision="fp32",
-            lookahead=LookaheadConfig(8, 8, 8),
-            max_batch_size=32,
-            max_input_len=6144,
-            max_seq_len=8192,
-            max_num_tokens=512,
-        ),
-    )
+DEMO_PROFILE = Profile(
+    name=DEMO,
+    model=EMBEDDED,
+    engine="torch",
+    precision="fp32",
+    lookahead=LookaheadConfig(8, 8, 8),
+    max_batch_size=32,
+    max_input_len=6144,
+    max_seq_len=8192,
+    max_num_tokens=512,
+)
+
+LOOKAHEAD = {
+    # A decoding step has room for about as many tokens as the GPU's bf16 FLOP per byte of memory traffic:
+    # H100 295, H200 206, A100 153, L40S 419, L4 403, A10G 117 (NVIDIA's data sheets). NVIDIA published (8,8,8), which
+    # takes 112 tokens, for H100 and H200; half of a request's share goes to the others of its batch on A100 and A10G.
+    "a100": LookaheadConfig(7, 7, 7),
+    "a100-40gb": LookaheadConfig(7, 7, 7),
+    "a10g": LookaheadConfig(5, 5, 5),
+}
+PUBLISHED_32B = LookaheadConfig(15, 15, 15)
+"""NVIDIA's configuration for 32B on two H100 or H200; 7B and 1.5B have (8,8,8) on one."""
+
+GPUS_NEEDED = {
+    # (GPU types, size, precision) where one GPU does not hold weights, activations and two full-length sequences.
+    (("h200", "h100"), "32b", "bf16"): 2,
+    (("h200", "h100"), "32b", "fp8"): 2,
+    (("a100",), "32b", "bf16"): 2,
+    (("a100-40gb",), "14b", "bf16"): 2,
+    (("a100-40gb",), "32b", "bf16"): 4,
+    (("l40s",), "32b", "bf16"): 2,
+    (("l4", "a10g"), "14b", "bf16"): 2,
+    (("l4", "a10g"), "32b", "bf16"): 4,
+    (("l4",), "32b", "fp8"): 2,
 }
 
 
+def _tensorrt_profiles() -> Iterator[Profile]:
+    for model in MODELS.values():
+        for gpu in GPU_TYPES.values():
+            precisions: tuple[Precision, ...] = ("bf16", "fp8") if gpu.sm >= FP8_SM else ("bf16",)
+            for precision in precisions:
+                yield _tensorrt_profile(model, gpu.name, precision)
+
+
+def _tensorrt_profile(model: Model, gpu: str, precision: Precision) -> Profile:
+    published = model.size == "32b" and gpu in ("h100", "h200")
+    lookahead = PUBLISHED_32B if published else LOOKAHEAD.get(gpu, LookaheadConfig(8, 8, 8))
+    small = GPU_TYPES[gpu].memory_mib < 32 << 10
+    tp = next((n for (g, s, p), n in GPUS_NEEDED.items() if gpu in g and (s, p) == (model.size, precision)), 1)
+    w, n, g = lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size
+    return Profile(
+        name=f"{model.name}-{gpu}-{precision}-tp{tp}-w{w}n{n}g{g}",
+        model=model.repo,
+        engine="tensorrt",
+        precision=precision,
+        lookahead=lookahead,
+        max_batch_size=8 if small or published else 16,
+        max_input_len=4096 if small else 8192,
+        max_seq_len=8192 if small else 16384,
+        max_num_tokens=4096 if small else 8192,
+        tensor_parallel=tp,
+        gpu=gpu,
+    )
+
+
+def _torch_profiles() -> Iterator[Profile]:
+    """The portable engine for what a CPU or an unsupported GPU can bear: 16 tokens a step cost little more than one."""
+    for model in MODELS.values():
+        if model.size in ("0.5b", "1.5b", "3b", "7b"):
+            yield Profile(
+                name=f"{model.name}-torch-bf16-w4n3g4",
+                model=model.repo,
+                engine="torch",
+                precision="bf16",
+                lookahead=LookaheadConfig(4, 3, 4),
+                max_batch_size=8,
+                max_input_len=6144,
+                max_seq_len=8192,
+                max_num_tokens=512,
+            )
+
+
+PROFILES = {profile.name: profile for profile in (DEMO_PROFILE, *_tensorrt_profiles(), *_torch_profiles())}
+
+
 def find_profile(name: str) -> Profile:
-    """The profile of that name; raises `ProfileError` that lists the known ones."""
-    try:
-        return PROFILES[name]
-    except KeyError:
-        raise ProfileError(f"there is no profile {name!r}; known profiles: {', '.join(sorted(PROFILES))}") from None
+    """The profile of that name or id (its first 8 digits suffice); raises `ProfileError` that says what is known."""
+    if profile := PROFILES.get(name):
+        return profile
+    matches = [p for p in PROFILES.values() if len(name) >= 8 and p.id.startswith(name.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    near = [known for known in PROFILES if name.lower() in known][:8]
+    hint = f"did you mean {', '.join(near)}?" if near else "`nimble-coder list-model-profiles` shows them"
+    raise ProfileError(f"there is no profile {name!r}; {hint}")

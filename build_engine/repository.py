@@ -8,9 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from build_engine.lookahead import PLAIN
 from build_engine.profiles import Profile
 
-MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble")
+ENGINE_MODEL, PLAIN_MODEL = "tensorrt_llm", "tensorrt_llm_plain"
+MODELS = ("preprocessing", ENGINE_MODEL, "postprocessing", "ensemble", "tensorrt_llm_bls")
+"""As in tensorrtllm_backend; a companion engine adds `PLAIN_MODEL`, rendered from the engine's template."""
 TEMPLATES = Path(__file__).parents[1] / "model_repository"
 
 
@@ -20,6 +23,8 @@ class Places:
 
     engine: Path
     tokenizer: Path
+    plain_engine: Path | None = None
+    """The companion without lookahead, where there is one."""
 
 
 def render_repository(profile: Profile, places: Places, repository: Path) -> None:
@@ -27,21 +32,30 @@ def render_repository(profile: Profile, places: Places, repository: Path) -> Non
 
     A template variable without a value is an error (`jinja2.UndefinedError`), never a leftover placeholder.
     """
-    values = template_values(profile, places)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
         autoescape=False,  # noqa: S701 - protobuf text, not HTML
     )
     environment.filters["pbtxt"] = pbtxt_string
+    values = template_values(profile, places)
     for model in MODELS:
-        (repository / model / "1").mkdir(parents=True)
-        text = environment.get_template(f"{model}/config.pbtxt.jinja").render(values)
-        (repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
-        script = TEMPLATES / model / "1" / "model.py"
-        if script.is_file():
-            shutil.copyfile(script, repository / model / "1" / "model.py")
+        render_model(environment, model, model, values, repository)
+    if places.plain_engine:
+        plain = {**values, "engine_dir": str(places.plain_engine), "lookahead": PLAIN}
+        render_model(environment, ENGINE_MODEL, PLAIN_MODEL, plain, repository)
+
+
+def render_model(environment: Environment, template: str, name: str, values: dict[str, Any], repository: Path) -> None:
+    """Writes the model `name` from the templates of `template`."""
+    (repository / name / "1").mkdir(parents=True)
+    text = environment.get_template(f"{template}/config.pbtxt.jinja").render({**values, "model_name": name})
+    (repository / name / "config.pbtxt").write_text(text, encoding="utf-8")
+    script = TEMPLATES / template / "1" / "model.py"
+    if script.is_file():
+        shutil.copyfile(script, repository / name / "1" / "model.py")
 
 
 def template_files() -> list[Path]:
@@ -56,9 +70,6 @@ def template_values(profile: Profile, places: Places) -> dict[str, Any]:
         "lookahead": profile.lookahead,
         "engine_dir": str(places.engine),
         "tokenizer_dir": str(places.tokenizer),
-        # Requests beyond a full batch wait here; more than this and the client is told to come back.
-        "max_queue_size": 4 * profile.max_batch_size,
-        "cancellation_check_period_ms": 5,
         "stats_check_period_ms": 250,
         "text_instances": 2,
     }

@@ -3,62 +3,22 @@
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from nimble_coder import build_commands
+from nimble_coder.terminal import console, fail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(stderr=True, highlight=False)
-
-CacheOption = Annotated[
-    Path,
-    typer.Option("--cache", envvar=["NIMBLE_CACHE_PATH", "NIM_CACHE_PATH"], help="Where artefacts are kept."),
-]
-DEFAULT_CACHE = Path("~/.cache/nimble-coder")
+app.add_typer(build_commands.app)
 
 
 @app.callback()
 def nimble_coder() -> None:
     """Code completion with lookahead decoding: build an engine, serve it, call it."""
-
-
-@app.command("build-engine")
-def build_engine(
-    profile: Annotated[str, typer.Option(help="The profile to build.")] = "demo",
-    model: Annotated[Path | None, typer.Option(help="A local Qwen2 checkpoint instead of the profile's own.")] = None,
-    lookahead: Annotated[str | None, typer.Option(metavar="W,N,G", help="The engine's largest (W,N,G).")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
-    max_batch_size: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
-    max_input_len: Annotated[int | None, typer.Option(help="Longest prompt, in tokens.")] = None,
-    max_seq_len: Annotated[int | None, typer.Option(help="Longest prompt plus output, in tokens.")] = None,
-    cache: CacheOption = DEFAULT_CACHE,
-) -> None:
-    """Build an engine and its Triton model repository; prints the artefact's directory."""
-    from build_engine.build import build
-    from build_engine.cache import Cache
-    from build_engine.engine_config import DTYPES
-    from build_engine.profiles import ProfileError, find_profile
-
-    try:
-        if precision is not None and precision not in DTYPES:
-            raise ProfileError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
-        changes: dict[str, Any] = {
-            "lookahead": LookaheadConfig.parse(lookahead) if lookahead else None,
-            "precision": precision,
-            "max_batch_size": max_batch_size,
-            "max_input_len": max_input_len,
-            "max_seq_len": max_seq_len,
-        }
-        chosen = replace(find_profile(profile), **{k: v for k, v in changes.items() if v is not None})
-        artifact = build(chosen, model, Cache(cache), lambda text: console.print(f"  {text}", style="dim"))
-    except (ValueError, RuntimeError, OSError) as error:
-        fail(error)
-    typer.echo(artifact.directory)
 
 
 @app.command()
@@ -142,12 +102,6 @@ def show(texts: Iterable[str]) -> None:
     for text in texts:
         print(text, end="", flush=True)
     print()
-
-
-def fail(error: Exception) -> NoReturn:
-    """Ends the command with one line on standard error and exit code 1."""
-    console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-    raise typer.Exit(1)
 
 
 def main() -> None:

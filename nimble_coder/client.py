@@ -9,8 +9,8 @@ It needs no tokenizer: the service's own `preprocessing` and `postprocessing` mo
 
 import queue
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -69,10 +69,15 @@ class Completion:
 class CompletionStream:
     """An iterator over one completion's chunks; leaving it early (`close`, or a `with` block) cancels the request."""
 
-    def __init__(self, client: "CompletionClient", request: dict[str, Array], prompt_tokens: int) -> None:
-        self.completion = Completion(prompt_tokens=prompt_tokens)
+    def __init__(
+        self,
+        client: "CompletionClient",
+        request: dict[str, Array],
+        decode: Callable[[list[int]], str] | None = None,
+    ) -> None:
+        self.completion = Completion(prompt_tokens=int(request["input_lengths"].item()))
         """Filled as chunks are read; whole once the iterator has ended."""
-        self._detokenizer = Detokenizer(client.decode)
+        self._detokenizer = Detokenizer(decode or client.decode)
         self._results: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         self._connection = triton.InferenceServerClient(client.url)
         self._started = time.perf_counter()
@@ -170,22 +175,24 @@ class CompletionClient:
             **({"STOP_WORDS_DICT": words} if stop else {}),
         }
         prepared = self._infer("preprocessing", question)
-        request = {
-            "input_ids": prepared["INPUT_ID"],
-            "input_lengths": prepared["REQUEST_INPUT_LEN"],
-            "request_output_len": prepared["REQUEST_OUTPUT_LEN"],
-            "end_id": prepared["OUT_END_ID"],
-            "pad_id": prepared["OUT_PAD_ID"],
-            "streaming": np.array([[True]]),
-            "return_perf_metrics": np.array([[True]]),
-        }
+        ends = {"end_id": prepared["OUT_END_ID"], "pad_id": prepared["OUT_PAD_ID"]}
         if prepared["STOP_WORDS_IDS"].size:
-            request["stop_words_list"] = prepared["STOP_WORDS_IDS"]
-        if lookahead is not None:
-            request["lookahead_window_size"] = np.array([[lookahead.window_size]], np.int32)
-            request["lookahead_ngram_size"] = np.array([[lookahead.ngram_size]], np.int32)
-            request["lookahead_verification_set_size"] = np.array([[lookahead.verification_set_size]], np.int32)
-        return CompletionStream(self, request, int(prepared["REQUEST_INPUT_LEN"].item()))
+            ends["stop_words_list"] = prepared["STOP_WORDS_IDS"]
+        return CompletionStream(
+            self, token_request(prepared["INPUT_ID"].reshape(-1).tolist(), max_tokens, lookahead) | ends
+        )
+
+    def stream_tokens(
+        self, prompt: list[int], max_tokens: int = 128, lookahead: LookaheadConfig | None = None
+    ) -> CompletionStream:
+        """Like `stream` from token ids, by exactly `max_tokens`: no token ends it, and no text is made of them."""
+        return CompletionStream(self, token_request(prompt, max_tokens, lookahead), decode=lambda _: "")
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, encoded by the service."""
+        question = {"QUERY": np.array([[text.encode()]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[1]], np.int32)}
+        ids: list[int] = self._infer("preprocessing", question)["INPUT_ID"].reshape(-1).tolist()
+        return ids
 
     def complete(
         self, prompt: str, max_tokens: int = 128, lookahead: LookaheadConfig | None = None, stop: tuple[str, ...] = ()
@@ -205,6 +212,19 @@ class CompletionClient:
         except InferenceServerException as error:
             raise CompletionError(f"{self.url}: {error.message()}") from None
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+def token_request(prompt: list[int], max_tokens: int, lookahead: LookaheadConfig | None) -> dict[str, Array]:
+    """The inputs of `tensorrt_llm` for one streamed request, batch dimension included."""
+    sizes = {"input_lengths": len(prompt), "request_output_len": max_tokens}
+    if lookahead is not None:
+        sizes |= {f"lookahead_{name}": value for name, value in asdict(lookahead).items()}
+    return {
+        "input_ids": np.array([prompt], np.int32),
+        "streaming": np.array([[True]]),
+        "return_perf_metrics": np.array([[True]]),
+        **{name: np.array([[value]], np.int32) for name, value in sizes.items()},
+    }
 
 
 def tensors(arrays: dict[str, Array]) -> list[triton.InferInput]:

@@ -28,8 +28,9 @@ class Serving:
     """Further `NIMBLE_*` settings of the gateway, over those of this process's environment."""
 
     def __enter__(self) -> "Serving":
-        repository = Artifact.open(self.artifact).repository
-        self.triton = TritonServer(repository, Addresses.free(), self.log, self.threads)
+        artifact = Artifact.open(self.artifact)
+        artifact.check_machine()
+        self.triton = TritonServer(artifact.repository, Addresses.free(), self.log, self.threads)
         self.gateways = GatewayProcesses(
             self.artifact, self.triton.addresses, self.addresses, self.workers, self.log, self.settings
         )

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from standin_machine import h100, machine, tiny_checkpoint
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
 from build_engine.checkpoint import ModelShape
 from build_engine.profiles import find_profile
 from nimble_coder.triton.server import Addresses, TritonServer
+
+__all__ = ["h100", "machine", "tiny_checkpoint"]
+"""Fixtures from elsewhere, for every test."""
 
 EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
 

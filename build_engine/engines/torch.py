@@ -3,20 +3,20 @@
 The result, `config.json` and `rank0.safetensors`, stands where a TensorRT engine has `config.json` and `rank0.engine`.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.engine_config import DTYPES, EngineConfig
+from build_engine.engine_config import DTYPES, TORCH_ENGINE, EngineConfig
 from build_engine.profiles import Profile, ProfileError
 
-ENGINE_VERSION = "torch-1"
-"""Changes whenever the layout of the weights file does, so that no old engine is taken for a new one."""
 WEIGHTS = "rank0.safetensors"
 
 Source = Callable[[str], torch.Tensor]
@@ -44,8 +44,18 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
             return tensor.to(dtype)
 
         weights = dict(fused_weights(checkpoint, source))
-        save_file(weights, engine_dir / WEIGHTS)
-    EngineConfig.of(profile, checkpoint.shape, ENGINE_VERSION).write(engine_dir)
+        write(weights, engine_dir / WEIGHTS)
+    EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
+
+
+def write(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes a safetensors file; raises `OSError`, of which safetensors leaves no more than a text."""
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
 
 
 def fused_weights(checkpoint: Checkpoint, source: Source) -> Iterator[tuple[str, torch.Tensor]]:

@@ -20,11 +20,12 @@ from rich.progress import track
 from rich.table import Table
 from transformers import Qwen2ForCausalLM
 
-from build_engine.build import build, own_model
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import DTYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import find_profile
+from build_engine.weights import own_weights
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Request
@@ -51,7 +52,8 @@ def against_transformers(
     engine: TorchEngine, prompts: list[list[int]], config: LookaheadConfig, args: argparse.Namespace, dtype: torch.dtype
 ) -> dict[str, list[float]]:
     """Ratios of whole-request times, prompt processing included, one per prompt and round."""
-    peer: Any = Qwen2ForCausalLM.from_pretrained(own_model(find_profile(args.profile)), dtype=dtype)
+    weights = own_weights(find_profile(args.profile), "main", Cache(args.cache), progress.print)
+    peer: Any = Qwen2ForCausalLM.from_pretrained(weights.directory, dtype=dtype)
 
     def ask(ids: list[int], **options: Any) -> object:
         tokens = torch.tensor([ids])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from build_engine.engine_config import EngineConfig, EngineConfigError
-from build_engine.engines.torch import ENGINE_VERSION, WEIGHTS
+from build_engine.engine_config import TORCH_ENGINE, EngineConfig, EngineConfigError
+from build_engine.engines.torch import WEIGHTS
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
@@ -41,10 +41,8 @@ class TorchEngine:
     def __init__(self, engine_dir: Path, lookahead: LookaheadConfig, options: TorchEngineOptions) -> None:
         """Loads an engine; raises `EngineConfigError` where the directory or (W, N, G) does not fit."""
         config = EngineConfig.read(engine_dir)
-        if config.version != ENGINE_VERSION:
-            raise EngineConfigError(
-                f"{engine_dir} is version {config.version}, this runs {ENGINE_VERSION}: build again"
-            )
+        if config.version != TORCH_ENGINE:
+            raise EngineConfigError(f"{engine_dir} is version {config.version}, this runs {TORCH_ENGINE}: build again")
         if lookahead.max_draft_tokens != config.max_draft_len:
             raise EngineConfigError(
                 f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "

@@ -19,7 +19,6 @@ from types import TracebackType
 
 BACKENDS = Path(__file__).parents[2] / "backends"
 """Where the portable twin of the C++ backend is."""
-SERVED = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble")
 
 
 class TritonError(RuntimeError):
@@ -147,6 +146,11 @@ class TritonServer:
         return f"nimble-{self._work.name}-"
 
     @property
+    def models(self) -> list[str]:
+        """Every model of the repository."""
+        return sorted(config.parent.name for config in self.repository.glob("*/config.pbtxt"))
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -173,7 +177,7 @@ class TritonServer:
                     f"tritonserver ended with code {self.poll()} while it was loading{self._last_words()}"
                 )
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
-            if all(self._answers(f"/v2/models/{model}/ready") for model in SERVED):
+            if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
                 return waited
             tick(waited)
             time.sleep(0.05)

@@ -1,0 +1,48 @@
+"""The plan of a build as a shell script that a person could run, with the reasons for its numbers."""
+
+import shlex
+from pathlib import Path
+
+from build_engine.build import BuildOptions, workshop
+from build_engine.engines import tensorrt
+from build_engine.profiles import Profile
+from build_engine.versions import CONTAINER
+
+
+def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -> str:
+    """Bash that makes the engine of `profile` in `$WORK`; needs no GPU to be printed."""
+    header = [f"# {profile.name}", f"# id {profile.id}", *(f"# {line}" for line in explanation(profile))]
+    if profile.engine == "torch":
+        return "\n".join([*header, f"nimble-coder build-engine -p {profile.name}  # nothing is compiled"])
+    model = shlex.quote(str(source.absolute())) if source else f"$({_download(profile, options)})"
+    lines = [*header, "set -eu", f"MODEL={model}", 'WORK="${WORK:-$PWD/build}"; mkdir -p "$WORK/work"']
+    shop = workshop(profile, Path("$MODEL"), Path("$WORK"), options)
+    for step in tensorrt.plan(profile, shop):
+        lines += [f"# {step.name}", " ".join(map(quote, step.command))]
+    return "\n".join(lines)
+
+
+def explanation(profile: Profile) -> list[str]:
+    """Where the numbers of the build command come from."""
+    draft = profile.lookahead.max_draft_tokens
+    if profile.engine == "torch":
+        return [f"lookahead {profile.lookahead}: up to {draft} draft tokens per step"]
+    return [
+        f"runs in {CONTAINER}",
+        f"lookahead {profile.lookahead}: D = {draft} draft tokens per step, which max_draft_len must equal",
+        f"max_seq_len {profile.max_seq_len}: prompt and output; the builder adds D, config.json will say "
+        f"{profile.max_seq_len + draft}",
+        f"max_num_tokens {profile.engine_num_tokens}: the longest prompt ({profile.max_input_len}), and a step of "
+        f"{profile.max_batch_size} requests of D + 1 = {draft + 1} tokens "
+        f"({profile.max_batch_size * (draft + 1)})",
+    ]
+
+
+def _download(profile: Profile, options: BuildOptions) -> str:
+    revision = ["--revision", options.revision] if options.revision != "main" else []
+    return shlex.join(["nimble-coder", "download-to-cache", "-p", profile.name, *revision])
+
+
+def quote(part: str) -> str:
+    """Like `shlex.quote`, but leaves `$MODEL` and `$WORK` to the shell."""
+    return f'"{part}"' if part.startswith(("$MODEL", "$WORK")) else shlex.quote(part)

@@ -1,0 +1,108 @@
+"""The GPUs of this machine, and the GPU types that profiles are written for."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class GpuType:
+    """A GPU type under the name that profiles use."""
+
+    name: str
+    sm: int
+    """Compute capability x10."""
+    memory_mib: int
+    """What `nvidia-smi` reports as total."""
+    product: str
+    """Matches the product name that the driver reports."""
+
+
+GPU_TYPES = {
+    gpu.name: gpu
+    for gpu in (
+        GpuType("h200", 90, 143771, r"\bH200\b"),
+        GpuType("h100", 90, 81559, r"\bH100\b"),
+        GpuType("a100", 80, 81920, r"\bA100\b.*80GB"),
+        GpuType("a100-40gb", 80, 40960, r"\bA100\b"),
+        GpuType("l40s", 89, 46068, r"\bL40S\b"),
+        GpuType("l4", 89, 23034, r"\bL4\b"),
+        GpuType("a10g", 86, 23028, r"\bA10G\b"),
+    )
+}
+"""By name, fastest first. A product matches the first type that fits."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as the driver reports it."""
+
+    index: int
+    product: str
+    sm: int
+    memory_mib: int
+    free_mib: int
+    bus: str = ""
+
+    @property
+    def type(self) -> str:
+        """The name that profiles use; `unknown` for a type that none is written for."""
+        found = (name for name, gpu in GPU_TYPES.items() if re.search(gpu.product, self.product))
+        return next(found, "unknown")
+
+    def __str__(self) -> str:
+        return f"GPU {self.index}: {self.product}, compute capability {self.sm / 10}, {self.memory_mib} MiB"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The GPUs found, and why there are none where there are none."""
+
+    gpus: tuple[Gpu, ...]
+    driver: str | None
+    note: str = ""
+
+
+def detect_hardware() -> Hardware:
+    """Asks `nvidia-smi`; a machine without it, or without a GPU, is a valid answer."""
+    if shutil.which("nvidia-smi") is None:
+        return Hardware((), None, "no NVIDIA driver here (nvidia-smi is not on PATH)")
+    fields = "index,name,compute_cap,memory.total,memory.free,pci.bus_id,driver_version"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Hardware((), None, "nvidia-smi did not answer within 60 s: the driver hangs")
+    if answer.returncode:
+        words = (answer.stdout + answer.stderr).strip().splitlines()
+        return Hardware((), None, f"nvidia-smi failed: {words[-1] if words else answer.returncode}")
+    rows = list(csv.reader(io.StringIO(answer.stdout), skipinitialspace=True))
+    gpus = tuple(_gpu(row) for row in rows if len(row) == len(fields.split(",")))
+    return Hardware(gpus, rows[0][-1] if gpus else None, "" if gpus else "nvidia-smi lists no GPU")
+
+
+def _gpu(row: list[str]) -> Gpu:
+    index, product, capability, total, free, bus, _ = row
+    return Gpu(
+        index=int(index),
+        product=product,
+        sm=round(float(capability) * 10),
+        memory_mib=_number(total),
+        free_mib=_number(free),
+        bus=bus,
+    )
+
+
+def _number(text: str) -> int:
+    """MiB; unified-memory boards report `[N/A]`."""
+    return int(text) if text.isdigit() else 0

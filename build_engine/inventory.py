@@ -1,0 +1,95 @@
+"""What is in a cache: artefacts, checkpoints and leftovers, and how to make room."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_engine.cache import Cache
+from build_engine.manifest import Manifest, ManifestError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One directory of the cache."""
+
+    path: Path
+    kind: str
+    """`artifact`, `checkpoint` or `leftover`."""
+    bytes: int
+    state: str
+    """`ok`, or what is wrong."""
+    built_at: str = ""
+    profile: str = ""
+    verification: str = ""
+
+    @property
+    def is_damaged(self) -> bool:
+        return self.kind == "artifact" and self.state != "ok"
+
+
+def inventory(cache: Cache, read_everything: bool = False) -> list[Entry]:
+    """Every entry, sorted by path; `read_everything` compares each artefact's content with its hashes."""
+    return sorted((*_artifacts(cache, read_everything), *_checkpoints(cache)), key=lambda entry: str(entry.path))
+
+
+def _artifacts(cache: Cache, read_everything: bool) -> Iterator[Entry]:
+    for path in cache.artifacts.glob("*"):
+        if path.name.startswith("."):
+            if path.is_dir():
+                yield Entry(path, "leftover", size_of(path), "of a build that did not finish")
+            continue
+        try:
+            manifest = Manifest.read(path)
+            if read_everything:
+                manifest.check_hashes(path)
+            else:
+                manifest.check_sizes(path)
+        except ManifestError as error:
+            yield Entry(path, "artifact", size_of(path), str(error))
+            continue
+        status = str((manifest.verification or {}).get("status", "unknown"))
+        yield Entry(path, "artifact", size_of(path), "ok", manifest.built_at, str(manifest.profile["name"]), status)
+
+
+def _checkpoints(cache: Cache) -> Iterator[Entry]:
+    for path in cache.hub.glob("models--*/snapshots/*"):
+        repo = path.parents[1].name.removeprefix("models--").replace("--", "/")
+        kind = "leftover" if path.name.startswith(".") else "checkpoint"
+        yield Entry(path, kind, size_of(path), "ok", profile=repo)
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files, those behind links included."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def prunable(cache: Cache, superseded: bool) -> list[Entry]:
+    """Leftovers that no builder works on, damaged artefacts, and with `superseded` all but the newest of a profile."""
+    entries = inventory(cache)
+    whole = [entry for entry in entries if entry.kind == "artifact" and not entry.is_damaged]
+    newest = {entry.profile: entry.path for entry in sorted(whole, key=lambda entry: entry.built_at)}
+    old = [entry for entry in whole if superseded and newest[entry.profile] != entry.path]
+    idle = [entry for entry in entries if entry.kind == "leftover" and not in_use(entry.path)]
+    return [*idle, *(entry for entry in entries if entry.is_damaged), *old]
+
+
+def in_use(leftover: Path) -> bool:
+    """True while a builder holds the lock of the draft's artefact."""
+    name = leftover.name.removeprefix(".").rpartition(".")[0]
+    lock = leftover.with_name(f".{name}.lock")
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def remove(cache: Cache, entry: Entry) -> None:
+    """Deletes an entry; raises `CacheError` where the cache is read-only."""
+    with cache.writing():
+        shutil.rmtree(entry.path)

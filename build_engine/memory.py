@@ -1,0 +1,94 @@
+"""What an engine needs of one GPU's memory, computed from the model's shape and the engine's limits.
+
+weights + activations + logits are fixed when the engine is built; the KV cache takes `kv_cache_fraction` of what is
+free after those. All sizes are bytes per GPU.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from build_engine.checkpoint import ModelShape
+from build_engine.profiles import Profile
+
+MIB, GIB = 1 << 20, 1 << 30
+
+RUNTIME_RESERVE = GIB
+"""CUDA context, cuBLAS and NCCL workspaces, decoder state: an allowance, which docs/gpu-checklist.md measures."""
+
+WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+"""Bytes of a weight of a linear layer and of a KV cache element; fp8 profiles quantise both."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """One rank's share."""
+
+    weights: int
+    activations: int
+    logits: int
+    kv_per_token: int
+    kv_cache_fraction: float
+    tokens_per_sequence: int
+    """Of a sequence of full length: prompt, output and the draft tokens reserved behind them."""
+
+    @property
+    def fixed(self) -> int:
+        """Everything but the KV cache."""
+        return self.weights + self.activations + self.logits + RUNTIME_RESERVE
+
+    @property
+    def required(self) -> int:
+        """The least free memory with which one sequence of full length can be served."""
+        return self.fixed + ceil(self.kv_per_token * self.tokens_per_sequence / self.kv_cache_fraction)
+
+    def kv_tokens(self, free: int) -> int:
+        """Tokens that the KV cache holds on a GPU with so much free memory before the engine is loaded."""
+        return max(0, int((free - self.fixed) * self.kv_cache_fraction)) // self.kv_per_token
+
+    def sequences(self, free: int) -> float:
+        """Sequences of full length that the KV cache holds at once."""
+        return self.kv_tokens(free) / self.tokens_per_sequence
+
+
+def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:
+    """The memory that `profile` needs for a model of `shape`."""
+    draft = profile.lookahead.max_draft_tokens
+    kv_heads = ceil(shape.num_key_value_heads / profile.tensor_parallel)  # replicated where there are fewer than ranks
+    kv_per_token = 2 * shape.num_hidden_layers * kv_heads * shape.head_dim * WIDTH[profile.precision]
+    return MemoryPlan(
+        weights=weight_bytes(profile, shape),
+        activations=activation_bytes(profile, shape),
+        # Every draft token of every request gets its logits, in fp32.
+        logits=profile.max_batch_size * (draft + 1) * shape.vocab_size * 4,
+        kv_per_token=kv_per_token,
+        kv_cache_fraction=profile.kv_cache_fraction,
+        tokens_per_sequence=profile.max_seq_len + draft,
+    )
+
+
+def weight_bytes(profile: Profile, shape: ModelShape) -> int:
+    """A rank's weights: linear layers are split, the embedding and the norms are on every rank.
+
+    In fp8 only the layers' matrices are quantised. A tied head is stored a second time by TensorRT-LLM's conversion.
+    """
+    tp, full = profile.tensor_parallel, WIDTH["bf16"] if profile.precision == "fp8" else WIDTH[profile.precision]
+    h, d = shape.hidden_size, shape.head_dim
+    kv_heads = ceil(shape.num_key_value_heads / tp)
+    qkv = (shape.num_attention_heads / tp + 2 * kv_heads) * d
+    matrices = h * qkv + h * d * shape.num_attention_heads / tp + 3 * h * shape.intermediate_size / tp
+    per_layer = matrices * WIDTH[profile.precision] + (2 * h + qkv) * full
+    heads = 1 if profile.engine == "torch" and shape.tie_word_embeddings else 1 + 1 / tp
+    return int(shape.num_hidden_layers * per_layer + (heads * shape.vocab_size * h + h) * full)
+
+
+def activation_bytes(profile: Profile, shape: ModelShape) -> int:
+    """The tensors alive at once in the wider half of a layer, for as many tokens as one forward pass may hold.
+
+    Attention: residual, normed input, Q K V, output. MLP: residual, normed input, gate and up, their product.
+    """
+    tp = profile.tensor_parallel
+    heads = shape.num_attention_heads + ceil(shape.num_key_value_heads / tp) * 2 * tp
+    attention = (heads + shape.num_attention_heads) * shape.head_dim / tp
+    width = 2 * shape.hidden_size + max(attention, 3 * shape.intermediate_size / tp)
+    tokens = profile.engine_num_tokens if profile.engine == "tensorrt" else profile.max_num_tokens
+    return int(tokens * width * max(WIDTH[profile.precision], WIDTH["bf16"]))

@@ -1,0 +1,133 @@
+"""Which NVIDIA container can run lookahead engines, and which GPU: one table, with the evidence for each line.
+
+Asked before anything is downloaded. Versions are those of TensorRT-LLM; the containers are
+`nvcr.io/nvidia/tritonserver:YY.MM-trtllm-python-py3` (docs/introduction/compatibility.md of triton-inference-server).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+
+CONTAINER = "nvcr.io/nvidia/tritonserver:25.05-trtllm-python-py3"
+TENSORRT_LLM = "0.19.0"
+"""The pin: what an engine is built with and served by."""
+
+
+class IncompatibleError(RuntimeError):
+    """Software or hardware that cannot run what was asked for; says why and what to use instead."""
+
+    exit_code = 3
+
+
+class Verdict(Enum):
+    """What is known of a version with lookahead engines."""
+
+    PINNED = "pinned"
+    REFUSED = "refused"
+    UNPROVEN = "unproven"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One range of TensorRT-LLM versions, from `first` up to the next line's."""
+
+    first: tuple[int, ...]
+    containers: str
+    verdict: Verdict
+    reason: str
+    evidence: str
+
+
+LINES = (
+    Line(
+        (0,),
+        "up to 25.04",
+        Verdict.REFUSED,
+        "its C++ backend has no lookahead parameters and asserts when it loads a lookahead engine",
+        "tensorrtllm_backend v0.16 to v0.18.2: no `lookahead_*` parameter in config.pbtxt or the sources; issue #710",
+    ),
+    Line(
+        (0, 19),
+        "25.05",
+        Verdict.PINNED,
+        "the first release whose C++ backend takes lookahead parameters",
+        "tensorrtllm_backend v0.19.0: inflight_batcher_llm/src/model_instance_state.cc, utils.cc",
+    ),
+    Line(
+        (0, 20),
+        "25.06 and 25.07",
+        Verdict.REFUSED,
+        "it crashes while decoding with lookahead (kvCacheUpdateKernels.cu: invalid configuration argument)",
+        "TensorRT-LLM issue #5451, open since 2025-06-24",
+    ),
+    Line(
+        (0, 21),
+        "25.08 to 26.07",
+        Verdict.UNPROVEN,
+        "nobody has reported whether the crash of 0.20.0 is mended in it",
+        "TensorRT-LLM issue #5451 is still open; no report for 0.21 to 1.2.1",
+    ),
+    Line(
+        (1, 3),
+        "after 26.07",
+        Verdict.REFUSED,
+        "it has no TensorRT engines any more: PyTorch is its only backend, and that has no lookahead decoding",
+        "TensorRT-LLM removals #15763 (2026-06-30), #15907 (2026-07-03), #15918; tensorrtllm_backend PR #858",
+    ),
+)
+
+LOOKAHEAD_SM = (80, 86, 87, 89, 90)
+"""Compute capabilities (x10) with multi-token XQA kernels: the cubins in TensorRT-LLM's decoderXQA directory."""
+FP8_SM = 89
+"""The first compute capability (x10) with FP8 tensor cores."""
+
+
+def line_of(tensorrt_llm: str) -> Line:
+    """The table's line for a version such as `0.19.0` or `1.2.0rc1`; raises `IncompatibleError` for no version."""
+    try:
+        wanted = tuple(int(part) for part in tensorrt_llm.split(".")[:2])
+    except ValueError:
+        raise IncompatibleError(f"{tensorrt_llm!r} is no TensorRT-LLM version; use the container {CONTAINER}") from None
+    return next(line for line in reversed(LINES) if wanted >= line.first)
+
+
+def installed_tensorrt_llm() -> str | None:
+    """The version of TensorRT-LLM here, without importing it: that would need a GPU."""
+    try:
+        return version("tensorrt_llm")
+    except PackageNotFoundError:
+        return None
+
+
+def check_version(found: str | None, allow_unproven: bool = False) -> str:
+    """Returns the version where it can build and serve lookahead engines; raises `IncompatibleError` otherwise."""
+    if found is None:
+        raise IncompatibleError(
+            f"TensorRT-LLM is not installed here, so no engine can be compiled: run this in the container {CONTAINER}, "
+            f"or choose a profile of the torch engine"
+        )
+    line = line_of(found)
+    if line.verdict is Verdict.PINNED or (line.verdict is Verdict.UNPROVEN and allow_unproven):
+        return found
+    remedy = f"use TensorRT-LLM {TENSORRT_LLM}: {CONTAINER}"
+    if line.verdict is Verdict.UNPROVEN:
+        remedy += ", or try it with --allow-unproven and let the verification decide"
+    raise IncompatibleError(f"TensorRT-LLM {found} ({line.containers}): {line.reason} ({line.evidence}); {remedy}")
+
+
+def check_compute_capability(sm: int, fp8: bool) -> None:
+    """Raises `IncompatibleError` where a GPU of compute capability `sm` / 10 cannot run a lookahead engine."""
+    if sm < LOOKAHEAD_SM[0]:
+        raise IncompatibleError(
+            f"compute capability {sm / 10} is below 8.0, the least for lookahead decoding: use an Ampere, Ada or "
+            f"Hopper GPU, or a profile of the torch engine"
+        )
+    if sm not in LOOKAHEAD_SM:
+        raise IncompatibleError(
+            f"TensorRT-LLM has no multi-token attention (XQA) kernels for compute capability {sm / 10} "
+            f"(TensorRT-LLM issue #6158): use an Ampere, Ada or Hopper GPU, or a profile of the torch engine"
+        )
+    if fp8 and sm < FP8_SM:
+        raise IncompatibleError(
+            f"compute capability {sm / 10} has no FP8 arithmetic, 8.9 is the first: choose a bf16 profile"
+        )

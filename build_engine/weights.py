@@ -1,0 +1,297 @@
+"""Checkpoints from the hub, or from a directory where there is no hub: whole, verified, and shared by all processes.
+
+They are kept in the layout of huggingface_hub, which also brings resuming, a lock per file, and its environment
+variables: `HF_TOKEN`, `HF_ENDPOINT` (a mirror), `HF_HUB_OFFLINE`.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+from build_engine.cache import Cache
+from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.profiles import EMBEDDED, Profile
+
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "LICENSE*",
+)
+ATTEMPTS = 6
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds between attempts, also where the hub asks for more."""
+TRANSPORT = (getattr(errors, "HTTPError", OSError), OSError)
+"""Failures below HTTP: huggingface_hub 1 moved from requests, whose errors are OSErrors, to httpx, whose are not."""
+
+Progress = Callable[[str], None]
+
+
+class WeightsError(RuntimeError):
+    """A checkpoint that cannot be had; says why and what to do."""
+
+    exit_code = 4
+
+
+class HubUnreachableError(WeightsError):
+    """The hub cannot be asked now; a copy that is here already will do."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint on this machine."""
+
+    directory: Path
+    commit: str | None = None
+    """Of the hub's repository; None for a directory of unknown origin."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """File name to SHA-256, for files whose content has been verified and has not changed since."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file as the hub describes it."""
+
+    name: str
+    size: int
+    git_sha1: str
+    sha256: str | None
+    """Of files in large-file storage; the others have only git's own hash."""
+
+    def matches(self, path: Path) -> bool:
+        """True where the file's content is what the hub announced."""
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        return sha256(path) == self.sha256 if self.sha256 else git_sha1(path) == self.git_sha1
+
+
+def own_weights(profile: Profile, revision: str, cache: Cache, progress: Progress) -> Weights:
+    """The checkpoint that a profile names itself: the one shipped with this package, or the hub's."""
+    if profile.model == EMBEDDED:
+        return Weights(Path(__file__).parent / "embedded_model")
+    return fetch_weights(profile.model, revision, cache, progress)
+
+
+def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) -> Weights:
+    """The checkpoint `repo` at `revision` (branch, tag or commit), downloaded where it is not there yet.
+
+    Raises `WeightsError`, or `CacheError` where there is not enough disk; nothing has been downloaded then.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return _cached(repo, revision, cache, "HF_HUB_OFFLINE is set")
+    here = (_storage(repo, cache) / "refs" / revision).is_file()
+    try:
+        commit, files = _persist(lambda: _describe(repo, revision), repo, revision, progress, 2 if here else ATTEMPTS)
+    except HubUnreachableError as error:
+        found = _cached(repo, revision, cache, str(error))
+        progress(f"{error}; using the copy of commit {found.commit} that is here")
+        return found
+    snapshot = _storage(repo, cache) / "snapshots" / commit
+    missing = [file for file in files if not _has_size(snapshot / file.name, file.size)]
+    if missing:
+        size = sum(file.size for file in missing)
+        cache.check_space(size, f"downloading {repo}")
+        progress(f"downloading {len(missing)} files ({size / 1e9:.2f} GB) of {repo} at {commit}")
+    for last in (False, True):
+        _persist(lambda: _download(repo, commit, cache, files), repo, commit, progress)
+        damaged = [file for file in _unverified(repo, commit, cache, files) if not file.matches(snapshot / file.name)]
+        if not damaged:
+            break
+        names = ", ".join(file.name for file in damaged)
+        if last:
+            raise WeightsError(f"{names} of {repo} arrived damaged twice: check the network or the mirror HF_ENDPOINT")
+        progress(f"{names} arrived damaged: downloading again")
+        for file in damaged:
+            (snapshot / file.name).resolve().unlink(missing_ok=True)
+            (snapshot / file.name).unlink(missing_ok=True)
+    _note_ref(repo, revision, commit, cache)
+    return Weights(snapshot, commit, _record(repo, commit, cache, [file.name for file in files]))
+
+
+def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) -> Weights:
+    """Copies a checkpoint directory into the cache as `repo`, for machines that have no hub.
+
+    A directory of huggingface_hub (`snapshots/COMMIT`) keeps its commit; another gets one made from its content.
+    """
+    checkpoint = Checkpoint.open(source.absolute())
+    hashes = {path.name: sha256(path) for path in checkpoint.files}
+    commit = source.absolute().name if source.absolute().parent.name == "snapshots" else _commit_of(hashes)
+    snapshot = _storage(repo, cache) / "snapshots" / commit
+    wanted = [path for path in source.iterdir() if path.name in hashes or any(fnmatch(path.name, w) for w in WANTED)]
+    cache.check_space(sum(path.stat().st_size for path in wanted), f"importing {repo}")
+    with cache.lock(cache.place(repo.replace("/", "--"), commit), progress), cache.writing():
+        if not snapshot.is_dir():
+            snapshot.parent.mkdir(parents=True, exist_ok=True)
+            with cache.draft(snapshot) as draft:
+                for path in wanted:
+                    progress(f"copying {path.name}")
+                    shutil.copyfile(path, draft / path.name)
+        _note_ref(repo, "main", commit, cache)
+    return Weights(snapshot, commit, _record(repo, commit, cache, sorted(hashes)))
+
+
+def git_sha1(path: Path) -> str:
+    """Git's hash of a file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _describe(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    files = [
+        RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else None)
+        for s in info.siblings or []
+        if any(fnmatch(s.rfilename, pattern) for pattern in WANTED)
+    ]
+    names = {file.name for file in files}
+    if not names & {"model.safetensors", "model.safetensors.index.json"} or "config.json" not in names:
+        raise WeightsError(f"{repo} at {revision} holds no safetensors checkpoint: choose another repository")
+    return str(info.sha), files
+
+
+def _download(repo: str, commit: str, cache: Cache, files: list[RemoteFile]) -> None:
+    with cache.writing():
+        cache.hub.mkdir(parents=True, exist_ok=True)
+        names = [file.name for file in files]
+        snapshot_download(repo, revision=commit, cache_dir=cache.hub, allow_patterns=names, max_workers=4)
+        snapshot = _storage(repo, cache) / "snapshots" / commit
+        if absent := [name for name in names if not (snapshot / name).is_file()]:
+            # A hub that fails while it is asked leaves what was there already, without an error.
+            raise ConnectionError(f"{len(absent)} files did not arrive, the first is {absent[0]}")
+
+
+def _persist(action: Callable[[], Any], repo: str, revision: str, progress: Progress, attempts: int = ATTEMPTS) -> Any:
+    """Repeats an action while the network or the hub fails in a way that may pass."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except TRANSPORT as error:
+            if hopeless := _refusal(error, repo, revision):
+                raise WeightsError(hopeless) from error
+            if attempt == attempts:
+                raise HubUnreachableError(
+                    f"{repo} could not be downloaded in {attempts} attempts ({_brief(error)}): check the network, or "
+                    f"set HF_ENDPOINT to a mirror; the next attempt resumes where this one ended"
+                ) from error
+            wait = min(LONGEST_WAIT, max(FIRST_WAIT * 2.0 ** (attempt - 1), _retry_after(error)))
+            progress(f"{_brief(error)}; trying again in {wait:.0f} s ({attempt} of {attempts})")
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _refusal(error: Exception, repo: str, revision: str) -> str | None:
+    """What an answer that repeating will not change means, and what to do; None for what may pass."""
+    if isinstance(error, errors.GatedRepoError):
+        return f"{repo} is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r}: give a branch, tag or commit that exists with --revision"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{repo} does not exist on {constants.ENDPOINT}, or is private: check the name, and set HF_TOKEN"
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"{constants.ENDPOINT} refuses access to {repo} ({status}): set HF_TOKEN to a token that may read it"
+        return None if status in (408, 429) or status >= 500 else f"{repo}: {_brief(error)}"
+    return None
+
+
+def _retry_after(error: Exception) -> float:
+    response = getattr(error, "response", None)
+    value = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(value) if value.isdigit() else 0.0
+
+
+def _brief(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the hub answered {response.status_code}" if response is not None else lines[0]
+
+
+def _cached(repo: str, revision: str, cache: Cache, why: str) -> Weights:
+    """The copy that is here already; raises `WeightsError` where there is none that is whole."""
+    storage = _storage(repo, cache)
+    ref = storage / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    snapshot = storage / "snapshots" / commit
+    if not snapshot.is_dir():
+        raise WeightsError(
+            f"{repo} at {revision} is not in the cache {cache.root}, and it cannot be downloaded ({why}): fill the "
+            f"cache where there is a network (nimble-coder download-to-cache) and copy it, or use --from DIR"
+        )
+    Checkpoint.open(snapshot)
+    known = _read_record(repo, commit, cache)
+    return Weights(snapshot, commit, {name: entry["sha256"] for name, entry in known.items()})
+
+
+def _unverified(repo: str, commit: str, cache: Cache, files: list[RemoteFile]) -> list[RemoteFile]:
+    known = _read_record(repo, commit, cache)
+    return [file for file in files if file.name not in known]
+
+
+def _record(repo: str, commit: str, cache: Cache, names: list[str]) -> dict[str, str]:
+    """Notes that these files are verified, so that nobody reads 60 GB again to know it; returns their SHA-256."""
+    known = _read_record(repo, commit, cache)
+    snapshot = _storage(repo, cache) / "snapshots" / commit
+    for name in names:
+        if name not in known:
+            state = (snapshot / name).stat()
+            known[name] = {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": sha256(snapshot / name)}
+    path = _record_path(repo, commit, cache)
+    draft = path.with_name(f".{path.name}.{time.monotonic_ns()}")
+    with cache.writing():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
+    return {name: entry["sha256"] for name, entry in known.items()}
+
+
+def _read_record(repo: str, commit: str, cache: Cache) -> dict[str, Any]:
+    """The verified files that have not been touched since."""
+    path, snapshot = _record_path(repo, commit, cache), _storage(repo, cache) / "snapshots" / commit
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: e for name, e in content.items() if _untouched(snapshot / name, e["bytes"], e["mtime_ns"])}
+
+
+def _untouched(path: Path, size: int, mtime_ns: int) -> bool:
+    return path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns) == (size, mtime_ns)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _record_path(repo: str, commit: str, cache: Cache) -> Path:
+    return cache.root / "verified" / f"{repo.replace('/', '--')}@{commit}.json"
+
+
+def _storage(repo: str, cache: Cache) -> Path:
+    return cache.hub / f"models--{repo.replace('/', '--')}"
+
+
+def _note_ref(repo: str, revision: str, commit: str, cache: Cache) -> None:
+    """Lets a machine without a network find the commit by the branch's name."""
+    if revision != commit:
+        with cache.writing():
+            ref = _storage(repo, cache) / "refs" / revision
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit, encoding="utf-8")
+
+
+def _commit_of(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:40]

@@ -1,0 +1,268 @@
+"""What only a GPU can show, in one run with a report: `scripts/gpu-acceptance`. See docs/gpu-checklist.md.
+
+Every probe says what is expected and what was seen; none stops the others.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from build_engine.build import Artifact, BuildOptions, workshop
+from build_engine.engines.tensorrt import trtllm_build
+from build_engine.hardware import detect_hardware
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.profiles import PROFILES, Profile
+from build_engine.store import create_store
+from build_engine.verify import PROMPTS, TOKENS
+from build_engine.versions import TENSORRT_LLM
+from nimble_coder.client import CompletionClient, CompletionError
+from nimble_coder.terminal import say
+from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.verification import LOADING, ServedEngine
+
+PYTHON = sys.executable
+SMOKE = "qwen2.5-coder-1.5b-instruct"
+FIGURES = {"h100": "Figure 2", "h200": "Figure 3"}
+"""Of "Optimizing Qwen2.5-Coder Throughput with NVIDIA TensorRT-LLM Lookahead Decoding" (NVIDIA, February 2025)."""
+SIZES = ("1.5b", "7b", "32b")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question to the machine."""
+
+    name: str
+    expected: str
+    ask: Callable[[], str]
+    """What was seen; whatever it raises is seen too."""
+    right: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one."""
+
+    probe: Probe
+    seen: str
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        return "as expected" if self.probe.right(self.seen) else "NOT as expected"
+
+
+def shell(name: str, command: str, expected: str, pattern: str) -> Probe:
+    """A command whose output has to match a pattern."""
+
+    def ask() -> str:
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        return (done.stdout + (done.stderr if done.returncode else "")).strip() or f"exit code {done.returncode}"
+
+    return Probe(name, f"{expected} (`{command}`)", ask, lambda seen: bool(re.search(pattern, seen, re.DOTALL)))
+
+
+def interface_probes() -> Iterator[Probe]:
+    """Is this TensorRT-LLM the one that the build stage was written against?"""
+    yield shell("GPUs", "nvidia-smi -L", "one line per GPU", r"GPU 0")
+    yield shell(
+        "version",
+        f"{PYTHON} -c 'import tensorrt_llm as t; print(t.__version__)'",
+        TENSORRT_LLM,
+        rf"{re.escape(TENSORRT_LLM)}\s*$",
+    )
+    profile = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
+    shop = workshop(profile, Path("m"), Path("w"), BuildOptions())
+    flags = [part for part in trtllm_build(profile, shop, Path("e"), profile.lookahead) if part.startswith("--")]
+    pattern = "".join(rf"(?=.*{flag}\b)" for flag in flags)
+    yield shell("flags", "trtllm-build --help", f"knows {', '.join(flags)}", f"^{pattern}")
+    for name, module, item, pattern in (
+        ("conversion", "models", "QWenForCausalLM.from_hugging_face", r"hf_model_or_dir.*dtype.*mapping"),
+        ("saving", "models", "QWenForCausalLM.save_checkpoint", r"output_dir.*save_config"),
+        ("quantisation", "quantization", "quantize_and_export", r"calib_dataset.*qformat.*kv_cache_dtype.*tp_size"),
+    ):
+        code = f"import inspect, tensorrt_llm.{module} as m; print(inspect.signature(m.{item}))"
+        yield shell(f"signature of {item}", f'{PYTHON} -c "{code}"', f"the arguments of {name}", pattern)
+    code = "import inspect, tensorrt_llm.quantization.quantize_by_modelopt as q; print(inspect.getsource(q))"
+    yield shell(
+        "calibration from a directory", f'{PYTHON} -c "{code}" | grep isdir', "a local data set is taken", "isdir"
+    )
+    template = "/app/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt"
+    yield shell("Triton's template", f"grep -c lookahead {template}", "9", r"^9$")
+    library = "$(find / -name libtensorrt_llm.so -not -path '/proc/*' 2>/dev/null | head -1)"
+    yield shell("library", f"strings {library} | grep -ciE 'lookahead|runtime w'", "some", r"^[1-9]")
+
+
+@dataclass
+class Engines:
+    """Engines built for this machine's GPUs, and how they behave."""
+
+    gpu: str
+    scratch: Path
+
+    def profile(self, size: str) -> Profile:
+        """The bf16 profile of an Instruct model for this GPU type."""
+        wanted = f"qwen2.5-coder-{size}-instruct-{self.gpu}-bf16-"
+        return next(profile for name, profile in PROFILES.items() if name.startswith(wanted))
+
+    def build(self, size: str, *more: str) -> Artifact:
+        """Runs the command that a person would run; raises `RuntimeError` with its last lines."""
+        command = [PYTHON, "-m", "nimble_coder.cli", "build-engine", "-p", self.profile(size).name, *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
+        return Artifact.open(Path(done.stdout.strip()))
+
+    def smoke(self) -> str:
+        """A small engine through its verification: 8 requests at once, 200 tokens each, with lookahead and without."""
+        return str(self.build("1.5b", "--lookahead", "4,3,4", "--max-batch-size", "8").manifest.verification)
+
+    def misfit(self, lookahead: LookaheadConfig) -> str:
+        """Loads the small engine (4,3,4) with another (W,N,G) in Triton's configuration."""
+        artifact = self.build("1.5b", "--lookahead", "4,3,4", "--max-batch-size", "8")
+        store = self.scratch / f"misfit-{lookahead.max_draft_tokens}"
+        config = create_store(artifact, store) / "tensorrt_llm" / "config.pbtxt"
+        text = config.read_text(encoding="utf-8")
+        for name, value in zip(("window", "ngram", "verification_set"), str(lookahead)[1:-1].split(","), strict=True):
+            text = re.sub(rf'("lookahead_{name}_size" value: {{ string_value: )"\d+"', rf'\1"{value}"', text)
+        config.write_text(text, encoding="utf-8")
+        with TritonServer(store / "model_repository", Addresses.free(), self.scratch / "misfit.log") as server:
+            try:
+                server.wait_ready(LOADING)
+            except TritonError as error:
+                return f"does not load: {error}"
+        return "loads"
+
+    def over_limit(self) -> str:
+        """One request beyond the engine's (W,N,G) beside a normal one; the gateway exists because of the answer."""
+        artifact = self.build("1.5b", "--lookahead", "4,3,4", "--max-batch-size", "8")
+        with TritonServer(artifact.repository, Addresses.free(), self.scratch / "limit.log") as server:
+            server.wait_ready(LOADING)
+            with CompletionClient(server.addresses.grpc) as client:
+                prompt = client.encode(PROMPTS[0])
+                normal = client.stream_tokens(prompt, TOKENS)
+                next(normal)
+                seen = []
+                for name, stream in (
+                    ("bad", client.stream_tokens(prompt, 16, LookaheadConfig(9, 9, 9))),
+                    ("normal", normal),
+                ):
+                    try:
+                        seen.append(f"{name}: {len(stream.finish().token_ids)} tokens")
+                    except CompletionError as error:
+                        seen.append(f"{name}: {error}")
+        return "; ".join(seen)
+
+    def figure(self, size: str) -> str:
+        """Tokens per second of one request at a time, with lookahead and without."""
+        profile = self.profile(size)
+        artifact = self.build(size)
+        with TritonServer(artifact.repository, Addresses.free(), self.scratch / f"{size}.log") as server:
+            server.wait_ready(LOADING)
+            with CompletionClient(server.addresses.grpc) as client:
+                engine = ServedEngine(client)
+                prompts = [engine.encode(text) for text in PROMPTS]
+                speeds = []
+                for mode in (profile.lookahead, PLAIN):
+                    engine.generate(prompts[:1], 32, mode)
+                    seconds = sum(engine.generate([prompt], TOKENS, mode).seconds for prompt in prompts)
+                    speeds.append(len(prompts) * TOKENS / seconds)
+        return f"{speeds[0]:.1f} tokens/s with {profile.lookahead}, {speeds[1]:.1f} plain: {speeds[0] / speeds[1]:.2f}x"
+
+
+def engine_probes(engines: Engines) -> Iterator[Probe]:
+    """Does the compiled engine do what is built on it?"""
+    yield Probe(
+        "smoke",
+        "verification passed, identical 8 or near ties only, speed_up above 1 (catches TensorRT-LLM #5451 and #2263)",
+        engines.smoke,
+        lambda seen: "'passed'" in seen,
+    )
+    larger, smaller = LookaheadConfig(5, 3, 5), LookaheadConfig(3, 3, 3)
+    yield Probe(
+        "D above the engine's", "does not load", lambda: engines.misfit(larger), lambda s: s.startswith("does not")
+    )
+    yield Probe("D below the engine's", "either; the project keeps them equal", lambda: engines.misfit(smaller), bool)
+    yield Probe(
+        "a request over the limit",
+        "the bad request fails, and the normal one beside it too",
+        engines.over_limit,
+        lambda seen: "normal: " in seen and "tokens" not in seen.partition("normal: ")[2],
+    )
+    figure = FIGURES.get(engines.gpu, "for comparison")
+    for size in SIZES:
+        yield Probe(
+            f"{figure}: {size}",
+            "faster than plain decoding; NVIDIA reports up to 3.6x on H100 and H200 at batch size 1",
+            lambda size=size: engines.figure(size),  # type: ignore[misc]
+            is_faster,
+        )
+
+
+def is_faster(seen: str) -> bool:
+    """True for a measurement that ends with a speed-up above 1."""
+    match = re.search(r"([\d.]+)x$", seen)
+    return match is not None and float(match[1]) > 1
+
+
+def answer(probe: Probe) -> Result:
+    """Asks; an exception is an answer too."""
+    say(probe.name)
+    started = time.monotonic()
+    try:
+        seen = probe.ask()
+    except (RuntimeError, ValueError, OSError, StopIteration) as error:
+        seen = f"{type(error).__name__}: {error}"
+    result = Result(probe, seen, time.monotonic() - started)
+    say(f"  {result.verdict}: {seen[:200]}")
+    return result
+
+
+def report(results: list[Result]) -> str:
+    """Markdown."""
+    right = sum(result.verdict == "as expected" for result in results)
+    lines = [
+        "# GPU acceptance",
+        "",
+        f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {right} of {len(results)} as expected.",
+    ]
+    lines += [f"- {gpu}" for gpu in detect_hardware().gpus]
+    for result in results:
+        probe = result.probe
+        lines += [
+            "",
+            f"## {probe.name}: {result.verdict}",
+            f"Expected: {probe.expected}",
+            f"Took {result.seconds:.1f} s",
+            "",
+        ]
+        lines += ["```", result.seen[-4000:], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Runs every probe, writes the report; exit code 1 where something is not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--report", type=Path, default=Path("gpu-acceptance.md"))
+    parser.add_argument("--scratch", type=Path, default=Path("gpu-acceptance"))
+    parser.add_argument("--interfaces-only", action="store_true", help="compile nothing")
+    args = parser.parse_args()
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    gpus = detect_hardware().gpus
+    engines = Engines(gpus[0].type if gpus else "unknown", args.scratch.absolute())
+    probes = [*interface_probes(), *(() if args.interfaces_only else engine_probes(engines))]
+    results = [answer(probe) for probe in probes]
+    args.report.write_text(report(results), encoding="utf-8")
+    print(args.report)
+    sys.exit(any(result.verdict != "as expected" for result in results))
+
+
+if __name__ == "__main__":
+    main()

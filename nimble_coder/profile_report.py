@@ -1,0 +1,87 @@
+"""What `list-model-profiles` prints: this machine, and every profile's verdict."""
+
+import json
+from collections import defaultdict
+from dataclasses import asdict
+
+from build_engine.catalog import find_model
+from build_engine.hardware import Hardware
+from build_engine.profiles import EMBEDDED, PROFILES, Profile, ProfileError
+from build_engine.selection import Assessment, Fit, assess_all, select_profile
+from build_engine.versions import CONTAINER, IncompatibleError, check_version, installed_tensorrt_llm
+
+
+def assessments(hardware: Hardware, model: str | None) -> list[Assessment]:
+    """The verdicts on all profiles, or on those of one model; raises `CatalogError` for an unknown one."""
+    wanted = find_model(model).repo if model else None
+    return assess_all((p for p in PROFILES.values() if wanted in (None, p.model)), hardware)
+
+
+def automatic(hardware: Hardware, model: str | None) -> Profile | None:
+    """The profile that is taken where nobody chooses."""
+    try:
+        return select_profile(hardware, model)
+    except ProfileError:
+        return None
+
+
+def compiler() -> str:
+    """Whether TensorRT engines can be compiled here."""
+    try:
+        return f"{check_version(installed_tensorrt_llm())}, compiles and serves lookahead engines"
+    except IncompatibleError as error:
+        return str(error)
+
+
+def report_json(hardware: Hardware, model: str | None) -> str:
+    """Machine-readable; sizes in bytes per GPU."""
+    chosen = automatic(hardware, model)
+    return json.dumps(
+        {
+            "system": {**asdict(hardware), "tensorrt_llm": installed_tensorrt_llm(), "container": CONTAINER},
+            "selected": chosen.name if chosen else None,
+            "profiles": [_entry(assessment) for assessment in assessments(hardware, model)],
+        },
+        indent=2,
+    )
+
+
+def _entry(assessment: Assessment) -> dict[str, object]:
+    profile, memory = assessment.profile, assessment.memory
+    return {
+        "id": profile.id,
+        **asdict(profile),
+        "license": None if profile.model == EMBEDDED else find_model(profile.model).license,
+        "max_draft_len": profile.lookahead.max_draft_tokens,
+        "status": assessment.fit.name.lower(),
+        "reason": assessment.reason,
+        "remedy": assessment.remedy,
+        "memory": {**asdict(memory), "required": memory.required} if memory else None,
+    }
+
+
+def report_text(hardware: Hardware, model: str | None) -> str:
+    """For people; profiles that fail for the same reason stand together."""
+    lines = ["SYSTEM INFO"]
+    lines += [f"- {gpu}, {gpu.free_mib} MiB free" for gpu in hardware.gpus] or [f"- no GPU: {hardware.note}"]
+    lines += [f"- TensorRT-LLM: {compiler()}", "MODEL PROFILES"]
+    verdicts = assessments(hardware, model)
+    for fit in Fit:
+        mine = [verdict for verdict in verdicts if verdict.fit is fit]
+        if mine:
+            lines.append(f"- {fit.value.capitalize()} ({len(mine)}):")
+            lines += _groups(mine)
+    chosen = automatic(hardware, model)
+    lines.append(f"Taken where none is chosen: {chosen.name}" if chosen else "No profile runs here.")
+    return "\n".join(lines)
+
+
+def _groups(verdicts: list[Assessment]) -> list[str]:
+    groups = defaultdict(list)
+    for verdict in verdicts:
+        groups[verdict.reason, verdict.remedy].append(verdict.profile)
+    lines = []
+    for (reason, remedy), profiles in groups.items():
+        lines.append(f"  {reason}{': ' if remedy else ''}{remedy}")
+        lines += [f"    - {profile.id} ({profile.name})" for profile in profiles]
+    return lines

@@ -1,0 +1,181 @@
+"""What the Triton model `tensorrt_llm_bls` does: text in, text out as it is generated, by calling the other models.
+
+Unlike the ensemble it never splits a character between two responses, and it ends the engine's request when its own
+client has gone. Names and meaning of the tensors: all_models/inflight_batcher_llm/tensorrt_llm_bls of
+triton-inference-server/tensorrtllm_backend v0.19.0. Written against the interface of Triton's Python backend, which the
+caller passes in.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nimble_coder.text.detokenizer import Detokenizer
+
+Array = NDArray[Any]
+
+PREPROCESSED = {
+    "text_input": "QUERY",
+    "max_tokens": "REQUEST_OUTPUT_LEN",
+    "bad_words": "BAD_WORDS_DICT",
+    "stop_words": "STOP_WORDS_DICT",
+    "end_id": "END_ID",
+    "pad_id": "PAD_ID",
+}
+"""This model's inputs that `preprocessing` takes, with their names there."""
+PREPARED = {
+    "INPUT_ID": "input_ids",
+    "REQUEST_INPUT_LEN": "input_lengths",
+    "REQUEST_OUTPUT_LEN": "request_output_len",
+    "OUT_END_ID": "end_id",
+    "OUT_PAD_ID": "pad_id",
+    "STOP_WORDS_IDS": "stop_words_list",
+    "BAD_WORDS_IDS": "bad_words_list",
+}
+"""What `preprocessing` gives to the engine."""
+PASSED = {
+    "stream": "streaming",
+    "top_k": "runtime_top_k",
+    "top_p": "runtime_top_p",
+    "length_penalty": "len_penalty",
+    **{
+        name: name
+        for name in (
+            "temperature",
+            "repetition_penalty",
+            "min_length",
+            "presence_penalty",
+            "frequency_penalty",
+            "random_seed",
+            "return_perf_metrics",
+            "exclude_input_in_output",
+            "num_return_sequences",
+            "beam_width",
+        )
+    },
+}
+"""This model's inputs that go to the engine as they are."""
+UNSUPPORTED = (
+    "decoder_text_input",
+    "image_input",
+    "image_bytes_input",
+    "image_url_input",
+    "video_bytes_input",
+    "prompt_embedding_table",
+    "embedding_bias_words",
+    "num_draft_tokens",
+    "lora_task_id",
+    "lora_weights",
+    "guided_decoding_guide",
+)
+ONE = np.ones((1, 1), np.int32)
+
+
+class Calls:
+    """The other models, as functions on arrays; raises what `pb_utils` raises for their errors."""
+
+    def __init__(self, pb_utils: Any, engine: str) -> None:
+        self._pb = pb_utils
+        self._engine = engine
+
+    def prepare(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """`preprocessing`: the engine's inputs that depend on the text."""
+        question = {theirs: inputs[ours] for ours, theirs in PREPROCESSED.items() if ours in inputs}
+        answer = self._call("preprocessing", question, list(PREPARED))
+        prepared = {PREPARED[name]: array for name, array in answer.items()}
+        return {name: array for name, array in prepared.items() if array.size}
+
+    def decode(self, ids: list[int]) -> str:
+        """`postprocessing`: the text of token ids."""
+        batch = {"TOKENS_BATCH": np.array([[ids]], np.int32), "SEQUENCE_LENGTH": np.array([[len(ids)]], np.int32)}
+        text: bytes = self._call("postprocessing", batch, ["OUTPUT"])["OUTPUT"].reshape(-1)[0]
+        return text.decode()
+
+    def generate(self, inputs: dict[str, Array], request_id: str, outputs: list[str]) -> Iterator[dict[str, Array]]:
+        """The engine's responses as they come."""
+        for response in self._request(self._engine, inputs, outputs, request_id).exec(decoupled=True):
+            yield self._arrays(response)
+
+    def stop(self, request_id: str) -> None:
+        """Ends the engine's request of that id."""
+        inputs = {"stop": np.array([[True]]), "input_ids": ONE, "input_lengths": ONE, "request_output_len": ONE}
+        for _ in self._request(self._engine, inputs, ["output_ids"], request_id).exec(decoupled=True):
+            pass
+
+    def _call(self, model: str, inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
+        return self._arrays(self._request(model, inputs, outputs, "").exec())
+
+    def _request(self, model: str, inputs: dict[str, Array], outputs: list[str], request_id: str) -> Any:
+        tensors = [self._pb.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
+        return self._pb.InferenceRequest(
+            model_name=model, inputs=tensors, requested_output_names=outputs, request_id=request_id
+        )
+
+    def _arrays(self, response: Any) -> dict[str, Array]:
+        if response.has_error():
+            raise self._pb.TritonModelException(response.error().message())
+        return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+class TextRequest:
+    """One request of a client: a prompt as text."""
+
+    def __init__(self, request: Any, pb_utils: Any, calls: Calls, accumulate: bool) -> None:
+        self._pb = pb_utils
+        self._calls = calls
+        self._accumulate = accumulate
+        self._inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        self._wanted = set(request.requested_output_names())
+        self._sender = request.get_response_sender()
+
+    def run(self) -> None:
+        """Answers the request, whatever happens."""
+        try:
+            self._check()
+            self._generate()
+        except self._pb.TritonModelException as error:
+            # Another model's error, or one that keeps this one from being called.
+            self._sender.send(self._pb.InferenceResponse(error=self._pb.TritonError(str(error))))
+        except ValueError as error:
+            refusal = self._pb.TritonError(str(error), self._pb.TritonError.INVALID_ARG)
+            self._sender.send(self._pb.InferenceResponse(error=refusal))
+        finally:
+            self._sender.send(flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _check(self) -> None:
+        if len(self._inputs["text_input"]) != 1:
+            raise ValueError("one prompt a request: send the prompts as separate requests, they run together")
+        if given := [name for name in UNSUPPORTED if name in self._inputs and self._inputs[name].size]:
+            raise ValueError(f"input {given[0]} is not supported: this model reads text and nothing else")
+
+    def _generate(self) -> None:
+        # A flag comes without its batch dimension here, and the engine wants one.
+        passed = {theirs: self._inputs[ours].reshape(1, -1) for ours, theirs in PASSED.items() if ours in self._inputs}
+        request_id, outputs = uuid4().hex, ["output_ids", "sequence_length", *self._extra_outputs()]
+        detokenizer, text = Detokenizer(self._calls.decode), ""
+        others: dict[str, Array] = {}
+        """What came with tokens whose text is not certain yet."""
+        for answer in self._calls.generate({**self._calls.prepare(self._inputs), **passed}, request_id, outputs):
+            if self._sender.is_cancelled():
+                self._calls.stop(request_id)
+                return
+            ids = answer.get("output_ids", np.zeros(0, np.int32)).reshape(-1).tolist()
+            others |= answer
+            if piece := detokenizer.push(ids):
+                text += piece
+                self._send(text if self._accumulate else piece, others)
+                others = {}
+        rest = detokenizer.finish()
+        if rest or others or not text:
+            self._send(text + rest if self._accumulate else rest, others)
+
+    def _extra_outputs(self) -> list[str]:
+        return sorted(self._wanted - {"text_output"})
+
+    def _send(self, text: str, others: dict[str, Array]) -> None:
+        outputs = {"text_output": np.array([text.encode()], np.object_)}
+        outputs |= {name: array for name, array in others.items() if name in self._wanted}
+        self._sender.send(self._pb.InferenceResponse([self._pb.Tensor(n, a) for n, a in outputs.items()]))

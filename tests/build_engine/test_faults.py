@@ -1,0 +1,274 @@
+"""Faults: whatever goes wrong, the exit code says what kind it was, and nothing half-built is published."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standin_machine import A100, H100, Machine
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache, CacheError
+from build_engine.engines import torch as torch_engine
+from build_engine.manifest import ManifestError
+from build_engine.profiles import PROFILES
+from build_engine.versions import IncompatibleError
+
+THIRTY_TWO = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
+STAGES = (
+    "hashing",
+    "building the tensorrt engine",
+    "[1/3] convert the checkpoint, rank 0",
+    "[2/3] convert the checkpoint, rank 1",
+    "[3/3] compile",
+    "rendering",
+    "verifying",
+    "publishing",
+)
+"""What a build says at the boundaries of its stages, in order."""
+
+
+def command(machine: Machine, checkpoint: Path, *more: str) -> list[str]:
+    return machine.command("build-engine", "-p", THIRTY_TWO, "--from", checkpoint, "--skip-verify", *more)
+
+
+def killed_at(stage: str, machine: Machine, checkpoint: Path) -> subprocess.CompletedProcess[str]:
+    """A builder that gets SIGKILL when it reaches a stage; its verification asks the engine nothing."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from build_engine.build import build
+from build_engine.cache import Cache
+from build_engine.profiles import PROFILES
+from build_engine.verify import Verification
+
+def progress(text):
+    print(text, flush=True)
+    if text.startswith({stage!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def verifier(profile, repository):
+    return Verification(1, 1, 1, 0, 2.0, 1.0, 2.0)
+
+cache = Cache(Path({str(machine.cache)!r}))
+build(PROFILES[{THIRTY_TWO!r}], Path({str(checkpoint)!r}), cache, progress, verifier=verifier)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_a_build_says_its_stages_in_order(h100: Machine, tiny_checkpoint: Path) -> None:
+    """Otherwise the test below would kill nobody."""
+    said = killed_at("nowhere", h100, tiny_checkpoint).stdout.splitlines()
+    assert [
+        next((s for s in STAGES if line.startswith(s)), None) for line in said if not line.startswith("verified")
+    ] == [
+        *STAGES,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_builder_killed_at_any_stage_publishes_nothing_and_the_next_one_succeeds(
+    h100: Machine, tiny_checkpoint: Path, stage: str
+) -> None:
+    assert killed_at(stage, h100, tiny_checkpoint).returncode == -signal.SIGKILL
+    assert h100.artifacts == []
+    done = subprocess.run(command(h100, tiny_checkpoint), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert h100.artifacts == [Path(done.stdout.strip())]
+    assert h100.leftovers == []
+
+
+def test_a_compiler_that_outlives_its_builder_keeps_the_next_one_waiting(h100: Machine, tiny_checkpoint: Path) -> None:
+    h100.set(STANDIN_BUILD="hang", STANDIN_SECONDS=8)
+    first = subprocess.Popen(command(h100, tiny_checkpoint), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(call["command"] == "trtllm-build" for call in h100.calls))
+    first.kill()
+    first.wait()
+    h100.set(STANDIN_BUILD="")
+    started = time.monotonic()
+    second = subprocess.run(command(h100, tiny_checkpoint), capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "waiting for another builder" in second.stderr
+    assert time.monotonic() - started > 1
+    Artifact.open(Path(second.stdout.strip())).manifest.check_hashes(Path(second.stdout.strip()))
+
+
+def test_two_builders_at_once_build_once(h100: Machine, tiny_checkpoint: Path) -> None:
+    h100.set(STANDIN_BUILD="hang", STANDIN_SECONDS=2)
+    builders = [
+        subprocess.Popen(command(h100, tiny_checkpoint), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = [builder.communicate() for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0], answers
+    assert answers[0][0] == answers[1][0]
+    assert sum(call["command"] == "trtllm-build" for call in h100.calls) == 1
+    assert any("already built" in stderr for _, stderr in answers)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB, where this test may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting needs root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
+    h100: Machine, tiny_checkpoint: Path, small_disk: Path
+) -> None:
+    (small_disk / "filler").write_bytes(bytes(1_600_000))
+    answer = subprocess.run(
+        command(h100, tiny_checkpoint, "--cache", str(small_disk / "cache")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 7
+    assert "make room" in answer.stderr
+    assert h100.calls == []
+
+
+def test_a_disk_that_fills_up_publishes_nothing(tiny_checkpoint: Path, small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(1_950_000))
+    cache = Cache(small_disk / "cache")
+    with pytest.raises(CacheError, match="is full: make room"):
+        build(PROFILES["demo"], tiny_checkpoint, cache, lambda _: None)
+    assert [path for path in cache.artifacts.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_file_system_that_refuses_ends_as_an_error_of_the_cache(
+    machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(torch_engine, "build_torch_engine", refuse)
+    with pytest.raises(CacheError, match="choose another place with --cache"):
+        build(PROFILES["demo"], tiny_checkpoint, Cache(machine.cache), lambda _: None)
+    assert machine.artifacts == machine.leftovers == []
+
+
+def test_a_read_only_cache_is_refused(h100: Machine, tiny_checkpoint: Path) -> None:
+    """A file where the cache should be cannot be written by anybody, root included."""
+    place = h100.home / "file"
+    place.write_text("")
+    answer = subprocess.run(
+        command(h100, tiny_checkpoint, "--cache", str(place)), capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 7
+    assert "cannot be written" in answer.stderr
+    assert h100.calls == []
+
+
+def test_a_finished_engine_is_found_in_a_cache_that_cannot_be_written(
+    h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+
+    monkeypatch.setattr(Path, "open", refuse_writing(Path.open))
+    found = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    assert found.directory == first.directory
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code", "message"),
+    [
+        (lambda machine: machine.gpus(), 3, "no GPU found"),
+        (lambda machine: machine.gpus(A100, A100), 3, "needs H100, this machine has NVIDIA A100-SXM4-80GB"),
+        (lambda machine: machine.gpus(H100), 3, "needs 2 H100, this machine has 1"),
+        (lambda machine: machine.tensorrt_llm("0.18.2"), 3, "no lookahead parameters"),
+        (lambda machine: machine.tensorrt_llm("0.20.0"), 3, "#5451"),
+        (lambda machine: machine.tensorrt_llm("1.0.0"), 3, "--allow-unproven"),
+        (lambda machine: shutil.rmtree(machine.home / "site"), 3, "TensorRT-LLM is not installed here"),
+        (lambda machine: machine.set(STANDIN_BUILD="exit"), 5, "exit code 3"),
+        (lambda machine: machine.set(STANDIN_BUILD="partial"), 5, "rank1.engine is missing"),
+        (lambda machine: machine.set(STANDIN_CONVERT="exit"), 5, "file is truncated"),
+    ],
+    ids=["no GPU", "other GPU", "one GPU", "0.18.2", "0.20.0", "1.0.0", "none", "compiler", "partial", "conversion"],
+)
+def test_what_is_wrong_with_the_machine_or_the_build_has_its_exit_code(
+    h100: Machine, tiny_checkpoint: Path, prepare: object, code: int, message: str
+) -> None:
+    prepare(h100)  # type: ignore[operator]
+    answer = subprocess.run(command(h100, tiny_checkpoint), capture_output=True, text=True, check=False)
+    assert answer.returncode == code, answer.stderr
+    assert message in answer.stderr
+    assert 'cli.py", line' not in answer.stderr  # the only traceback shown is a command's own
+    assert h100.artifacts == h100.leftovers == []
+    if code == 3:
+        assert h100.calls == []
+
+
+def test_the_guard_refuses_before_any_download(h100: Machine) -> None:
+    h100.tensorrt_llm("0.18.2")
+    h100.set(HF_ENDPOINT="http://127.0.0.1:9")
+    answer = h100.run("build-engine", "-p", THIRTY_TWO)
+    assert answer.returncode == 3
+    assert "trying again" not in answer.stderr
+    assert not h100.cache.exists()
+
+
+@pytest.mark.parametrize("damage", ["remove", "shorten", "manifest"])
+def test_a_damaged_engine_is_noticed_at_the_start_and_built_again(
+    h100: Machine, tiny_checkpoint: Path, damage: str
+) -> None:
+    artifact = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    file = artifact.engine / "rank1.engine"
+    if damage == "remove":
+        file.unlink()
+    elif damage == "shorten":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        (artifact.directory / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="build the artefact again"):
+        Artifact.open(artifact.directory)
+    again = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    Artifact.open(again.directory)
+
+
+def test_an_engine_does_not_start_on_another_machine(h100: Machine, tiny_checkpoint: Path) -> None:
+    artifact = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    artifact.check_machine()
+    h100.gpus(A100, A100)
+    with pytest.raises(IncompatibleError, match="needs H100"):
+        artifact.check_machine()
+    h100.gpus(H100, H100)
+    manifest = artifact.directory / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "engine_version": "0.21.0"}))
+    with pytest.raises(IncompatibleError, match=r"was built by 0\.21\.0, this machine has 0\.19\.0"):
+        Artifact.open(artifact.directory).check_machine()
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def refuse_writing(real: object) -> object:
+    """`Path.open` of a file system that is mounted read-only."""
+
+    def open_(path: Path, mode: str = "r", *more: object, **named: object) -> object:
+        if any(letter in mode for letter in "wax+"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, mode, *more, **named)  # type: ignore[operator]
+
+    return open_

@@ -1,0 +1,81 @@
+"""The cache's inventory, and what may be removed from it."""
+
+import fcntl
+from pathlib import Path
+
+import pytest
+from standin_machine import Machine
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.inventory import inventory, prunable, remove
+from build_engine.profiles import PROFILES
+from build_engine.weights import import_weights
+
+
+@pytest.fixture
+def cache(machine: Machine) -> Cache:
+    return Cache(machine.cache)
+
+
+@pytest.fixture
+def demo(cache: Cache, tiny_checkpoint: Path) -> Artifact:
+    return build(PROFILES["demo"], tiny_checkpoint, cache, lambda _: None)
+
+
+def test_an_empty_cache_is_empty(cache: Cache) -> None:
+    assert inventory(cache) == []
+
+
+def test_artefacts_and_checkpoints_are_listed_with_size_and_verification(
+    cache: Cache, demo: Artifact, tiny_checkpoint: Path
+) -> None:
+    import_weights(tiny_checkpoint, "Qwen/Qwen2.5-Coder-0.5B", cache, lambda _: None)
+    artifact, checkpoint = inventory(cache)
+    assert (artifact.kind, artifact.profile, artifact.verification, artifact.state) == (
+        "artifact",
+        "demo",
+        "skipped",
+        "ok",
+    )
+    assert artifact.bytes > (tiny_checkpoint / "model.safetensors").stat().st_size
+    assert (checkpoint.kind, checkpoint.profile) == ("checkpoint", "Qwen/Qwen2.5-Coder-0.5B")
+
+
+def test_changed_content_of_the_same_size_is_found_by_reading_everything(cache: Cache, demo: Artifact) -> None:
+    file = demo.engine / "rank0.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert not inventory(cache)[0].is_damaged
+    (entry,) = inventory(cache, read_everything=True)
+    assert entry.is_damaged
+    assert "changed after it was built" in entry.state
+
+
+def test_damaged_artefacts_and_idle_leftovers_go_and_others_stay(cache: Cache, demo: Artifact) -> None:
+    leftover = cache.artifacts / ".demo-0.building"
+    leftover.mkdir()
+    assert [entry.path for entry in prunable(cache, superseded=False)] == [leftover]
+    (demo.engine / "config.json").unlink()
+    for entry in prunable(cache, superseded=False):
+        remove(cache, entry)
+    assert inventory(cache) == []
+
+
+def test_a_draft_that_a_builder_works_on_stays(cache: Cache, demo: Artifact) -> None:
+    draft = cache.artifacts / ".demo-1.building"
+    draft.mkdir()
+    with (cache.artifacts / ".demo-1.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert prunable(cache, superseded=False) == []
+    assert [entry.path for entry in prunable(cache, superseded=False)] == [draft]
+
+
+def test_superseded_keeps_the_newest_of_each_profile(cache: Cache, demo: Artifact, tiny_checkpoint: Path) -> None:
+    older = demo.directory.with_name("demo-older")
+    demo.directory.rename(older)
+    manifest = older / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"built_at": "2', '"built_at": "1'))
+    newer = build(PROFILES["demo"], tiny_checkpoint, cache, lambda _: None)
+    assert prunable(cache, superseded=False) == []
+    assert [entry.path for entry in prunable(cache, superseded=True)] == [older]
+    assert newer.directory.is_dir()

@@ -1,0 +1,113 @@
+"""The profiles: the published cases, names and ids that last, and limits that fit together."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from build_engine.catalog import MODELS, find_model
+from build_engine.hardware import GPU_TYPES, MIB
+from build_engine.lookahead import LookaheadConfig
+from build_engine.memory import plan_memory
+from build_engine.profiles import ANY, PROFILES, Profile, ProfileError, find_profile
+
+TENSORRT = [profile for profile in PROFILES.values() if profile.engine == "tensorrt"]
+
+
+@pytest.mark.parametrize("gpu", ["h100", "h200"])
+@pytest.mark.parametrize(("size", "lookahead", "tp"), [("1.5b", 8, 1), ("7b", 8, 1), ("32b", 15, 2)])
+def test_the_published_cases_are_profiles(gpu: str, size: str, lookahead: int, tp: int) -> None:
+    w = lookahead
+    profile = PROFILES[f"qwen2.5-coder-{size}-instruct-{gpu}-bf16-tp{tp}-w{w}n{w}g{w}"]
+    assert profile.lookahead == LookaheadConfig(w, w, w)
+    assert profile.lookahead.max_draft_tokens == {8: 111, 15: 419}[w]
+    assert profile.tensor_parallel == tp
+
+
+def test_every_model_has_a_profile_for_every_gpu_type_and_fp8_only_where_the_chip_has_it() -> None:
+    for model in MODELS.values():
+        for gpu in GPU_TYPES.values():
+            found = {p.precision for p in TENSORRT if (p.model, p.gpu) == (model.repo, gpu.name)}
+            assert found == ({"bf16", "fp8"} if gpu.sm >= 89 else {"bf16"})
+
+
+@pytest.mark.parametrize("profile", TENSORRT, ids=lambda profile: profile.name)
+def test_every_profile_fits_its_gpu_with_four_sequences_of_full_length(profile: Profile) -> None:
+    plan = plan_memory(profile, find_model(profile.model).shape)
+    assert plan.sequences(GPU_TYPES[profile.gpu].memory_mib * MIB) >= 4
+
+
+@pytest.mark.parametrize("profile", TENSORRT, ids=lambda profile: profile.name)
+def test_every_profile_stays_within_the_models_positions_and_heads(profile: Profile) -> None:
+    shape = find_model(profile.model).shape
+    assert profile.max_seq_len + profile.lookahead.max_draft_tokens <= shape.max_position_embeddings
+    assert shape.num_attention_heads % profile.tensor_parallel == 0
+
+
+def test_base_and_instruct_profiles_differ_in_the_model_alone() -> None:
+    for profile in TENSORRT:
+        if "-instruct-" in profile.name:
+            base = PROFILES[profile.name.replace("-instruct-", "-")]
+            assert replace(base, name=profile.name, model=profile.model) == profile
+
+
+def test_ids_are_64_hexadecimal_digits_and_unlike() -> None:
+    ids = [profile.id for profile in PROFILES.values()]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", each) for each in ids)
+
+
+def test_an_id_does_not_change_from_release_to_release() -> None:
+    """Scripts and charts keep ids: a change here is a breaking change."""
+    profile = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
+    assert profile.id == "20214e0e88f64864b8a85a03930c1898b3187bee6a1cc5d361c1c9b08110607e"
+
+
+def test_serving_parameters_do_not_change_the_id() -> None:
+    profile = PROFILES["demo"]
+    assert replace(profile, name="x", kv_cache_fraction=0.5, max_queue_factor=1).id == profile.id
+    assert replace(profile, max_batch_size=2).id != profile.id
+
+
+def test_a_profile_is_found_by_name_by_id_and_by_the_ids_beginning() -> None:
+    profile = TENSORRT[0]
+    assert find_profile(profile.name) is find_profile(profile.id) is find_profile(profile.id[:12].upper()) is profile
+
+
+def test_an_unknown_profile_is_refused_with_names_that_are_near() -> None:
+    with pytest.raises(ProfileError, match=r"did you mean qwen2\.5-coder-32b"):
+        find_profile("32b")
+    with pytest.raises(ProfileError, match="list-model-profiles"):
+        find_profile("gpt-2")
+
+
+def test_a_variant_has_another_name_and_id() -> None:
+    profile = TENSORRT[0]
+    variant = profile.with_limits(max_batch_size=3, lookahead=None)
+    assert variant.max_batch_size == 3
+    assert variant.name.startswith(f"{profile.name}-custom-")
+    assert profile.with_limits(max_batch_size=profile.max_batch_size) is profile
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp32"}, "no fp32 kernels"),
+        ({"gpu": ANY}, "gpu 'any' is not one of"),
+        ({"max_input_len": 9000}, "a prompt is computed in one forward pass"),
+        ({"max_seq_len": 4096}, "leaves no room for output"),
+        ({"max_batch_size": 0}, "at least 1"),
+        ({"engine": "torch", "precision": "fp8"}, "does not compute in fp8"),
+        ({"engine": "torch", "gpu": ANY, "lookahead": LookaheadConfig(1, 1, 0)}, "needs draft tokens"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        replace(PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"], **changes)  # type: ignore[arg-type]
+
+
+def test_max_num_tokens_covers_one_step_of_a_full_batch() -> None:
+    """trtllm-build raises it to max_batch_size * (D + 1) by itself; the profile knows the result before."""
+    profile = PROFILES["qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"]
+    assert replace(profile, max_batch_size=64).engine_num_tokens == 64 * 420
+    assert profile.engine_num_tokens == profile.max_num_tokens

@@ -1,0 +1,76 @@
+"""What runs where, why not, and which profile is taken by itself."""
+
+import pytest
+from standin_machine import A10G, A100, B200, H100, L4, T4, Machine
+
+from build_engine.hardware import detect_hardware
+from build_engine.profiles import PROFILES, ProfileError
+from build_engine.selection import Fit, assess, select_profile
+
+H100_7B = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
+H100_32B = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "model", "expected"),
+    [
+        ([], None, "demo"),
+        ([B200], None, "demo"),
+        ([T4], None, "demo"),
+        ([H100], None, H100_7B),
+        ([A10G], None, "qwen2.5-coder-7b-instruct-a10g-bf16-tp1-w5n5g5"),
+        ([H100], "qwen2.5-coder-14b", "qwen2.5-coder-14b-h100-bf16-tp1-w8n8g8"),
+        ([H100, H100], "Qwen/Qwen2.5-Coder-32B-Instruct", H100_32B),
+        ([], "qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-torch-bf16-w4n3g4"),
+        (
+            [["NVIDIA L4", "8.9", 23034, 12000]],
+            "qwen2.5-coder-7b-instruct",
+            "qwen2.5-coder-7b-instruct-l4-fp8-tp1-w8n8g8",
+        ),
+    ],
+)
+def test_the_profile_taken_by_itself(
+    machine: Machine, gpus: list[list[object]], model: str | None, expected: str
+) -> None:
+    machine.gpus(*gpus)
+    assert select_profile(detect_hardware(), model).name == expected
+
+
+def test_a_model_that_runs_nowhere_here_is_refused_with_the_closest_profile(machine: Machine) -> None:
+    machine.gpus(H100)
+    with pytest.raises(ProfileError, match=r"no profile of qwen2\.5-coder-32b-instruct runs here.*needs 2 H100"):
+        select_profile(detect_hardware(), "qwen2.5-coder-32b-instruct")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "profile", "fit", "reason", "remedy"),
+    [
+        ([], H100_7B, Fit.INCOMPATIBLE, "no GPU found", "H100"),
+        ([A100], H100_7B, Fit.INCOMPATIBLE, "needs H100, this machine has NVIDIA A100", "choose a profile for a100"),
+        ([H100], H100_32B, Fit.INCOMPATIBLE, "needs 2 H100, this machine has 1", "fp8"),
+        ([B200], H100_7B, Fit.INCOMPATIBLE, "compute capability 10.0", "torch engine"),
+        ([T4], H100_7B, Fit.INCOMPATIBLE, "compute capability 7.5", "torch engine"),
+        ([[*H100[:3], 9000]], H100_7B, Fit.LOW_MEMORY, "8.8 GiB of 79.6 GiB are free", "nvidia-smi"),
+        ([H100], H100_7B, Fit.RUNNABLE, "sequences of full length", ""),
+        ([], "demo", Fit.RUNNABLE, "any machine", ""),
+    ],
+)
+def test_a_verdict_has_a_reason_and_a_concrete_remedy(
+    machine: Machine, gpus: list[list[object]], profile: str, fit: Fit, reason: str, remedy: str
+) -> None:
+    machine.gpus(*gpus)
+    verdict = assess(PROFILES[profile], detect_hardware())
+    assert verdict.fit is fit
+    assert reason in verdict.reason
+    assert remedy in verdict.remedy
+
+
+def test_where_a_gpu_is_too_small_the_remedy_is_a_length_that_fits(machine: Machine) -> None:
+    machine.gpus([*L4[:2], 18000, 17800])
+    profile = PROFILES["qwen2.5-coder-7b-instruct-l4-bf16-tp1-w8n8g8"].with_limits(max_seq_len=30000)
+    verdict = assess(profile, detect_hardware())
+    assert verdict.fit is Fit.LOW_MEMORY
+    assert "--max-seq-len" in verdict.remedy
+    length, prompt = (int(word) for word in verdict.remedy.replace(":", "").split() if word.isdigit())
+    smaller = profile.with_limits(max_seq_len=length, max_input_len=prompt)
+    assert assess(smaller, detect_hardware()).fit is Fit.RUNNABLE

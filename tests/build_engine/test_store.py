@@ -1,0 +1,43 @@
+"""Model stores: an artefact that moved, with every path where it is now."""
+
+from pathlib import Path
+
+import pytest
+from standin_machine import Machine
+
+from build_engine.build import Artifact, BuildOptions, build
+from build_engine.cache import Cache, CacheError
+from build_engine.profiles import PROFILES
+from build_engine.store import create_store
+
+SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
+
+
+@pytest.fixture
+def built(h100: Machine, tiny_checkpoint: Path) -> Artifact:
+    options = BuildOptions(companion=True)
+    return build(SEVEN, tiny_checkpoint, Cache(h100.cache), lambda _: None, options=options)
+
+
+def test_a_store_is_an_artefact_that_needs_no_cache(built: Artifact, tmp_path: Path) -> None:
+    repository = create_store(built, tmp_path / "store")
+    store = Artifact.open(tmp_path / "store")
+    store.manifest.check_hashes(store.directory)
+    assert repository == store.repository
+    config = (repository / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert str(tmp_path / "store" / "engine") in config
+    assert str(built.directory) not in config
+    assert (repository / "tensorrt_llm_plain" / "config.pbtxt").is_file()
+
+
+def test_a_store_may_name_the_place_where_it_will_be_mounted(built: Artifact, tmp_path: Path) -> None:
+    repository = create_store(built, tmp_path / "store", Path("/model-store"))
+    assert '"/model-store/engine"' in (repository / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert '"/model-store/tokenizer"' in (repository / "preprocessing" / "config.pbtxt").read_text()
+
+
+def test_a_directory_in_use_is_not_overwritten(built: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    create_store(built, tmp_path / "store")
+    with pytest.raises(CacheError, match="is not empty"):
+        create_store(built, tmp_path / "store")

@@ -1,0 +1,93 @@
+"""The judgement on a new engine: equal tokens, near ties, and speed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from build_engine.lookahead import LookaheadConfig
+from build_engine.profiles import PROFILES, Profile
+from build_engine.verify import NEAR_TIES, PROMPTS, TOKENS, Batch, VerificationError, verify
+
+BF16 = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
+FP32 = PROFILES["demo"]
+
+
+@dataclass
+class FakeEngine:
+    """Continues a prompt by its length: every token is the number of tokens before it."""
+
+    wrong: dict[int, int] = field(default_factory=dict)
+    """Position in the output, and the token that lookahead gives there instead; the rest follows from it."""
+    forgets: bool = False
+    """From its first wrong token on, lookahead gives nothing but zeros."""
+    plain_seconds: float = 2.0
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig) -> Batch:
+        outputs = [self._continue(prompt, max_tokens, {} if lookahead.is_plain else self.wrong) for prompt in prompts]
+        seconds = self.plain_seconds if lookahead.is_plain else 1.0
+        return Batch(outputs, seconds, 1.0 if lookahead.is_plain else 2.5)
+
+    def _continue(self, prompt: list[int], count: int, wrong: dict[int, int]) -> list[int]:
+        tokens, output = sum(prompt), list[int]()
+        for position in range(count):
+            token = wrong.get(position, (tokens * 31 + 7) % 1000)
+            if self.forgets and wrong and position > min(wrong):
+                token = 0
+            output.append(token)
+            tokens += token
+        return output
+
+
+def judge(engine: FakeEngine, profile: Profile = BF16) -> dict[str, object]:
+    return verify(engine, profile).to_json()
+
+
+def test_eight_prompts_of_two_hundred_tokens_are_compared() -> None:
+    result = judge(FakeEngine())
+    assert (len(PROMPTS), TOKENS) == (8, 200)
+    assert (result["requests"], result["tokens"], result["identical"]) == (8, 1600, 8)
+
+
+def test_the_record_has_the_speed_up_and_the_tokens_per_step() -> None:
+    result = judge(FakeEngine())
+    assert (result["status"], result["speed_up"], result["tokens_per_step"]) == ("passed", 2.0, 2.5)
+
+
+def test_a_near_tie_is_told_from_a_wrong_engine_by_what_follows() -> None:
+    assert judge(FakeEngine(wrong={100: 5}))["near_ties"] == 8
+    with pytest.raises(VerificationError, match="generates other tokens than without"):
+        judge(FakeEngine(wrong={100: 5}, forgets=True))
+
+
+def test_more_near_ties_than_sixteen_bits_explain_are_refused() -> None:
+    positions = {50 * i: 5 for i in range(NEAR_TIES)}
+    judge(FakeEngine(wrong=positions))
+    with pytest.raises(VerificationError, match=r"token 150 of 200 is the difference number 3, 2 are allowed"):
+        judge(FakeEngine(wrong={0: 5, 50: 5, 150: 5}))
+
+
+def test_a_difference_in_the_last_token_is_one_near_tie() -> None:
+    assert judge(FakeEngine(wrong={TOKENS - 1: 5}))["near_ties"] == 8
+
+
+def test_in_fp32_every_token_must_be_equal() -> None:
+    with pytest.raises(VerificationError, match="0 are allowed"):
+        judge(FakeEngine(wrong={100: 5}), FP32)
+
+
+def test_a_compiled_engine_that_is_slower_is_refused_and_a_smaller_or_plain_one_offered() -> None:
+    with pytest.raises(VerificationError, match=r"slower than plain decoding.*--lookahead 4,3,4.*--lookahead 1,1,0"):
+        judge(FakeEngine(plain_seconds=0.5))
+
+
+def test_a_torch_engine_may_be_slower_where_it_is_built() -> None:
+    assert judge(FakeEngine(plain_seconds=0.5), FP32)["speed_up"] == 0.5
+
+
+def test_a_short_context_is_verified_with_what_fits() -> None:
+    profile = replace(BF16, max_seq_len=160, max_input_len=100)
+    assert int(str(judge(FakeEngine(), profile)["tokens"])) < 1600

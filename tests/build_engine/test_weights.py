@@ -1,0 +1,245 @@
+"""Weights over the hub's real protocol with the real client library: whole and verified, or refused with the reason."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from standin_hub import COMMIT, Fault, Hub
+from standin_machine import Machine
+
+from build_engine.cache import Cache, CacheError
+from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
+from build_engine.weights import WANTED, fetch_weights, import_weights
+
+REPO = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+PROFILE = "qwen2.5-coder-0.5b-instruct-torch-bf16-w4n3g4"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path, tmp_path: Path, machine: Machine) -> Iterator[Hub]:
+    """A hub with the checkpoint and with files that nobody needs; the commands use it."""
+    directory = tmp_path / "hub"
+    shutil.copytree(tiny_checkpoint, directory)
+    (directory / "pytorch_model.bin").write_bytes(b"x" * 1000)
+    (directory / "README.md").write_text("about")
+    (directory / "LICENSE").write_text("terms")
+    with Hub(REPO, directory) as running:
+        machine.set(HF_ENDPOINT=running.url, HF_HUB_DOWNLOAD_TIMEOUT=5, HF_HUB_ETAG_TIMEOUT=5)
+        yield running
+
+
+def download(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return machine.run("download-to-cache", "-p", PROFILE, *arguments)
+
+
+def quick(machine: Machine) -> subprocess.CompletedProcess[str]:
+    """The same with short waits between attempts."""
+    code = (
+        "import sys; from build_engine import weights; weights.FIRST_WAIT = 0.01; from nimble_coder.cli import main; "
+    )
+    script = f"{code}sys.argv = ['nimble-coder', 'download-to-cache', '-p', '{PROFILE}']; main()"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=machine.home, check=False)
+
+
+def snapshot(answer: subprocess.CompletedProcess[str]) -> Path:
+    """The directory that was printed; it holds the whole checkpoint."""
+    assert answer.returncode == 0, answer.stderr
+    directory = Path(answer.stdout.strip())
+    Checkpoint.open(directory)
+    return directory
+
+
+def test_only_the_files_needed_are_downloaded_at_a_commit(hub: Hub, machine: Machine) -> None:
+    directory = snapshot(download(machine))
+    assert directory.name == COMMIT
+    names = {path.name for path in directory.iterdir()}
+    assert {WEIGHTS, "tokenizer.json", "config.json", "LICENSE"} <= names
+    assert not names & {"pytorch_model.bin", "README.md"}
+    assert sha256(directory / WEIGHTS) == sha256(hub.directory / WEIGHTS)
+
+
+def test_a_second_download_moves_no_bytes(hub: Hub, machine: Machine) -> None:
+    snapshot(download(machine))
+    hub.requests.clear()
+    snapshot(download(machine))
+    assert not hub.downloads(WEIGHTS)
+    assert not hub.downloads("config.json")
+
+
+def test_an_interrupted_download_resumes_where_it_was(hub: Hub, machine: Machine) -> None:
+    tensors = load_file(hub.directory / WEIGHTS)
+    tensors["padding"] = np.zeros(6_000_000, np.float32)  # the client keeps what it has in pieces of 10 MiB
+    save_file(tensors, hub.directory / WEIGHTS)
+    hub.faults.append(Fault(f"GET /store/{WEIGHTS}", "cut"))
+    directory = snapshot(download(machine))
+    ranges = [{name.title(): value for name, value in d.items()}.get("Range") for d in hub.downloads(WEIGHTS)]
+    assert ranges == [None, f"bytes={10 << 20}-"]
+    assert sha256(directory / WEIGHTS) == sha256(hub.directory / WEIGHTS)
+
+
+def test_a_truncated_file_is_noticed_and_fetched_again(hub: Hub, machine: Machine) -> None:
+    hub.faults.append(Fault(f"GET /store/{WEIGHTS}", "short"))
+    snapshot(quick(machine))
+    assert len(hub.downloads(WEIGHTS)) >= 2
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
+def test_a_file_with_other_bytes_is_noticed_and_fetched_again(hub: Hub, machine: Machine, name: str) -> None:
+    hub.faults.append(Fault(f"GET .*{name}", "corrupt"))
+    answer = quick(machine)
+    assert sha256(snapshot(answer) / name) == sha256(hub.directory / name)
+    assert f"{name} arrived damaged: downloading again" in answer.stderr
+
+
+def test_a_mirror_that_always_sends_other_bytes_is_refused(hub: Hub, machine: Machine) -> None:
+    hub.faults.append(Fault(f"GET /store/{WEIGHTS}", "corrupt", times=99))
+    answer = quick(machine)
+    assert answer.returncode == 4
+    assert f"{WEIGHTS} of {REPO} arrived damaged twice" in answer.stderr
+
+
+def test_a_token_is_sent_and_its_absence_is_explained(hub: Hub, machine: Machine) -> None:
+    hub.token = "hf_secret"
+    refused = download(machine)
+    assert refused.returncode == 4
+    assert "set HF_TOKEN" in refused.stderr
+    machine.set(HF_TOKEN="hf_secret")
+    snapshot(download(machine))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("/api/models", "status", 99, 404, {"X-Error-Code": "RepoNotFound"}), "does not exist"),
+        (Fault("/api/models", "status", 99, 403, {"X-Error-Code": "GatedRepo"}), "is gated: accept its terms"),
+        (Fault("/api/models", "status", 99, 403), "refuses access"),
+        (Fault("GET /store", "status", 99, 403), "refuses access"),
+    ],
+    ids=["404", "gated", "403", "403 of the store"],
+)
+def test_an_answer_that_will_not_change_ends_at_once(hub: Hub, machine: Machine, fault: Fault, message: str) -> None:
+    hub.faults.append(fault)
+    answer = download(machine)
+    assert answer.returncode == 4, answer.stderr
+    assert message in answer.stderr
+    assert "trying again" not in answer.stderr
+
+
+def test_an_unknown_revision_is_refused(hub: Hub, machine: Machine) -> None:
+    answer = download(machine, "--revision", "v9")
+    assert answer.returncode == 4
+    assert "no revision 'v9'" in answer.stderr
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("match", ["/revision/", "GET /store"])
+def test_a_busy_or_unwell_hub_is_asked_again(hub: Hub, machine: Machine, status: int, match: str) -> None:
+    hub.faults.append(Fault(match, "status", 1, status, {"Retry-After": "0"}))
+    snapshot(quick(machine))
+
+
+def test_a_hub_that_stays_unwell_ends_with_the_reason(hub: Hub, machine: Machine) -> None:
+    hub.faults.append(Fault("/revision/", "status", 99, 503))
+    answer = quick(machine)
+    assert answer.returncode == 4
+    assert "could not be downloaded" in answer.stderr
+    assert "503" in answer.stderr
+
+
+def test_a_pinned_commit_is_what_is_fetched(hub: Hub, machine: Machine) -> None:
+    assert snapshot(download(machine, "--revision", COMMIT)).name == COMMIT
+
+
+def test_without_a_network_the_copy_in_the_cache_is_used(hub: Hub, machine: Machine) -> None:
+    directory = snapshot(download(machine))
+    hub.requests.clear()
+    machine.set(HF_HUB_OFFLINE="1")
+    assert snapshot(download(machine)) == directory
+    assert hub.requests == []
+    machine.set(HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    answer = quick(machine)
+    assert snapshot(answer) == directory
+    assert f"using the copy of commit {COMMIT}" in answer.stderr
+
+
+def test_offline_with_an_empty_cache_says_how_to_fill_it(hub: Hub, machine: Machine) -> None:
+    machine.set(HF_HUB_OFFLINE="1")
+    answer = download(machine)
+    assert answer.returncode == 4
+    assert "--from DIR" in answer.stderr
+    assert hub.requests == []
+
+
+def test_two_processes_on_one_cache_download_once(hub: Hub, machine: Machine) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: download(machine), range(2))
+    assert snapshot(first) == snapshot(second)
+    assert len(hub.downloads(WEIGHTS)) == 1
+
+
+def test_a_full_disk_is_noticed_before_the_first_byte(
+    hub: Hub, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import shutil, sys; full = shutil._ntuple_diskusage(100, 99, 1); shutil.disk_usage = lambda _: full; "
+        f"from nimble_coder.cli import main; sys.argv = ['x', 'download-to-cache', '-p', '{PROFILE}']; main()"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=machine.home, check=False)
+    assert answer.returncode == 7
+    assert "0.0 GB free: make room" in answer.stderr
+    assert not hub.downloads(WEIGHTS)
+
+
+def test_an_air_gapped_machine_imports_a_directory(machine: Machine, tiny_checkpoint: Path) -> None:
+    directory = snapshot(download(machine, "--from", str(tiny_checkpoint)))
+    assert directory.is_relative_to(machine.cache)
+    machine.set(HF_HUB_OFFLINE="1")
+    assert snapshot(download(machine)) == directory
+
+
+def test_an_imported_hub_snapshot_keeps_its_commit(machine: Machine, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "snapshots" / COMMIT
+    shutil.copytree(tiny_checkpoint, source)
+    assert import_weights(source, REPO, Cache(machine.cache), lambda _: None).commit == COMMIT
+
+
+def test_a_directory_that_is_no_checkpoint_is_not_imported(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"lacks config\.json"):
+        import_weights(tmp_path / "empty", REPO, Cache(machine.cache), lambda _: None)
+    assert not machine.cache.exists()
+
+
+def test_verified_files_are_not_hashed_again_until_they_change(
+    machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(machine.cache)
+    first = import_weights(tiny_checkpoint, REPO, cache, lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert fetch_weights(REPO, "main", cache, lambda _: None).hashes == first.hashes
+    (first.directory / WEIGHTS).touch()
+    assert WEIGHTS not in fetch_weights(REPO, "main", cache, lambda _: None).hashes
+
+
+def test_a_cache_without_room_refuses_an_import(
+    machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CacheError, match="make room"):
+        import_weights(tiny_checkpoint, REPO, Cache(machine.cache), lambda _: None)
+
+
+def test_shards_are_wanted_and_other_formats_are_not() -> None:
+    wanted = ["model-00001-of-00014.safetensors", "model.safetensors.index.json", "LICENSE"]
+    unwanted = ["model.onnx", "pytorch_model.bin", "consolidated.safetensors", "merges.txt"]
+    assert all(any(fnmatch(name, pattern) for pattern in WANTED) for name in wanted)
+    assert not any(fnmatch(name, pattern) for name in unwanted for pattern in WANTED)

@@ -1,0 +1,90 @@
+"""From a profile to a served engine through a real Triton, with stand-ins for TensorRT-LLM and the C++ backend."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin_machine import STANDIN, Machine
+
+from build_engine.build import Artifact, BuildOptions, build
+from build_engine.cache import Cache
+from build_engine.profiles import PROFILES, Profile
+from build_engine.store import create_store
+from build_engine.verify import VerificationError
+from nimble_coder.client import CompletionClient
+from nimble_coder.triton import server
+from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.verification import verify_served
+
+SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
+THIRTY_TWO = PROFILES["qwen2.5-coder-32b-instruct-h100-fp8-tp2-w15n15g15"]
+
+Build = Callable[..., Artifact]
+
+
+@pytest.fixture
+def make(h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Builds a profile and verifies it behind the stand-in for the C++ backend, which checks what that one checks."""
+    monkeypatch.setattr(server, "BACKENDS", STANDIN / "backends")
+
+    def run(profile: Profile, options: BuildOptions | None = None) -> Artifact:
+        cache = Cache(h100.cache)
+        return build(profile, tiny_checkpoint, cache, lambda _: None, options=options, verifier=verify_served)
+
+    return run
+
+
+@pytest.mark.parametrize("profile", [SEVEN, THIRTY_TWO], ids=["TP1", "TP2 fp8"])
+def test_a_compiled_engine_is_verified_before_it_is_published(make: Build, profile: Profile) -> None:
+    record = make(profile, BuildOptions(companion=profile is SEVEN)).manifest.verification
+    assert record is not None
+    assert (record["status"], record["requests"], record["identical"]) == ("passed", 8, 8)
+    assert record["tokens"] == 1600
+    assert record["speed_up"] > 1
+    assert record["tokens_per_step"] > 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("slow", "slower than plain decoding"),
+        ("wrong", "generates other tokens"),
+        ("crash", "Encountered an error in forwardAsync"),
+    ],
+)
+def test_an_engine_that_fails_verification_is_not_published(
+    make: Build, h100: Machine, fault: str, message: str
+) -> None:
+    h100.set(STANDIN_ENGINE=fault)
+    with pytest.raises(VerificationError, match=message):
+        make(SEVEN)
+    assert h100.artifacts == h100.leftovers == []
+
+
+def test_a_store_is_served_from_where_it_is(make: Build, tmp_path: Path) -> None:
+    repository = create_store(make(THIRTY_TWO), tmp_path / "store")
+    with TritonServer(repository, Addresses.free(), tmp_path / "triton.log") as running:
+        running.wait_ready()
+        with CompletionClient(running.addresses.grpc) as client:
+            assert len(client.stream_tokens([1, 2, 3], 10).finish().token_ids) == 10
+
+
+def test_a_repository_whose_lookahead_does_not_fit_the_engine_does_not_load(make: Build, tmp_path: Path) -> None:
+    """The stand-in backend is only worth something if it refuses what the C++ backend refuses."""
+    repository = create_store(make(SEVEN), tmp_path / "store")
+    config = repository / "tensorrt_llm" / "config.pbtxt"
+    text = config.read_text()
+    given, other = (f'"lookahead_ngram_size" value: {{ string_value: "{n}" }}' for n in (8, 7))
+    assert given in text
+    config.write_text(text.replace(given, other))
+    with TritonServer(repository, Addresses.free(), tmp_path / "triton.log") as running, pytest.raises(TritonError):
+        running.wait_ready()
+    assert "96 != 112" in (tmp_path / "triton.log").read_text()
+
+
+def test_the_portable_engine_is_verified_in_the_same_way(h100: Machine, tiny_checkpoint: Path) -> None:
+    profile = PROFILES["demo"].with_limits(max_batch_size=8, max_seq_len=1024, max_input_len=512)
+    artifact = build(profile, tiny_checkpoint, Cache(h100.cache), lambda _: None, verifier=verify_served)
+    record = artifact.manifest.verification
+    assert record is not None
+    assert (record["status"], record["identical"], record["near_ties"]) == ("passed", 8, 0)

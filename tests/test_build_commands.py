@@ -1,0 +1,106 @@
+"""The commands of the build stage: what they print, and that they need neither a GPU nor each other."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from standin_machine import A100, H100, Machine
+
+SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
+
+
+def test_profiles_are_listed_without_a_gpu_and_it_is_said(machine: Machine) -> None:
+    answer = machine.run("list-model-profiles")
+    assert answer.returncode == 0
+    assert "no GPU: nvidia-smi lists no GPU" in answer.stdout
+    assert "Compatible with system and runnable (9):" in answer.stdout
+    assert "Incompatible with system (132):" in answer.stdout
+    assert answer.stdout.endswith("Taken where none is chosen: demo\n")
+
+
+def test_profiles_are_grouped_by_verdict_with_reason_and_remedy(machine: Machine) -> None:
+    machine.gpus([*H100[:3], 21000])
+    text = machine.run("list-model-profiles", "--model-name", "qwen2.5-coder-14b-instruct").stdout
+    runnable, low, incompatible = (text.index(words) for words in ("runnable (1)", "low memory (1)", "Incompatible"))
+    assert runnable < text.index("14b-instruct-h100-fp8") < low < text.index("14b-instruct-h100-bf16") < incompatible
+    assert "needs 33.7 GiB per GPU, 20.5 GiB of 79.6 GiB are free: end what else uses the GPU" in text
+
+
+def test_the_json_listing_has_every_field_a_script_needs(machine: Machine) -> None:
+    machine.gpus(H100)
+    listing = json.loads(machine.run("list-model-profiles", "--format", "json").stdout)
+    assert listing["selected"] == SEVEN
+    assert listing["system"]["gpus"][0]["product"] == "NVIDIA H100 80GB HBM3"
+    entry = next(profile for profile in listing["profiles"] if profile["name"] == SEVEN)
+    assert entry["status"] == "runnable"
+    assert entry["max_draft_len"] == 111
+    assert entry["license"] == "Apache-2.0"
+    assert entry["memory"]["required"] > entry["memory"]["weights"] > 15e9
+    assert len(entry["id"]) == 64
+
+
+@pytest.mark.parametrize("arguments", [["--format", "yaml"], ["--model-name", "gpt-2"]])
+def test_a_listing_that_makes_no_sense_is_refused(machine: Machine, arguments: list[str]) -> None:
+    assert machine.run("list-model-profiles", *arguments).returncode == 2
+
+
+def test_the_profile_comes_from_the_environment(machine: Machine) -> None:
+    machine.gpus(A100)
+    by_itself = machine.run("build-engine", "--dry-run").stdout
+    assert by_itself.startswith("# qwen2.5-coder-7b-instruct-a100-bf16-tp1-w7n7g7\n")
+    machine.set(NIM_MODEL_PROFILE=SEVEN)
+    assert machine.run("build-engine", "--dry-run").stdout.startswith(f"# {SEVEN}\n")
+    machine.set(NIM_MODEL_PROFILE="default", NIM_MODEL_NAME="qwen2.5-coder-3b")
+    assert machine.run("build-engine", "--dry-run").stdout.startswith("# qwen2.5-coder-3b-a100-")
+
+
+def test_limits_on_the_command_line_change_the_plan(machine: Machine) -> None:
+    script = machine.run(
+        "build-engine", "-p", SEVEN, "--dry-run", "--lookahead", "4,3,4", "--max-batch-size", "2"
+    ).stdout
+    assert "--max_batch_size 2 " in script
+    assert "--max_draft_len 15" in script
+    assert f"# {SEVEN}-custom-" in script
+
+
+def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Path) -> None:
+    demo = ("--from", tiny_checkpoint, "--skip-verify")
+    built = machine.run("build-engine", "-p", "demo", *demo)
+    assert built.returncode == 0, built.stderr
+    (machine.cache / "artifacts" / ".demo-0.building").mkdir()
+    listed = machine.run("cache", "list", "--format", "json")
+    assert {entry["kind"] for entry in json.loads(listed.stdout)} == {"artifact", "leftover"}
+    assert machine.run("cache", "verify").stdout == f"ok       {built.stdout}"
+    assert ".demo-0.building" in machine.run("cache", "prune", "--dry-run").stdout
+    assert machine.run("cache", "prune").returncode == 0
+    assert machine.leftovers == []
+    store = machine.run("create-model-store", "-p", "demo", "-m", machine.home / "store", *demo)
+    assert store.returncode == 0, store.stderr
+    assert store.stdout.strip() == str(machine.home / "store" / "model_repository")
+    weights = machine.artifacts[0] / "engine" / "rank0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    damaged = machine.run("cache", "verify")
+    assert damaged.returncode == 8
+    assert "changed after it was built" in damaged.stderr
+
+
+def test_a_clients_installation_can_show_the_help_of_every_command(machine: Machine) -> None:
+    """It has neither PyTorch nor the hub's library."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'huggingface_hub', 'jinja2', 'safetensors'])); "
+        "from nimble_coder.cli import app; app(['{}', '--help'])"
+    )
+    for command in (
+        "build-engine",
+        "download-to-cache",
+        "create-model-store",
+        "list-model-profiles",
+        "cache",
+        "complete",
+    ):
+        answer = subprocess.run(
+            [sys.executable, "-c", code.format(command)], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0, answer.stderr
