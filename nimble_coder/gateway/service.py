@@ -64,7 +64,7 @@ class Service:
         self.limits = EngineLimits.of(self.artifact)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
-        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch"
+        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch" or self.limits.lookahead.is_plain
         """A TensorRT engine built for lookahead does not, whatever it is sent."""
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
