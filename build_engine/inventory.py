@@ -71,14 +71,14 @@ def prunable(cache: Cache, superseded: bool) -> list[Entry]:
     whole = [entry for entry in entries if entry.kind == "artifact" and not entry.is_damaged]
     newest = {entry.profile: entry.path for entry in sorted(whole, key=lambda entry: entry.built_at)}
     old = [entry for entry in whole if superseded and newest[entry.profile] != entry.path]
-    idle = [entry for entry in entries if entry.kind == "leftover" and not in_use(entry.path)]
+    idle = [entry for entry in entries if entry.kind == "leftover" and not in_use(cache, entry.path)]
     return [*idle, *(entry for entry in entries if entry.is_damaged), *old]
 
 
-def in_use(leftover: Path) -> bool:
-    """True while a builder holds the lock of the draft's artefact."""
+def in_use(cache: Cache, leftover: Path) -> bool:
+    """True while somebody holds the lock of what the draft will become."""
     name = leftover.name.removeprefix(".").rpartition(".")[0]
-    lock = leftover.with_name(f".{name}.lock")
+    lock = cache.artifacts / f".{name}.lock"
     if not lock.is_file():
         return False
     with lock.open() as file:

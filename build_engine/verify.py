@@ -59,7 +59,7 @@ class Verification:
         return {"status": "passed", **asdict(self), "speed_up": round(self.speed_up, 3)}
 
 
-SKIPPED: dict[str, Any] = {"status": "skipped", "reason": "--skip-verify was given; this engine has never been run"}
+SKIPPED: dict[str, Any] = {"status": "skipped", "reason": "the build did not run the engine (--skip-verify)"}
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
     """
     if constants.HF_HUB_OFFLINE:
         return _cached(repo, revision, cache, "HF_HUB_OFFLINE is set")
+    if found := _pinned(repo, revision, cache):
+        return found
     here = (_storage(repo, cache) / "refs" / revision).is_file()
     try:
         commit, files = _persist(lambda: _describe(repo, revision), repo, revision, progress, 2 if here else ATTEMPTS)
@@ -132,7 +134,7 @@ def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) ->
     snapshot = _storage(repo, cache) / "snapshots" / commit
     wanted = [path for path in source.iterdir() if path.name in hashes or any(fnmatch(path.name, w) for w in WANTED)]
     cache.check_space(sum(path.stat().st_size for path in wanted), f"importing {repo}")
-    with cache.lock(cache.place(repo.replace("/", "--"), commit), progress), cache.writing():
+    with cache.lock(snapshot, progress), cache.writing():
         if not snapshot.is_dir():
             snapshot.parent.mkdir(parents=True, exist_ok=True)
             with cache.draft(snapshot) as draft:
@@ -232,8 +234,17 @@ def _cached(repo: str, revision: str, cache: Cache, why: str) -> Weights:
             f"cache where there is a network (nimble-coder download-to-cache) and copy it, or use --from DIR"
         )
     Checkpoint.open(snapshot)
-    known = _read_record(repo, commit, cache)
-    return Weights(snapshot, commit, {name: entry["sha256"] for name, entry in known.items()})
+    hashes = {name: entry["sha256"] for name, entry in _read_record(repo, commit, cache).items()}
+    return Weights(snapshot, commit, hashes)
+
+
+def _pinned(repo: str, revision: str, cache: Cache) -> Weights | None:
+    """The copy of a commit that is here and verified: a commit never changes, so nobody needs to be asked."""
+    snapshot = _storage(repo, cache) / "snapshots" / revision
+    hashes = {name: entry["sha256"] for name, entry in _read_record(repo, revision, cache).items()}
+    if not hashes or any(path.name not in hashes for path in Checkpoint.open(snapshot).files):
+        return None
+    return Weights(snapshot, revision, hashes)
 
 
 def _unverified(repo: str, commit: str, cache: Cache, files: list[RemoteFile]) -> list[RemoteFile]:

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
+from nimble_coder.triton.container import ContainerTriton
+
 BACKENDS = Path(__file__).parents[2] / "backends"
 """Where the portable twin of the C++ backend is."""
 
@@ -82,6 +84,10 @@ class Installation:
             raise TritonError(f"this Triton has no Python backend for Python {version}: use 3.10 to 3.13")
         return path
 
+    def launch(self, arguments: list[str], shared_memory: str) -> list[str]:
+        """The command that starts Triton with these arguments."""
+        return [str(self.binary), *arguments, f"--backend-config=python,shm-region-prefix-name={shared_memory}"]
+
     def assemble_backends(self, directory: Path) -> None:
         """Lays out a backend directory: Triton's `python` with the right stub, and our `tensorrtllm`."""
         for source, name in ((self.root / "backends" / "python", "python"), (BACKENDS / "tensorrtllm", "tensorrtllm")):
@@ -124,15 +130,16 @@ class TritonServer:
 
     def start(self) -> None:
         """Starts the process; `wait_ready` tells when it serves."""
-        installation = Installation.find()
-        library = shared_libpython()
+        container = ContainerTriton.for_repository(self.repository)
+        installation = container or Installation.find()
+        library = None if container else shared_libpython()
         self._check_ports()
         self._work = Path(tempfile.mkdtemp(prefix="nimble-triton-"))
         backends = self._work / "backends"
         installation.assemble_backends(backends)
         with open(self.log, "ab") if self.log else open(os.dup(2), "wb") as output:  # noqa: PTH123
             self._process = subprocess.Popen(
-                self._command(installation, backends),
+                installation.launch(self._arguments(backends), self._shared_memory),
                 env=self._environment(library),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -205,10 +212,9 @@ class TritonServer:
         except ProcessLookupError:
             return
 
-    def _command(self, installation: Installation, backends: Path) -> list[str]:
+    def _arguments(self, backends: Path) -> list[str]:
         a = self.addresses
         return [
-            str(installation.binary),
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
             f"--http-address={a.host}",
@@ -219,7 +225,6 @@ class TritonServer:
             f"--metrics-port={a.metrics_port}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={10}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
         ]
 
     def _environment(self, library: Path | None) -> dict[str, str]:

@@ -70,6 +70,14 @@ def test_a_draft_that_a_builder_works_on_stays(cache: Cache, demo: Artifact) -> 
     assert [entry.path for entry in prunable(cache, superseded=False)] == [draft]
 
 
+def test_an_import_that_is_going_on_stays(cache: Cache, tiny_checkpoint: Path) -> None:
+    snapshot = import_weights(tiny_checkpoint, "Qwen/Qwen2.5-Coder-0.5B", cache, lambda _: None).directory
+    snapshot.with_name(f".{snapshot.name}.building").mkdir()
+    with cache.lock(snapshot):
+        assert prunable(cache, superseded=False) == []
+    assert len(prunable(cache, superseded=False)) == 1
+
+
 def test_superseded_keeps_the_newest_of_each_profile(cache: Cache, demo: Artifact, tiny_checkpoint: Path) -> None:
     older = demo.directory.with_name("demo-older")
     demo.directory.rename(older)

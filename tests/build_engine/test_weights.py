@@ -156,6 +156,9 @@ def test_a_hub_that_stays_unwell_ends_with_the_reason(hub: Hub, machine: Machine
 
 def test_a_pinned_commit_is_what_is_fetched(hub: Hub, machine: Machine) -> None:
     assert snapshot(download(machine, "--revision", COMMIT)).name == COMMIT
+    hub.requests.clear()
+    assert snapshot(download(machine, "--revision", COMMIT)).name == COMMIT
+    assert hub.requests == []  # a commit never changes
 
 
 def test_without_a_network_the_copy_in_the_cache_is_used(hub: Hub, machine: Machine) -> None:
