@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from standin_machine import Machine
-
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
 from nimble_coder.triton.container import ContainerTriton
+from tests.standin.machine import Machine
 
 ARGUMENTS = ["--model-repository=r", "--grpc-port=8001"]
 
