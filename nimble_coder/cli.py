@@ -1,6 +1,8 @@
 """The command `nimble-coder`: one function a subcommand, errors shown once and without a traceback."""
 
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,25 +27,23 @@ def serve(
     http_port: Annotated[int, typer.Option(envvar="NIMBLE_HTTP_PORT")] = 8000,
     grpc_port: Annotated[int, typer.Option(envvar="NIMBLE_GRPC_PORT")] = 8001,
     metrics_port: Annotated[int, typer.Option(envvar="NIMBLE_METRICS_PORT")] = 8002,
+    host: Annotated[str, typer.Option(envvar="NIMBLE_HOST", help="The address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(envvar="NIMBLE_WORKERS", help="Gateway processes on the ports.")] = 1,
     threads: Annotated[int, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="PyTorch threads of the engine.")] = 1,
 ) -> None:
-    """Serve an artefact with Triton on this machine's loopback until Ctrl-C or SIGTERM."""
-    from build_engine.build import Artifact
-    from nimble_coder.triton.server import Addresses, TritonServer
+    """Serve an artefact: OpenAI, fill-in-the-middle and NIM over HTTP, KServe over gRPC, until Ctrl-C or SIGTERM."""
+    from nimble_coder.serving import Serving
+    from nimble_coder.triton.server import Addresses
     from nimble_coder.triton.stopping import stop_signals
 
     try:
-        opened = Artifact.open(artifact.absolute())
-        opened.check_machine()
-        addresses = Addresses(http_port, grpc_port, metrics_port)
-        with stop_signals(), TritonServer(opened.repository, addresses, threads=threads) as server:
-            seconds = server.wait_ready()
+        addresses = Addresses(http_port, grpc_port, metrics_port, host)
+        with stop_signals(), Serving(artifact.absolute(), addresses, threads, workers) as serving:
+            seconds = serving.wait_ready()
             console.print(f"ready after {seconds:.1f} s: HTTP {addresses.http}, gRPC {addresses.grpc}")
-            code = server.wait()
+            serving.wait()
     except (ValueError, RuntimeError, OSError) as error:
         fail(error)
-    if code is not None:
-        fail(RuntimeError(f"tritonserver ended with code {code}; its log is above"))
 
 
 @app.command()
@@ -54,20 +54,37 @@ def complete(
     no_lookahead: Annotated[bool, typer.Option("--no-lookahead", help="Plain decoding, the same as 1,1,0.")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Speed and acceptance, on standard error.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask the prompt as a question, over HTTP.")] = False,
+    suffix: Annotated[str | None, typer.Option(help="Fill in between the prompt and this text, over HTTP.")] = None,
+    openai: Annotated[bool, typer.Option("--openai", help="Use the OpenAI API over HTTP instead of gRPC.")] = False,
     url: Annotated[str, typer.Option(envvar="NIMBLE_URL", help="host:port of the gRPC endpoint.")] = "127.0.0.1:8001",
+    http_url: Annotated[
+        str, typer.Option(envvar="NIMBLE_HTTP_URL", help="URL of the HTTP endpoint; its key is NIMBLE_API_KEY.")
+    ] = "http://127.0.0.1:8000",
 ) -> None:
-    """Complete a prompt over gRPC, streaming to the terminal."""
+    """Complete a prompt, streaming to the terminal."""
     from nimble_coder.client import CompletionClient, CompletionError
+    from nimble_coder.http_client import HttpClient
 
     if no_lookahead and lookahead:
         fail(ValueError("--lookahead and --no-lookahead exclude each other"))
+    if chat and suffix is not None:
+        fail(ValueError("--chat and --suffix exclude each other"))
     try:
         config = PLAIN if no_lookahead else LookaheadConfig.parse(lookahead) if lookahead else None
         text = sys.stdin.read() if prompt == "-" else prompt
-        with CompletionClient(url) as client, client.stream(text, max_tokens, config, tuple(stop or ())) as stream:
-            for chunk in stream:
-                print(chunk.text, end="", flush=True)
-            print()
+        stops = tuple(stop or ())
+        if chat or openai or suffix is not None:
+            service = HttpClient(http_url, os.environ.get("NIMBLE_API_KEY"))
+            if chat:
+                show(service.chat(text, max_tokens, config, stops))
+            else:
+                show(service.complete(text, suffix, max_tokens, config, stops))
+            if stats:
+                console.print(f"usage: {service.usage}", soft_wrap=True)
+            return
+        with CompletionClient(url) as client, client.stream(text, max_tokens, config, stops) as stream:
+            show(chunk.text for chunk in stream)
             if stats:
                 done = stream.completion
                 console.print(
@@ -78,6 +95,13 @@ def complete(
                 )
     except (LookaheadError, CompletionError) as error:
         fail(error)
+
+
+def show(texts: Iterable[str]) -> None:
+    """Prints texts as they come, and a line's end behind them."""
+    for text in texts:
+        print(text, end="", flush=True)
+    print()
 
 
 def main() -> None:

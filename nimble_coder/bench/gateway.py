@@ -1,0 +1,212 @@
+"""The gateway against Triton's own `generate_stream` and a front written the usual way, on an engine stand-in.
+
+    scripts/bench gateway [--streams 1 64 256] [--tokens-per-step 1 3] [--rounds 5]
+
+The fronts take turns within every round, so that a machine whose speed drifts cannot favour one. CPU is that of the
+front's own process; Triton's and the load generator's are shown beside it.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.profiles import find_profile
+from nimble_coder.bench.cpu_time import session_cpu_seconds
+from nimble_coder.bench.sse_load import LoadResult, load
+from nimble_coder.bench.stand_in import stand_in_repository
+from nimble_coder.gateway.process import GatewayProcesses
+from nimble_coder.gateway.token_stream import Generation, TokenStreams
+from nimble_coder.text.tokenizer import TextTokenizer
+from nimble_coder.triton.server import Addresses, TritonServer
+
+PROMPT = "def total(items):\n    total = 0\n    "
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Front:
+    """One way to the engine."""
+
+    name: str
+    port: int
+    path: str
+    body: dict[str, object]
+    session: int
+    """The process whose session's CPU counts as the front's."""
+
+
+@dataclass
+class Sample:
+    """One run."""
+
+    load: LoadResult
+    tokens: int
+    messages: int
+    front_cpu: float
+    triton_cpu: float
+
+
+@dataclass
+class Cell:
+    """All runs of one front at one load."""
+
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def speed(self) -> float:
+        return statistics.median(sample.tokens / sample.load.seconds for sample in self.samples)
+
+    def per_message(self, value: Callable[[Sample], float]) -> float:
+        """The median of a value per message of the engine."""
+        return statistics.median(value(sample) / sample.messages for sample in self.samples)
+
+
+@contextmanager
+def fronts(artifact: Artifact, work: Path, args: argparse.Namespace) -> Iterator[tuple[list[Front], TritonServer]]:
+    """Starts Triton with the stand-in, the gateway and the usual front; yields them and Triton."""
+    repository = work / "model_repository"
+    stand_in_repository(artifact, repository)
+    many = {"NIMBLE_MAX_CONCURRENT_REQUESTS": "1024", "NIMBLE_LOG_LEVEL": "warning"}
+    with TritonServer(repository, Addresses.free(), work / "triton.log") as triton:
+        triton.wait_ready()
+        listening = Addresses.free()
+        with GatewayProcesses(
+            artifact.directory, triton.addresses, listening, args.workers, work / "gateway.log", many
+        ) as gateways:
+            gateways.wait_ready()
+            usual_port = Addresses.free().http_port
+            command = [sys.executable, "-m", "nimble_coder.bench.usual_front", str(usual_port), triton.addresses.grpc]
+            usual = subprocess.Popen([*command, str(artifact.tokenizer)], start_new_session=True)
+            try:
+                time.sleep(4)
+                n = args.max_tokens
+                asked: dict[str, object] = {"prompt": PROMPT, "max_tokens": n, "stream": True}
+                direct: dict[str, object] = {"text_input": PROMPT, "max_tokens": n, "stream": True}
+                gateway = gateways.processes[0].pid
+                generate = "/v2/models/ensemble/generate_stream"
+                yield (
+                    [
+                        Front("gateway", listening.http_port, "/v1/completions", asked, gateway),
+                        Front("ensemble", triton.addresses.http_port, generate, direct, triton.pid),
+                        Front("usual", usual_port, "/v1/completions", asked, usual.pid),
+                    ],
+                    triton,
+                )
+            finally:
+                usual.terminate()
+                usual.wait()
+
+
+def sample(front: Front, triton: int, streams: int, args: argparse.Namespace, per_step: int) -> Sample:
+    """One run; raises `RuntimeError` where a stream failed."""
+    front_before, triton_before = session_cpu_seconds(front.session), session_cpu_seconds(triton)
+    result = asyncio.run(load(HOST, front.port, front.path, front.body, streams))
+    if result.errors:
+        raise RuntimeError(f"{front.name}: {result.errors} of {streams} streams failed")
+    messages = streams * -(-args.max_tokens // per_step)
+    front_cpu, triton_cpu = (
+        session_cpu_seconds(front.session) - front_before,
+        session_cpu_seconds(triton) - triton_before,
+    )
+    return Sample(result, streams * args.max_tokens, messages, front_cpu, triton_cpu)
+
+
+def run(artifact: Artifact, per_step: int, args: argparse.Namespace) -> Table:
+    """All fronts at all loads with so many tokens a message."""
+    os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"] = str(per_step)
+    os.environ["NIMBLE_BENCH_INTERVAL"] = str(args.interval)
+    table = Table(title=f"{per_step} tokens a message, {args.max_tokens} tokens a stream, medians of {args.rounds}")
+    headings = ("streams", "front", "tokens/s", "x ensemble", "x usual", "TTFT p50 ms", "reads/message")
+    for heading in (*headings, "front us/msg", "Triton us/msg", "load us/msg"):
+        table.add_column(heading, justify="right")
+    with tempfile.TemporaryDirectory() as work, fronts(artifact, Path(work), args) as (found, triton):
+        for streams in args.streams:
+            cells = {front.name: Cell() for front in found}
+            for round_ in range(args.rounds + 1):
+                for front in found[round_ % len(found) :] + found[: round_ % len(found)]:
+                    taken = sample(front, triton.pid, streams, args, per_step)
+                    if round_:  # the first only warms up
+                        cells[front.name].samples.append(taken)
+            for name, cell in cells.items():
+                table.add_row(*row(streams, name, cell, cells))
+        added = added_first(artifact, found[0], triton.addresses, 40)
+        table.caption = f"the gateway adds {1000 * added:.1f} ms to the first token of a lone stream (median of 40)"
+    return table
+
+
+def row(streams: int, name: str, cell: Cell, cells: dict[str, Cell]) -> list[str]:
+    """A line of the table."""
+    first = statistics.median(sample.load.median_first for sample in cell.samples)
+    return [
+        str(streams),
+        name,
+        f"{cell.speed:.0f}",
+        f"{cell.speed / cells['ensemble'].speed:.2f}",
+        f"{cell.speed / cells['usual'].speed:.2f}",
+        f"{1000 * first:.1f}",
+        f"{cell.per_message(lambda s: s.load.reads):.2f}",
+        "" if name == "ensemble" else f"{1e6 * cell.per_message(lambda s: s.front_cpu):.0f}",
+        f"{1e6 * cell.per_message(lambda s: s.triton_cpu):.0f}",
+        f"{1e6 * cell.per_message(lambda s: s.load.cpu_seconds):.0f}",
+    ]
+
+
+def added_first(artifact: Artifact, front: Front, triton: Addresses, rounds: int) -> float:
+    """Seconds that the gateway adds to a lone stream's first token: its median less that of Triton asked directly."""
+    ids = tuple(TextTokenizer(artifact.tokenizer).encode(PROMPT))
+
+    async def direct(streams: TokenStreams) -> float:
+        started = time.perf_counter()
+        async with aclosing(streams.generate(Generation(list(ids), 1, ()), "direct")) as steps:
+            async for _ in steps:
+                return time.perf_counter() - started
+        raise RuntimeError("the stand-in gave no token")
+
+    async def compare() -> float:
+        streams = TokenStreams(triton.host, triton.grpc_port)
+        body = {**front.body, "max_tokens": 1}
+        pairs = []
+        for _ in range(rounds):
+            one = await load(HOST, front.port, front.path, body, 1)
+            pairs.append((one.median_first, await direct(streams)))
+        streams.close()
+        return statistics.median([a for a, _ in pairs[1:]]) - statistics.median([b for _, b in pairs[1:]])
+
+    return asyncio.run(compare())
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--tokens-per-step", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--interval", type=float, default=0.01, help="seconds between the steps of a stream")
+    parser.add_argument("--workers", type=int, default=1, help="gateway processes (their CPU: the first one's only)")
+    args = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory() as cache:
+        artifact = build(find_profile("demo"), None, Cache(Path(cache)), lambda _: None)
+        console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+        for per_step in args.tokens_per_step:
+            console.print(run(artifact, per_step, args))
+
+
+if __name__ == "__main__":
+    main()

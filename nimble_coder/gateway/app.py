@@ -1,0 +1,94 @@
+"""The ASGI application: finds a request's route, checks who calls, and turns what goes wrong into an answer."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import ClientGone, Exchange, Headers, Receive, Scope, Send
+from nimble_coder.gateway.health import Health
+from nimble_coder.gateway.kserve_http import TritonHttp
+from nimble_coder.gateway.route import Route
+from nimble_coder.gateway.routes import find_route
+from nimble_coder.gateway.service import Service
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("nimble_coder.gateway.access")
+
+
+class App:
+    """The gateway's HTTP side."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.health = Health(service)
+        self.triton = TritonHttp(service)
+        self._origins = service.settings.origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._refuse_other(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        started = time.perf_counter()
+        route: Route | None = None
+        try:
+            exchange.extra_headers = self._cors(exchange)
+            route, exchange.parameter = find_route(exchange.method, exchange.path)
+            await self._run(route, exchange)
+        except ApiError as error:
+            await exchange.fail(error)
+        except ClientGone:
+            exchange.status = exchange.status or 499
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # The boundary of the process: the client gets an answer, the log the reason, no other request is harmed.
+            logger.exception("request %s failed", exchange.request_id)
+            await exchange.fail(ApiError(500, f"internal error; the log has it under {exchange.request_id}"))
+        finally:
+            name = route.path if route else "none"
+            self.service.metrics.requests.labels(name, str(exchange.status)).inc()
+            took = (time.perf_counter() - started) * 1000
+            access.info("%s %s %d %.1f ms %s", exchange.method, name, exchange.status, took, exchange.request_id)
+
+    async def _run(self, route: Route, exchange: Exchange) -> None:
+        if exchange.method == "OPTIONS":
+            await exchange.respond(204, b"")
+            return
+        if not route.is_open:
+            authorization, x_api_key = exchange.header("authorization"), exchange.header("x-api-key")
+            name = self.service.keys.check(authorization, x_api_key)
+            exchange.client = name or str((exchange.scope.get("client") or ("unknown",))[0])
+            if route.is_limited:
+                self.service.rate.check(exchange.client)
+        await route.handle(self, exchange)
+
+    def _cors(self, exchange: Exchange) -> Headers:
+        """Off unless origins are configured."""
+        origin = exchange.header("origin")
+        if not origin or not self._origins or not ("*" in self._origins or origin in self._origins):
+            return []
+        allowed = exchange.header("access-control-request-headers") or "authorization, content-type"
+        return [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"vary", b"origin"),
+            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-headers", allowed.encode("latin-1")),
+            (b"access-control-expose-headers", b"x-request-id, x-nimble-decoding"),
+            (b"access-control-max-age", b"600"),
+        ]
+
+    async def _refuse_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Websockets are closed; the lifespan protocol is answered, since nothing has to be started for it."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        with suppress(asyncio.CancelledError):
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return

@@ -1,0 +1,115 @@
+"""Chat prompts in ChatML, as Qwen2.5's template writes them, with every user's text kept apart from the control tokens.
+
+Format: `chat_template` in tokenizer_config.json of Qwen2.5-Coder-Instruct, tools block included. The template itself
+cannot be run for this: it would paste texts and control strings into one string.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nimble_coder.gateway.encoding import Piece, PromptEncoder
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.schemas import ChatRequest, Message, Tool, ToolCall
+
+QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+TOOLS_HEAD = (
+    "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+TOOLS_TAIL = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+    "</tool_call>"
+)
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+RESULTS = ("tool", "function")
+
+
+class ChatPrompts:
+    """Renders chats for one checkpoint."""
+
+    def __init__(self, encoder: PromptEncoder, tokenizer_directory: Path) -> None:
+        self._encoder = encoder
+        self._default_system = default_system(tokenizer_directory)
+        self._start, self._end = encoder.id("<|im_start|>"), encoder.id("<|im_end|>")
+
+    def encode(self, request: ChatRequest) -> list[int]:
+        """The prompt's ids; raises `ApiError` for messages that cannot be rendered."""
+        messages = request.messages
+        if not messages:
+            raise ApiError(400, "messages is empty: send at least one", "empty_messages", "messages")
+        own_system = messages[0].role in ("system", "developer")
+        system = text_of(messages[0], 0) if own_system else self._default_system
+        tools = request.tools if request.tools and request.tool_choice != "none" else []
+        pieces: list[Piece] = [self._start, f"system\n{system}", *self._tools(tools), self._end, "\n"]
+        for index in range(int(own_system), len(messages)):
+            pieces += self._message(messages, index)
+        if request.continue_final_message:
+            del pieces[-2:]
+        elif request.add_generation_prompt:
+            pieces += [self._start, "assistant\n"]
+        return self._encoder.encode(pieces)
+
+    def _tools(self, tools: Sequence[Tool]) -> list[Piece]:
+        if not tools:
+            return []
+        lines = [f"\n{json.dumps(tool.as_json(), ensure_ascii=False)}" for tool in tools]
+        return [*self._encoder.split(TOOLS_HEAD), *lines, *self._encoder.split(TOOLS_TAIL)]
+
+    def _message(self, messages: Sequence[Message], index: int) -> list[Piece]:
+        message = messages[index]
+        if message.role not in ROLES:
+            text = f"role {message.role[:40]!r} is not known: use one of {', '.join(ROLES)}"
+            raise ApiError(400, text, "invalid_role", f"messages[{index}].role")
+        text = text_of(message, index)
+        if message.role in RESULTS:
+            return self._result(messages, index, text)
+        role = "system" if message.role == "developer" else message.role
+        if not message.tool_calls:
+            return [self._start, f"{role}\n{text}", self._end, "\n"]
+        said = [f"\n{text}"] if text else []
+        return [self._start, role, *said, *self._calls(message.tool_calls), self._end, "\n"]
+
+    def _calls(self, calls: Sequence[ToolCall]) -> list[Piece]:
+        opening, closing = self._encoder.id("<tool_call>"), self._encoder.id("</tool_call>")
+        pieces: list[Piece] = []
+        for call in calls:
+            arguments = call.function.arguments
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            name = json.dumps(call.function.name, ensure_ascii=False)
+            pieces += ["\n", opening, f'\n{{"name": {name}, "arguments": {text}}}\n', closing]
+        return pieces
+
+    def _result(self, messages: Sequence[Message], index: int, text: str) -> list[Piece]:
+        """Results that follow each other share one user turn."""
+        is_first = index == 0 or messages[index - 1].role not in RESULTS
+        is_last = index + 1 == len(messages) or messages[index + 1].role not in RESULTS
+        opening: list[Piece] = [self._start, "user"] if is_first else []
+        closing: list[Piece] = [self._end, "\n"] if is_last else []
+        return [*opening, f"\n<tool_response>\n{text}\n</tool_response>", *closing]
+
+
+def text_of(message: Message, index: int) -> str:
+    """A message's text; raises `ApiError` for content that is no text."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    texts = []
+    for part in message.content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.text is not None:
+            texts.append(part.text)
+        else:
+            text = f"content of type {part.type[:40]!r} is not supported: this model reads text only"
+            raise ApiError(400, text, "unsupported_content", f"messages[{index}].content")
+    return "\n".join(texts)
+
+
+def default_system(tokenizer_directory: Path) -> str:
+    """What the checkpoint's template says where a chat has no system message: the first such text in it."""
+    path = tokenizer_directory / "tokenizer_config.json"
+    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+    found = re.search(r"<\|im_start\|>system\\n([^'{<]+)<\|im_end\|>", template or "")
+    return found[1] if found else QWEN_SYSTEM

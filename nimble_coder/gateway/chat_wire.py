@@ -1,0 +1,99 @@
+"""OpenAI's `chat.completion` on the wire; Mistral's fill-in-the-middle endpoint answers in the same shape."""
+
+import time
+from collections.abc import Sequence
+
+from nimble_coder.gateway.exchange import EVENT_STREAM
+from nimble_coder.gateway.tools import ToolCallParser
+from nimble_coder.gateway.transcript import Transcript
+from nimble_coder.gateway.usage import Usage
+from nimble_coder.gateway.wire import DONE, encode
+
+
+class ChatWire:
+    """Chunks and bodies of a chat answer; with tools, the calls in it are told from its text."""
+
+    stream_type = EVENT_STREAM
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        include_usage: bool = False,
+        include_ids: bool = False,
+        tools: frozenset[str] = frozenset(),
+    ) -> None:
+        self._id = f"chatcmpl-{request_id}"
+        self._model = model
+        self._created = int(time.time())
+        self._include_usage = include_usage
+        self._include_ids = include_ids
+        self._tools = tools
+        self._parsers: dict[int, ToolCallParser] = {}
+        self._head = b"data: " + encode(self._object("chat.completion.chunk", []))[:-2]
+
+    def opening(self, index: int) -> bytes:
+        return self._chunk(index, b'{"role":"assistant","content":""}', b"null", None)
+
+    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:
+        if self._tools:
+            text = self._parser(index).push(text)
+        if not text and not self._include_ids:
+            return b""
+        ids = b',"token_ids":' + encode(token_ids) if self._include_ids else b""
+        return self._chunk(index, b'{"content":%b}' % encode(text), b"null" + ids, usage)
+
+    def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
+        reason, before = transcript.finish_reason, b""
+        if self._tools:
+            text, calls = self._parser(index).finish()
+            if text:
+                before += self._chunk(index, b'{"content":%b}' % encode(text), b"null", None)
+            for number, call in enumerate(calls):
+                shown = {"index": number, **call.as_json(self._call_id(index, number))}
+                before += self._chunk(index, b'{"tool_calls":[%b]}' % encode(shown), b"null", None)
+            reason = "tool_calls" if calls else reason
+        return before + self._chunk(index, b"{}", encode(reason), usage)
+
+    def closing(self, usage: Usage) -> bytes:
+        return (self._head + b"]" + self._tail(usage) if self._include_usage else b"") + DONE
+
+    def whole(self, texts: Sequence[str], transcripts: Sequence[Transcript], usage: Usage) -> bytes:
+        choices = [
+            self._choice(index, text, transcript)
+            for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
+        ]
+        return encode({**self._object("chat.completion", choices), "usage": usage})
+
+    def _choice(self, index: int, text: str, transcript: Transcript) -> dict[str, object]:
+        message: dict[str, object] = {"role": "assistant", "content": text}
+        reason = transcript.finish_reason
+        if self._tools:
+            parser = self._parser(index)
+            said = parser.push(text)
+            rest, calls = parser.finish()
+            if calls:
+                numbered = [call.as_json(self._call_id(index, number)) for number, call in enumerate(calls)]
+                message = {"role": "assistant", "content": said + rest or None, "tool_calls": numbered}
+                reason = "tool_calls"
+        ids = {"token_ids": transcript.token_ids} if self._include_ids else {}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason, **ids}
+
+    def _parser(self, index: int) -> ToolCallParser:
+        return self._parsers.setdefault(index, ToolCallParser(self._tools))
+
+    def _call_id(self, index: int, number: int) -> str:
+        return f"call_{self._id[9:]}_{index}_{number}"
+
+    def _object(self, kind: str, choices: list[dict[str, object]]) -> dict[str, object]:
+        """`choices` comes last: a stream's head ends inside it."""
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
+
+    def _chunk(self, index: int, delta: bytes, reason: bytes, usage: Usage | None) -> bytes:
+        return (
+            b'%b{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b'
+            % (self._head, index, delta, reason, self._tail(usage))
+        )  # fmt: skip
+
+    def _tail(self, usage: Usage | None) -> bytes:
+        return b',"usage":%b}\n\n' % encode(usage) if usage else b"}\n\n"

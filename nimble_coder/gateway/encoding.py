@@ -1,0 +1,77 @@
+"""Text to token ids so that no text a user sends can become a control token.
+
+The tokenizer's added tokens (`<|im_end|>`, `<|fim_middle|>`, `</tool_call>`, ...) are matched in any text it encodes,
+whether they are marked special or not. Here text goes through the same tokenizer without them, so a control string in
+somebody's code is ordinary characters; control tokens are put between the texts as ids.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from nimble_coder.gateway.errors import ApiError
+
+Piece = str | int
+"""A text to be encoded as it is, or the id of a control token."""
+
+END_TOKENS = ("<|endoftext|>", "<|im_end|>")
+FIM_TOKENS = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+
+
+class PromptEncoder:
+    """Encodes prompts made of texts and control tokens."""
+
+    def __init__(self, directory: Path) -> None:
+        """Loads `tokenizer.json`; raises `ValueError` where it is not Qwen2.5-Coder's kind."""
+        content = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        self._control = {str(token["content"]): int(token["id"]) for token in content.pop("added_tokens")}
+        missing = [token for token in (*END_TOKENS, *FIM_TOKENS, "<|im_start|>") if token not in self._control]
+        if missing:
+            raise ValueError(f"{directory}: tokenizer.json lacks {', '.join(missing)}; Qwen2.5-Coder's has them")
+        self._plain = Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
+        self._pattern = re.compile("(" + "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) + ")")
+
+    def id(self, token: str) -> int:
+        """The id of a control token."""
+        return self._control[token]
+
+    @cached_property
+    def fim_end_ids(self) -> tuple[int, ...]:
+        """The ids behind which nothing of a filled-in middle can follow; Qwen's own examples stop at them."""
+        return tuple(self._control[token] for token in (*END_TOKENS, *FIM_TOKENS))
+
+    def split(self, text: str) -> list[Piece]:
+        """The pieces of a raw prompt, in which control strings are meant as control tokens."""
+        return [self._control.get(part, part) for part in self._pattern.split(text) if part]
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of a text, control strings in it being characters like others."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, pieces: Iterable[Piece]) -> list[int]:
+        """Ids of pieces; texts side by side are encoded as one, as the tokenizer would."""
+        ids: list[int] = []
+        text = ""
+        for piece in pieces:
+            if isinstance(piece, str):
+                text += piece
+                continue
+            if text:
+                ids += self.plain(text)
+                text = ""
+            ids.append(piece)
+        return ids + self.plain(text) if text else ids
+
+    def check_ids(self, ids: Sequence[object], vocab_size: int) -> list[int]:
+        """A prompt given as token ids; raises `ApiError` for what is none."""
+        checked: list[int] = []
+        for i in ids:
+            if not isinstance(i, int) or not 0 <= i < vocab_size:
+                text = f"the prompt holds {str(i)[:40]!r}, which is not a token id: ids go from 0 to {vocab_size - 1}"
+                raise ApiError(400, text, "invalid_token_id", "prompt")
+            checked.append(i)
+        return checked

@@ -1,0 +1,89 @@
+"""What the gateway answers when it cannot do what was asked: OpenAI's error object with the right status."""
+
+import re
+from dataclasses import dataclass
+
+import grpc
+import msgspec
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "server_error",
+    503: "service_unavailable_error",
+}
+
+
+@dataclass
+class ApiError(Exception):
+    """A request that is refused or failed; `message` says what was wrong, the value seen and what to do."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+    """Seconds."""
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def body(self) -> bytes:
+        """OpenAI's error object; the SDK reads message, type, param and code."""
+        kind = TYPES.get(self.status, "invalid_request_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    @property
+    def kserve_body(self) -> bytes:
+        """KServe's error object: `error` is the text itself there, and tritonclient reads it so."""
+        return msgspec.json.encode({"error": self.message})
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"retry-after", str(self.retry_after).encode())] if self.retry_after is not None else []
+
+    @property
+    def grpc_status(self) -> grpc.StatusCode:
+        """The same refusal on the gRPC side."""
+        return {
+            400: grpc.StatusCode.INVALID_ARGUMENT,
+            401: grpc.StatusCode.UNAUTHENTICATED,
+            403: grpc.StatusCode.PERMISSION_DENIED,
+            404: grpc.StatusCode.NOT_FOUND,
+            413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+            429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+            503: grpc.StatusCode.UNAVAILABLE,
+        }.get(self.status, grpc.StatusCode.INTERNAL)
+
+
+# Triton's C++ backend reports everything as INTERNAL, so the text decides (TensorRT-LLM 0.19 and our portable twin).
+BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
+    (re.compile(r"Prompt length \(\d+\) exceeds"), 400, "context_length_exceeded"),
+    (
+        re.compile(r"maximum queue size|queue is full|Exceeds maximum queue size", re.IGNORECASE),
+        429,
+        "engine_queue_full",
+    ),
+    (re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|the prompt "), 400, "invalid_input"),
+    (
+        re.compile(r"is not supported|out of range|Streaming is only supported|expects|unexpected (shape|datatype)"),
+        400,
+        "unsupported",
+    ),
+    (re.compile(r"not ready|unavailable|failed to connect|connection", re.IGNORECASE), 503, "engine_unavailable"),
+]
+
+
+def from_triton(text: str) -> ApiError:
+    """The answer to an error that Triton or the engine behind it gave as text."""
+    text = re.sub(r"^Executor failed process requestId \d+ due to the following error: ", "", text)
+    for pattern, status, code in BY_TEXT:
+        if pattern.search(text):
+            return ApiError(status, text, code, retry_after=1 if status in (429, 503) else None)
+    return ApiError(500, f"the engine failed: {text}", "engine_error")

@@ -1,0 +1,130 @@
+"""One HTTP request and its response, directly on ASGI: no layer between a token and the socket."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import unquote
+
+from nimble_coder.gateway.errors import ApiError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error: editors hang up at every keystroke
+    """The client closed the connection before its answer was complete."""
+
+
+class Exchange:
+    """A request to read from and a response to write to."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._receive, self._send = receive, send
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.header("x-request-id") or ""
+        self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.parameter = ""
+        """What the route's pattern left open of the path."""
+        self.client = ""
+        """Who calls: a name made from the API key, or the address."""
+        self.extra_headers: Headers = []
+        self.status = 0
+        """Of the response; 0 before it has started."""
+
+    def header(self, name: str) -> str | None:
+        """A request header."""
+        value = self._headers.get(name.encode("ascii"))
+        return value.decode("latin-1") if value is not None else None
+
+    @property
+    def raw_target(self) -> str:
+        """Path and query as they were sent."""
+        raw: bytes = self.scope.get("raw_path") or unquote(self.path).encode()
+        query: bytes = self.scope["query_string"]
+        return (raw + (b"?" + query if query else b"")).decode("latin-1")
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; raises `ApiError` 413 above `limit` bytes, and `ClientGone`."""
+        too_large = ApiError(413, f"the body is larger than {limit} bytes: send less", "content_too_large")
+        declared = self.header("content-length") or "0"
+        if declared.isdigit() and int(declared) > limit:
+            raise too_large
+        parts, size, more = [], 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise too_large
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    async def respond(
+        self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers | None = None
+    ) -> None:
+        """The whole response at once."""
+        await self.start(status, content_type, [(b"content-length", str(len(body)).encode()), *(headers or [])])
+        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def start(self, status: int, content_type: bytes, headers: Headers | None = None) -> None:
+        """The head of a response whose body `write` sends."""
+        self.status = status
+        fixed = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode())]
+        all_headers = [*fixed, *self.extra_headers, *(headers or [])]
+        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    async def write(self, body: bytes, more: bool = True) -> None:
+        """A part of the body, sent at once."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def fail(self, error: ApiError) -> None:
+        """An error as the response; inside a stream that has started, as its last event."""
+        is_kserve = self.path.startswith("/v2")
+        body = error.kserve_body if is_kserve else error.body
+        if not self.status:
+            await self.respond(error.status, body, headers=error.headers)
+        else:
+            await self.write(b"data: " + body + (b"\n\n" if is_kserve else b"\n\ndata: [DONE]\n\n"), more=False)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Runs the block while the client is there; raises `ClientGone` out of it as soon as it hangs up.
+
+        The body must have been read before.
+        """
+        worker = asyncio.current_task()
+        assert worker is not None  # noqa: S101 - an ASGI application runs in a task
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            worker.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if gone:
+                raise ClientGone from None
+            raise
+        finally:
+            watcher.cancel()

@@ -1,0 +1,189 @@
+"""Reads the few inputs of a KServe request that could harm other requests, in its three encodings, and checks them."""
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from tritonclient.grpc import service_pb2
+
+from build_engine.lookahead import LookaheadConfig, LookaheadError
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.service import Service
+
+LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
+INTEGERS: dict[str, tuple[str, int]] = {
+    "INT32": ("<i", 4),
+    "UINT32": ("<I", 4),
+    "INT64": ("<q", 8),
+    "UINT64": ("<Q", 8),
+}
+Values = dict[str, list[Any]]
+WANTED = ("input_ids", "input_lengths", *LOOKAHEAD, "text_input")
+
+
+class KServeGuard:
+    """What `nimble_coder.gateway.limits` checks, for requests that are passed on instead of built here."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._reads_before_prompt = service.artifact.manifest.profile["engine"] != "torch"
+        """TensorRT-LLM 0.19 does, where the prompt is shorter than N - 1; the portable engine does not."""
+
+    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> None:
+        """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
+        if header_length is not None and not header_length.isdigit():
+            raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
+        size = len(body) if header_length is None else int(header_length)
+        try:
+            content = msgspec.json.decode(body[:size], type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
+        if verb == "infer":
+            values = read_infer(content, body[size:])
+        else:
+            values = {name: flat(content[name]) for name in WANTED if name in content}
+        if self.check(model, values):
+            text = (
+                f"the prompt has {length_of(values)} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
+            )
+            raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
+
+    def check_grpc(self, request: service_pb2.ModelInferRequest) -> None:
+        """Checks a request and, where its prompt is too short for the engine's N, has it decoded plainly."""
+        raw = list(request.raw_input_contents)
+        values: Values = {}
+        for index, tensor in enumerate(request.inputs):
+            if "shared_memory_region" in tensor.parameters:
+                raise shared_memory(tensor.name)
+            if tensor.name in WANTED:
+                content = raw[index] if index < len(raw) else None
+                values[tensor.name] = read_grpc(tensor, content)
+        if self.check(request.model_name, values):
+            for name, value in zip(LOOKAHEAD, (1, 1, 0), strict=True):
+                added = request.inputs.add(name=name, datatype="INT32", shape=[1, 1])
+                if raw:
+                    request.raw_input_contents.append(struct.pack("<i", value))
+                else:
+                    added.contents.int_contents.append(value)
+
+    def check(self, model: str, values: Values) -> bool:
+        """Raises `ApiError`; returns whether lookahead (1,1,0) has to be added."""
+        if model == "ensemble" and "text_input" in values:
+            self._check_texts(values["text_input"])
+        if model != "tensorrt_llm" or "input_ids" not in values:
+            return False  # Triton refuses a generation without ids itself; `stop` requests have none
+        limits, length = self._service.limits, length_of(values)
+        limits.check_prompt(length)
+        given = [values[name] for name in LOOKAHEAD if name in values]
+        if not given:
+            return limits.choose_lookahead(None, length) is not None
+        if len(given) < len(LOOKAHEAD) or not all(given):
+            text = f"send all of {', '.join(LOOKAHEAD)}, or none of them"
+            raise ApiError(400, text, "incomplete_lookahead", "lookahead")
+        for row in zip(*given, strict=False):
+            try:
+                asked = LookaheadConfig(*(int(value) for value in row))
+            except (LookaheadError, TypeError, ValueError) as error:
+                raise ApiError(400, str(error), "invalid_lookahead", "lookahead") from None
+            limits.choose_lookahead(asked, length)
+        return False
+
+    def _check_texts(self, texts: list[Any]) -> None:
+        service = self._service
+        for text in texts:
+            if not isinstance(text, str):
+                raise ApiError(400, "text_input is not text", "invalid_prompt", "text_input")
+            length = len(service.encoder.encode(service.encoder.split(text)))
+            service.limits.check_prompt(length)
+            if self._reads_before_prompt and length < service.limits.lookahead.ngram_size - 1:
+                needed = service.limits.lookahead.ngram_size - 1
+                why = f"the prompt has {length} tokens, the ensemble needs {needed}: "
+                raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
+
+
+def length_of(values: Mapping[str, list[Any]]) -> int:
+    """The shortest prompt's length in tokens: what is stated, and never more than there are ids."""
+    lengths = [int(value) for value in values.get("input_lengths", []) if isinstance(value, int)]
+    ids = len(values["input_ids"])
+    if lengths and any(length > ids for length in lengths):
+        raise ApiError(400, f"input_lengths is {max(lengths)}, but input_ids has {ids} tokens", "invalid_input")
+    return min(lengths, default=ids)
+
+
+def flat(value: Any) -> list[Any]:
+    """The elements of nested lists, in order."""
+    if not isinstance(value, list):
+        return [value]
+    found, stack = [], [iter(value)]
+    while stack:
+        for item in stack[-1]:
+            if isinstance(item, list):
+                stack.append(iter(item))
+                break
+            found.append(item)
+        else:
+            stack.pop()
+    return found
+
+
+def read_infer(content: Mapping[str, Any], binary: bytes) -> Values:
+    """The inputs of an `infer` body: JSON data, or binary data behind it in the order of the inputs."""
+    inputs = content.get("inputs")
+    if not isinstance(inputs, list):
+        raise ApiError(400, "inputs is missing: send a list of tensors", "invalid_input", "inputs")
+    values: Values = {}
+    place = 0
+    for tensor in inputs:
+        if not isinstance(tensor, dict):
+            raise ApiError(400, "inputs holds something that is no tensor", "invalid_input", "inputs")
+        name, parameters = tensor.get("name"), tensor.get("parameters") or {}
+        if not isinstance(parameters, dict) or "shared_memory_region" in parameters:
+            raise shared_memory(str(name))
+        size = parameters.get("binary_data_size")
+        part = b""
+        if isinstance(size, int) and size >= 0:
+            part, place = binary[place : place + size], place + size
+        if name in WANTED:
+            values[name] = (
+                unpack(str(tensor.get("datatype")), part) if size is not None else flat(tensor.get("data", []))
+            )
+    return values
+
+
+def read_grpc(tensor: Any, raw: bytes | None) -> list[Any]:
+    """The elements of a gRPC tensor, raw or typed."""
+    if raw is not None:
+        return unpack(tensor.datatype, raw)
+    c = tensor.contents
+    texts = [value.decode("utf-8", "replace") for value in c.bytes_contents]
+    return [*c.int_contents, *c.int64_contents, *c.uint_contents, *c.uint64_contents, *texts]
+
+
+def unpack(datatype: str, raw: bytes) -> list[Any]:
+    """Elements of a raw tensor, little-endian; texts are prefixed by their length in 4 bytes."""
+    if datatype == "BYTES":
+        return list(unpack_texts(raw))
+    try:
+        code, size = INTEGERS[datatype]
+        unpacker: Callable[..., Any] = struct.iter_unpack
+        return [value for (value,) in unpacker(code, raw[: len(raw) - len(raw) % size])]
+    except KeyError:
+        raise ApiError(400, f"datatype {datatype[:20]!r} is not the input's", "invalid_input") from None
+
+
+def unpack_texts(raw: bytes) -> list[str]:
+    """Triton's BYTES elements; raises `ApiError` where lengths and content differ."""
+    texts, place = [], 0
+    while place < len(raw):
+        size = int.from_bytes(raw[place : place + 4], "little")
+        place += 4 + size
+        if place > len(raw):
+            raise ApiError(400, "a BYTES tensor is shorter than its lengths say", "invalid_input")
+        texts.append(raw[place - size : place].decode("utf-8", "replace"))
+    return texts
+
+
+def shared_memory(name: str) -> ApiError:
+    """Shared memory cannot be looked into, so it is not let through."""
+    return ApiError(400, f"input {name[:40]!r} is in shared memory: send its content", "shared_memory")

@@ -1,0 +1,76 @@
+"""KServe v2 over HTTP: `/v2/*` passed to Triton byte for byte, what would harm others refused."""
+
+import asyncio
+import re
+
+import httpx
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.kserve_guard import KServeGuard
+from nimble_coder.gateway.service import Service
+
+GENERATING = re.compile(r"models/[^/]+(?:/versions/[^/]+)?/(?:infer|generate|generate_stream)")
+READING = re.compile(
+    r"(?:|health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:|/ready|/config|/stats)|models/stats)"
+)
+KEPT = ("content-type", "accept", "inference-header-content-length", "content-encoding", "accept-encoding")
+RETURNED = (b"inference-header-content-length", b"content-encoding")
+
+
+class TritonHttp:
+    """Triton's HTTP and metrics ports, which listen on loopback only."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._guard = KServeGuard(service)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self._client = httpx.AsyncClient(base_url=service.settings.triton_http, timeout=None, limits=limits)  # noqa: S113 - a generation may take long
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def metrics(self) -> bytes:
+        """Triton's metrics page; empty while Triton does not answer, so that the gateway's own are never missing."""
+        try:
+            answer = await self._client.get(self._service.settings.triton_metrics, timeout=2)
+        except httpx.HTTPError:
+            return b""
+        return answer.content if answer.status_code == 200 else b""
+
+    async def forward(self, exchange: Exchange) -> None:
+        """Passes a request on and its answer back as it comes; hangs up on Triton when the client does."""
+        path = exchange.parameter
+        generating = exchange.method == "POST" and GENERATING.fullmatch(path)
+        if not generating and not (exchange.method == "GET" and READING.fullmatch(path)):
+            self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))
+        body = await exchange.body(self._service.settings.max_body_bytes)
+        if generating:
+            model = path.split("/")[1]
+            header_length = exchange.header("inference-header-content-length")
+            self._guard.check_http(model, path.rsplit("/", 1)[1], body, header_length)
+            with self._service.admission.admit():
+                await self._pass(exchange, body)
+        else:
+            await self._pass(exchange, body)
+
+    async def _pass(self, exchange: Exchange, body: bytes) -> None:
+        headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}
+        request = self._client.build_request(exchange.method, exchange.raw_target, content=body, headers=headers)
+        async with exchange.connected():
+            try:
+                answer = await self._client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                raise ApiError(503, f"Triton does not answer: {error}", "engine_unavailable", retry_after=1) from None
+            try:
+                kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
+                content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
+                await exchange.start(answer.status_code, content_type, kept)
+                async for part in answer.aiter_raw():
+                    await exchange.write(part)
+                await exchange.write(b"", more=False)
+            except httpx.HTTPError as error:
+                raise ApiError(503, f"Triton ended the answer early: {error}", "engine_unavailable") from None
+            finally:
+                await asyncio.shield(answer.aclose())

@@ -1,0 +1,136 @@
+"""What the engine can take and how much of it one client may have: checked before Triton sees a request.
+
+The TensorRT engine does not check for itself: one (w,n,g) above its own ends every request in flight, a prompt shorter
+than n - 1 tokens reads out of bounds, and an over-long one is silently shortened.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import Gauge
+
+from build_engine.build import Artifact
+from build_engine.engine_config import EngineConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from nimble_coder.gateway.errors import ApiError
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """The engine's own limits, from the artefact's manifest. Lengths are in tokens."""
+
+    max_batch_size: int
+    max_input_len: int
+    max_seq_len: int
+    vocab_size: int
+    lookahead: LookaheadConfig
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "EngineLimits":
+        """Reads manifest and engine configuration."""
+        profile = artifact.manifest.profile
+        return cls(
+            max_batch_size=profile["max_batch_size"],
+            max_input_len=profile["max_input_len"],
+            max_seq_len=profile["max_seq_len"],
+            vocab_size=EngineConfig.read(artifact.engine).shape.vocab_size,
+            lookahead=artifact.manifest.lookahead,
+        )
+
+    @property
+    def longest_prompt(self) -> int:
+        """The longest prompt that leaves room for one token."""
+        return min(self.max_input_len, self.max_seq_len - 1)
+
+    def check_prompt(self, length: int) -> None:
+        """Raises `ApiError` for a prompt without tokens or with too many."""
+        if not length:
+            raise ApiError(400, "the prompt is empty: send at least one token", "empty_prompt", "prompt")
+        if length > self.longest_prompt:
+            raise ApiError(
+                400,
+                f"the prompt has {length} tokens, this model takes at most {self.longest_prompt}: shorten the prompt",
+                "context_length_exceeded",
+                "prompt",
+            )
+
+    def choose_lookahead(self, asked: LookaheadConfig | None, prompt_length: int) -> LookaheadConfig | None:
+        """The (w,n,g) to send; None leaves the engine its own. Raises `ApiError` for one beyond the engine's.
+
+        A prompt shorter than n - 1 tokens is decoded plainly unless (w,n,g) was asked for; the output is the same.
+        """
+        if asked is None:
+            return PLAIN if prompt_length < self.lookahead.ngram_size - 1 else None
+        try:
+            asked.check_within(self.lookahead)
+        except LookaheadError as error:
+            raise ApiError(400, str(error), "lookahead_exceeds_engine", "lookahead") from None
+        if prompt_length < asked.ngram_size - 1:
+            raise ApiError(
+                400,
+                f"the prompt has {prompt_length} tokens, lookahead {asked} needs at least {asked.ngram_size - 1}: "
+                f"send a smaller n, or false for plain decoding",
+                "prompt_shorter_than_ngram",
+                "lookahead",
+            )
+        return asked
+
+    def room(self, prompt_length: int, asked: int | None, default: int) -> int:
+        """The tokens to generate: what was asked for, or the default, at most what fits behind the prompt."""
+        room = self.max_seq_len - prompt_length
+        return room if asked is not None and asked < 0 else min(default if asked is None else asked, room)
+
+
+class Admission:
+    """Counts the generations in flight; those beyond the limit are told to come back."""
+
+    def __init__(self, limit: int, gauge: Gauge) -> None:
+        self.limit = limit
+        self.active = 0
+        self._gauge = gauge
+        self.draining = False
+
+    @contextmanager
+    def admit(self, count: int = 1) -> Iterator[None]:
+        """Holds `count` places; raises `ApiError` 503 while draining and 429 when full."""
+        if self.draining:
+            raise ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
+        if self.active + count > self.limit:
+            text = f"{self.active} generations are running or waiting, {self.limit} is the limit: try again shortly"
+            raise ApiError(429, text, "too_many_requests", retry_after=1)
+        self._add(count)
+        try:
+            yield
+        finally:
+            self._add(-count)
+
+    def _add(self, count: int) -> None:
+        self.active += count
+        self._gauge.set(self.active)
+
+
+class RateLimiter:
+    """A token bucket per client: `per_minute` requests, all of which may come at once."""
+
+    MOST_CLIENTS = 10_000
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def check(self, client: str) -> None:
+        """Takes one request from the client's bucket; raises `ApiError` 429 with the wait where it is empty."""
+        if not self._per_minute:
+            return
+        now = time.monotonic()
+        level, then = self._buckets.get(client, (float(self._per_minute), now))
+        level = min(level + (now - then) * self._per_minute / 60, self._per_minute)
+        if level < 1:
+            wait = int((1 - level) * 60 / self._per_minute) + 1
+            text = f"more than {self._per_minute} requests in a minute: wait {wait} s"
+            raise ApiError(429, text, "rate_limit_exceeded", retry_after=wait)
+        if client not in self._buckets and len(self._buckets) >= self.MOST_CLIENTS:
+            self._buckets.pop(next(iter(self._buckets)))
+        self._buckets[client] = (level - 1, now)

@@ -1,0 +1,82 @@
+"""NIM's management routes, and the names that other servers' clients ask for.
+
+Shapes: docs.nvidia.com/nim/large-language-models, API reference of 1.x and 2.x; `/props` as llama.cpp has it.
+"""
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from build_engine.manifest import NAME
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.wire import encode
+
+API_VERSION = "2.0"
+"""Of the management API whose shapes these are."""
+
+
+async def live(service: Service, exchange: Exchange) -> None:  # noqa: ARG001
+    """`GET /v1/health/live`: the process answers."""
+    await exchange.respond(200, encode({"object": "health.response", "message": "Service is live."}))
+
+
+def release() -> str:
+    """This package's version."""
+    return version("nimble-coder")
+
+
+async def show_version(service: Service, exchange: Exchange) -> None:  # noqa: ARG001
+    """`GET /v1/version`."""
+    await exchange.respond(200, encode({"release": release(), "api": API_VERSION, "version": release()}))
+
+
+def license_of() -> dict[str, object]:
+    """This project's licence in NIM's `licenseInfo` shape."""
+    path = Path(__file__).parents[2] / "LICENSE"
+    content = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return {
+        "name": "Apache-2.0",
+        "path": "LICENSE",
+        "sha": hashlib.sha256(content.encode()).hexdigest(),
+        "size": len(content.encode()),
+        "url": "https://www.apache.org/licenses/LICENSE-2.0",
+        "type": "text/plain",
+        "content": content,
+    }
+
+
+async def show_license(service: Service, exchange: Exchange) -> None:  # noqa: ARG001
+    """`GET /v1/license`."""
+    await exchange.respond(200, encode(license_of()))
+
+
+async def metadata(service: Service, exchange: Exchange) -> None:
+    """`GET /v1/metadata`: what is served and what it was made from."""
+    manifest = service.artifact.manifest
+    answer = {
+        "version": release(),
+        "assetInfo": [f"{record.path} sha256:{record.sha256}" for record in manifest.files],
+        "licenseInfo": license_of(),
+        "modelInfo": [{"shortName": service.names[0], "modelUrl": manifest.profile["model"]}],
+        "repository_override": "",
+        "selectedModelProfileId": manifest.key,
+    }
+    await exchange.respond(200, encode(answer))
+
+
+async def show_manifest(service: Service, exchange: Exchange) -> None:
+    """`GET /v1/manifest`: the artefact's manifest as one string."""
+    text = (service.artifact.directory / NAME).read_text(encoding="utf-8")
+    await exchange.respond(200, encode({"manifest_file": text}))
+
+
+async def props(service: Service, exchange: Exchange) -> None:
+    """`GET /props`: what llama.cpp's clients look at."""
+    answer = {
+        "default_generation_settings": {"n_ctx": service.limits.max_seq_len},
+        "total_slots": service.limits.max_batch_size,
+        "model_path": service.names[0],
+        "lookahead": str(service.limits.lookahead),
+    }
+    await exchange.respond(200, encode(answer))

@@ -1,0 +1,144 @@
+"""OpenAI's routes: completions (with a suffix, fill-in-the-middle), chat and models."""
+
+from collections.abc import Sequence
+
+from nimble_coder.gateway.chat_wire import ChatWire
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.fim import ContextFile, Infill, encode_infill
+from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling, decode
+from nimble_coder.gateway.service import Delivery, Job, Service
+from nimble_coder.gateway.wire import CompletionWire, Wire, encode
+
+MOST_CHOICES = 128
+"""Prompts times `n` of one request."""
+
+
+async def completions(service: Service, exchange: Exchange) -> None:
+    """`POST /v1/completions`."""
+    asked = decode(CompletionRequest, await exchange.body(service.settings.max_body_bytes))
+    model = service.check_model(asked.model)
+    prompts = await completion_prompts(service, asked)
+    copies = asked.n or 1
+    if (asked.best_of or copies) > copies:
+        raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
+    default = service.settings.fim_max_tokens if asked.suffix else service.settings.default_max_tokens
+    jobs = []
+    for ids in prompts:
+        echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
+        room = service.limits.room(len(ids), asked.max_tokens, default)
+        jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
+    wire = CompletionWire(exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids))
+    await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
+
+
+async def completion_prompts(service: Service, asked: CompletionRequest) -> list[list[int]]:
+    """The prompts' ids; with a suffix, the one infill prompt."""
+    if asked.suffix:
+        if not isinstance(asked.prompt, str | None):
+            raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
+        infill = Infill(
+            asked.prompt or "", asked.suffix, context_files(asked.input_extra), *names(asked.repo_name, asked.filename)
+        )
+        return [infill_prompt(service, infill, asked.max_tokens)[0]]
+    prompt = asked.prompt
+    if prompt is None or prompt == []:
+        raise ApiError(
+            400, "prompt is missing: send a string, token ids, or a list of either", "empty_prompt", "prompt"
+        )
+    if isinstance(prompt, str):
+        return [await service.encode(prompt, control=True)]
+    if all(isinstance(part, int) for part in prompt):
+        return [service.encoder.check_ids(prompt, service.limits.vocab_size)]
+    if len(prompt) > MOST_CHOICES:
+        text = f"{len(prompt)} prompts in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_prompts", "prompt")
+    prompts: list[list[int]] = []
+    for part in prompt:
+        if isinstance(part, str):
+            prompts.append(await service.encode(part, control=True))
+        elif isinstance(part, list):
+            prompts.append(service.encoder.check_ids(part, service.limits.vocab_size))
+        else:
+            raise ApiError(400, "prompt mixes token ids with texts: send one or the other", "invalid_prompt", "prompt")
+    return prompts
+
+
+def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:
+    """An infill prompt that leaves room for what is asked for, at least half of the context for the prompt; and
+    whether it had to be cut."""
+    limits = service.limits
+    wanted = service.settings.fim_max_tokens if max_tokens is None else max(max_tokens, 1)
+    budget = min(limits.max_input_len, limits.max_seq_len - min(wanted, limits.max_seq_len // 2))
+    return encode_infill(service.encoder, infill, budget)
+
+
+def context_files(extra: Sequence[ContextText] | None) -> list[ContextFile]:
+    """llama.cpp's `input_extra` as context."""
+    return [ContextFile(part.text, part.filename or "") for part in extra or []]
+
+
+def names(repository: str | None, filename: str | None) -> tuple[str, str]:
+    """Names for the repository-level format; they are one line each."""
+    return " ".join((repository or "repository").split()), " ".join((filename or "").split())
+
+
+async def chat(service: Service, exchange: Exchange) -> None:
+    """`POST /v1/chat/completions`."""
+    asked = decode(ChatRequest, await exchange.body(service.settings.max_body_bytes))
+    model = service.check_model(asked.model)
+    if asked.response_format and asked.response_format.type != "text":
+        text = (
+            f"response_format {asked.response_format.type[:40]!r} is not available: lookahead decoding cannot be guided"
+        )
+        raise ApiError(400, text, "unsupported", "response_format")
+    ids = service.chats.encode(asked)
+    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+    room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
+    offered = asked.tools if asked.tools and asked.tool_choice != "none" else []
+    tools = frozenset(tool.function.name for tool in offered)
+    wire = ChatWire(exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), tools)
+    await answer_openai(service, exchange, asked, jobs, wire, len(ids))
+
+
+async def answer_openai(
+    service: Service, exchange: Exchange, asked: OpenAISampling, jobs: Sequence[Job], wire: Wire, prompt_tokens: int
+) -> None:
+    """Sends an answer as OpenAI's streaming fields ask for it."""
+    if len(jobs) > MOST_CHOICES:
+        text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_choices", "n")
+    delivery = Delivery(
+        wire,
+        prompt_tokens,
+        stream=bool(asked.stream),
+        every_step=bool(asked.return_token_ids),
+        continuous_usage=asked.wants_continuous_usage,
+        decoding=service.decoding(asked),
+    )
+    await service.answer(exchange, jobs, delivery)
+
+
+def model_object(service: Service, name: str) -> dict[str, object]:
+    """An entry of `/v1/models`, with vLLM's `max_model_len`, which Continue reads."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "nimble-coder",
+        "root": service.names[0],
+        "parent": None,
+        "max_model_len": service.limits.max_seq_len,
+    }
+
+
+async def models(service: Service, exchange: Exchange) -> None:
+    """`GET /v1/models`: every name the model answers to."""
+    data = [model_object(service, name) for name in service.names]
+    await exchange.respond(200, encode({"object": "list", "data": data}))
+
+
+async def model(service: Service, exchange: Exchange) -> None:
+    """`GET /v1/models/{name}`; a name may hold slashes."""
+    await exchange.respond(200, encode(model_object(service, service.check_model(exchange.parameter))))

@@ -1,0 +1,133 @@
+"""Every route of the HTTP side: the one table that requests, the OpenAPI page and the tests go by."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from nimble_coder.gateway import fim_routes, management, openai_routes, openapi, playground, schemas, text_routes
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.route import Handler, Route
+from nimble_coder.gateway.service import Service
+
+if TYPE_CHECKING:
+    from nimble_coder.gateway.app import App
+
+HTML = b"text/html; charset=utf-8"
+
+Generating = Callable[[Service, Exchange], Awaitable[None]]
+
+
+def on_service(handler: Generating) -> Handler:
+    """A handler that needs the service alone."""
+
+    async def handle(app: "App", exchange: Exchange) -> None:
+        await handler(app.service, exchange)
+
+    return handle
+
+
+def generates(path: str, handler: Generating, body: type[Struct], summary: str) -> Route:
+    """A route that runs the model."""
+    return Route("POST", path, on_service(handler), summary, body, is_limited=True)
+
+
+def shows(path: str, handler: Generating, summary: str, is_open: bool = True) -> Route:
+    """A route that tells something about the service."""
+    return Route("GET", path, on_service(handler), summary, is_open=is_open)
+
+
+async def ready(app: "App", exchange: Exchange) -> None:
+    """`GET /v1/health/ready`: 503 until a generation has worked, and while the service drains."""
+    if app.health.is_ready:
+        await exchange.respond(200, b'{"object":"health.response","message":"Service is ready."}')
+        return
+    reason = app.health.reason or "the service is shutting down"
+    raise ApiError(503, f"not ready: {reason}", "not_ready", retry_after=1)
+
+
+async def metrics(app: "App", exchange: Exchange) -> None:
+    """`GET /v1/metrics`: the gateway's metrics and Triton's."""
+    page = app.service.metrics.page() + await app.triton.metrics()
+    await exchange.respond(200, page, b"text/plain; version=0.0.4; charset=utf-8")
+
+
+async def show_openapi(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
+    """`GET /openapi.json`."""
+    await exchange.respond(200, openapi.document(ROUTES))
+
+
+async def docs(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
+    """`GET /docs`: the OpenAPI document as a page, without outside assets."""
+    await exchange.respond(200, openapi.page(ROUTES), HTML)
+
+
+async def show_playground(app: "App", exchange: Exchange) -> None:  # noqa: ARG001
+    """`GET /`."""
+    await exchange.respond(200, playground.page(), HTML, playground.HEADERS)
+
+
+async def pass_to_triton(app: "App", exchange: Exchange) -> None:
+    """`/v2` and everything below it: KServe's HTTP protocol, passed through."""
+    await app.triton.forward(exchange)
+
+
+HEALTH = [
+    Route("GET", path, ready, "Ready to answer", is_open=True)
+    for path in ("/v1/health/ready", "/health/ready", "/health")
+]
+LIVE = [shows(path, management.live, "The process is up") for path in ("/v1/health/live", "/health/live")]
+METRICS = [Route("GET", path, metrics, "Prometheus metrics", is_open=True) for path in ("/v1/metrics", "/metrics")]
+PASSED = [
+    Route(method, path, pass_to_triton, "KServe v2, passed to Triton", is_limited=method == "POST")
+    for method in ("GET", "POST")
+    for path in ("/v2", "/v2/{path}")
+]
+ROUTES = (
+    generates("/v1/completions", openai_routes.completions, schemas.CompletionRequest, "Complete a text, or fill in"),
+    generates("/v1/chat/completions", openai_routes.chat, schemas.ChatRequest, "Answer a chat"),
+    generates("/v1/fim/completions", fim_routes.mistral_fim, schemas.FimRequest, "Fill in (Mistral's format)"),
+    generates("/infill", fim_routes.llama_infill, schemas.InfillRequest, "Fill in (llama.cpp's format)"),
+    generates("/completion", fim_routes.llama_completion, schemas.InfillRequest, "Complete (llama.cpp's format)"),
+    generates("/tokenize", text_routes.tokenize, schemas.TokenizeRequest, "Text to token ids"),
+    generates("/detokenize", text_routes.detokenize, schemas.DetokenizeRequest, "Token ids to text"),
+    generates("/v1/completions/render", text_routes.render_completion, schemas.CompletionRequest, "The prompt as sent"),
+    generates("/v1/chat/completions/render", text_routes.render_chat, schemas.ChatRequest, "The prompt as sent"),
+    generates("/infill/render", text_routes.render_infill, schemas.InfillRequest, "The prompt as sent"),
+    shows("/v1/models", openai_routes.models, "Models", is_open=False),
+    shows("/models", openai_routes.models, "Models", is_open=False),
+    shows("/v1/models/{model}", openai_routes.model, "One model", is_open=False),
+    *LIVE,
+    *HEALTH,
+    *METRICS,
+    shows("/v1/version", management.show_version, "Version"),
+    shows("/version", management.show_version, "Version"),
+    shows("/v1/license", management.show_license, "Licence"),
+    shows("/v1/metadata", management.metadata, "What is served", is_open=False),
+    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", is_open=False),
+    shows("/props", management.props, "llama.cpp's properties", is_open=False),
+    Route("GET", "/openapi.json", show_openapi, "This API", is_open=True),
+    Route("GET", "/docs", docs, "This API as a page", is_open=True),
+    Route("GET", "/", show_playground, "Playground", is_open=True),
+    *PASSED,
+)
+EXACT = {(route.method, route.path): route for route in ROUTES if not route.path.endswith("}")}
+PREFIXES = [(route.method, route.path[: route.path.index("{")], route) for route in ROUTES if route.path.endswith("}")]
+
+
+def find_route(method: str, path: str) -> tuple[Route, str]:
+    """The route and what its pattern left open; raises `ApiError` 404 or 405."""
+    asked = {"HEAD": "GET"}.get(method, method)
+    if route := EXACT.get((asked, path)):
+        return route, ""
+    for known, prefix, route in PREFIXES:
+        if path.startswith(prefix) and len(path) > len(prefix) and known == asked:
+            return route, path[len(prefix) :]
+    methods = {route.method for route in ROUTES if route.path == path}
+    methods |= {known for known, prefix, _ in PREFIXES if path.startswith(prefix)}
+    if not methods:
+        raise ApiError(404, f"there is no {path[:100]!r} here: GET /docs lists what there is", "unknown_path")
+    if method == "OPTIONS":
+        return next(r for r in ROUTES if r.path == path or path.startswith(r.path.split("{")[0])), ""
+    raise ApiError(405, f"{method} is not allowed for {path[:100]!r}: use {' or '.join(sorted(methods))}", "method")

@@ -1,0 +1,56 @@
+"""A request's sampling fields as inputs of the `tensorrt_llm` contract.
+
+No temperature means greedy decoding here, whatever else is sent: editors send top_k and top_p with every infill. A
+TensorRT lookahead engine decodes greedily in any case; the portable one samples, without lookahead.
+"""
+
+import secrets
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.schemas import OpenAISampling, Sampling
+
+Input = tuple[str, str, float]
+
+
+def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: int) -> tuple[Input, ...]:
+    """(name, Triton datatype, value) for the `copy`-th answer; raises `ApiError` for what the engine cannot do.
+
+    `strict` refuses what a greedy engine would ignore.
+    """
+    if isinstance(asked, OpenAISampling) and asked.logprobs:
+        text = "logprobs are not available: lookahead decoding does not compute them; leave the field out"
+        raise ApiError(400, text, "unsupported", "logprobs")
+    penalties = given_penalties(asked)
+    if not engine_samples:
+        if strict and (samples(asked) or penalties):
+            text = "this engine decodes greedily: send temperature 0 and no penalties"
+            raise ApiError(400, text, "greedy_only", "temperature")
+        return ()
+    if not samples(asked):
+        return penalties
+    seed = secrets.randbits(32) if asked.seed is None else asked.seed
+    inputs: list[Input] = [
+        *penalties,
+        ("temperature", "FP32", asked.temperature or 0.0),
+        ("random_seed", "UINT64", (seed + copy) % 2**64),
+    ]
+    if asked.top_p:
+        inputs.append(("runtime_top_p", "FP32", asked.top_p))
+    if asked.top_k is not None and asked.top_k > 0:
+        inputs.append(("runtime_top_k", "INT32", asked.top_k))
+    return tuple(inputs)
+
+
+def samples(asked: Sampling) -> bool:
+    """Whether the request asks for anything but the most likely token."""
+    return bool(asked.temperature) and asked.top_k != 1
+
+
+def given_penalties(asked: Sampling) -> tuple[Input, ...]:
+    """The penalties that change something; clients send the neutral values always."""
+    given = [
+        ("repetition_penalty", asked.repetition_penalty, 1.0),
+        ("presence_penalty", asked.presence_penalty, 0.0),
+        ("frequency_penalty", asked.frequency_penalty, 0.0),
+    ]
+    return tuple((name, "FP32", value) for name, value, neutral in given if value is not None and value != neutral)

@@ -1,0 +1,239 @@
+"""What clients send. Unknown fields are ignored and null means absent: editors send what their last server wanted.
+
+Names and meaning: OpenAI's API reference; vLLM's and llama.cpp's servers for what they add; Mistral's FIM endpoint.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from nimble_coder.gateway.errors import ApiError
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Length = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-100, le=100)]
+Factor = Annotated[float, Meta(gt=0, le=100)]
+Milliseconds = Annotated[float, Meta(ge=-1, le=86_400_000)]
+Copies = Annotated[int, Meta(ge=1, le=16)]
+StopString = Annotated[str, Meta(max_length=1024)]
+Stops = Annotated[list[StopString], Meta(max_length=64)]
+
+
+class StreamOptions(Struct, kw_only=True):
+    """OpenAI's `stream_options`, and vLLM's usage in every chunk."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class Sampling(Struct, kw_only=True):
+    """The fields that every way of asking for text shares."""
+
+    model: str | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Share | None = None
+    seed: int | None = None
+    stop: StopString | Stops | None = None
+    repetition_penalty: Factor | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Count | None = None
+    stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None
+    lookahead: Annotated[list[Count], Meta(min_length=3, max_length=3)] | bool | None = None
+    """(w,n,g) of this request, false for plain decoding; the engine's own by default."""
+    t_max_predict_ms: Milliseconds | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        found = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in found if stop)
+
+    @property
+    def predict_seconds(self) -> float | None:
+        return self.t_max_predict_ms / 1000 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None
+
+    @property
+    def asked_lookahead(self) -> LookaheadConfig | None:
+        """Raises `ApiError` for an illegal combination."""
+        if isinstance(self.lookahead, list):
+            try:
+                return LookaheadConfig(*self.lookahead)
+            except LookaheadError as error:
+                raise ApiError(400, str(error), "invalid_lookahead", "lookahead") from None
+        return PLAIN if self.lookahead is False else None
+
+
+class OpenAISampling(Sampling, kw_only=True):
+    """What chat and completions share."""
+
+    max_tokens: Length | None = None
+    n: Copies | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | int | None = None
+    return_token_ids: bool | None = None
+    """The token ids of every chunk too, and one chunk per decoding step (vLLM's name)."""
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+
+class ContextText(Struct, kw_only=True):
+    """llama.cpp's `input_extra` element."""
+
+    text: str = ""
+    filename: str | None = None
+
+
+class CompletionRequest(OpenAISampling, kw_only=True):
+    """`POST /v1/completions`; with a `suffix`, fill-in-the-middle."""
+
+    prompt: str | Annotated[list[str | int | list[int]], Meta(max_length=200_000)] | None = None
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: Copies | None = None
+    input_extra: list[ContextText] | None = None
+    repo_name: str | None = None
+    filename: str | None = None
+
+
+class ContentPart(Struct, kw_only=True):
+    """A part of a message's content."""
+
+    type: str = "text"
+    text: str | None = None
+
+
+class FunctionCall(Struct, kw_only=True):
+    """A call that the assistant made: OpenAI has the arguments as text, some clients as an object."""
+
+    name: str = ""
+    arguments: str | dict[str, Any] | None = "{}"
+
+
+class ToolCall(Struct, kw_only=True):
+    """A message's `tool_calls` element."""
+
+    function: FunctionCall
+    id: str | None = None
+
+
+class Message(Struct, kw_only=True):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[ContentPart | str] | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Function(Struct, kw_only=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct, kw_only=True):
+    """An element of `tools`."""
+
+    function: Function
+    type: str = "function"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the prompt shows it."""
+        f = self.function
+        shown = {"name": f.name, "description": f.description, "parameters": f.parameters}
+        return {"type": "function", "function": {key: value for key, value in shown.items() if value is not None}}
+
+
+class ResponseFormat(Struct, kw_only=True):
+    """OpenAI's `response_format`."""
+
+    type: str = "text"
+
+
+class ChatRequest(OpenAISampling, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message]
+    max_completion_tokens: Length | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+class FimRequest(OpenAISampling, kw_only=True):
+    """`POST /v1/fim/completions`, Mistral's."""
+
+    prompt: str
+    suffix: str | None = None
+    random_seed: int | None = None
+
+
+class InfillRequest(Sampling, kw_only=True):
+    """`POST /infill` and `POST /completion`, llama.cpp's."""
+
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: list[ContextText] | None = None
+    prompt: str | Annotated[list[str | int], Meta(max_length=200_000)] | None = None
+    n_predict: Length | None = None
+    max_tokens: Length | None = None
+    n_cmpl: Copies | None = None
+    repeat_penalty: Factor | None = None
+    return_tokens: bool | None = None
+    response_fields: list[str] | None = None
+    repo_name: str | None = None
+    filename: str | None = None
+
+
+class TokenizeRequest(Struct, kw_only=True):
+    """`POST /tokenize`: vLLM's `prompt` or `messages`, llama.cpp's `content`."""
+
+    prompt: str | None = None
+    content: str | None = None
+    messages: list[Message] | None = None
+    parse_special: bool | None = None
+    return_token_strs: bool | None = None
+    with_pieces: bool | None = None
+    tools: list[Tool] | None = None
+    add_generation_prompt: bool = True
+
+
+class DetokenizeRequest(Struct, kw_only=True):
+    """`POST /detokenize`: `tokens` is vLLM's and llama.cpp's."""
+
+    tokens: Annotated[list[int], Meta(max_length=1_000_000)]
+
+
+Body = TypeVar("Body", bound=Struct)
+DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+
+
+def decode(kind: type[Body], body: bytes) -> Body:
+    """Reads a request's JSON; raises `ApiError` 400 naming the field."""
+    decoder = DECODERS.get(kind)
+    if decoder is None:
+        decoder = DECODERS[kind] = msgspec.json.Decoder(kind)
+    try:
+        value: Body = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _, _, place = str(error).partition(" - at `$.")
+        raise ApiError(400, str(error), "invalid_type", place.rstrip("`") or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from None
+    return value

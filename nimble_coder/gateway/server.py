@@ -1,0 +1,157 @@
+"""The gateway's process: HTTP, gRPC and metrics on their ports until SIGTERM, then what runs may finish.
+
+    NIMBLE_ARTIFACT=... NIMBLE_TRITON_GRPC_PORT=... python -m nimble_coder.gateway.server
+
+Several of them may serve the same ports: the kernel spreads the connections.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+import uvloop
+
+from nimble_coder.gateway.app import App
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
+from nimble_coder.gateway.kserve_grpc import KServeProxy
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.settings import GatewaySettings
+
+logger = logging.getLogger(__name__)
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that leaves the process's signals alone: there are two here, and a gRPC server."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing is captured."""
+        yield
+
+
+class MetricsOnly:
+    """What the metrics port offers: no API there, and so no keys and no TLS."""
+
+    PATHS = ("/metrics", "/v1/metrics", "/v1/health/live", "/v1/health/ready")
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self.PATHS:
+            await Exchange(scope, receive, send).fail(ApiError(404, "this port has /metrics only", "unknown_path"))
+            return
+        await self._app(scope, receive, send)
+
+
+class Gateway:
+    """One process's servers and what they share."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.service = Service(settings)
+        self.app = App(self.service)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until `stop`; raises `OSError` where a port cannot be used."""
+        s = self.settings
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        api_socket, metrics_socket = listen(s.host, s.http_port), listen(s.host, s.metrics_port)
+        proxy = KServeProxy(self.service)
+        grpc_server = await proxy.start()
+        api = HttpServer(uvicorn_config(self.app, s, s.tls_certificate is not None))
+        metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
+        serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
+        watching = asyncio.create_task(self.app.health.watch())
+        # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        logger.info("HTTP on %s:%d, gRPC on %d, metrics on %d", s.host, s.http_port, s.grpc_port, s.metrics_port)
+        await self._stop.wait()
+        await self._drain()
+        watching.cancel()
+        api.should_exit = metrics.should_exit = True
+        await grpc_server.stop(1)
+        await asyncio.gather(*serving)
+        await proxy.close()
+        await self.app.triton.close()
+        self.service.streams.close()
+
+    def stop(self) -> None:
+        """Readiness goes false at once and new work is refused; what runs may finish."""
+        self.service.admission.draining = True
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
+        while self.service.admission.active and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
+
+def uvicorn_config(app: App | MetricsOnly, settings: GatewaySettings, tls: bool) -> uvicorn.Config:
+    """Access lines are the application's own: uvicorn's would hold whole paths."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ssl_certfile=settings.tls_certificate if tls else None,
+        ssl_keyfile=settings.tls_key if tls else None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=65_536,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket that other workers may share; raises `OSError` naming the port."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"port {port} on {host} cannot be used: {error.strerror}") from None
+    return listener
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """A gateway from start to end, inside the running event loop."""
+    await Gateway(settings).run()
+
+
+def main() -> None:
+    """Runs a gateway with the environment's settings; ends with one line and code 1 where it cannot start."""
+    try:
+        settings = GatewaySettings()  # type: ignore[call-arg] # the environment has the rest
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        # One line per request is wanted; those of the libraries below, with paths and addresses in them, are not.
+        for library in ("httpx", "uvicorn"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        if settings.tls_certificate and not settings.tls_key:
+            raise ValueError("NIMBLE_TLS_CERTIFICATE is set, NIMBLE_TLS_KEY is not: set both or none")
+        uvloop.install()
+        asyncio.run(serve(settings))
+    except (ValueError, OSError) as error:
+        print(f"nimble-coder gateway: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The gateway's core: what a request asks for becomes generations, and generations become answers."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from build_engine.build import Artifact
+from nimble_coder.gateway.chat import ChatPrompts
+from nimble_coder.gateway.encoding import PromptEncoder
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
+from nimble_coder.gateway.keys import ApiKeys
+from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
+from nimble_coder.gateway.metrics import GatewayMetrics
+from nimble_coder.gateway.sampling import contract_inputs, samples
+from nimble_coder.gateway.schemas import OpenAISampling, Sampling
+from nimble_coder.gateway.settings import GatewaySettings
+from nimble_coder.gateway.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.transcript import Ending, Transcript
+from nimble_coder.gateway.usage import usage_of
+from nimble_coder.gateway.wire import Wire
+from nimble_coder.text.tokenizer import TextTokenizer
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One choice of an answer: what the engine is asked, what ends it, and what is repeated before it."""
+
+    generation: Generation
+    ending: Ending
+    echo: str = ""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How an answer goes out."""
+
+    wire: Wire
+    prompt_tokens: int
+    """Of all prompts together, however many choices each has."""
+    stream: bool = False
+    every_step: bool = False
+    """A chunk for every step, also where a step gives no text yet."""
+    continuous_usage: bool = False
+    decoding: bytes = b"greedy"
+
+    @property
+    def headers(self) -> Headers:
+        """A lookahead engine decodes greedily whatever a client asks, so the answer says what it did."""
+        return [(b"x-nimble-decoding", self.decoding), (b"cache-control", b"no-store")]
+
+
+class Service:
+    """Everything that requests share in one process."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.artifact = Artifact.open(settings.artifact)
+        self.limits = EngineLimits.of(self.artifact)
+        self.tokenizer = TextTokenizer(self.artifact.tokenizer)
+        self.encoder = PromptEncoder(self.artifact.tokenizer)
+        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch"
+        """A TensorRT engine built for lookahead does not, whatever it is sent."""
+        self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
+        self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
+        keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
+        self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
+        self.rate = RateLimiter(settings.requests_per_minute)
+        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
+        self.admission = Admission(limit, self.metrics.running)
+        self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
+        self.started = int(time.time())
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer with; raises `ApiError` 404 for a model that is not served."""
+        if name and name not in self.names:
+            text = f"the model {name[:80]!r} is not served here: use {' or '.join(map(repr, self.names))}"
+            raise ApiError(404, text, "model_not_found", "model")
+        return name or self.names[0]
+
+    async def encode(self, text: str, control: bool) -> list[int]:
+        """Ids of a text; a long one is encoded beside the event loop."""
+        pieces = self.encoder.split(text) if control else [text]
+        if len(text) < 16_384:
+            return self.encoder.encode(pieces)
+        return await asyncio.to_thread(self.encoder.encode, pieces)
+
+    def jobs(
+        self, ids: list[int], asked: Sampling, max_tokens: int, streaming: bool, copies: int = 1, echo: str = ""
+    ) -> list[Job]:
+        """The generations for a prompt; raises `ApiError` for what the engine must not see."""
+        self.limits.check_prompt(len(ids))
+        lookahead = self.limits.choose_lookahead(asked.asked_lookahead, len(ids))
+        is_fim = self.encoder.id("<|fim_middle|>") in ids
+        ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
+        own_stops = tuple(asked.stop_token_ids or ())
+        min_tokens = asked.min_tokens or 0
+        ending = Ending(
+            max_tokens=max_tokens,
+            end_ids=frozenset(ends),
+            stops=asked.stops,
+            min_tokens=min(min_tokens, max_tokens),
+            stop_ids=frozenset(own_stops),
+            seconds_after_first_line=asked.predict_seconds,
+        )
+        # The engine must go on where the gateway passes over an end id; text has to be watched as it comes.
+        asked_ids = [i for i in dict.fromkeys((*ends, *own_stops)) if 0 <= i < self.limits.vocab_size]
+        known = () if min_tokens else tuple(asked_ids)
+        watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
+        jobs = []
+        for copy in range(copies):
+            inputs = contract_inputs(asked, self.engine_samples, self.settings.strict_sampling, copy)
+            generation = Generation(
+                ids, max_tokens, known, lookahead, streaming or watched, wants_every_step(asked), inputs
+            )
+            jobs.append(Job(generation, ending, echo))
+        return jobs
+
+    def decoding(self, asked: Sampling) -> bytes:
+        """How the answer to a request is decoded, for its `x-nimble-decoding` header."""
+        return b"sampling" if self.engine_samples and samples(asked) else b"greedy"
+
+    async def answer(self, exchange: Exchange, jobs: Sequence[Job], delivery: Delivery) -> None:
+        """Runs the jobs and sends the answer; a client that goes away frees its places at once."""
+        with self.admission.admit(len(jobs)):
+            transcripts = [Transcript(self.tokenizer, job.ending) for job in jobs]
+            try:
+                async with exchange.connected():
+                    if delivery.stream:
+                        await self._stream(exchange, jobs, transcripts, delivery)
+                    else:
+                        await self._whole(exchange, jobs, transcripts, delivery)
+            except ClientGone:
+                self.metrics.cancelled.inc(len(jobs))
+                raise
+            finally:
+                self.metrics.record(delivery.prompt_tokens, transcripts)
+
+    async def run(
+        self, job: Job, transcript: Transcript, request_id: str
+    ) -> AsyncGenerator[tuple[str, list[int]], None]:
+        """Yields the text and token ids of every step until the answer ends."""
+        if job.ending.max_tokens == 0:
+            transcript.finish_reason = "length"
+            return
+        async with aclosing(self.streams.generate(job.generation, request_id)) as steps:
+            async for step in steps:
+                before = transcript.tokens
+                text = transcript.push(step)
+                yield text, transcript.token_ids[before:]
+                if transcript.finish_reason is not None:
+                    return
+
+    async def _whole(
+        self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
+    ) -> None:
+        async def collect(job: Job, transcript: Transcript) -> str:
+            return job.echo + "".join([text async for text, _ in self.run(job, transcript, exchange.request_id)])
+
+        if len(jobs) == 1:
+            texts = [await collect(jobs[0], transcripts[0])]
+        else:
+            texts = await together([collect(job, t) for job, t in zip(jobs, transcripts, strict=True)])
+        usage = usage_of(delivery.prompt_tokens, transcripts)
+        await exchange.respond(200, delivery.wire.whole(texts, transcripts, usage), JSON, delivery.headers)
+
+    async def _stream(
+        self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
+    ) -> None:
+        if len(jobs) == 1:
+            await self._stream_choice(exchange, 0, jobs[0], transcripts[0], delivery)
+        else:
+            pairs = enumerate(zip(jobs, transcripts, strict=True))
+            await together([self._stream_choice(exchange, i, job, t, delivery) for i, (job, t) in pairs])
+        await exchange.write(delivery.wire.closing(usage_of(delivery.prompt_tokens, transcripts)), more=False)
+
+    async def _stream_choice(
+        self, exchange: Exchange, index: int, job: Job, transcript: Transcript, delivery: Delivery
+    ) -> None:
+        """One choice's chunks. The response starts with the first of them, so that a refusal still has its status."""
+        wire = delivery.wire
+        opening = wire.opening(index)
+        if job.echo:
+            opening += wire.delta(index, job.echo, [], None)
+        async with aclosing(self.run(job, transcript, exchange.request_id)) as steps:
+            async for text, ids in steps:
+                usage = usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
+                chunk = wire.delta(index, text, ids, usage) if text or (delivery.every_step and ids) else b""
+                if chunk:
+                    await self._send(exchange, delivery, opening + chunk)
+                    opening = b""
+        usage = usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
+        await self._send(exchange, delivery, opening + wire.ending(index, transcript, usage))
+
+    async def _send(self, exchange: Exchange, delivery: Delivery, chunk: bytes) -> None:
+        if not exchange.status:
+            await exchange.start(200, delivery.wire.stream_type, delivery.headers)
+        await exchange.write(chunk)
+
+
+def wants_every_step(asked: Sampling) -> bool:
+    """Whether decoding steps may not be merged on their way."""
+    return isinstance(asked, OpenAISampling) and bool(asked.return_token_ids)
+
+
+async def together(works: Sequence[Awaitable[Result]]) -> list[Result]:
+    """Runs coroutines at once; the first to fail ends the others and is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,139 @@
+"""The token-level path: one `tensorrt_llm` stream in Triton per generation, token ids in and out."""
+
+import struct
+from array import array
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from tritonclient.grpc import service_pb2
+
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.http2 import CallError, Channel
+
+METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+COUNTS = ("total_accepted_draft_tokens", "total_draft_tokens", "first_token_time_ns", "last_token_time_ns")
+OUTPUTS = ("output_ids", "sequence_length", *COUNTS)
+FORMATS = {"INT32": "<i", "UINT64": "<Q", "FP32": "<f", "BOOL": "<?"}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the engine is asked for. `sampling` holds (input name, Triton datatype, value) of the contract."""
+
+    input_ids: list[int]
+    max_tokens: int
+    end_ids: tuple[int, ...]
+    """Ids that end it; the engine is told, and the caller looks for them in what comes back too."""
+    lookahead: LookaheadConfig | None = None
+    """None leaves the engine its own (W,N,G)."""
+    streaming: bool = True
+    every_step: bool = False
+    """One `Step` for each decoding step, also where several have arrived together."""
+    sampling: tuple[tuple[str, str, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Step:
+    """The tokens that have arrived since the last one: one decoding step's, several steps' under load."""
+
+    token_ids: list[int] = field(default_factory=list)
+    is_final: bool = False
+    accepted_draft_tokens: int = 0
+    draft_tokens: int = 0
+    decode_seconds: float = 0.0
+    """From the first token to the last, as the engine measured it."""
+
+
+class TokenStreams:
+    """Runs generations on Triton; all share one connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._channel = Channel(host, port)
+
+    async def generate(self, generation: Generation, request_id: str) -> AsyncGenerator[Step, None]:
+        """Yields what has arrived, the final step last. Leaving early cancels the request in the engine.
+
+        Raises `ApiError` for whatever Triton or the engine refuses or fails at.
+        """
+        message = infer_request(generation, request_id)
+        try:
+            call = await self._channel.call(METHOD, message)
+            try:
+                while messages := await call.read():
+                    for part in [[message] for message in messages] if generation.every_step else [messages]:
+                        step = read_step(part)
+                        yield step
+                        if step.is_final:
+                            return
+            finally:
+                call.cancel()
+        except CallError as error:
+            raise from_triton(str(error) or "unavailable") from None
+        raise ApiError(503, "the engine ended the stream early: send the request again", "engine_unavailable", None, 1)
+
+    def close(self) -> None:
+        """Ends the connection, and with it every generation."""
+        self._channel.close()
+
+
+def infer_request(generation: Generation, request_id: str) -> bytes:
+    """A `ModelInferRequest` in protobuf; raw tensors are little-endian."""
+    g = generation
+    request = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    add(request, "input_ids", "INT32", [1, len(g.input_ids)], array("i", g.input_ids).tobytes())
+    scalars: list[tuple[str, str, float]] = [
+        ("input_lengths", "INT32", len(g.input_ids)),
+        ("request_output_len", "INT32", g.max_tokens),
+        ("streaming", "BOOL", g.streaming),
+        ("exclude_input_in_output", "BOOL", True),
+        ("return_perf_metrics", "BOOL", True),
+        *g.sampling,
+    ]
+    if g.end_ids:
+        scalars.append(("end_id", "INT32", g.end_ids[0]))
+        scalars.append(("pad_id", "INT32", g.end_ids[0]))
+    if g.lookahead is not None:
+        scalars.append(("lookahead_window_size", "INT32", g.lookahead.window_size))
+        scalars.append(("lookahead_ngram_size", "INT32", g.lookahead.ngram_size))
+        scalars.append(("lookahead_verification_set_size", "INT32", g.lookahead.verification_set_size))
+    for name, datatype, value in scalars:
+        add(request, name, datatype, [1, 1], struct.pack(FORMATS[datatype], value))
+    if others := g.end_ids[1:]:
+        # The engine knows one end id; the others are words of one token. TensorRT-LLM's word list: ids, then offsets.
+        words = array("i", [*others, *range(1, len(others) + 1)])
+        add(request, "stop_words_list", "INT32", [1, 2, len(others)], words.tobytes())
+    for name in OUTPUTS:
+        request.outputs.add(name=name)
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def add(request: service_pb2.ModelInferRequest, name: str, datatype: str, shape: list[int], content: bytes) -> None:
+    """Adds one input tensor."""
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
+    request.raw_input_contents.append(content)
+
+
+def read_step(messages: list[bytes]) -> Step:
+    """What a run of `ModelStreamInferResponse` messages says; raises `ApiError` for an error among them."""
+    step = Step()
+    for message in messages:
+        answer = service_pb2.ModelStreamInferResponse.FromString(message)
+        if answer.error_message:
+            raise from_triton(answer.error_message)
+        response = answer.infer_response
+        counts: dict[str, int] = {}
+        for output, content in zip(response.outputs, response.raw_output_contents, strict=True):
+            if output.name == "output_ids":
+                step.token_ids += memoryview(content).cast("i")
+            elif output.name in COUNTS:
+                counts[output.name] = int.from_bytes(content, "little")
+        if counts:
+            accepted, drafts, first, last = (counts.get(name, 0) for name in COUNTS)
+            step.accepted_draft_tokens, step.draft_tokens = accepted, drafts
+            step.decode_seconds = (last - first) / 1e9
+        if response.parameters["triton_final_response"].bool_param:
+            step.is_final = True
+    return step

@@ -1,0 +1,95 @@
+"""One answer as it grows: tokens in, text out, and why it ended."""
+
+import time
+from dataclasses import dataclass
+
+from nimble_coder.gateway.stops import StopMatcher
+from nimble_coder.gateway.token_stream import Step
+from nimble_coder.text.detokenizer import Detokenizer
+from nimble_coder.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer besides the model. Lengths are in tokens."""
+
+    max_tokens: int
+    end_ids: frozenset[int]
+    stops: tuple[str, ...] = ()
+    min_tokens: int = 0
+    """End ids before so many tokens are passed over."""
+    stop_ids: frozenset[int] = frozenset()
+    """Ids a request asked to stop at; they end it even where `end_ids` are ignored."""
+    seconds_after_first_line: float | None = None
+    """llama.cpp's `t_max_predict_ms`: the time from the first token on, once a line is complete."""
+
+
+class Transcript:
+    """Detokenises, finds end ids and stop strings, and counts."""
+
+    def __init__(self, tokenizer: TextTokenizer, ending: Ending) -> None:
+        self._ending = ending
+        self._ends = ending.end_ids | ending.stop_ids
+        self._detokenizer = Detokenizer(tokenizer.decode)
+        self._stops = StopMatcher(ending.stops)
+        self._has_line = False
+        self.started = time.perf_counter()
+        self.first_token: float | None = None
+        """When, as `time.perf_counter` tells."""
+        self.finished = self.started
+        self.token_ids: list[int] = []
+        self.steps = 0
+        self.finish_reason: str | None = None
+        """None while it goes on, then `stop` or `length`."""
+        self.ended_by_id = False
+        self.accepted_draft_tokens = 0
+        self.draft_tokens = 0
+
+    @property
+    def stop_string(self) -> str | None:
+        return self._stops.matched
+
+    @property
+    def tokens(self) -> int:
+        return len(self.token_ids)
+
+    def push(self, step: Step) -> str:
+        """The text that a step adds for certain; sets `finish_reason` where it is the last."""
+        now = time.perf_counter()
+        ids = self._until_end(step.token_ids)
+        if self.first_token is None and step.token_ids:
+            self.first_token = now - step.decode_seconds  # an answer that comes whole had its first token long before
+        self.finished = now
+        self.steps += 1
+        self.token_ids += ids
+        text = self._detokenizer.push(ids)
+        over = step.is_final or self.ended_by_id or self.tokens >= self._ending.max_tokens or self._is_late(text, now)
+        if over:
+            text += self._detokenizer.finish()
+            self.accepted_draft_tokens, self.draft_tokens = step.accepted_draft_tokens, step.draft_tokens
+        text = self._stops.push(text)
+        if self._stops.matched is not None:
+            self.finish_reason = "stop"
+        elif over:
+            text += self._stops.flush()
+            natural = self.ended_by_id or (step.is_final and self.tokens < self._ending.max_tokens)
+            self.finish_reason = "stop" if natural else "length"
+        return text
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        if self._ends.isdisjoint(ids):
+            return ids[: self._ending.max_tokens - self.tokens]
+        kept: list[int] = []
+        for token in ids[: self._ending.max_tokens - self.tokens]:
+            if token in self._ends:
+                if self.tokens + len(kept) >= self._ending.min_tokens:
+                    self.ended_by_id = True
+                    break
+                continue
+            kept.append(token)
+        return kept
+
+    def _is_late(self, text: str, now: float) -> bool:
+        limit = self._ending.seconds_after_first_line
+        self._has_line = self._has_line or "\n" in text
+        return limit is not None and self._has_line and self.first_token is not None and now - self.first_token > limit

@@ -1,0 +1,96 @@
+"""How an answer looks on the wire: the part that every API's format has to say, and OpenAI's text completion.
+
+A streamed chunk is a fixed head, the text as JSON and a fixed tail, joined as bytes: building and serialising an object
+per token would cost more than everything else the gateway does for it.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from nimble_coder.gateway.exchange import EVENT_STREAM
+from nimble_coder.gateway.transcript import Transcript
+from nimble_coder.gateway.usage import Usage
+
+encode = msgspec.json.Encoder().encode
+DONE = b"data: [DONE]\n\n"
+
+
+class Wire(Protocol):
+    """One API's response format, for one request. `index` is the choice's number."""
+
+    stream_type: bytes
+
+    def opening(self, index: int) -> bytes:
+        """What a stream says of a choice before its first text."""
+
+    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:
+        """A chunk of a choice's text."""
+
+    def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
+        """The chunk that says why a choice ended."""
+
+    def closing(self, usage: Usage) -> bytes:
+        """What ends the stream."""
+
+    def whole(self, texts: Sequence[str], transcripts: Sequence[Transcript], usage: Usage) -> bytes:
+        """The body of an answer that is not streamed."""
+
+
+class CompletionWire:
+    """OpenAI's `text_completion`."""
+
+    stream_type = EVENT_STREAM
+
+    def __init__(self, request_id: str, model: str, include_usage: bool = False, include_ids: bool = False) -> None:
+        self._id = f"cmpl-{request_id}"
+        self._model = model
+        self._created = int(time.time())
+        self._include_usage = include_usage
+        self._include_ids = include_ids
+        self._head = b"data: " + encode(self._object([]))[:-2]
+
+    def opening(self, index: int) -> bytes:  # noqa: ARG002
+        return b""
+
+    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:
+        ids = b',"token_ids":' + encode(token_ids) if self._include_ids else b""
+        tail = self._tail(usage)
+        return (
+            b'%b{"index":%d,"text":%b,"logprobs":null,"finish_reason":null%b}]%b'
+            % (self._head, index, encode(text), ids, tail)
+        )  # fmt: skip
+
+    def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
+        reason, stop = encode(transcript.finish_reason), encode(transcript.stop_string)
+        return (
+            b'%b{"index":%d,"text":"","logprobs":null,"finish_reason":%b,"stop_reason":%b}]%b'
+            % (self._head, index, reason, stop, self._tail(usage))
+        )  # fmt: skip
+
+    def closing(self, usage: Usage) -> bytes:
+        return (self._head + b"]" + self._tail(usage) if self._include_usage else b"") + DONE
+
+    def whole(self, texts: Sequence[str], transcripts: Sequence[Transcript], usage: Usage) -> bytes:
+        choices: list[dict[str, object]] = [
+            {
+                "index": index,
+                "text": text,
+                "logprobs": None,
+                "finish_reason": transcript.finish_reason,
+                "stop_reason": transcript.stop_string,
+                **({"token_ids": transcript.token_ids} if self._include_ids else {}),
+            }
+            for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
+        ]
+        return encode({**self._object(choices), "usage": usage})
+
+    def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:
+        """`choices` comes last: a stream's head ends inside it."""
+        head = {"id": self._id, "object": "text_completion", "created": self._created, "model": self._model}
+        return {**head, "choices": choices}
+
+    def _tail(self, usage: Usage | None) -> bytes:
+        return b',"usage":%b}\n\n' % encode(usage) if usage else b"}\n\n"

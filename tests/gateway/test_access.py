@@ -1,0 +1,225 @@
+"""Keys, rate limit, concurrency, TLS, CORS, draining: each on a gateway of its own over the shared Triton."""
+
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+import tritonclient.grpc as triton_grpc
+from openai import OpenAI
+from tritonclient.utils import InferenceServerException
+
+from build_engine.build import Artifact
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.keys import ApiKeys
+from nimble_coder.gateway.limits import RateLimiter
+from nimble_coder.gateway.process import GatewayError, GatewayProcesses
+from nimble_coder.serving import Serving
+from nimble_coder.triton.server import Addresses
+from tests.gateway.conftest import wait_until
+
+BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
+
+
+@contextmanager
+def gateway_with(artifact: Artifact, serving: Serving, log: Path, **settings: object) -> Iterator[GatewayProcesses]:
+    names = {f"NIMBLE_{name.upper()}": str(value) for name, value in settings.items()}
+    triton = serving.triton.addresses
+    with GatewayProcesses(artifact.directory, triton, Addresses.free(), log=log, settings=names) as gateways:
+        gateways.wait_ready()
+        yield gateways
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.log"
+
+
+def test_keys_are_asked_for_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    with gateway_with(artifact, gateway, log, api_keys="first, second", admin_key="boss") as g:
+        with httpx.Client(base_url=g.addresses.http) as http:
+            assert http.post("/v1/completions", json=BODY).status_code == 401
+            assert http.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+            for headers in (
+                {"Authorization": "Bearer first"},
+                {"x-api-key": "second"},
+                {"authorization": "bearer boss"},
+            ):
+                assert http.post("/v1/completions", json=BODY, headers=headers).status_code == 200
+            for path in ("/v1/health/live", "/v1/health/ready", "/metrics", "/", "/docs"):
+                assert http.get(path).status_code == 200
+            unload = "/v2/repository/models/ensemble/unload"
+            assert http.post(unload, headers={"x-api-key": "first"}).status_code == 403
+            assert http.post(unload, headers={"x-api-key": "boss"}).status_code != 403
+            assert http.get("/v2/models/ensemble").status_code == 401
+        client = triton_grpc.InferenceServerClient(g.addresses.grpc)
+        assert client.is_server_live()
+        with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+            client.get_server_metadata()
+        assert client.get_server_metadata(headers={"authorization": "Bearer first"}).name == "triton"
+        with pytest.raises(InferenceServerException, match="PERMISSION_DENIED"):
+            client.unload_model("ensemble", headers={"authorization": "Bearer first"})
+        client.close()
+        OpenAI(base_url=f"{g.addresses.http}/v1", api_key="first").models.list()
+    text = log.read_text()
+    assert not any(secret in text for secret in ("first", "second", "boss", "wrong"))
+
+
+def test_administrative_calls_need_the_admin_key_even_in_an_open_service(gateway: Serving, http: httpx.Client) -> None:
+    for path in (
+        "/v2/repository/index",
+        "/v2/systemsharedmemory/region/x/register",
+        "/v2/logging",
+        "/v2/trace/setting",
+    ):
+        assert http.post(path, json={}).status_code == 403
+    client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
+    for call in (client.get_model_repository_index, client.get_log_settings, client.get_system_shared_memory_status):
+        with pytest.raises(InferenceServerException, match="PERMISSION_DENIED"):
+            call()
+    client.close()
+
+
+def test_keys_in_a_file_are_rotated_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# clients\none  # laptop\n\ntwo\n")
+    keys = ApiKeys([], file)
+    assert keys.check("Bearer one") != keys.check("Bearer two")
+    file.write_text("three\n")
+    keys.check("Bearer three")
+    for authorization in ("Bearer one", "Bearer # clients", "Bearer ", "Basic three", None, "Bearer \udcff"):
+        with pytest.raises(ApiError, match="API key"):
+            keys.check(authorization)
+    file.unlink()
+    keys.check("Bearer three")
+
+
+def test_a_key_file_that_is_missing_or_empty_does_not_open_the_service(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        ApiKeys([], tmp_path / "none")
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(ApiError, match="API key"):
+        ApiKeys([], empty).check("Bearer x")
+
+
+def test_a_rate_limit_is_per_client_and_says_when_to_come_back() -> None:
+    limiter = RateLimiter(2)
+    for _ in range(2):
+        limiter.check("a")
+    limiter.check("b")
+    with pytest.raises(ApiError, match="wait") as caught:
+        limiter.check("a")
+    assert caught.value.status == 429
+    assert caught.value.retry_after in range(25, 32)
+
+
+def test_the_rate_limit_holds_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    with gateway_with(artifact, gateway, log, requests_per_minute=3) as g, httpx.Client(base_url=g.addresses.http) as h:
+        answers = [h.post("/v1/completions", json=BODY) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert int(answers[-1].headers["retry-after"]) > 0
+        assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
+        assert h.get("/v1/models").status_code == 200
+
+
+def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    endless = {"prompt": "import os\nimport ", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+    with (
+        gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g,
+        httpx.Client(base_url=g.addresses.http, timeout=30) as http,
+        http.stream("POST", "/v1/completions", json=endless) as first,
+        http.stream("POST", "/v1/completions", json=endless) as second,
+    ):
+        assert (first.status_code, second.status_code) == (200, 200)
+        third = http.post("/v1/completions", json=BODY)
+        assert (third.status_code, third.headers["retry-after"]) == (429, "1")
+
+
+def test_tls_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", certificate, "-keyout", key],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with gateway_with(artifact, gateway, log, tls_certificate=certificate, tls_key=key) as g:
+        url = f"https://127.0.0.1:{g.addresses.http_port}"
+        answer = httpx.post(f"{url}/v1/completions", json=BODY, verify=ssl.create_default_context(cafile=certificate))
+        assert answer.status_code == 200
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        client = triton_grpc.InferenceServerClient(g.addresses.grpc, ssl=True, creds=credentials)
+        assert client.is_model_ready("ensemble")
+        client.close()
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{g.addresses.http_port}/health")
+
+
+def test_cors_is_off_by_default(http: httpx.Client) -> None:
+    answer = http.get("/v1/models", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_cors_for_the_origins_that_are_configured(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    with gateway_with(artifact, gateway, log, cors_origins="https://a.example", api_keys="k") as g:
+        url = f"{g.addresses.http}/v1/completions"
+        asked = {"origin": "https://a.example", "access-control-request-headers": "authorization,x-stainless-os"}
+        preflight = httpx.options(url, headers=asked)
+        assert preflight.status_code == 204
+        assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+        assert "x-stainless-os" in preflight.headers["access-control-allow-headers"]
+        refused = httpx.post(url, json=BODY, headers={"origin": "https://a.example"})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://a.example")
+        assert "access-control-allow-origin" not in httpx.options(url, headers={"origin": "https://b.example"}).headers
+
+
+def test_sigterm_lets_running_requests_finish_and_sends_new_ones_away(
+    artifact: Artifact, gateway: Serving, log: Path
+) -> None:
+    long = {"prompt": "import os\nimport ", "max_tokens": 700, "ignore_eos": True, "stream": True}
+    with gateway_with(artifact, gateway, log) as g, httpx.Client(base_url=g.addresses.http, timeout=60) as http:
+        with http.stream("POST", "/v1/completions", json=long) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            g.processes[0].terminate()
+            assert wait_until(lambda: http.get("/v1/health/ready").status_code == 503, 2)
+            refused = http.post("/v1/completions", json=BODY)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert g.processes[0].wait(10) == 0
+
+
+def test_two_workers_share_the_ports(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    with GatewayProcesses(artifact.directory, gateway.triton.addresses, Addresses.free(), 2, log) as g:
+        g.wait_ready()
+        time.sleep(1)
+        answers: list[int] = []
+
+        def ask() -> None:
+            answers.append(httpx.post(f"{g.addresses.http}/v1/completions", json=BODY, timeout=30).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 16
+        page = httpx.get(g.addresses.metrics).text
+        assert 'nimble_http_requests_total{route="/v1/completions",status="200"} 16.0' in page
+
+
+def test_settings_that_cannot_be_used_end_the_process_with_one_line(
+    artifact: Artifact, gateway: Serving, log: Path
+) -> None:
+    for settings in ({"api_keys_file": "/nowhere"}, {"tls_certificate": "/nowhere"}, {"max_body_bytes": 1}):
+        log.write_text("")
+        with pytest.raises(GatewayError, match="ended with code 1"), gateway_with(artifact, gateway, log, **settings):
+            pass
+        assert "nimble-coder gateway: " in log.read_text()
+        assert "Traceback" not in log.read_text()

@@ -1,0 +1,285 @@
+"""Whatever is sent, nothing fails inside, nothing hangs, and nobody else's request is harmed.
+
+The engine is the benchmark's stand-in, so that cases cost little; everything in front of it is real. The number of
+cases of each test is `NIMBLE_FUZZ_CASES`; the whole of it, more than 20,000:
+
+    NIMBLE_FUZZ_CASES=2600 python -m pytest tests/gateway/test_fuzz.py
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
+
+from build_engine.build import Artifact
+from nimble_coder.bench.stand_in import stand_in_repository
+from nimble_coder.gateway.openapi import build
+from nimble_coder.gateway.process import GatewayProcesses
+from nimble_coder.gateway.routes import ROUTES
+from nimble_coder.triton.server import Addresses, TritonServer
+
+pytestmark = pytest.mark.timeout(3600)
+
+CASES = int(os.environ.get("NIMBLE_FUZZ_CASES", "60"))
+fuzz = settings(
+    max_examples=CASES,
+    deadline=15_000,  # milliseconds: a case that takes longer hangs
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=os.environ.get("NIMBLE_FUZZ_CASES") is None,
+)
+VICTIM = {"prompt": "import os\nimport sys\n", "max_tokens": 64, "stream": True}
+
+
+@dataclass
+class Bystander:
+    """A client that asks the same thing over and over while others misbehave."""
+
+    url: str
+    wrong: list[str] = field(default_factory=list)
+    answers: int = 0
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._expected = self._ask()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _ask(self) -> str:
+        answer = httpx.post(f"{self.url}/v1/completions", json=VICTIM, timeout=20)
+        lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+        return "".join(json.loads(line)["choices"][0]["text"] for line in lines)
+
+    def _work(self) -> None:
+        while not self._stop.wait(0.1):
+            try:
+                got = self._ask()
+            except Exception as error:  # whatever it is, the test has to see it
+                got = repr(error)
+            self.answers += 1
+            if got != self._expected:
+                self.wrong.append(got)
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def target(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcesses]:
+    """A gateway over the stand-in, with a bystander; what went wrong shows at the end."""
+    work = tmp_path_factory.mktemp("fuzz")
+    stand_in_repository(artifact, work / "repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIMBLE_BENCH_TOKENS_PER_STEP", "512")
+        patch.setenv("NIMBLE_BENCH_INTERVAL", "0.001")
+        with TritonServer(work / "repository", Addresses.free(), work / "triton.log") as triton:
+            triton.wait_ready()
+            with GatewayProcesses(artifact.directory, triton.addresses, Addresses.free(), log=work / "log") as gateways:
+                gateways.wait_ready()
+                bystander = Bystander(gateways.addresses.http)
+                yield gateways
+                bystander.end()
+                gateways.check()
+                assert triton.poll() is None
+        log = (work / "log").read_text(errors="replace")
+        assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
+    assert bystander.answers
+    assert bystander.wrong == []
+
+
+@pytest.fixture(scope="module")
+def http(target: GatewayProcesses) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=target.addresses.http, timeout=15) as client:
+        yield client
+
+
+def check(answer: httpx.Response) -> None:
+    """No failure inside, and every refusal says why in OpenAI's or KServe's shape."""
+    # 501 is Triton's own refusal of a single HTTP inference by a model that streams.
+    assert answer.status_code < 500 or answer.status_code == 501, answer.text
+    if answer.status_code >= 400:
+        error = answer.json()["error"]
+        assert error if isinstance(error, str) else error["message"]
+
+
+schema = schemathesis.openapi.from_dict(build([route for route in ROUTES if not route.path.startswith("/v2")]))
+
+
+@schema.parametrize()
+@settings(parent=fuzz, max_examples=max(CASES // 10, 5))
+def test_what_the_openapi_document_allows_and_what_it_does_not(case: schemathesis.Case, http: httpx.Client) -> None:
+    arguments = case.as_transport_kwargs(base_url=str(http.base_url))
+    sent = {name: value for name, value in arguments.items() if name in ("method", "url", "json", "data", "headers")}
+    data = sent.pop("data", None)
+    if data is not None:
+        sent["content" if isinstance(data, (str, bytes)) else "data"] = data
+    try:
+        request = http.build_request(**sent)
+    except (httpx.InvalidURL, UnicodeError, TypeError, ValueError):
+        return  # not something an HTTP client can send
+    try:
+        check(http.send(request))
+    except httpx.LocalProtocolError:
+        return
+
+
+BASES: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "import os", "max_tokens": 4}),
+    ("/v1/completions", {"prompt": "import os", "suffix": "x", "stream": True}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4}),
+    ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "max_tokens": 4}),
+    ("/infill", {"input_prefix": "a", "input_suffix": "b", "n_predict": 4}),
+    ("/completion", {"prompt": "a", "n_predict": 4}),
+    ("/tokenize", {"prompt": "a"}),
+    ("/detokenize", {"tokens": [1, 2]}),
+    ("/v2/models/tensorrt_llm/generate", {"input_ids": [1, 2], "input_lengths": 2, "request_output_len": 2}),
+    ("/v2/models/ensemble/generate_stream", {"text_input": "x", "max_tokens": 2, "stream": True}),
+    ("/v2/models/tensorrt_llm/infer", {"inputs": []}),
+]
+FIELDS = [
+    "prompt", "suffix", "messages", "tools", "tool_choice", "stop", "n", "max_tokens", "stream", "stream_options",
+    "temperature", "top_p", "top_k", "seed", "lookahead", "stop_token_ids", "min_tokens", "ignore_eos", "echo",
+    "logprobs", "input_extra", "input_prefix", "n_predict", "tokens", "response_fields", "t_max_predict_ms", "model",
+    "return_token_ids", "repetition_penalty", "presence_penalty", "text_input", "input_ids", "input_lengths", "inputs",
+    "request_output_len", "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size",
+]  # fmt: skip
+numbers = st.one_of(st.integers(-(2**70), 2**70), st.sampled_from([0, 1, 8, 2**31 - 1, 2**31, -1, 4095, 4096]))
+strings = st.one_of(st.text(max_size=30), st.sampled_from(["<|fim_middle|>", "", "\x00", "🦀", "é" * 50, "a" * 3000]))
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, st.floats(allow_nan=False, allow_infinity=False), strings),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["type", "text", "role", "content", "function", "name", "id"]), inner, max_size=4
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@fuzz
+@given(base=st.sampled_from(BASES), changes=st.dictionaries(st.sampled_from(FIELDS), anything, max_size=4))
+def test_fields_of_any_value(http: httpx.Client, base: tuple[str, dict[str, Any]], changes: dict[str, Any]) -> None:
+    path, body = base
+    check(http.post(path, json={**body, **changes}))
+
+
+@fuzz
+@given(path=st.sampled_from([path for path, _ in BASES]), body=st.binary(max_size=200))
+def test_bodies_of_any_bytes(http: httpx.Client, path: str, body: bytes) -> None:
+    check(http.post(path, content=body))
+
+
+@fuzz
+@given(base=st.sampled_from(BASES), place=st.integers(0, 200), byte=st.integers(0, 255), cut=st.booleans())
+def test_bodies_with_a_broken_byte(
+    http: httpx.Client, base: tuple[str, dict[str, Any]], place: int, byte: int, cut: bool
+) -> None:
+    content = bytearray(json.dumps({**base[1], "prompt": "é🦀 text"}, ensure_ascii=False).encode())
+    place %= len(content)
+    content[place] = byte
+    check(http.post(base[0], content=bytes(content[: place + 1] if cut else content)))
+
+
+@fuzz
+@given(prompt=st.one_of(strings, st.lists(strings, max_size=3), st.lists(numbers, max_size=5)), stop=st.lists(strings))
+def test_prompts_of_any_text(http: httpx.Client, prompt: object, stop: list[str]) -> None:
+    check(http.post("/v1/completions", json={"prompt": prompt, "stop": stop, "max_tokens": 8}))
+
+
+printable = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
+
+
+@fuzz
+@given(
+    path=st.one_of(st.sampled_from([path for path, _ in BASES]), printable),
+    method=st.sampled_from(["GET", "POST", "PUT", "OPTIONS", "HEAD", "PATCH", "X"]),
+    headers=st.dictionaries(
+        st.sampled_from(
+            ["x-request-id", "authorization", "x-api-key", "origin", "accept", "content-type", "transfer-encoding",
+             "inference-header-content-length", "access-control-request-headers", "content-length", "expect"]
+        ),
+        printable, max_size=4,
+    ),
+)  # fmt: skip
+def test_heads_of_any_kind(target: GatewayProcesses, path: str, method: str, headers: dict[str, str]) -> None:
+    """Sent raw: an HTTP client would refuse half of them."""
+    lines = [
+        f"{method} /{path.lstrip('/')} HTTP/1.1",
+        "Host: x",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    with socket.create_connection((target.addresses.host, target.addresses.http_port), timeout=15) as connection:
+        connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert not answer or int(answer[9:12]) < 500
+
+
+tensors = st.builds(
+    lambda name, datatype, shape: {"name": name, "datatype": datatype, "shape": shape},
+    st.sampled_from(["input_ids", "input_lengths", "request_output_len", "streaming", "stop_words_list", *FIELDS[-3:]]),
+    st.sampled_from(["INT32", "INT64", "BOOL", "FP32", "BYTES", "UINT8", ""]),
+    st.lists(st.integers(-1, 9), max_size=3),
+)
+FINE = {
+    grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.CANCELLED,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def channel(target: GatewayProcesses) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(target.addresses.grpc) as channel:
+        yield channel
+
+
+def call(channel: grpc.Channel, method: str, message: bytes) -> grpc.StatusCode:
+    try:
+        if method == "ModelStreamInfer":
+            list(channel.stream_stream(f"/inference.GRPCInferenceService/{method}")(iter([message]), timeout=15))
+        else:
+            channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(message, timeout=15)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@fuzz
+@given(
+    method=st.sampled_from(["ModelInfer", "ModelStreamInfer", "ModelConfig", "ModelReady", "RepositoryModelLoad", "X"]),
+    message=st.binary(max_size=100),
+)
+def test_grpc_messages_of_any_bytes(channel: grpc.Channel, method: str, message: bytes) -> None:
+    assert call(channel, method, message) in FINE
+
+
+@fuzz
+@given(
+    inputs=st.lists(tensors, max_size=6),
+    raw=st.lists(st.binary(max_size=40), max_size=6),
+    model=st.sampled_from(["tensorrt_llm", "tensorrt_llm", "ensemble", "preprocessing", "none", ""]),
+    method=st.sampled_from(["ModelInfer", "ModelStreamInfer"]),
+)
+def test_grpc_requests_of_any_tensors(
+    channel: grpc.Channel, inputs: list[dict[str, Any]], raw: list[bytes], model: str, method: str
+) -> None:
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=raw)
+    for tensor in inputs:
+        request.inputs.add(**tensor)
+    assert call(channel, method, request.SerializeToString()) in FINE

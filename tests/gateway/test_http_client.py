@@ -1,0 +1,68 @@
+"""`nimble-coder complete` over HTTP: chat, infill and plain completions, and mistakes told in one line."""
+
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from nimble_coder.client import CompletionError
+from nimble_coder.http_client import HttpClient
+from nimble_coder.serving import Serving
+from tests.gateway.conftest import active_requests, wait_until
+
+PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
+
+
+def run(gateway: Serving, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "nimble_coder.cli", "complete", *arguments]
+    environment = {**os.environ, "NIMBLE_HTTP_URL": gateway.addresses.http, "NIMBLE_URL": gateway.addresses.grpc}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+
+
+def test_openai_and_grpc_give_the_same_text(gateway: Serving) -> None:
+    over_http = run(gateway, PROMPT, "--openai", "--max-tokens", "24", "--stats")
+    over_grpc = run(gateway, PROMPT, "--max-tokens", "24")
+    assert over_http.returncode == 0, over_http.stderr
+    assert over_http.stdout == over_grpc.stdout
+    assert "'completion_tokens': 24" in over_http.stderr
+
+
+def test_suffix_and_chat(gateway: Serving, http: httpx.Client) -> None:
+    filled = run(gateway, "def add(a, b):\n    return ", "--suffix", "\n\nprint(add(1, 2))\n", "--max-tokens", "12")
+    asked = {"prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n", "max_tokens": 12}
+    assert filled.stdout == http.post("/v1/completions", json=asked).json()["choices"][0]["text"] + "\n"
+    answer = run(gateway, "Add two numbers", "--chat", "--max-tokens", "8", "--no-lookahead")
+    body = {"messages": [{"role": "user", "content": "Add two numbers"}], "max_tokens": 8}
+    expected = http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    assert answer.stdout == expected + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["x", "--chat", "--suffix", "y"], "exclude each other"),
+        (["x", "--openai", "--http-url", "http://127.0.0.1:1"], "refused"),
+        (["x", "--openai", "--http-url", "nonsense"], "not a service's URL"),
+        (["x", "--openai", "--lookahead", "9,9,9"], "exceeds the engine's"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(gateway: Serving, arguments: list[str], reason: str) -> None:
+    done = run(gateway, *arguments)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_leaving_early_frees_the_slot(gateway: Serving) -> None:
+    texts = HttpClient(gateway.addresses.http).complete(PROMPT, max_tokens=6000)
+    next(texts)
+    texts.close()  # type: ignore[attr-defined]
+    assert wait_until(lambda: active_requests(gateway) == 0, 2)
+
+
+def test_a_server_that_speaks_something_else_is_told(gateway: Serving) -> None:
+    a = gateway.triton.addresses
+    with pytest.raises(CompletionError, match=r"127\.0\.0\.1"):
+        list(HttpClient(f"http://127.0.0.1:{a.metrics_port}").complete("x"))

@@ -1,0 +1,186 @@
+"""KServe v2 through the gateway: the unmodified tritonclient works, and what would harm others does not get through."""
+
+import queue
+import re
+import time
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
+
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.client import CompletionClient, CompletionError, tensors
+from nimble_coder.gateway.kserve_guard import flat
+from nimble_coder.serving import Serving
+from nimble_coder.text.tokenizer import TextTokenizer
+from tests.gateway.conftest import active_requests, wait_until
+
+PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
+
+
+@pytest.fixture
+def client(gateway: Serving) -> Any:
+    with triton_grpc.InferenceServerClient(gateway.addresses.grpc) as client:
+        yield client
+
+
+def generation(ids: list[int], max_tokens: int = 8, lookahead: tuple[int, int, int] | None = None) -> list[Any]:
+    arrays = {
+        "input_ids": np.array([ids], np.int32),
+        "input_lengths": np.array([[len(ids)]], np.int32),
+        "request_output_len": np.array([[max_tokens]], np.int32),
+        "streaming": np.array([[True]]),
+    }
+    if lookahead:
+        names = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
+        arrays |= {name: np.array([[value]], np.int32) for name, value in zip(names, lookahead, strict=True)}
+    return tensors(arrays)
+
+
+def stream(client: Any, *inputs: list[Any]) -> list[tuple[Any, InferenceServerException | None]]:
+    """Runs generations on one stream and returns everything that came back."""
+    found: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
+    client.start_stream(lambda result, error: found.put((result, error)))
+    for number, each in enumerate(inputs):
+        client.async_stream_infer("tensorrt_llm", each, request_id=str(number), enable_empty_final_response=True)
+    client.stop_stream()
+    return list(found.queue)
+
+
+def test_our_own_client_works_through_the_proxy(gateway: Serving) -> None:
+    with CompletionClient(gateway.addresses.grpc) as proxied, CompletionClient(gateway.triton.addresses.grpc) as direct:
+        assert proxied.complete(PROMPT, 24).text == direct.complete(PROMPT, 24).text
+        with pytest.raises(CompletionError, match="exceeds the engine's"):
+            proxied.complete(PROMPT, 24, LookaheadConfig(9, 8, 8))
+
+
+def test_reading_calls_work(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tensorrt_llm")
+    assert client.get_model_metadata("ensemble").name == "ensemble"
+    assert client.get_model_config("tensorrt_llm").config.backend == "tensorrtllm"
+    assert client.get_inference_statistics("tensorrt_llm").model_stats[0].name == "tensorrt_llm"
+
+
+def test_text_models_answer_single_calls(client: Any) -> None:
+    question = {"QUERY": np.array([[b"import os"]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}
+    assert client.infer("preprocessing", tensors(question)).as_numpy("INPUT_ID").size > 1
+
+
+@pytest.mark.parametrize(
+    ("length", "lookahead", "reason"),
+    [
+        (20, (9, 8, 8), r"exceeds the engine's \(8,8,8\)"),
+        (20, (2, 1, 0), "not legal"),
+        (3, (8, 8, 8), "needs at least 7"),
+        (7000, None, "takes at most 6144"),
+    ],
+)
+def test_what_would_harm_others_is_refused_on_the_stream(
+    client: Any, length: int, lookahead: tuple[int, int, int] | None, reason: str
+) -> None:
+    good, bad = generation([300] * 20), generation([300] * length, lookahead=lookahead)
+    answers = stream(client, bad, good)
+    errors = [error.message() for _, error in answers if error is not None]
+    assert len(errors) == 1
+    assert re.search(reason, errors[0])
+    tokens = [result.as_numpy("output_ids") for result, error in answers if error is None]
+    assert sum(array.size for array in tokens if array is not None) == 8
+
+
+def test_a_prompt_too_short_for_lookahead_is_decoded_plainly(client: Any) -> None:
+    answers = stream(client, generation([300, 301]))
+    assert all(error is None for _, error in answers)
+
+
+def test_shared_memory_is_refused(client: Any) -> None:
+    tensor = triton_grpc.InferInput("input_ids", [1, 4], "INT32")
+    tensor.set_shared_memory("region", 16)
+    with pytest.raises(InferenceServerException, match="shared memory"):
+        client.infer("tensorrt_llm", [tensor])
+
+
+def test_a_stream_that_is_cancelled_frees_its_slot(gateway: Serving, tokenizer: TextTokenizer) -> None:
+    client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
+    found: queue.Queue[object] = queue.Queue()
+    client.start_stream(lambda result, error: found.put((result, error)))
+    client.async_stream_infer("tensorrt_llm", generation(tokenizer.encode(PROMPT), 6000))
+    assert wait_until(lambda: active_requests(gateway) == 1)
+    time.sleep(0.1)
+    client.stop_stream(cancel_requests=True)
+    assert wait_until(lambda: active_requests(gateway) == 0, 2)
+    client.close()
+
+
+def test_http_passes_v2_through(gateway: Serving, http: httpx.Client) -> None:
+    direct = gateway.triton.addresses.http
+    for path in ("/v2", "/v2/models/ensemble/config", "/v2/models/tensorrt_llm/stats", "/v2/models/ensemble"):
+        passed = http.get(path)
+        assert passed.status_code == 200
+        if "stats" not in path:
+            assert passed.json() == httpx.get(direct + path).json()
+    assert http.get("/v2/health/ready").status_code == 200
+    assert http.get("/v2/models/none").status_code == httpx.get(direct + "/v2/models/none").status_code
+
+
+def test_the_http_tritonclient_works(gateway: Serving) -> None:
+    a = gateway.addresses
+    with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
+        inputs = []
+        arrays = {"QUERY": np.array([[b"import os"]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}
+        for name, array in arrays.items():
+            tensor = triton_http.InferInput(name, list(array.shape), "BYTES" if array.dtype == object else "INT32")
+            tensor.set_data_from_numpy(array, binary_data=True)
+            inputs.append(tensor)
+        assert client.infer("preprocessing", inputs).as_numpy("INPUT_ID").size > 1
+
+
+def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
+    body = {"text_input": PROMPT, "max_tokens": 8}
+    assert "text_output" in http.post("/v2/models/ensemble/generate_stream", json={**body, "stream": True}).text
+    over = {"input_ids": [300] * 20, "input_lengths": 20, "request_output_len": 4, "streaming": True}
+    over |= {"lookahead_window_size": 9, "lookahead_ngram_size": 8, "lookahead_verification_set_size": 8}
+    refused = http.post("/v2/models/tensorrt_llm/generate_stream", json=over)
+    assert refused.status_code == 400
+    assert "exceeds the engine's" in refused.json()["error"]
+    long = http.post("/v2/models/ensemble/generate", json={"text_input": "x " * 9000, "max_tokens": 4})
+    assert long.status_code == 400
+    assert "takes at most 6144" in long.json()["error"]
+
+
+def test_the_guard_reads_binary_tensors_of_http_too(gateway: Serving) -> None:
+    a = gateway.addresses
+    with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
+        inputs = []
+        values = {"input_ids": [300] * 20, "input_lengths": [20], "request_output_len": [4]}
+        values |= {"lookahead_window_size": [9], "lookahead_ngram_size": [8], "lookahead_verification_set_size": [8]}
+        for name, value in values.items():
+            tensor = triton_http.InferInput(name, [1, len(value)], "INT32")
+            tensor.set_data_from_numpy(np.array([value], np.int32), binary_data=True)
+            inputs.append(tensor)
+        with pytest.raises(InferenceServerException, match="exceeds the engine"):
+            client.infer("tensorrt_llm", inputs)
+
+
+def test_messages_that_are_none_are_refused(gateway: Serving) -> None:
+    with grpc.insecure_channel(gateway.addresses.grpc) as channel:
+        for method in ("ModelInfer", "RepositoryModelLoad", "Nothing"):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\xff\xff\xff")
+            assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
+        with pytest.raises(grpc.RpcError):
+            list(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff" * 9]))) or None
+            empty = service_pb2.ModelInferRequest(model_name="nothing").SerializeToString()
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(empty)
+
+
+def test_flat_keeps_the_order_of_nested_lists() -> None:
+    assert flat([[1, [2, 3]], [], 4]) == [1, 2, 3, 4]
+    assert flat(7) == [7]

@@ -1,0 +1,117 @@
+"""The playground in a real browser."""
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nimble_coder.serving import Serving
+from tests.gateway.conftest import active_requests, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs: pip install playwright")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with (
+        playwright.sync_playwright() as driver,
+        driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
+    ):
+        yield browser
+
+
+@pytest.fixture
+def page(browser, gateway: Serving) -> Iterator[object]:  # type: ignore[no-untyped-def]
+    """The page, loaded; errors and requests to anywhere else fail the test."""
+    page = browser.new_page(viewport={"width": 1200, "height": 760}, color_scheme="light")
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda r: None if r.url.startswith(gateway.addresses.http) else complaints.append(r.url))
+    page.goto(gateway.addresses.http + "/")
+    playwright.expect(page.locator("#w")).to_have_value(re.compile(r"\d+"))
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def finished(page) -> None:  # type: ignore[no-untyped-def]
+    playwright.expect(page.locator("#state")).to_have_text(re.compile("^finished"), timeout=30_000)
+
+
+@needs_browser
+def test_a_completion_streams_with_a_shade_for_each_step(page, gateway: Serving) -> None:  # type: ignore[no-untyped-def]
+    assert "(8,8,8)" in page.inner_text("#model")
+    page.click("#go")
+    finished(page)
+    asked = {"prompt": page.input_value("#prompt"), "max_tokens": 200}
+    expected = httpx.post(f"{gateway.addresses.http}/v1/completions", json=asked, timeout=30).json()
+    assert page.text_content("#answer") == expected["choices"][0]["text"]
+    assert int(page.inner_text("#tokens")) == expected["usage"]["completion_tokens"]
+    assert float(page.inner_text("#per_step")) > 1.0
+    assert float(page.inner_text("#speed")) > 0
+    shades = page.eval_on_selector_all("#answer span", "spans => spans.map(s => s.style.background)")
+    assert len(set(shades)) == 4
+    assert all(a != b for a, b in itertools.pairwise(shades))
+    if folder := os.environ.get("NIMBLE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "playground.png")
+
+
+@needs_browser
+def test_lookahead_can_be_switched_off_and_changes_no_text(page) -> None:  # type: ignore[no-untyped-def]
+    page.click("#go")
+    finished(page)
+    fast = page.text_content("#answer")
+    page.uncheck("#lookahead")
+    assert page.is_disabled("#w")
+    page.click("#go")
+    finished(page)
+    assert page.text_content("#answer") == fast
+    assert page.inner_text("#per_step") == "1.00"
+
+
+@needs_browser
+def test_smaller_wng_can_be_chosen_and_larger_cannot(page) -> None:  # type: ignore[no-untyped-def]
+    for name, value in (("w", "4"), ("n", "3"), ("g", "4")):
+        page.fill(f"#{name}", value)
+    with page.expect_request("**/v1/completions") as asked:
+        page.click("#go")
+    assert asked.value.post_data_json["lookahead"] == [4, 3, 4]
+    finished(page)
+    page.fill("#w", "99")
+    page.click("#go")
+    assert page.eval_on_selector("#w", "input => input.validity.rangeOverflow")
+
+
+@needs_browser
+def test_infill_shows_the_suffix_behind_the_answer(page) -> None:  # type: ignore[no-untyped-def]
+    page.select_option("#mode", "infill")
+    with page.expect_request("**/v1/completions") as asked:
+        page.click("#go")
+    assert "parse_arguments" in asked.value.post_data_json["suffix"]
+    finished(page)
+    playwright.expect(page.locator("#answer .given")).to_have_text(re.compile("parse_arguments"))
+
+
+@needs_browser
+def test_stop_ends_the_generation_in_the_engine(page, gateway: Serving) -> None:  # type: ignore[no-untyped-def]
+    page.fill("#max_tokens", "8000")
+    page.fill("#prompt", "import os\nimport sys\n\ndef main(argv):\n    ")
+    page.click("#go")
+    page.wait_for_selector("#answer span")
+    page.click("#stop")
+    playwright.expect(page.locator("#state")).to_have_text("stopped")
+    assert wait_until(lambda: active_requests(gateway) == 0, 2)
+
+
+def test_the_page_is_one_file(http: httpx.Client) -> None:
+    answer = http.get("/")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", answer.text)

@@ -1,0 +1,76 @@
+"""An answer ends where it should, for the reason it says, with whole characters only."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nimble_coder.gateway.token_stream import Step
+from nimble_coder.gateway.transcript import Ending, Transcript
+from nimble_coder.text.tokenizer import TextTokenizer
+
+TEXT = "naïve = '日本語 🦀'\nprint(naïve)\n"
+
+
+def steps_of(ids: list[int], size: int) -> list[Step]:
+    return [Step(ids[i : i + size], is_final=i + size >= len(ids)) for i in range(0, len(ids), size)]
+
+
+def run(tokenizer: TextTokenizer, ending: Ending, steps: list[Step]) -> tuple[str, Transcript]:
+    transcript, text = Transcript(tokenizer, ending), ""
+    for step in steps:
+        piece = transcript.push(step)
+        assert "\ufffd" not in piece
+        text += piece
+        if transcript.finish_reason:
+            break
+    return text, transcript
+
+
+@given(size=st.integers(1, 7))
+def test_text_is_exact_however_many_tokens_a_step_has(tokenizer: TextTokenizer, size: int) -> None:
+    text, transcript = run(tokenizer, Ending(1000, frozenset()), steps_of(tokenizer.encode(TEXT), size))
+    assert text == TEXT
+    assert transcript.finish_reason == "stop"
+
+
+@given(size=st.integers(1, 7))
+def test_the_budget_cuts_inside_a_step_too(tokenizer: TextTokenizer, size: int) -> None:
+    ids = tokenizer.encode("def add(a, b):\n    return a + b\n")
+    text, transcript = run(tokenizer, Ending(5, frozenset()), steps_of(ids, size))
+    assert transcript.token_ids == ids[:5]
+    assert text == tokenizer.decode(ids[:5])
+    assert transcript.finish_reason == "length"
+
+
+def test_an_end_id_ends_it_and_is_not_shown(tokenizer: TextTokenizer) -> None:
+    end = tokenizer.end_ids[0]
+    ids = [*tokenizer.encode("abc"), end, *tokenizer.encode("hidden")]
+    text, transcript = run(tokenizer, Ending(100, frozenset({end})), [Step(ids)])
+    assert (text, transcript.finish_reason, transcript.ended_by_id) == ("abc", "stop", True)
+
+
+def test_end_ids_before_min_tokens_are_passed_over(tokenizer: TextTokenizer) -> None:
+    end, ids = tokenizer.end_ids[0], tokenizer.encode("one two three")
+    ending = Ending(100, frozenset({end}), min_tokens=len(ids))
+    text, _ = run(tokenizer, ending, [Step([end, *ids, end, *ids])])
+    assert text == "one two three"
+
+
+def test_a_stop_string_over_two_steps_is_found_and_not_shown(tokenizer: TextTokenizer) -> None:
+    steps = [Step(tokenizer.encode("x = 1\n")), Step(tokenizer.encode("\ny = 2"))]
+    text, transcript = run(tokenizer, Ending(100, frozenset(), stops=("\n\n",)), steps)
+    assert (text, transcript.finish_reason, transcript.stop_string) == ("x = 1", "stop", "\n\n")
+
+
+def test_an_unfinished_character_at_the_end_shows_as_a_replacement(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode("🦀")
+    transcript = Transcript(tokenizer, Ending(len(ids) - 1, frozenset()))
+    assert transcript.push(Step(ids)) == tokenizer.decode(ids[:-1])
+    assert transcript.finish_reason == "length"
+
+
+def test_time_over_waits_for_a_whole_line(tokenizer: TextTokenizer) -> None:
+    transcript = Transcript(tokenizer, Ending(100, frozenset(), seconds_after_first_line=0.0))
+    transcript.push(Step(tokenizer.encode("x = 1")))
+    assert transcript.finish_reason is None
+    transcript.push(Step(tokenizer.encode("\ny")))
+    assert transcript.finish_reason == "length"
