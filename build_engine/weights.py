@@ -19,6 +19,7 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
 from build_engine.profiles import EMBEDDED, Profile
+from build_engine.snapshot import Snapshot
 
 WANTED = (
     "config.json",
@@ -71,9 +72,13 @@ class RemoteFile:
     sha256: str | None
     """Of files in large-file storage; the others have only git's own hash."""
 
+    def has_size(self, path: Path) -> bool:
+        """True where there is a file of the announced size."""
+        return path.is_file() and path.stat().st_size == self.size
+
     def matches(self, path: Path) -> bool:
         """True where the file's content is what the hub announced."""
-        if not path.is_file() or path.stat().st_size != self.size:
+        if not self.has_size(path):
             return False
         return sha256(path) == self.sha256 if self.sha256 else git_sha1(path) == self.git_sha1
 
@@ -90,37 +95,28 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
 
     Raises `WeightsError`, or `CacheError` where there is not enough disk; nothing has been downloaded then.
     """
+    here = Snapshot.named(cache, repo, revision)
     if constants.HF_HUB_OFFLINE:
-        return _cached(repo, revision, cache, "HF_HUB_OFFLINE is set")
-    if found := _pinned(repo, revision, cache):
-        return found
-    here = (_storage(repo, cache) / "refs" / revision).is_file()
+        return _cached(here, revision, "HF_HUB_OFFLINE is set")
+    if here.commit == revision and (hashes := _complete(here)):  # a commit never changes: nobody needs to be asked
+        return Weights(here.directory, here.commit, hashes)
+    attempts = 2 if here.directory.is_dir() else ATTEMPTS
     try:
-        commit, files = _persist(lambda: _describe(repo, revision), repo, revision, progress, 2 if here else ATTEMPTS)
+        commit, files = _persist(lambda: _describe(repo, revision), repo, revision, progress, attempts)
     except HubUnreachableError as error:
-        found = _cached(repo, revision, cache, str(error))
+        found = _cached(here, revision, str(error))
         progress(f"{error}; using the copy of commit {found.commit} that is here")
         return found
-    snapshot = _storage(repo, cache) / "snapshots" / commit
-    missing = [file for file in files if not _has_size(snapshot / file.name, file.size)]
+    snapshot = Snapshot(cache, repo, commit)
+    missing = [file for file in files if not file.has_size(snapshot.directory / file.name)]
     if missing:
         size = sum(file.size for file in missing)
         cache.check_space(size, f"downloading {repo}")
         progress(f"downloading {len(missing)} files ({size / 1e9:.2f} GB) of {repo} at {commit}")
-    for last in (False, True):
-        _persist(lambda: _download(repo, commit, cache, files), repo, commit, progress)
-        damaged = [file for file in _unverified(repo, commit, cache, files) if not file.matches(snapshot / file.name)]
-        if not damaged:
-            break
-        names = ", ".join(file.name for file in damaged)
-        if last:
-            raise WeightsError(f"{names} of {repo} arrived damaged twice: check the network or the mirror HF_ENDPOINT")
-        progress(f"{names} arrived damaged: downloading again")
-        for file in damaged:
-            (snapshot / file.name).resolve().unlink(missing_ok=True)
-            (snapshot / file.name).unlink(missing_ok=True)
-    _note_ref(repo, revision, commit, cache)
-    return Weights(snapshot, commit, _record(repo, commit, cache, [file.name for file in files]))
+    _download_intact(snapshot, files, progress)
+    snapshot.name(revision)
+    hashes = snapshot.note_verified({file.name: file.sha256 for file in files})
+    return Weights(snapshot.directory, commit, hashes)
 
 
 def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) -> Weights:
@@ -131,18 +127,18 @@ def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) ->
     checkpoint = Checkpoint.open(source.absolute())
     hashes = {path.name: sha256(path) for path in checkpoint.files}
     commit = source.absolute().name if source.absolute().parent.name == "snapshots" else _commit_of(hashes)
-    snapshot = _storage(repo, cache) / "snapshots" / commit
+    snapshot = Snapshot(cache, repo, commit)
     wanted = [path for path in source.iterdir() if path.name in hashes or any(fnmatch(path.name, w) for w in WANTED)]
     cache.check_space(sum(path.stat().st_size for path in wanted), f"importing {repo}")
-    with cache.lock(snapshot, progress), cache.writing():
-        if not snapshot.is_dir():
-            snapshot.parent.mkdir(parents=True, exist_ok=True)
-            with cache.draft(snapshot) as draft:
+    with cache.lock(snapshot.directory, progress), cache.writing():
+        if not snapshot.directory.is_dir():
+            snapshot.directory.parent.mkdir(parents=True, exist_ok=True)
+            with cache.draft(snapshot.directory) as draft:
                 for path in wanted:
                     progress(f"copying {path.name}")
                     shutil.copyfile(path, draft / path.name)
-        _note_ref(repo, "main", commit, cache)
-    return Weights(snapshot, commit, _record(repo, commit, cache, sorted(hashes)))
+        snapshot.name("main")
+    return Weights(snapshot.directory, commit, snapshot.note_verified(hashes))
 
 
 def git_sha1(path: Path) -> str:
@@ -164,13 +160,33 @@ def _describe(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
     return str(info.sha), files
 
 
-def _download(repo: str, commit: str, cache: Cache, files: list[RemoteFile]) -> None:
+def _download_intact(snapshot: Snapshot, files: list[RemoteFile], progress: Progress) -> None:
+    """Downloads what is not there, and once more what arrived with other content; raises `WeightsError` then."""
+    for last in (False, True):
+        _persist(lambda: _download(snapshot, files), snapshot.repo, snapshot.commit, progress)
+        unknown = [file for file in files if file.name not in snapshot.verified()]
+        damaged = [file for file in unknown if not file.matches(snapshot.directory / file.name)]
+        if not damaged:
+            return
+        names = ", ".join(file.name for file in damaged)
+        if last:
+            raise WeightsError(
+                f"{names} of {snapshot.repo} arrived damaged twice: check the network or the mirror HF_ENDPOINT"
+            )
+        progress(f"{names} arrived damaged: downloading again")
+        for file in damaged:
+            (snapshot.directory / file.name).resolve().unlink(missing_ok=True)
+            (snapshot.directory / file.name).unlink(missing_ok=True)
+
+
+def _download(snapshot: Snapshot, files: list[RemoteFile]) -> None:
+    cache, names = snapshot.cache, [file.name for file in files]
     with cache.writing():
         cache.hub.mkdir(parents=True, exist_ok=True)
-        names = [file.name for file in files]
-        snapshot_download(repo, revision=commit, cache_dir=cache.hub, allow_patterns=names, max_workers=4)
-        snapshot = _storage(repo, cache) / "snapshots" / commit
-        if absent := [name for name in names if not (snapshot / name).is_file()]:
+        snapshot_download(
+            snapshot.repo, revision=snapshot.commit, cache_dir=cache.hub, allow_patterns=names, max_workers=4
+        )
+        if absent := [name for name in names if not (snapshot.directory / name).is_file()]:
             # A hub that fails while it is asked leaves what was there already, without an error.
             raise ConnectionError(f"{len(absent)} files did not arrive, the first is {absent[0]}")
 
@@ -222,86 +238,24 @@ def _brief(error: Exception) -> str:
     return f"the hub answered {response.status_code}" if response is not None else lines[0]
 
 
-def _cached(repo: str, revision: str, cache: Cache, why: str) -> Weights:
+def _cached(snapshot: Snapshot, revision: str, why: str) -> Weights:
     """The copy that is here already; raises `WeightsError` where there is none that is whole."""
-    storage = _storage(repo, cache)
-    ref = storage / "refs" / revision
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
-    snapshot = storage / "snapshots" / commit
-    if not snapshot.is_dir():
+    if not snapshot.directory.is_dir():
         raise WeightsError(
-            f"{repo} at {revision} is not in the cache {cache.root}, and it cannot be downloaded ({why}): fill the "
-            f"cache where there is a network (nimble-coder download-to-cache) and copy it, or use --from DIR"
+            f"{snapshot.repo} at {revision} is not in the cache {snapshot.cache.root}, and it cannot be downloaded "
+            f"({why}): fill the cache where there is a network (nimble-coder download-to-cache) and copy it, or use "
+            f"--from DIR"
         )
-    Checkpoint.open(snapshot)
-    hashes = {name: entry["sha256"] for name, entry in _read_record(repo, commit, cache).items()}
-    return Weights(snapshot, commit, hashes)
+    Checkpoint.open(snapshot.directory)
+    return Weights(snapshot.directory, snapshot.commit, snapshot.verified())
 
 
-def _pinned(repo: str, revision: str, cache: Cache) -> Weights | None:
-    """The copy of a commit that is here and verified: a commit never changes, so nobody needs to be asked."""
-    snapshot = _storage(repo, cache) / "snapshots" / revision
-    hashes = {name: entry["sha256"] for name, entry in _read_record(repo, revision, cache).items()}
-    if not hashes or any(path.name not in hashes for path in Checkpoint.open(snapshot).files):
-        return None
-    return Weights(snapshot, revision, hashes)
-
-
-def _unverified(repo: str, commit: str, cache: Cache, files: list[RemoteFile]) -> list[RemoteFile]:
-    known = _read_record(repo, commit, cache)
-    return [file for file in files if file.name not in known]
-
-
-def _record(repo: str, commit: str, cache: Cache, names: list[str]) -> dict[str, str]:
-    """Notes that these files are verified, so that nobody reads 60 GB again to know it; returns their SHA-256."""
-    known = _read_record(repo, commit, cache)
-    snapshot = _storage(repo, cache) / "snapshots" / commit
-    for name in names:
-        if name not in known:
-            state = (snapshot / name).stat()
-            known[name] = {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": sha256(snapshot / name)}
-    path = _record_path(repo, commit, cache)
-    draft = path.with_name(f".{path.name}.{time.monotonic_ns()}")
-    with cache.writing():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
-    return {name: entry["sha256"] for name, entry in known.items()}
-
-
-def _read_record(repo: str, commit: str, cache: Cache) -> dict[str, Any]:
-    """The verified files that have not been touched since."""
-    path, snapshot = _record_path(repo, commit, cache), _storage(repo, cache) / "snapshots" / commit
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _complete(snapshot: Snapshot) -> dict[str, str]:
+    """The hashes of a snapshot that is here and verified in all its files; empty otherwise."""
+    hashes = snapshot.verified()
+    if not hashes or any(path.name not in hashes for path in Checkpoint.open(snapshot.directory).files):
         return {}
-    return {name: e for name, e in content.items() if _untouched(snapshot / name, e["bytes"], e["mtime_ns"])}
-
-
-def _untouched(path: Path, size: int, mtime_ns: int) -> bool:
-    return path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns) == (size, mtime_ns)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
-def _record_path(repo: str, commit: str, cache: Cache) -> Path:
-    return cache.root / "verified" / f"{repo.replace('/', '--')}@{commit}.json"
-
-
-def _storage(repo: str, cache: Cache) -> Path:
-    return cache.hub / f"models--{repo.replace('/', '--')}"
-
-
-def _note_ref(repo: str, revision: str, commit: str, cache: Cache) -> None:
-    """Lets a machine without a network find the commit by the branch's name."""
-    if revision != commit:
-        with cache.writing():
-            ref = _storage(repo, cache) / "refs" / revision
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(commit, encoding="utf-8")
+    return hashes
 
 
 def _commit_of(hashes: dict[str, str]) -> str:

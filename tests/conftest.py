@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from standin_machine import h100, machine, tiny_checkpoint
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
 from build_engine.checkpoint import ModelShape
 from build_engine.profiles import find_profile
 from nimble_coder.triton.server import Addresses, TritonServer
+from tests.standin.machine import h100, machine, tiny_checkpoint
 
 __all__ = ["h100", "machine", "tiny_checkpoint"]
 """Fixtures from elsewhere, for every test."""

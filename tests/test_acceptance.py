@@ -3,9 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from standin_machine import ROOT, Machine
-
 from nimble_coder.acceptance import Probe, answer, interface_probes, report, shell
+from tests.standin.machine import ROOT, Machine
 
 SCRIPT = ROOT / "scripts" / "gpu-acceptance"
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from standin_machine import A100, H100, Machine
+
+from tests.standin.machine import A100, H100, Machine
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 

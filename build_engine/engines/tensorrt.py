@@ -18,6 +18,7 @@ from build_engine.profiles import Profile, ProfileError
 LAST_LINES = 20
 CHECKED = (
     "version",
+    "max_draft_len",  # before max_seq_len, which is read with it taken off
     "dtype",
     "quant_algo",
     "kv_cache_quant_algo",
@@ -25,7 +26,6 @@ CHECKED = (
     "max_batch_size",
     "max_seq_len",
     "max_num_tokens",
-    "max_draft_len",
 )
 """What must be in the finished engine's `config.json` as planned; `max_input_len` is not kept by the builder."""
 

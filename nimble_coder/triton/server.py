@@ -88,12 +88,13 @@ class Installation:
         """The command that starts Triton with these arguments."""
         return [str(self.binary), *arguments, f"--backend-config=python,shm-region-prefix-name={shared_memory}"]
 
-    def assemble_backends(self, directory: Path) -> None:
-        """Lays out a backend directory: Triton's `python` with the right stub, and our `tensorrtllm`."""
+    def assemble_backends(self, directory: Path) -> Path:
+        """Lays out a backend directory: Triton's `python` with the right stub, and our `tensorrtllm`. Returns it."""
         for source, name in ((self.root / "backends" / "python", "python"), (BACKENDS / "tensorrtllm", "tensorrtllm")):
             shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         # A link, not a copy: the stub finds the wheel's libraries relative to where it really is.
         (directory / "python" / "triton_python_backend_stub").symlink_to(self.stub)
+        return directory
 
 
 def shared_libpython() -> Path | None:
@@ -135,8 +136,7 @@ class TritonServer:
         library = None if container else shared_libpython()
         self._check_ports()
         self._work = Path(tempfile.mkdtemp(prefix="nimble-triton-"))
-        backends = self._work / "backends"
-        installation.assemble_backends(backends)
+        backends = installation.assemble_backends(self._work / "backends")
         with open(self.log, "ab") if self.log else open(os.dup(2), "wb") as output:  # noqa: PTH123
             self._process = subprocess.Popen(
                 installation.launch(self._arguments(backends), self._shared_memory),

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from standin_machine import A100, H100, Machine
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache, CacheError
@@ -20,6 +19,7 @@ from build_engine.engines import torch as torch_engine
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES
 from build_engine.versions import IncompatibleError
+from tests.standin.machine import A100, H100, Machine
 
 THIRTY_TWO = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
 STAGES = (

@@ -1,9 +1,9 @@
 """GPU detection through nvidia-smi, as it answers and as it fails."""
 
 import pytest
-from standin_machine import A10G, A100, A100_40, B200, H100, H200, L4, L40S, Machine
 
 from build_engine.hardware import detect_hardware
+from tests.standin.machine import A10G, A100, A100_40, B200, H100, H200, L4, L40S, Machine
 
 
 def test_a_machine_without_a_driver_is_a_valid_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,13 @@ import fcntl
 from pathlib import Path
 
 import pytest
-from standin_machine import Machine
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
 from build_engine.inventory import inventory, prunable, remove
 from build_engine.profiles import PROFILES
 from build_engine.weights import import_weights
+from tests.standin.machine import Machine
 
 
 @pytest.fixture

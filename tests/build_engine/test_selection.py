@@ -1,11 +1,11 @@
 """What runs where, why not, and which profile is taken by itself."""
 
 import pytest
-from standin_machine import A10G, A100, B200, H100, L4, T4, Machine
 
 from build_engine.hardware import detect_hardware
 from build_engine.profiles import PROFILES, ProfileError
 from build_engine.selection import Fit, assess, select_profile
+from tests.standin.machine import A10G, A100, B200, H100, L4, T4, Machine
 
 H100_7B = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 H100_32B = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from standin_machine import Machine
 
 from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache, CacheError
 from build_engine.profiles import PROFILES
 from build_engine.store import create_store
+from tests.standin.machine import Machine
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from standin_machine import GPUS, Machine
 
 from build_engine.build import ENGINE, PLAIN_ENGINE, Artifact, BuildOptions, build
 from build_engine.cache import Cache
@@ -17,6 +16,7 @@ from build_engine.engine_config import EngineConfig
 from build_engine.engines.tensorrt import EngineBuildError, check_profile, outcome
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import PROFILES, Profile, ProfileError
+from tests.standin.machine import GPUS, Machine
 
 INSTRUCT = [p for p in PROFILES.values() if p.engine == "tensorrt" and "-instruct-" in p.name]
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from standin_hub import COMMIT, Fault, Hub
-from standin_machine import Machine
 
 from build_engine.cache import Cache, CacheError
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.weights import WANTED, fetch_weights, import_weights
+from tests.standin.hub import COMMIT, Fault, Hub
+from tests.standin.machine import Machine
 
 REPO = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 PROFILE = "qwen2.5-coder-0.5b-instruct-torch-bf16-w4n3g4"

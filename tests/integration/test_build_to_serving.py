@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin_machine import STANDIN, Machine
 
 from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache
@@ -15,6 +14,7 @@ from nimble_coder.client import CompletionClient
 from nimble_coder.triton import server
 from nimble_coder.triton.server import Addresses, TritonError, TritonServer
 from nimble_coder.verification import verify_served
+from tests.standin.machine import STANDIN, Machine
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 THIRTY_TWO = PROFILES["qwen2.5-coder-32b-instruct-h100-fp8-tp2-w15n15g15"]
