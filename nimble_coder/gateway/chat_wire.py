@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.tools import ToolCallParser
-from nimble_coder.gateway.transcript import Transcript
+from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.usage import Usage
-from nimble_coder.gateway.wire import DONE, encode
+from nimble_coder.gateway.wire import DONE, TokenText, encode
 
 
 class ChatWire:
@@ -22,6 +22,7 @@ class ChatWire:
         include_usage: bool = False,
         include_ids: bool = False,
         tools: frozenset[str] = frozenset(),
+        token_text: TokenText = str,
     ) -> None:
         self._id = f"chatcmpl-{request_id}"
         self._model = model
@@ -29,19 +30,20 @@ class ChatWire:
         self._include_usage = include_usage
         self._include_ids = include_ids
         self._tools = tools
+        self._token_text = token_text
         self._parsers: dict[int, ToolCallParser] = {}
         self._head = b"data: " + encode(self._object("chat.completion.chunk", []))[:-2]
 
     def opening(self, index: int) -> bytes:
         return self._chunk(index, b'{"role":"assistant","content":""}', b"null", None)
 
-    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:
-        if self._tools:
-            text = self._parser(index).push(text)
-        if not text and not self._include_ids:
+    def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
+        text = self._parser(index).push(delta.text) if self._tools else delta.text
+        if not text and not self._include_ids and not delta.log_probs:
             return b""
-        ids = b',"token_ids":' + encode(token_ids) if self._include_ids else b""
-        return self._chunk(index, b'{"content":%b}' % encode(text), b"null" + ids, usage)
+        ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
+        log_probs = encode(self._log_probs(delta.token_ids, delta.log_probs)) if delta.log_probs else b"null"
+        return self._chunk(index, b'{"content":%b}' % encode(text), b"null" + ids, usage, log_probs)
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
         reason, before = transcript.finish_reason, b""
@@ -76,8 +78,20 @@ class ChatWire:
                 numbered = [call.as_json(self._call_id(index, number)) for number, call in enumerate(calls)]
                 message = {"role": "assistant", "content": said + rest or None, "tool_calls": numbered}
                 reason = "tool_calls"
+        log_probs = self._log_probs(transcript.token_ids, transcript.log_probs)
         ids = {"token_ids": transcript.token_ids} if self._include_ids else {}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason, **ids}
+        return {"index": index, "message": message, "logprobs": log_probs, "finish_reason": reason, **ids}
+
+    def _log_probs(self, token_ids: list[int], values: list[float]) -> dict[str, object] | None:
+        """OpenAI's `logprobs` of a chat: the chosen tokens' only."""
+        if not values:
+            return None
+        texts = [self._token_text(token) for token in token_ids]
+        content = [
+            {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
+            for text, value in zip(texts, values, strict=True)
+        ]
+        return {"content": content, "refusal": None}
 
     def _parser(self, index: int) -> ToolCallParser:
         return self._parsers.setdefault(index, ToolCallParser(self._tools))
@@ -89,10 +103,10 @@ class ChatWire:
         """`choices` comes last: a stream's head ends inside it."""
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
 
-    def _chunk(self, index: int, delta: bytes, reason: bytes, usage: Usage | None) -> bytes:
+    def _chunk(self, index: int, delta: bytes, reason: bytes, usage: Usage | None, log_probs: bytes = b"null") -> bytes:
         return (
-            b'%b{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b'
-            % (self._head, index, delta, reason, self._tail(usage))
+            b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]%b'
+            % (self._head, index, delta, log_probs, reason, self._tail(usage))
         )  # fmt: skip
 
     def _tail(self, usage: Usage | None) -> bytes:

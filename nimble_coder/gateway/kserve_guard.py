@@ -19,6 +19,7 @@ INTEGERS: dict[str, tuple[str, int]] = {
     "UINT64": ("<Q", 8),
 }
 Values = dict[str, list[Any]]
+TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
 WANTED = ("input_ids", "input_lengths", *LOOKAHEAD, "text_input")
 
 
@@ -69,7 +70,7 @@ class KServeGuard:
 
     def check(self, model: str, values: Values) -> bool:
         """Raises `ApiError`; returns whether lookahead (1,1,0) has to be added."""
-        if model == "ensemble" and "text_input" in values:
+        if model in TEXT_MODELS and "text_input" in values:
             self._check_texts(values["text_input"])
         if model != "tensorrt_llm" or "input_ids" not in values:
             return False  # Triton refuses a generation without ids itself; `stop` requests have none
@@ -98,7 +99,7 @@ class KServeGuard:
             service.limits.check_prompt(length)
             if self._reads_before_prompt and length < service.limits.lookahead.ngram_size - 1:
                 needed = service.limits.lookahead.ngram_size - 1
-                why = f"the prompt has {length} tokens, the ensemble needs {needed}: "
+                why = f"the prompt has {length} tokens, this engine needs {needed}: "
                 raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
 
 

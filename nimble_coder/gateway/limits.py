@@ -61,6 +61,8 @@ class EngineLimits:
 
         A prompt shorter than n - 1 tokens is decoded plainly unless (w,n,g) was asked for; the output is the same.
         """
+        if self.lookahead.is_plain and (asked is None or asked.is_plain):
+            return None  # an engine without lookahead does not even know the inputs
         if asked is None:
             return PLAIN if prompt_length < self.lookahead.ngram_size - 1 else None
         try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.schemas import InfillRequest
-from nimble_coder.gateway.transcript import Transcript
+from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.usage import Usage
 from nimble_coder.gateway.wire import encode
 
@@ -25,9 +25,9 @@ class LlamaWire:
     def opening(self, index: int) -> bytes:  # noqa: ARG002
         return b""
 
-    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:  # noqa: ARG002
-        tokens = encode(token_ids) if self._asked.return_tokens else b"[]"
-        return b'data: {"index":%d,"content":%b,"tokens":%b,"stop":false}\n\n' % (index, encode(text), tokens)
+    def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:  # noqa: ARG002
+        tokens = encode(delta.token_ids) if self._asked.return_tokens else b"[]"
+        return b'data: {"index":%d,"content":%b,"tokens":%b,"stop":false}\n\n' % (index, encode(delta.text), tokens)
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:  # noqa: ARG002
         return b"data: %b\n\n" % encode(self._result(index, "", transcript))

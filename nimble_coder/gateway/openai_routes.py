@@ -28,7 +28,9 @@ async def completions(service: Service, exchange: Exchange) -> None:
         echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
         room = service.limits.room(len(ids), asked.max_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
-    wire = CompletionWire(exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids))
+    wire = CompletionWire(
+        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), service.token_text
+    )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
 
@@ -98,7 +100,9 @@ async def chat(service: Service, exchange: Exchange) -> None:
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     offered = asked.tools if asked.tools and asked.tool_choice != "none" else []
     tools = frozenset(tool.function.name for tool in offered)
-    wire = ChatWire(exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), tools)
+    wire = ChatWire(
+        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), tools, service.token_text
+    )
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 
 
@@ -113,7 +117,7 @@ async def answer_openai(
         wire,
         prompt_tokens,
         stream=bool(asked.stream),
-        every_step=bool(asked.return_token_ids),
+        every_step=bool(asked.return_token_ids or asked.logprobs),
         continuous_usage=asked.wants_continuous_usage,
         decoding=service.decoding(asked),
     )

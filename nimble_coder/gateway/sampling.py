@@ -17,9 +17,11 @@ def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: i
 
     `strict` refuses what a greedy engine would ignore.
     """
-    if isinstance(asked, OpenAISampling) and asked.logprobs:
-        text = "logprobs are not available: lookahead decoding does not compute them; leave the field out"
+    wants_log_probs = isinstance(asked, OpenAISampling) and bool(asked.logprobs)
+    if wants_log_probs and (not engine_samples or asked.min_tokens):
+        text = "logprobs are not available with this engine's lookahead decoding, nor with min_tokens: leave one out"
         raise ApiError(400, text, "unsupported", "logprobs")
+    log_probs: tuple[Input, ...] = (("return_log_probs", "BOOL", True),) if wants_log_probs else ()
     penalties = given_penalties(asked)
     if not engine_samples:
         if strict and (samples(asked) or penalties):
@@ -27,10 +29,11 @@ def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: i
             raise ApiError(400, text, "greedy_only", "temperature")
         return ()
     if not samples(asked):
-        return penalties
+        return penalties + log_probs
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     inputs: list[Input] = [
         *penalties,
+        *log_probs,
         ("temperature", "FP32", asked.temperature or 0.0),
         ("random_seed", "UINT64", (seed + copy) % 2**64),
     ]

@@ -19,7 +19,7 @@ from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
-from nimble_coder.gateway.transcript import Ending, Transcript
+from nimble_coder.gateway.transcript import Delta, Ending, Transcript
 from nimble_coder.gateway.usage import usage_of
 from nimble_coder.gateway.wire import Wire
 from nimble_coder.text.tokenizer import TextTokenizer
@@ -64,7 +64,7 @@ class Service:
         self.limits = EngineLimits.of(self.artifact)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
-        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch"
+        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch" or self.limits.lookahead.is_plain
         """A TensorRT engine built for lookahead does not, whatever it is sent."""
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
@@ -76,6 +76,10 @@ class Service:
         self.admission = Admission(limit, self.metrics.running)
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
         self.started = int(time.time())
+
+    def token_text(self, token: int) -> str:
+        """One token's text, for those who ask for log probabilities."""
+        return self.tokenizer.decode([token], skip_special_tokens=False)
 
     def check_model(self, name: str | None) -> str:
         """The name to answer with; raises `ApiError` 404 for a model that is not served."""
@@ -142,18 +146,14 @@ class Service:
             finally:
                 self.metrics.record(delivery.prompt_tokens, transcripts)
 
-    async def run(
-        self, job: Job, transcript: Transcript, request_id: str
-    ) -> AsyncGenerator[tuple[str, list[int]], None]:
-        """Yields the text and token ids of every step until the answer ends."""
+    async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:
+        """Yields what every step adds until the answer ends."""
         if job.ending.max_tokens == 0:
             transcript.finish_reason = "length"
             return
         async with aclosing(self.streams.generate(job.generation, request_id)) as steps:
             async for step in steps:
-                before = transcript.tokens
-                text = transcript.push(step)
-                yield text, transcript.token_ids[before:]
+                yield transcript.push(step)
                 if transcript.finish_reason is not None:
                     return
 
@@ -161,7 +161,7 @@ class Service:
         self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
     ) -> None:
         async def collect(job: Job, transcript: Transcript) -> str:
-            return job.echo + "".join([text async for text, _ in self.run(job, transcript, exchange.request_id)])
+            return job.echo + "".join([delta.text async for delta in self.run(job, transcript, exchange.request_id)])
 
         if len(jobs) == 1:
             texts = [await collect(jobs[0], transcripts[0])]
@@ -187,12 +187,12 @@ class Service:
         wire = delivery.wire
         opening = wire.opening(index)
         if job.echo:
-            opening += wire.delta(index, job.echo, [], None)
+            opening += wire.delta(index, Delta(job.echo, [], []), None)
         async with aclosing(self.run(job, transcript, exchange.request_id)) as steps:
-            async for text, ids in steps:
+            async for delta in steps:
                 usage = usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
-                chunk = wire.delta(index, text, ids, usage) if text or (delivery.every_step and ids) else b""
-                if chunk:
+                is_shown = delta.text or (delivery.every_step and delta.token_ids)
+                if is_shown and (chunk := wire.delta(index, delta, usage)):
                     await self._send(exchange, delivery, opening + chunk)
                     opening = b""
         usage = usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
@@ -206,7 +206,7 @@ class Service:
 
 def wants_every_step(asked: Sampling) -> bool:
     """Whether decoding steps may not be merged on their way."""
-    return isinstance(asked, OpenAISampling) and bool(asked.return_token_ids)
+    return isinstance(asked, OpenAISampling) and bool(asked.return_token_ids or asked.logprobs)
 
 
 async def together(works: Sequence[Awaitable[Result]]) -> list[Result]:

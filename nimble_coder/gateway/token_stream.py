@@ -13,6 +13,7 @@ from nimble_coder.gateway.http2 import CallError, Channel
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 COUNTS = ("total_accepted_draft_tokens", "total_draft_tokens", "first_token_time_ns", "last_token_time_ns")
+LOG_PROBS = "output_log_probs"
 OUTPUTS = ("output_ids", "sequence_length", *COUNTS)
 FORMATS = {"INT32": "<i", "UINT64": "<Q", "FP32": "<f", "BOOL": "<?"}
 
@@ -32,6 +33,10 @@ class Generation:
     """One `Step` for each decoding step, also where several have arrived together."""
     sampling: tuple[tuple[str, str, float], ...] = ()
 
+    @property
+    def wants_log_probs(self) -> bool:
+        return any(name == "return_log_probs" for name, _, _ in self.sampling)
+
 
 @dataclass(slots=True)
 class Step:
@@ -39,6 +44,8 @@ class Step:
 
     token_ids: list[int] = field(default_factory=list)
     is_final: bool = False
+    log_probs: list[float] = field(default_factory=list)
+    """One per token, where they were asked for."""
     accepted_draft_tokens: int = 0
     draft_tokens: int = 0
     decode_seconds: float = 0.0
@@ -104,7 +111,7 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
         # The engine knows one end id; the others are words of one token. TensorRT-LLM's word list: ids, then offsets.
         words = array("i", [*others, *range(1, len(others) + 1)])
         add(request, "stop_words_list", "INT32", [1, 2, len(others)], words.tobytes())
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, LOG_PROBS) if g.wants_log_probs else OUTPUTS:
         request.outputs.add(name=name)
     encoded: bytes = request.SerializeToString()
     return encoded
@@ -128,6 +135,8 @@ def read_step(messages: list[bytes]) -> Step:
         for output, content in zip(response.outputs, response.raw_output_contents, strict=True):
             if output.name == "output_ids":
                 step.token_ids += memoryview(content).cast("i")
+            elif output.name == LOG_PROBS:
+                step.log_probs += memoryview(content).cast("f")
             elif output.name in COUNTS:
                 counts[output.name] = int.from_bytes(content, "little")
         if counts:

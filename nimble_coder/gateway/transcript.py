@@ -9,6 +9,17 @@ from nimble_coder.text.detokenizer import Detokenizer
 from nimble_coder.text.tokenizer import TextTokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a step adds to an answer."""
+
+    text: str
+    """May lag behind the tokens: what could still be part of a stop string or of a character waits."""
+    token_ids: list[int]
+    log_probs: list[float]
+    """One per token, where they were asked for."""
+
+
 @dataclass(frozen=True)
 class Ending:
     """What ends an answer besides the model. Lengths are in tokens."""
@@ -38,6 +49,7 @@ class Transcript:
         """When, as `time.perf_counter` tells."""
         self.finished = self.started
         self.token_ids: list[int] = []
+        self.log_probs: list[float] = []
         self.steps = 0
         self.finish_reason: str | None = None
         """None while it goes on, then `stop` or `length`."""
@@ -53,8 +65,8 @@ class Transcript:
     def tokens(self) -> int:
         return len(self.token_ids)
 
-    def push(self, step: Step) -> str:
-        """The text that a step adds for certain; sets `finish_reason` where it is the last."""
+    def push(self, step: Step) -> Delta:
+        """What a step adds for certain; sets `finish_reason` where it is the last."""
         now = time.perf_counter()
         ids = self._until_end(step.token_ids)
         if self.first_token is None and step.token_ids:
@@ -62,6 +74,8 @@ class Transcript:
         self.finished = now
         self.steps += 1
         self.token_ids += ids
+        log_probs = step.log_probs[: len(ids)]
+        self.log_probs += log_probs
         text = self._detokenizer.push(ids)
         over = step.is_final or self.ended_by_id or self.tokens >= self._ending.max_tokens or self._is_late(text, now)
         if over:
@@ -74,7 +88,7 @@ class Transcript:
             text += self._stops.flush()
             natural = self.ended_by_id or (step.is_final and self.tokens < self._ending.max_tokens)
             self.finish_reason = "stop" if natural else "length"
-        return text
+        return Delta(text, ids, log_probs)
 
     def _until_end(self, ids: list[int]) -> list[int]:
         if self._ends.isdisjoint(ids):

@@ -4,17 +4,19 @@ A streamed chunk is a fixed head, the text as JSON and a fixed tail, joined as b
 per token would cost more than everything else the gateway does for it.
 """
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from nimble_coder.gateway.exchange import EVENT_STREAM
-from nimble_coder.gateway.transcript import Transcript
+from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.usage import Usage
 
 encode = msgspec.json.Encoder().encode
+TokenText = Callable[[int], str]
 DONE = b"data: [DONE]\n\n"
 
 
@@ -26,7 +28,7 @@ class Wire(Protocol):
     def opening(self, index: int) -> bytes:
         """What a stream says of a choice before its first text."""
 
-    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:
+    def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
         """A chunk of a choice's text."""
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
@@ -44,23 +46,27 @@ class CompletionWire:
 
     stream_type = EVENT_STREAM
 
-    def __init__(self, request_id: str, model: str, include_usage: bool = False, include_ids: bool = False) -> None:
+    def __init__(
+        self, request_id: str, model: str, include_usage: bool, include_ids: bool, token_text: TokenText
+    ) -> None:
         self._id = f"cmpl-{request_id}"
         self._model = model
         self._created = int(time.time())
         self._include_usage = include_usage
         self._include_ids = include_ids
+        self._token_text = token_text
         self._head = b"data: " + encode(self._object([]))[:-2]
 
     def opening(self, index: int) -> bytes:  # noqa: ARG002
         return b""
 
-    def delta(self, index: int, text: str, token_ids: list[int], usage: Usage | None) -> bytes:
-        ids = b',"token_ids":' + encode(token_ids) if self._include_ids else b""
+    def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
+        ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
+        log_probs = encode(self._log_probs(delta.token_ids, delta.log_probs)) if delta.log_probs else b"null"
         tail = self._tail(usage)
         return (
-            b'%b{"index":%d,"text":%b,"logprobs":null,"finish_reason":null%b}]%b'
-            % (self._head, index, encode(text), ids, tail)
+            b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":null%b}]%b'
+            % (self._head, index, encode(delta.text), log_probs, ids, tail)
         )  # fmt: skip
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
@@ -78,7 +84,7 @@ class CompletionWire:
             {
                 "index": index,
                 "text": text,
-                "logprobs": None,
+                "logprobs": self._log_probs(transcript.token_ids, transcript.log_probs),
                 "finish_reason": transcript.finish_reason,
                 "stop_reason": transcript.stop_string,
                 **({"token_ids": transcript.token_ids} if self._include_ids else {}),
@@ -86,6 +92,14 @@ class CompletionWire:
             for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
         ]
         return encode({**self._object(choices), "usage": usage})
+
+    def _log_probs(self, token_ids: list[int], values: list[float]) -> dict[str, object] | None:
+        """OpenAI's `logprobs` of a completion: the chosen tokens' only."""
+        if not values:
+            return None
+        texts = [self._token_text(token) for token in token_ids]
+        offsets = list(itertools.accumulate(map(len, texts[:-1]), initial=0))
+        return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
 
     def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:
         """`choices` comes last: a stream's head ends inside it."""

@@ -133,7 +133,7 @@ def test_llama_vim_warms_the_cache_with_no_tokens(http: httpx.Client) -> None:
 
 
 def test_llama_vscode_reads_several_results(http: httpx.Client) -> None:
-    body = {**LLAMA_VIM, "n_cmpl": 2, "response_fields": None, "t_max_predict_ms": 500}
+    body = {**LLAMA_VIM, "n_cmpl": 2, "response_fields": None, "t_max_predict_ms": 60_000}
     results = post(http, "/infill", body)
     assert len(results) == 2
     assert results[0]["content"] == results[1]["content"]

@@ -173,7 +173,7 @@ def test_models_tell_the_context_and_the_aliases(openai: OpenAI) -> None:
         (sdk.BadRequestError, {"prompt": "x " * 9000}, "context_length_exceeded"),
         (sdk.BadRequestError, {"prompt": ""}, "empty_prompt"),
         (sdk.BadRequestError, {"prompt": [99999]}, "invalid_token_id"),
-        (sdk.BadRequestError, {"logprobs": 2}, "unsupported"),
+        (sdk.BadRequestError, {"logprobs": 2, "extra_body": {"min_tokens": 3}}, "unsupported"),
         (sdk.BadRequestError, {"temperature": -1}, "invalid_type"),
         (sdk.BadRequestError, {"best_of": 5}, "unsupported"),
         (sdk.BadRequestError, {"extra_body": {"lookahead": [9, 8, 8]}}, "lookahead_exceeds_engine"),
@@ -225,3 +225,24 @@ def test_a_temperature_samples_and_a_seed_repeats_it(openai: OpenAI) -> None:
     assert sampled(7) == sampled(7)
     assert sampled(7) != sampled(8)
     assert len({*sampled(None), *sampled(None)}) > 1
+
+
+def test_logprobs_of_the_chosen_tokens(openai: OpenAI, tokenizer: TextTokenizer) -> None:
+    asked = {"model": MODEL, "prompt": PROMPT, "max_tokens": 6, "logprobs": 1}
+    whole = openai.completions.create(**asked).choices[0]  # type: ignore[call-overload]
+    assert "".join(whole.logprobs.tokens) == whole.text
+    assert all(value <= 0 for value in whole.logprobs.token_logprobs)
+    assert whole.logprobs.text_offset == [len("".join(whole.logprobs.tokens[:i])) for i in range(6)]
+    chunks = [chunk.choices[0] for chunk in openai.completions.create(**asked, stream=True)]  # type: ignore[call-overload]
+    streamed = [value for chunk in chunks if chunk.logprobs for value in chunk.logprobs.token_logprobs]
+    assert streamed == whole.logprobs.token_logprobs
+
+
+def test_logprobs_of_a_chat(openai: OpenAI) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    answer = openai.chat.completions.create(model=MODEL, messages=messages, max_tokens=5, logprobs=True)  # type: ignore[arg-type]
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert found.content is not None
+    assert "".join(token.token for token in found.content) == answer.choices[0].message.content
+    assert all(token.logprob <= 0 for token in found.content)

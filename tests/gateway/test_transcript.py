@@ -17,7 +17,7 @@ def steps_of(ids: list[int], size: int) -> list[Step]:
 def run(tokenizer: TextTokenizer, ending: Ending, steps: list[Step]) -> tuple[str, Transcript]:
     transcript, text = Transcript(tokenizer, ending), ""
     for step in steps:
-        piece = transcript.push(step)
+        piece = transcript.push(step).text
         assert "\ufffd" not in piece
         text += piece
         if transcript.finish_reason:
@@ -64,7 +64,7 @@ def test_a_stop_string_over_two_steps_is_found_and_not_shown(tokenizer: TextToke
 def test_an_unfinished_character_at_the_end_shows_as_a_replacement(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode("🦀")
     transcript = Transcript(tokenizer, Ending(len(ids) - 1, frozenset()))
-    assert transcript.push(Step(ids)) == tokenizer.decode(ids[:-1])
+    assert transcript.push(Step(ids)).text == tokenizer.decode(ids[:-1])
     assert transcript.finish_reason == "length"
 
 

@@ -1,0 +1,54 @@
+"""What the engine can take is known before it is asked."""
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.limits import Admission, EngineLimits
+
+LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8))
+
+
+@pytest.mark.parametrize(("length", "chosen"), [(1, PLAIN), (6, PLAIN), (7, None), (100, None)])
+def test_a_prompt_shorter_than_n_minus_1_is_decoded_plainly(length: int, chosen: LookaheadConfig | None) -> None:
+    assert LIMITS.choose_lookahead(None, length) == chosen
+
+
+@pytest.mark.parametrize("asked", [LookaheadConfig(9, 8, 8), LookaheadConfig(8, 9, 8), LookaheadConfig(8, 8, 9)])
+def test_more_than_the_engines_lookahead_is_refused(asked: LookaheadConfig) -> None:
+    with pytest.raises(ApiError, match=r"exceeds the engine's \(8,8,8\)"):
+        LIMITS.choose_lookahead(asked, 100)
+
+
+def test_a_plain_engine_is_sent_no_lookahead_at_all() -> None:
+    plain = EngineLimits(32, 6144, 8192, 4096, PLAIN)
+    assert plain.choose_lookahead(None, 1) is None
+    assert plain.choose_lookahead(PLAIN, 1) is None
+    with pytest.raises(ApiError, match="exceeds"):
+        plain.choose_lookahead(LookaheadConfig(4, 3, 4), 100)
+
+
+@pytest.mark.parametrize("length", [0, 6145])
+def test_prompts_without_room_are_refused(length: int) -> None:
+    with pytest.raises(ApiError, match="prompt"):
+        LIMITS.check_prompt(length)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "room"), [(100, None, 16), (100, 5, 5), (8000, 4096, 192), (8000, -1, 192), (100, 0, 0)]
+)
+def test_max_tokens_is_cut_to_what_fits(prompt: int, asked: int | None, room: int) -> None:
+    assert LIMITS.room(prompt, asked, 16) == room
+
+
+def test_places_are_given_back_also_after_an_error() -> None:
+    admission = Admission(2, Gauge("running", "x", registry=CollectorRegistry()))
+    with pytest.raises(ZeroDivisionError), admission.admit(2):
+        with pytest.raises(ApiError, match="2 is the limit"), admission.admit():
+            pass
+        raise ZeroDivisionError
+    assert admission.active == 0
+    admission.draining = True
+    with pytest.raises(ApiError, match="shutting down"), admission.admit():
+        pass

@@ -1,0 +1,59 @@
+"""Which sampling fields reach the engine, and when they are refused."""
+
+import pytest
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.sampling import contract_inputs
+from nimble_coder.gateway.schemas import OpenAISampling, Sampling
+
+SAMPLED = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=2**64 - 1, repetition_penalty=1.1)
+
+
+def inputs(asked: Sampling, engine_samples: bool = True, strict: bool = False, copy: int = 0) -> dict[str, float]:
+    return {name: value for name, _, value in contract_inputs(asked, engine_samples, strict, copy)}
+
+
+def test_a_temperature_brings_everything_along() -> None:
+    assert inputs(SAMPLED) == {
+        "repetition_penalty": 1.1,
+        "temperature": 0.7,
+        "random_seed": 2**64 - 1,
+        "runtime_top_p": 0.9,
+        "runtime_top_k": 20,
+    }
+
+
+def test_copies_have_seeds_of_their_own() -> None:
+    assert [inputs(SAMPLED, copy=copy)["random_seed"] for copy in (0, 1)] == [2**64 - 1, 0]
+    unseeded = Sampling(temperature=1.0)
+    assert inputs(unseeded)["random_seed"] != inputs(unseeded)["random_seed"]
+
+
+@pytest.mark.parametrize("temperature", [None, 0.0])
+def test_without_one_decoding_is_greedy(temperature: float | None) -> None:
+    assert inputs(Sampling(temperature=temperature, top_p=0.9, top_k=40, seed=1)) == {}
+    assert inputs(Sampling(temperature=0.5, top_k=1)) == {}
+
+
+def test_neutral_penalties_are_not_sent() -> None:
+    assert inputs(Sampling(repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)) == {}
+    assert inputs(Sampling(presence_penalty=0.5)) == {"presence_penalty": 0.5}
+
+
+def test_a_greedy_engine_is_sent_nothing_and_strictly_nothing_is_ignored() -> None:
+    assert inputs(SAMPLED, engine_samples=False) == {}
+    assert inputs(Sampling(temperature=0.0, top_p=0.9), engine_samples=False, strict=True) == {}
+    for asked in (SAMPLED, Sampling(frequency_penalty=1.0)):
+        with pytest.raises(ApiError, match="decodes greedily"):
+            inputs(asked, engine_samples=False, strict=True)
+
+
+def test_logprobs_only_where_the_engine_has_them() -> None:
+    assert inputs(OpenAISampling(logprobs=1)) == {"return_log_probs": True}
+    assert inputs(OpenAISampling(logprobs=0)) == {}
+    for engine_samples, asked in (
+        (False, OpenAISampling(logprobs=1)),
+        (True, OpenAISampling(logprobs=1, min_tokens=2)),
+    ):
+        with pytest.raises(ApiError, match="logprobs are not available"):
+            inputs(asked, engine_samples)
