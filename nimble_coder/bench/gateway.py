@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=0.01, help="seconds between the steps of a stream")
     parser.add_argument("--workers", type=int, default=1, help="gateway processes (their CPU: the first one's only)")
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     with tempfile.TemporaryDirectory() as cache:
         artifact = build(find_profile("demo"), None, Cache(Path(cache)), lambda _: None)
         console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")

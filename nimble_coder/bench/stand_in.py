@@ -5,6 +5,7 @@ It sits behind the same bridge in the same Triton backend process as the portabl
 
 import heapq
 import itertools
+import re
 import shutil
 import threading
 import time
@@ -95,6 +96,8 @@ class StandInEngine:
 def stand_in_repository(artifact: Artifact, repository: Path) -> None:
     """Copies an artefact's model repository with the stand-in in place of the engine; the text models stay."""
     shutil.copytree(artifact.repository, repository)
+    for config in repository.glob("*/config.pbtxt"):  # any number of streams may start at once
+        config.write_text(re.sub(r"max_queue_size: \d+", "max_queue_size: 4096", config.read_text()))
     config = repository / "tensorrt_llm" / "config.pbtxt"
     config.write_text(config.read_text().replace('backend: "tensorrtllm"', 'backend: "python"'))
     shutil.copyfile(MODEL, repository / "tensorrt_llm" / "1" / "model.py")

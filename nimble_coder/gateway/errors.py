@@ -70,6 +70,7 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
         429,
         "engine_queue_full",
     ),
+    (re.compile(r"unable to parse|failed to parse|attempt to access JSON", re.IGNORECASE), 400, "invalid_input"),
     (re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|the prompt "), 400, "invalid_input"),
     (
         re.compile(r"is not supported|out of range|Streaming is only supported|expects|unexpected (shape|datatype)"),

@@ -4,8 +4,9 @@ import asyncio
 import re
 
 import httpx
+import msgspec
 
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.service import Service
@@ -64,6 +65,8 @@ class TritonHttp:
             except httpx.HTTPError as error:
                 raise ApiError(503, f"Triton does not answer: {error}", "engine_unavailable", retry_after=1) from None
             try:
+                if answer.status_code == 500:
+                    raise from_triton(text_of(await answer.aread()))
                 kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
                 content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
                 await exchange.start(answer.status_code, content_type, kept)
@@ -74,3 +77,11 @@ class TritonHttp:
                 raise ApiError(503, f"Triton ended the answer early: {error}", "engine_unavailable") from None
             finally:
                 await asyncio.shield(answer.aclose())
+
+
+def text_of(body: bytes) -> str:
+    """Triton's words for an error; it calls a wrong JSON type an internal one."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, str])["error"]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        return body.decode("utf-8", "replace")

@@ -155,6 +155,12 @@ def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
     assert "takes at most 6144" in long.json()["error"]
 
 
+def test_tritons_500_for_a_wrong_type_is_the_clients_mistake(http: httpx.Client) -> None:
+    refused = http.post("/v2/models/ensemble/generate", json={"text_input": PROMPT, "max_tokens": 2, "stream": "x"})
+    assert refused.status_code == 400
+    assert "parse" in refused.json()["error"]
+
+
 def test_the_guard_reads_binary_tensors_of_http_too(gateway: Serving) -> None:
     a = gateway.addresses
     with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
