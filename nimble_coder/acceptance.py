@@ -96,8 +96,10 @@ def interface_probes() -> Iterator[Probe]:
     )
     template = "/app/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt"
     yield shell("Triton's template", f"grep -c lookahead {template}", "9", r"^9$")
-    library = "$(find / -name libtensorrt_llm.so -not -path '/proc/*' 2>/dev/null | head -1)"
-    yield shell("library", f"strings {library} | grep -ciE 'lookahead|runtime w'", "some", r"^[1-9]")
+    package = f"$({PYTHON} -c 'import os, tensorrt_llm as t; print(os.path.dirname(t.__file__))')"
+    yield shell(
+        "library", f"strings {package}/libs/libtensorrt_llm.so | grep -ciE 'lookahead|runtime w'", "some", r"^[1-9]"
+    )
 
 
 @dataclass

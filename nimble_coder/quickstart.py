@@ -19,7 +19,8 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.client import Completion, CompletionClient
-from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.serving import Serving
+from nimble_coder.triton.server import Addresses
 from nimble_coder.triton.stopping import stop_signals
 
 SHOWN = "binary_search"
@@ -71,9 +72,9 @@ def measure(client: CompletionClient) -> None:
 def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
     log = artifact.directory.parent.parent / "triton.log"
     log.unlink(missing_ok=True)
-    say(f"starting Triton on {addresses.http} (HTTP) and {addresses.grpc} (gRPC), log in {log}")
-    with TritonServer(artifact.repository, addresses, log) as server:
-        say(f"ready after {server.wait_ready():.1f} s")
+    say(f"starting Triton and the gateway on {addresses.http} (HTTP) and {addresses.grpc} (gRPC), log in {log}")
+    with Serving(artifact.directory, addresses, log=log) as serving:
+        say(f"ready after {serving.wait_ready():.1f} s")
         prompt = coding_prompts()[SHOWN]
         with CompletionClient(addresses.grpc) as client:
             say("one completion over gRPC")
@@ -82,13 +83,12 @@ def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
             show(prompt, http_stream(addresses, prompt, 64))
             say(f"measuring {len(MEASURED)} prompts with and without lookahead")
             measure(client)
-        if once:
-            say("stopping Triton")
-            return
-        say(f"serving until Ctrl-C; try: .venv/bin/nimble-coder complete 'def fib(' --stats --url {addresses.grpc}")
-        if (code := server.wait()) is not None:
-            raise RuntimeError(f"tritonserver ended with code {code}, see {log}")
-        say("stopping Triton")
+        if not once:
+            say(f"playground and OpenAI API: {addresses.http}, http://{addresses.host}:{addresses.http_port}/v1")
+            say(f"try: .venv/bin/nimble-coder complete 'def fib(' --stats --url {addresses.grpc}")
+            say("serving until Ctrl-C")
+            serving.wait()
+        say("stopping")
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class Serving:
         try:
             while True:
                 if (code := self.triton.poll()) is not None:
-                    raise TritonError(f"tritonserver ended with code {code}; its log is above")
+                    raise TritonError(f"tritonserver ended with code {code}; its log is {self.log or 'above'}")
                 self.gateways.check()
                 time.sleep(0.2)
         except KeyboardInterrupt:
