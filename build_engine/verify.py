@@ -14,10 +14,11 @@ from build_engine.profiles import Profile
 
 TOKENS = 200
 """Generated per prompt: the crash of TensorRT-LLM 0.20.0 (issue #5451) does not come in the first steps."""
-NEAR_TIES = 8
+NEAR_TIES = 2
 """How often, per prompt, two candidates may be so close that 16 bits decide otherwise in a step of another size.
 
-A model of random weights in bf16 had 3 in 200 tokens; an engine that reads wrong KV entries differs at every token."""
+Nobody has measured this on a TensorRT engine yet (docs/gpu-checklist.md). The trained embedded model stays below it in
+bf16; random weights, whose logits lie closer together, do not."""
 
 PROMPTS = (
     "def quicksort(items: list[int]) -> list[int]:\n",
