@@ -44,8 +44,8 @@ class Serving:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.gateways.stop()
-        # The gateways have let every request finish. Triton (2.51) sometimes keeps waiting for a model that nothing uses
-        # any more, until its own exit timeout; unloading takes 3 to 4 s.
+        # The gateways have let every request finish. Triton (2.51) sometimes goes on waiting for a model that nothing
+        # uses any more, until its own exit timeout; unloading takes 3 to 4 s.
         self.triton.stop(grace=5.0)
 
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:
