@@ -22,15 +22,19 @@ async def mistral_fim(service: Service, exchange: Exchange) -> None:
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 
 
-async def llama_infill(service: Service, exchange: Exchange) -> None:
-    """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
-    asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
+def read_infill(asked: InfillRequest) -> Infill:
+    """What an infill request asks for; raises `ApiError` where its prompt is not text."""
     if not isinstance(asked.prompt, str | None):
         raise ApiError(400, "prompt must be a string in an infill request", "invalid_prompt", "prompt")
     prefix = (asked.input_prefix or "") + (asked.prompt or "")
     context = context_files(asked.input_extra)
-    infill = Infill(prefix, asked.input_suffix or "", context, *names(asked.repo_name, asked.filename))
-    ids, truncated = infill_prompt(service, infill, wanted_tokens(asked))
+    return Infill(prefix, asked.input_suffix or "", context, *names(asked.repo_name, asked.filename))
+
+
+async def llama_infill(service: Service, exchange: Exchange) -> None:
+    """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
+    asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
+    ids, truncated = infill_prompt(service, read_infill(asked), wanted_tokens(asked))
     await answer_llama(service, exchange, asked, ids, truncated)
 
 

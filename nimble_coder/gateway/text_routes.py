@@ -2,8 +2,8 @@
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
-from nimble_coder.gateway.fim import Infill
-from nimble_coder.gateway.openai_routes import completion_prompts, context_files, infill_prompt, names
+from nimble_coder.gateway.fim_routes import read_infill
+from nimble_coder.gateway.openai_routes import completion_prompts, infill_prompt
 from nimble_coder.gateway.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -73,9 +73,4 @@ async def render_chat(service: Service, exchange: Exchange) -> None:
 async def render_infill(service: Service, exchange: Exchange) -> None:
     """`POST /infill/render`."""
     asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
-    if not isinstance(asked.prompt, str | None):
-        raise ApiError(400, "prompt must be a string in an infill request", "invalid_prompt", "prompt")
-    prefix = (asked.input_prefix or "") + (asked.prompt or "")
-    context = context_files(asked.input_extra)
-    infill = Infill(prefix, asked.input_suffix or "", context, *names(asked.repo_name, asked.filename))
-    await respond_prompts(service, exchange, [infill_prompt(service, infill, asked.n_predict)[0]])
+    await respond_prompts(service, exchange, [infill_prompt(service, read_infill(asked), asked.n_predict)[0]])

@@ -20,6 +20,14 @@ def quickstart(cache: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
+def read_until(process: "subprocess.Popen[str]", text: str) -> None:
+    """Reads the output up to the line with that text."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+
+
 def processes_of(cache: Path) -> list[str]:
     """Command lines of running processes that name the cache: tritonserver does, through its repository."""
     found = []
@@ -55,10 +63,7 @@ def test_once_completes_measures_and_ends(cache: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_on_until_it_is_told_to_stop(cache: Path, how: signal.Signals) -> None:
     process = quickstart(cache, "--free-ports")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "serving until Ctrl-C" in line:
-            break
+    read_until(process, "serving until Ctrl-C")
     assert processes_of(cache)
     process.send_signal(how)
     rest, _ = process.communicate(timeout=30)
@@ -68,10 +73,7 @@ def test_it_serves_on_until_it_is_told_to_stop(cache: Path, how: signal.Signals)
 
 def test_an_interrupt_before_it_is_ready_ends_everything(cache: Path) -> None:
     process = quickstart(cache, "--free-ports")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "starting Triton" in line:
-            break
+    read_until(process, "starting Triton")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
@@ -81,10 +83,7 @@ def test_an_interrupt_before_it_is_ready_ends_everything(cache: Path) -> None:
 
 def test_a_server_that_dies_is_reported(cache: Path) -> None:
     process = quickstart(cache, "--free-ports")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "serving until Ctrl-C" in line:
-            break
+    read_until(process, "serving until Ctrl-C")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for child in children:
         if b"tritonserver" in Path(f"/proc/{child}/cmdline").read_bytes():
