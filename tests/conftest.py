@@ -20,6 +20,9 @@ from tests.standin.machine import h100, machine, tiny_checkpoint
 __all__ = ["h100", "machine", "tiny_checkpoint"]
 """Fixtures from elsewhere, for every test."""
 
+# Tests run side by side; PyTorch's own threads would spin against those of the other worker.
+torch.set_num_threads(1)
+
 EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
 
 TINY: dict[str, Any] = {
