@@ -198,7 +198,7 @@ class Job:
         else:
             from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
 
-            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
+            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE, self.progress)
         (self.draft / TOKENIZER).mkdir()
         for path in self.checkpoint.tokenizer_files:
             shutil.copyfile(path, self.draft / TOKENIZER / path.name)

@@ -9,11 +9,16 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
+from build_engine.checkpoint import ModelShape
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig, EngineConfigError
+from build_engine.engines.native import find_step
 from build_engine.engines.torch import WEIGHTS
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.model import Model
+from nimble_coder.engine.native import NativeQwen2
 from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
@@ -48,17 +53,16 @@ class TorchEngine:
                 f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "
                 f"the engine at {engine_dir} was built for {config.max_draft_len}: they must be equal"
             )
-        torch.set_num_threads(options.threads)
-        device = torch.device(options.device)
         self._config = config
         self._lookahead = lookahead
         self._options = options
         # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
         capacity = config.max_seq_len + lookahead.tokens_per_step
-        model = Qwen2.load(engine_dir / WEIGHTS, config.shape, capacity, device)
-        cache = KVCache(config.shape, config.max_batch_size, capacity, model.dtype, device, options.reuse_kv_cache)
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        device = torch.device(options.device)
+        cache = KVCache(config.shape, config.max_batch_size, capacity, dtype, device, options.reuse_kv_cache)
         self._scheduler = Scheduler(cache, config.max_num_tokens)
-        self._runner = ModelRunner(model, cache)
+        self._runner = ModelRunner(load_model(engine_dir, config.shape, cache, options.threads))
         self._counters = Counters()
         self._lock = threading.Condition()
         self._arrivals: deque[Sequence] = deque()
@@ -198,6 +202,18 @@ class TorchEngine:
             with self._answered:
                 self._outbox.extend(ready)
                 self._answered.notify_all()
+
+
+def load_model(engine_dir: Path, shape: ModelShape, cache: KVCache, threads: int) -> Model:
+    """The engine's compiled step where this machine can run it, else PyTorch's operators."""
+    device = cache.keys.device
+    library = find_step(engine_dir) if device.type == "cpu" and NativeQwen2.takes(shape, cache.keys.dtype) else None
+    weights = load_file(engine_dir / WEIGHTS, device=str(device))
+    logger.info("the step runs on %s", library.name if library else f"PyTorch's operators ({device})")
+    if library:
+        return NativeQwen2(library, shape, weights, cache, threads)
+    torch.set_num_threads(threads)
+    return Qwen2(shape, weights, cache)
 
 
 class Counters:
