@@ -1,15 +1,23 @@
 """Compiles the portable engine's step (`step.cpp`) for each instruction set of this processor architecture."""
 
+import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_engine.checkpoint import ModelShape
+
 SOURCE = Path(__file__).with_name("step.cpp")
-COMPILER = "g++"
-FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-static-libstdc++", "-static-libgcc")
+FLAGS = ("-O3", "-std=c++20", "-fPIC", "-pthread")
+LINK_FLAGS = ("-shared", "-static-libstdc++", "-static-libgcc")
 """The result needs the C library alone, so it runs where no compiler is installed."""
+HEAD_DIMS = (64, 128, 256)
+"""What the compiled attention takes; Qwen2.5-Coder has 64 and 128."""
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -38,18 +46,40 @@ INSTRUCTION_SETS = {
 """By architecture, the fastest first."""
 
 
-def compile_step(engine_dir: Path, progress: Callable[[str], None]) -> None:
-    """Writes `step-*.so` into `engine_dir`; where that cannot be, only says so: the engine runs without, slower."""
-    libraries = INSTRUCTION_SETS.get(platform.machine(), ())
+def compile_step(engine_dir: Path, shape: ModelShape, dtype: str, progress: Callable[[str], None]) -> None:
+    """Writes `step-*.so` into `engine_dir`; where that cannot be, only says so: the engine runs without, slower.
+
+    The compiler is `CXX`, or g++.
+    """
+    libraries = INSTRUCTION_SETS.get(platform.machine(), ()) if takes(shape, dtype) else ()
+    if not libraries:
+        progress("the step of this model cannot be compiled here: PyTorch's operators will run it, slower")
+        return
+    progress(f"compiling the decoding step for {', '.join(each.name for each in libraries)}")
     try:
-        for number, each in enumerate(libraries, 1):
-            progress(f"compiling the decoding step for {each.name} ({number} of {len(libraries)})")
-            command = [COMPILER, *FLAGS, *each.compiler_flags, str(SOURCE), "-o", str(each.library(engine_dir))]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        progress(f"there is no {COMPILER}, so the step is not compiled and will be slower; install it and build again")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda each: compile_library(each, engine_dir), libraries))
+    except FileNotFoundError as error:
+        progress(f"there is no {error.filename}: the step is not compiled, and slower; install it and build again")
     except subprocess.CalledProcessError as error:
-        progress(f"{COMPILER} did not compile the step, which will be slower: {error.stderr[-400:]}")
+        progress(f"{error.cmd[0]} failed: the step is not compiled, and slower: {error.stderr[-400:]}")
+
+
+def compile_library(target: InstructionSet, engine_dir: Path) -> None:
+    """Compiles and links one library; two commands, since ccache keeps the results of compiling alone."""
+    library = target.library(engine_dir)
+    compiled = library.with_suffix(".o")
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    compiling = [*compiler, *FLAGS, *target.compiler_flags, "-c", str(SOURCE), "-o", str(compiled)]
+    linking = [*compiler, *FLAGS, *LINK_FLAGS, str(compiled), "-o", str(library)]
+    for command in (compiling, linking):
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    compiled.unlink()
+
+
+def takes(shape: ModelShape, dtype: str) -> bool:
+    """Whether the compiled step computes models of this shape and dtype."""
+    return shape.head_dim in HEAD_DIMS and dtype in DTYPES
 
 
 def find_step(engine_dir: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> Path | None:

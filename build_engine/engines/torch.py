@@ -50,7 +50,7 @@ def build_torch_engine(
 
         weights = dict(fused_weights(checkpoint, source))
         write(weights, engine_dir / WEIGHTS)
-    compile_step(engine_dir, progress)
+    compile_step(engine_dir, checkpoint.shape, DTYPES[profile.precision], progress)
     EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
 
 

@@ -13,8 +13,6 @@ from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Outcome
 from nimble_coder.engine.qwen2 import rotary_tables
 
-HEAD_DIMS = (64, 128, 256)
-"""What the compiled attention takes; 64 and 128 are those of Qwen2.5-Coder."""
 LAYER = ("attention_norm", "qkv_weight", "qkv_bias", "output", "mlp_norm", "gate_up", "down")
 
 
@@ -94,11 +92,6 @@ class NativeQwen2:
         self._library.nimble_close.argtypes = [c_void_p]
         is_bf16 = cache.keys.dtype == torch.bfloat16
         self._model = self._library.nimble_open(sizes, is_bf16, pointers, memory, threads)
-
-    @staticmethod
-    def takes(shape: ModelShape, dtype: torch.dtype) -> bool:
-        """Whether the compiled step computes models of this shape and dtype."""
-        return shape.head_dim in HEAD_DIMS and dtype in (torch.float32, torch.bfloat16)
 
     def __del__(self) -> None:
         if hasattr(self, "_model"):

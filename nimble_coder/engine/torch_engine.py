@@ -207,7 +207,7 @@ class TorchEngine:
 def load_model(engine_dir: Path, shape: ModelShape, cache: KVCache, threads: int) -> Model:
     """The engine's compiled step where this machine can run it, else PyTorch's operators."""
     device = cache.keys.device
-    library = find_step(engine_dir) if device.type == "cpu" and NativeQwen2.takes(shape, cache.keys.dtype) else None
+    library = find_step(engine_dir) if device.type == "cpu" else None
     weights = load_file(engine_dir / WEIGHTS, device=str(device))
     logger.info("the step runs on %s", library.name if library else f"PyTorch's operators ({device})")
     if library:
