@@ -189,7 +189,7 @@ def cache_list(
 ) -> None:
     """Show artefacts, checkpoints and leftovers with their sizes."""
     from build_engine.cache import Cache
-    from build_engine.inventory import inventory
+    from build_engine.inventory import inventory, size_of
 
     entries = inventory(Cache(cache))
     if output_format == "json":
@@ -200,7 +200,7 @@ def cache_list(
             filter(None, [entry.profile, entry.built_at, entry.verification and f"verification {entry.verification}"])
         )
         typer.echo(f"{entry.kind:<10} {entry.bytes / 1e9:8.3f} GB  {entry.path}  ({about or entry.state})")
-    typer.echo(f"{len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e9:.3f} GB")
+    typer.echo(f"{len(entries)} entries, {size_of(*(entry.path for entry in entries)) / 1e9:.3f} GB")
 
 
 @cache_app.command("verify")
@@ -228,13 +228,15 @@ def cache_prune(
 ) -> None:
     """Remove leftovers of killed builds and damaged artefacts."""
     from build_engine.cache import Cache
-    from build_engine.inventory import prunable, remove
+    from build_engine.inventory import inventory, prunable, remove, size_of
 
-    place, freed = Cache(cache), 0
+    place = Cache(cache)
     try:
-        for entry in prunable(place, superseded):
+        everything, going = inventory(place), prunable(place, superseded)
+        staying = [entry.path for entry in everything if entry not in going]
+        freed = size_of(*(entry.path for entry in everything)) - size_of(*staying)
+        for entry in going:
             typer.echo(f"{'would remove' if dry_run else 'removing'} {entry.path} ({entry.bytes / 1e9:.3f} GB)")
-            freed += entry.bytes
             if not dry_run:
                 remove(place, entry)
     except ERRORS as error:
