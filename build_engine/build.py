@@ -20,7 +20,7 @@ from build_engine.manifest import Manifest, ManifestError, record_files
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import Places, render_repository
 from build_engine.selection import matching_gpus
-from build_engine.verify import SKIPPED, Verifier
+from build_engine.verify import SKIPPED, Verifier, advice
 from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
 from build_engine.weights import Weights, own_weights
 
@@ -271,6 +271,8 @@ class Job:
             f"verified: {result.identical} of {result.requests} generations equal plain decoding token by token, "
             f"{result.tokens_per_step:.2f} tokens per step, {result.speed_up:.2f}x its speed"
         )
+        if slower := advice(self.profile, result):
+            self.progress(f"warning: {slower}")
         return result.to_json()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache
+from build_engine.lookahead import PLAIN
 from build_engine.profiles import PROFILES, Profile
 from build_engine.store import create_store
 from build_engine.verify import VerificationError
@@ -42,6 +43,12 @@ def test_a_compiled_engine_is_verified_before_it_is_published(make: Build, profi
     assert record["tokens"] == 1600
     assert record["speed_up"] > 1
     assert record["tokens_per_step"] > 2
+
+
+def test_the_plain_engine_that_a_refusal_offers_is_built_and_verified(make: Build) -> None:
+    record = make(SEVEN.with_limits(lookahead=PLAIN)).manifest.verification
+    assert record is not None
+    assert (record["requests"], record["identical"], record["tokens_per_step"]) == (8, 8, 1.0)
 
 
 @pytest.mark.parametrize(
