@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from build_engine.engines import torch as torch_engine
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES
 from build_engine.versions import IncompatibleError
+from tests.build_engine.conftest import fill, make_read_only
 from tests.standin.machine import A100, H100, Machine
 
 THIRTY_TWO = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
@@ -118,31 +118,10 @@ def test_two_builders_at_once_build_once(h100: Machine, tiny_checkpoint: Path) -
     assert any("already built" in stderr for _, stderr in answers)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB, where this test may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting needs root")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def make_read_only(disk: Path) -> None:
-    """From now on nobody writes there, root included."""
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    with pytest.raises(OSError, match="Read-only file system"):
-        (disk / "probe").touch()
-
-
 def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
     h100: Machine, tiny_checkpoint: Path, small_disk: Path
 ) -> None:
-    (small_disk / "filler").write_bytes(bytes(1_600_000))
+    fill(small_disk, 400_000)
     answer = subprocess.run(
         command(h100, tiny_checkpoint, "--cache", str(small_disk / "cache")),
         capture_output=True,
@@ -155,7 +134,7 @@ def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
 
 
 def test_a_disk_that_fills_up_publishes_nothing(tiny_checkpoint: Path, small_disk: Path) -> None:
-    (small_disk / "filler").write_bytes(bytes(1_950_000))
+    fill(small_disk, 50_000)
     cache = Cache(small_disk / "cache")
     with pytest.raises(CacheError, match="is full: make room"):
         build(PROFILES["demo"], tiny_checkpoint, cache, lambda _: None)
