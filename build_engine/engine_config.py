@@ -12,7 +12,7 @@ from typing import Any
 from build_engine.checkpoint import ModelShape
 from build_engine.profiles import Profile
 
-TORCH_ENGINE = "torch-2"
+TORCH_ENGINE = "torch-1"
 """The portable engine's `version`: changes whenever the layout of its weights does, so that no old one is taken for a
 new one."""
 LOOKAHEAD_DECODING = 8

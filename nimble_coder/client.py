@@ -85,6 +85,7 @@ class CompletionStream:
         self._connection.async_stream_infer(
             "tensorrt_llm", tensors(request), enable_empty_final_response=True, request_id="completion"
         )
+        self._finished = False
         self._chunks = self._read()
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -101,7 +102,8 @@ class CompletionStream:
 
     def close(self) -> None:
         """Ends the stream; a request that still runs is cancelled on the server."""
-        self._connection.stop_stream(cancel_requests=True)
+        # Triton (2.51) never frees a request that is cancelled after its final response: see docs/architecture.md.
+        self._connection.stop_stream(cancel_requests=not self._finished)
         self._connection.close()
 
     def finish(self) -> Completion:
@@ -112,15 +114,14 @@ class CompletionStream:
 
     def _read(self) -> Iterator[Chunk]:
         try:
-            final = False
-            while not final:
+            while not self._finished:
                 result, error = self._results.get()
                 if error is not None:
                     raise CompletionError(error.message())
                 parameters = result.get_response().parameters
-                final = parameters["triton_final_response"].bool_param
+                self._finished = parameters["triton_final_response"].bool_param
                 ids = self._take(result)
-                text = self._detokenizer.push(ids) + (self._detokenizer.finish() if final else "")
+                text = self._detokenizer.push(ids) + (self._detokenizer.finish() if self._finished else "")
                 self.completion.text += text
                 if ids or text:
                     yield Chunk(text, ids)

@@ -1,8 +1,6 @@
-"""Makes the portable engine: weights cast to the engine's precision and fused as its step wants them, and that step
-compiled.
+"""Makes the portable engine: weights cast to the engine's precision and fused as its PyTorch step wants them.
 
-The result, `config.json`, `rank0.safetensors` and `step-*.so`, stands where a TensorRT engine has `config.json` and
-`rank0.engine`.
+The result, `config.json` and `rank0.safetensors`, stands where a TensorRT engine has `config.json` and `rank0.engine`.
 """
 
 import os
@@ -17,7 +15,6 @@ from safetensors.torch import save_file
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.engine_config import DTYPES, TORCH_ENGINE, EngineConfig
-from build_engine.engines.native import compile_step
 from build_engine.profiles import Profile, ProfileError
 
 WEIGHTS = "rank0.safetensors"
@@ -25,9 +22,7 @@ WEIGHTS = "rank0.safetensors"
 Source = Callable[[str], torch.Tensor]
 
 
-def build_torch_engine(
-    checkpoint: Checkpoint, profile: Profile, engine_dir: Path, progress: Callable[[str], None]
-) -> None:
+def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Path) -> None:
     """Writes the engine of `profile` into the empty directory `engine_dir`.
 
     Raises `ProfileError` where the profile asks for what the model or this engine cannot do.
@@ -50,7 +45,6 @@ def build_torch_engine(
 
         weights = dict(fused_weights(checkpoint, source))
         write(weights, engine_dir / WEIGHTS)
-    compile_step(engine_dir, checkpoint.shape, DTYPES[profile.precision], progress)
     EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
 
 

@@ -8,20 +8,18 @@ than the memory; the bandwidth is measured in the same run, by summing a block o
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from build_engine.checkpoint import ModelShape
-from build_engine.engines.native import compile_step, find_step
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
@@ -101,11 +99,10 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     if args.pytorch or device.type != "cpu":
         torch.set_num_threads(args.threads)
         return Bench(Qwen2(shape, weights, cache), device, total, args.rounds)
-    with tempfile.TemporaryDirectory() as directory:
-        compile_step(Path(directory), shape, "bfloat16", print)
-        if not (library := find_step(Path(directory))):
-            raise SystemExit("the step cannot be compiled here; --pytorch measures PyTorch's operators")
-        return Bench(NativeQwen2(library, shape, weights, cache, args.threads), device, total, args.rounds)
+    libraries = find_step()
+    if not libraries:
+        raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
+    return Bench(NativeQwen2(libraries[0], shape, weights, cache, args.threads), device, total, args.rounds)
 
 
 def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.Tensor]:

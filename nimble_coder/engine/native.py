@@ -1,4 +1,4 @@
-"""The compiled step: the model as `build_engine/engines/step.cpp` runs it, called once a step without the GIL."""
+"""The compiled step: the model as `step.cpp` runs it, called once a step without the GIL."""
 
 import ctypes
 from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
@@ -54,6 +54,11 @@ class Step(ctypes.Structure):
         ("choices", c_void_p),
         ("logits", c_void_p),
     )
+
+
+def takes(shape: ModelShape, dtype: torch.dtype) -> bool:
+    """Whether `step.cpp` computes models of this shape and dtype. Qwen2.5-Coder's heads have 64 and 128 dimensions."""
+    return shape.head_dim in (64, 128, 256) and dtype in (torch.float32, torch.bfloat16)
 
 
 class NativeQwen2:

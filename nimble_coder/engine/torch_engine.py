@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from build_engine.checkpoint import ModelShape
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig, EngineConfigError
-from build_engine.engines.native import find_step
 from build_engine.engines.torch import WEIGHTS
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
-from nimble_coder.engine.native import NativeQwen2
+from nimble_coder.engine.native import NativeQwen2, takes
 from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
@@ -205,13 +205,13 @@ class TorchEngine:
 
 
 def load_model(engine_dir: Path, shape: ModelShape, cache: KVCache, threads: int) -> Model:
-    """The engine's compiled step where this machine can run it, else PyTorch's operators."""
+    """The compiled step where this machine and model have one, else PyTorch's operators."""
     device = cache.keys.device
-    library = find_step(engine_dir) if device.type == "cpu" else None
+    libraries = find_step() if device.type == "cpu" and takes(shape, cache.keys.dtype) else []
     weights = load_file(engine_dir / WEIGHTS, device=str(device))
-    logger.info("the step runs on %s", library.name if library else f"PyTorch's operators ({device})")
-    if library:
-        return NativeQwen2(library, shape, weights, cache, threads)
+    logger.info("the step runs on %s", libraries[0].name if libraries else f"PyTorch's operators ({device})")
+    if libraries:
+        return NativeQwen2(libraries[0], shape, weights, cache, threads)
     torch.set_num_threads(threads)
     return Qwen2(shape, weights, cache)
 

@@ -66,15 +66,20 @@ class TokenStreams:
         message = infer_request(generation, request_id)
         try:
             call = await self._channel.call(METHOD, message)
+            finished = False
             try:
                 while messages := await call.read():
                     for part in [[message] for message in messages] if generation.every_step else [messages]:
                         step = read_step(part)
+                        finished = step.is_final
                         yield step
-                        if step.is_final:
+                        if finished:
                             return
             finally:
-                call.cancel()
+                # Triton (2.51) never frees a request whose stream is reset between its final response and its
+                # trailers, and then cannot unload the model: a finished call is left to end by itself.
+                if not finished:
+                    call.cancel()
         except CallError as error:
             raise from_triton(str(error) or "unavailable") from None
         raise ApiError(503, "the engine ended the stream early: send the request again", "engine_unavailable", None, 1)

@@ -17,6 +17,7 @@ from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
+from nimble_coder.engine import torch_engine
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.kv_cache import KVCache
@@ -49,6 +50,12 @@ def embedded(directory: Path, precision: str) -> Artifact:
     return build(profile, None, Cache(directory), silent)
 
 
+@pytest.fixture
+def no_compiled_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where there was no compiler."""
+    monkeypatch.setattr(torch_engine, "find_step", list)
+
+
 @contextmanager
 def running(artifact: Artifact) -> Iterator[TorchEngine]:
     engine = TorchEngine(artifact.engine, WIDEST, TorchEngineOptions())
@@ -74,8 +81,8 @@ def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, pre
 
 
 @pytest.mark.timeout(600)
-def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path) -> None:
-    artifact = without_compiled_step(embedded(tmp_path, "fp32"))
+def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path, no_compiled_step: None) -> None:
+    artifact = embedded(tmp_path, "fp32")
     cases = prompts(artifact)[::3]
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
@@ -85,8 +92,8 @@ def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(600)
-def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path) -> None:
-    artifact = without_compiled_step(embedded(tmp_path, "bf16"))
+def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path, no_compiled_step: None) -> None:
+    artifact = embedded(tmp_path, "bf16")
     cases = prompts(artifact)
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
@@ -99,13 +106,6 @@ def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path) -> Non
         if one != other:
             same = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
             assert probe.gap(prompt + one[:same]) <= 2 * rounding
-
-
-def without_compiled_step(artifact: Artifact) -> Artifact:
-    """The artefact as it is built where there is no compiler."""
-    for library in artifact.engine.glob("step-*.so"):
-        library.unlink()
-    return artifact
 
 
 class Probe:

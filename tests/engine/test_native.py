@@ -2,6 +2,7 @@
 
 import ctypes
 import random
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,14 @@ import pytest
 import torch
 
 from build_engine.checkpoint import ModelShape
-from build_engine.engines.native import compile_step, find_step
 from nimble_coder.bench.step import random_weights
 from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.compiled import SOURCE, find_step
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
-from nimble_coder.engine.native import NativeQwen2
+from nimble_coder.engine.native import Memory, NativeQwen2, Shape, Step
 from nimble_coder.engine.qwen2 import Qwen2
-from tests.conftest import silent
 
 SHAPE = ModelShape(500, 192, 320, 2, 6, 2, 64, 1e-6, 1e4, 512, True)
 """No size is a multiple of what the compiled step computes together."""
@@ -26,19 +26,12 @@ UNTIED = replace(SHAPE, tie_word_embeddings=False)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("step")
-    compile_step(directory, SHAPE, "float32", silent)
-    return directory
+LIBRARIES = find_step()
+"""Those that this machine can run."""
 
 
-def usable(engine_dir: Path) -> list[Path]:
-    """The libraries that this machine can run."""
-    best = find_step(engine_dir)
-    assert best is not None, "no step was compiled: install g++"
-    order = ["step-avx512bf16.so", "step-avx512.so", "step-avx2.so", "step-neon.so"]
-    return [p for name in order[order.index(best.name) :] if (p := engine_dir / name).is_file()]
+def test_the_step_was_compiled_when_the_package_was_installed() -> None:
+    assert LIBRARIES, "no step was compiled: install g++, and the package again"
 
 
 def weights_of(shape: ModelShape, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -69,20 +62,20 @@ PROMPT = [random.Random(3).randrange(300) for _ in range(90)]
 @pytest.mark.parametrize("shape", [SHAPE, ODD, UNTIED], ids=["tied", "odd sizes", "untied"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
 def test_logits_are_those_of_pytorch_on_every_instruction_set(
-    engine_dir: Path, shape: ModelShape, dtype: torch.dtype, tolerance: float
+    shape: ModelShape, dtype: torch.dtype, tolerance: float
 ) -> None:
     cache = KVCache(shape, 2, 256, torch.float32, CPU)
     exact = {name: tensor.float() for name, tensor in weights_of(shape, dtype).items()}
     expected = logits(Qwen2(shape, exact, cache), 1, 0, PROMPT)
-    for library in usable(engine_dir):
+    for library in LIBRARIES:
         found = logits(native(library, shape, dtype), 1, 0, PROMPT)
         assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max()), library.name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(engine_dir: Path, dtype: torch.dtype, threads: int) -> None:
-    for library in usable(engine_dir):
+def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(dtype: torch.dtype, threads: int) -> None:
+    for library in LIBRARIES:
         model = native(library, SHAPE, dtype, threads)
         whole = logits(model, 0, 0, PROMPT)
         for size in (1, 2, 5, 7, 16, 33):
@@ -93,9 +86,9 @@ def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(engine_dir: Path, dty
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_nodes_choice_is_that_of_its_path_alone(engine_dir: Path, dtype: torch.dtype) -> None:
+def test_a_nodes_choice_is_that_of_its_path_alone(dtype: torch.dtype) -> None:
     rng = random.Random(5)
-    for library in usable(engine_dir):
+    for library in LIBRARIES:
         model = native(library, SHAPE, dtype)
         tree = TokenTree(PROMPT[-1])
         paths = [[rng.randrange(300) for _ in range(7)] for _ in range(12)]
@@ -113,17 +106,12 @@ def test_a_nodes_choice_is_that_of_its_path_alone(engine_dir: Path, dtype: torch
             assert outcome.choices[end] == int(alone.argmax())
 
 
-def test_the_structures_are_as_large_as_the_compilers(engine_dir: Path, tmp_path: Path) -> None:
-    import subprocess  # noqa: PLC0415
-
-    from build_engine.engines.native import SOURCE  # noqa: PLC0415
-    from nimble_coder.engine.native import Memory, Shape, Step  # noqa: PLC0415
-
+def test_the_structures_are_as_large_as_the_compilers(tmp_path: Path) -> None:
     probe = tmp_path / "sizes.cpp"
     probe.write_text(
         f'#include "{SOURCE}"\n#include <cstdio>\n'
         'int main() { std::printf("%zu %zu %zu", sizeof(Shape), sizeof(Memory), sizeof(Step)); }\n'
     )
-    subprocess.run(["g++", "-std=c++20", "-march=x86-64-v3", "-O0", probe, "-o", tmp_path / "sizes"], check=True)
+    subprocess.run(["g++", "-std=c++20", "-O0", probe, "-o", tmp_path / "sizes"], check=True)
     printed = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout
     assert printed == f"{ctypes.sizeof(Shape)} {ctypes.sizeof(Memory)} {ctypes.sizeof(Step)}"

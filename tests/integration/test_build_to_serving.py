@@ -7,6 +7,7 @@ import pytest
 
 from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache
+from build_engine.lookahead import PLAIN
 from build_engine.profiles import PROFILES, Profile
 from build_engine.store import create_store
 from build_engine.verify import VerificationError
@@ -27,9 +28,9 @@ def make(h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
     """Builds a profile and verifies it behind the stand-in for the C++ backend, which checks what that one checks."""
     monkeypatch.setattr(server, "BACKENDS", STANDIN / "backends")
 
-    def run(profile: Profile, options: BuildOptions | None = None) -> Artifact:
-        cache = Cache(h100.cache)
-        return build(profile, tiny_checkpoint, cache, lambda _: None, options=options, verifier=verify_served)
+    def run(profile: Profile, options: BuildOptions | None = None, verified: bool = True) -> Artifact:
+        verifier = verify_served if verified else None
+        return build(profile, tiny_checkpoint, Cache(h100.cache), lambda _: None, options=options, verifier=verifier)
 
     return run
 
@@ -42,6 +43,12 @@ def test_a_compiled_engine_is_verified_before_it_is_published(make: Build, profi
     assert record["tokens"] == 1600
     assert record["speed_up"] > 1
     assert record["tokens_per_step"] > 2
+
+
+def test_the_plain_engine_that_a_refusal_offers_is_built_and_verified(make: Build) -> None:
+    record = make(SEVEN.with_limits(lookahead=PLAIN)).manifest.verification
+    assert record is not None
+    assert (record["requests"], record["identical"], record["tokens_per_step"]) == (8, 8, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,7 @@ def test_an_engine_that_fails_verification_is_not_published(
 
 
 def test_a_store_is_served_from_where_it_is(make: Build, tmp_path: Path) -> None:
-    repository = create_store(make(THIRTY_TWO), tmp_path / "store")
+    repository = create_store(make(THIRTY_TWO, verified=False), tmp_path / "store")
     with TritonServer(repository, Addresses.free(), tmp_path / "triton.log") as running:
         running.wait_ready()
         with CompletionClient(running.addresses.grpc) as client:
@@ -71,7 +78,7 @@ def test_a_store_is_served_from_where_it_is(make: Build, tmp_path: Path) -> None
 
 def test_a_repository_whose_lookahead_does_not_fit_the_engine_does_not_load(make: Build, tmp_path: Path) -> None:
     """The stand-in backend is only worth something if it refuses what the C++ backend refuses."""
-    repository = create_store(make(SEVEN), tmp_path / "store")
+    repository = create_store(make(SEVEN, verified=False), tmp_path / "store")
     config = repository / "tensorrt_llm" / "config.pbtxt"
     text = config.read_text()
     given, other = (f'"lookahead_ngram_size" value: {{ string_value: "{n}" }}' for n in (8, 7))

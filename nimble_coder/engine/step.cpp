@@ -1,7 +1,7 @@
 // One forward pass of a Qwen2 model over the tokens of many sequences, for CPUs.
 //
-// The computation of nimble_coder/engine/qwen2.py without an operator's overhead a hundred times a step. Compiled by
-// build_engine/engines/native.py for several instruction sets, called by nimble_coder/engine/native.py.
+// The computation of qwen2.py without an operator's overhead a hundred times a step. Compiled for several instruction
+// sets by compiled.py, called by native.py.
 //
 // Every row is computed by the same operations in the same order however many rows stand beside it: what lies side by
 // side in a vector are outputs, not terms of a sum, and attention adds up exactly the entries that a row sees, oldest
@@ -672,7 +672,7 @@ class Qwen2 : public Model {
 
 }  // namespace
 
-// --- What Python calls. The structures are those of nimble_coder/engine/native.py. ---
+// --- What Python calls. The structures are those of native.py. ---
 
 extern "C" {
 
