@@ -20,6 +20,7 @@ from build_engine.checkpoint import ModelShape
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import find_step
+from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
@@ -98,7 +99,9 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     cache.values.normal_()
     if args.pytorch or device.type != "cpu":
         torch.set_num_threads(args.threads)
-        return Bench(Qwen2(shape, weights, cache), device, total, args.rounds)
+        model = Qwen2(shape, weights, cache)
+        most = max(config.tokens_per_step for config in CONFIGS)
+        return Bench(GraphedQwen2(model, most) if device.type == "cuda" else model, device, total, args.rounds)
     libraries = find_step()
     if not libraries:
         raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")

@@ -4,6 +4,9 @@ Linear layers see the tokens of all sequences side by side; attention runs per s
 what runs on a GPU, and where the build stage had no compiler for `native.py`'s step; and it is the one to read first.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch.nn import functional
 
@@ -13,8 +16,9 @@ from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.linear import Linear
 from nimble_coder.engine.model import Outcome
 
-Masks = list[torch.Tensor | None]
-"""Per segment `[rows, cached + rows]`, 0 where visible and -inf elsewhere, in the model's dtype; None: sees all."""
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""`[rows, heads * head_dim]` from a layer's index and its rows' queries `[rows, heads, head_dim]` and keys and values
+`[rows, kv_heads, head_dim]`, which go into the cache."""
 
 
 class Layer:
@@ -36,8 +40,9 @@ class Qwen2:
     """
 
     def __init__(self, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache) -> None:
-        self._shape = shape
-        self._cache = cache
+        self.shape = shape
+        self.cache = cache
+        self.device = cache.keys.device
         self._embedding = weights["embedding"]
         self._head = Linear(weights.pop("head", self._embedding))
         self._norm = weights["norm"]
@@ -53,54 +58,63 @@ class Qwen2:
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """`[wanted, vocab_size]`; stores the keys and values of all rows in the cache."""
-        eps, size, device = self._shape.rms_norm_eps, (self._shape.hidden_size,), self._embedding.device
-        positions = torch.from_numpy(batch.positions).to(device)
-        hidden = self._embedding[torch.from_numpy(batch.tokens).to(device)]
+        tokens, positions, wanted = (
+            torch.from_numpy(each).to(self.device) for each in (batch.tokens, batch.positions, batch.wanted)
+        )
+        segments = [(segment, self._mask(batch, segment)) for segment in batch]
+        attend = partial(self._attend, segments)
+        return self.forward(tokens, positions, None if len(wanted) == len(tokens) else wanted, attend)
+
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | None, attend: Attend
+    ) -> torch.Tensor:
+        """Logits of the wanted rows, or of all; `tokens`, `positions` and `wanted` are int64 on the model's device."""
+        shape = self.shape
+        eps, size = shape.rms_norm_eps, (shape.hidden_size,)
+        q_heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+        hidden = self._embedding[tokens]
         cos, sin = self._cos[positions], self._sin[positions]
-        segments = list(batch)
-        masks = [self._mask(batch, segment) for segment in segments]
         for index, layer in enumerate(self._layers):
             normed = functional.rms_norm(hidden, size, layer.attention_norm, eps)
-            hidden = hidden + layer.output(self._attention(index, layer.qkv(normed), cos, sin, segments, masks))
+            heads = layer.qkv(normed).view(-1, q_heads + 2 * kv_heads, shape.head_dim)
+            rotated = rotate(heads[:, : q_heads + kv_heads], cos, sin)
+            attended = attend(index, rotated[:, :q_heads], rotated[:, q_heads:], heads[:, q_heads + kv_heads :])
+            hidden = hidden + layer.output(attended)
             normed = functional.rms_norm(hidden, size, layer.mlp_norm, eps)
             gate, up = layer.gate_up(normed).chunk(2, dim=-1)
             hidden = hidden + layer.down(functional.silu(gate) * up)
-        if len(batch.wanted) < len(batch.tokens):
-            hidden = hidden[torch.from_numpy(batch.wanted).to(device)]
+        if wanted is not None:
+            hidden = hidden[wanted]
         return self._head(functional.rms_norm(hidden, size, self._norm, eps))
 
     def _mask(self, batch: Batch, segment: Segment) -> torch.Tensor | None:
+        """`[rows, cached + rows]`, 0 where visible and -inf elsewhere; None: sees all."""
         if segment.rows == 1:
             return None
         mask = torch.zeros(segment.rows, segment.cached + segment.rows, dtype=self._embedding.dtype)
         mask[:, segment.cached :].masked_fill_(torch.from_numpy(~batch.seen(segment)), float("-inf"))
-        return mask.to(self._embedding.device, non_blocking=True)
+        return mask.to(self.device, non_blocking=True)
 
-    def _attention(
+    def _attend(
         self,
-        index: int,
-        qkv: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        segments: list[Segment],
-        masks: Masks,
+        segments: list[tuple[Segment, torch.Tensor | None]],
+        layer: int,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
     ) -> torch.Tensor:
-        """`[tokens, heads * head_dim]`: grouped-query attention of each segment over its slot."""
-        shape, cache = self._shape, self._cache
-        q_heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-        heads = qkv.view(-1, q_heads + 2 * kv_heads, shape.head_dim)
-        rotated = rotate(heads[:, : q_heads + kv_heads], cos, sin)
+        """Grouped-query attention of each segment over its slot."""
+        kv_heads, dim = keys.shape[1:]
         # Query heads of one group share a KV head: the KV head is the batch dimension, its group the head dimension.
-        queries = rotated[:, :q_heads].view(-1, kv_heads, q_heads // kv_heads, shape.head_dim).permute(1, 2, 0, 3)
-        keys, values = rotated[:, q_heads:], heads[:, q_heads + kv_heads :]
-        group = (-1, queries.shape[1], -1, -1)
+        grouped = queries.view(len(queries), kv_heads, -1, dim).permute(1, 2, 0, 3)
+        group = (-1, grouped.shape[1], -1, -1)
         outputs = []
-        for segment, mask in zip(segments, masks, strict=True):
+        for segment, mask in segments:
             rows = slice(segment.first_row, segment.first_row + segment.rows)
-            cache.write(index, segment.slot, segment.cached, keys[rows], values[rows])
-            k, v = cache.read(index, segment.slot, segment.cached + segment.rows)
+            self.cache.write(layer, segment.slot, segment.cached, keys[rows], values[rows])
+            k, v = self.cache.read(layer, segment.slot, segment.cached + segment.rows)
             out = functional.scaled_dot_product_attention(
-                queries[:, :, rows], k[:, None].expand(group), v[:, None].expand(group), attn_mask=mask
+                grouped[:, :, rows], k[:, None].expand(group), v[:, None].expand(group), attn_mask=mask
             )
             outputs.append(out.permute(2, 0, 1, 3).flatten(1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
