@@ -3,8 +3,8 @@
     scripts/bench gpu [--output gpu-benchmark.md] [--dry-run]
 
 A 7B-shaped model's plain step against reading its weights, and its steps of D + 1 tokens against plain ones; the
-embedded model's lookahead, its output compared; the whole path through Triton. `--dry-run` does the same on a CPU with a
-small shape. Nothing is downloaded: weights are random, or the embedded model's.
+embedded model's lookahead, its output compared; the whole path through Triton. `--dry-run` does the same on a CPU with
+a small shape. Nothing is downloaded: weights are random, or the embedded model's.
 """
 
 import argparse
