@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.settings.names import env_names
 from nimble_coder.terminal import fail, say
 
 if TYPE_CHECKING:
@@ -26,19 +27,20 @@ DEFAULT_CACHE = Path("~/.cache/nimble-coder")
 
 CacheOption = Annotated[
     Path,
-    typer.Option("--cache", envvar=["NIMBLE_CACHE_PATH", "NIM_CACHE_PATH"], help="Where artefacts are kept."),
+    typer.Option("--cache", envvar=env_names("cache_path"), help="Where artefacts are kept."),
 ]
 ProfileOption = Annotated[
     str,
     typer.Option(
         "--profile",
         "-p",
-        envvar=["NIMBLE_MODEL_PROFILE", "NIM_MODEL_PROFILE"],
+        envvar=env_names("model_profile"),
         help="Name or id of a profile; by default the best one for this machine.",
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model-name", envvar="NIM_MODEL_NAME", help="The model, where no profile is given.")
+    str | None,
+    typer.Option("--model-name", envvar=env_names("model_name"), help="The model, where no profile is given."),
 ]
 FromOption = Annotated[
     Path | None, typer.Option("--from", "--model", help="A local checkpoint directory instead of the hub.")
