@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from nimble_coder.gateway.settings import GatewayOptions
+from nimble_coder.settings.names import DEFAULT_CACHE
 from nimble_coder.triton.server import Addresses
 
 TlsMode = Literal["disabled", "tls", "mtls"]
@@ -16,7 +17,7 @@ class Settings(GatewayOptions):
 
     model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
 
-    cache_path: Path = Path("~/.cache/nimble-coder")
+    cache_path: Path = Path(DEFAULT_CACHE)
     """Where artefacts and checkpoints are kept; may be read-only where everything is there already."""
     model_profile: str | None = None
     """Name or id of a profile, or `auto`."""

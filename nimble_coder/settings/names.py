@@ -31,6 +31,7 @@ ALIASES = {
     "hf_hub_offline": ("NIM_DISABLE_MODEL_DOWNLOAD",),
 }
 
+DEFAULT_CACHE = "~/.cache/nimble-coder"
 CONFIG_FILE = "NIMBLE_CONFIG"
 CLIENTS = ("NIMBLE_URL", "NIMBLE_HTTP_URL", "NIMBLE_API_KEY")
 """Read by `nimble-coder complete`."""
