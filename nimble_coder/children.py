@@ -4,6 +4,8 @@ import ctypes
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -41,6 +43,21 @@ def reap_orphans() -> int:
             os.waitpid(int(child), os.WNOHANG)
             reaped += 1
     return reaped
+
+
+def end_with_parent() -> None:
+    """Ends this process soon after its parent, from a thread of its own.
+
+    Unlike the kernel's signal this does not mind which thread of the parent started it, and that that thread ends.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def how_ended(code: int) -> str:

@@ -143,26 +143,32 @@ def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
 
 
 def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Empty variables count as not set: compose files and charts cannot leave one out."""
+    given = dict(_meant(environment))
     for name in Settings.model_fields:
-        found = next((variable for variable in env_names(name) if environment.get(variable)), None)
-        if found:
-            yield name, environment[found], f"environment {found}"
+        if found := next((variable for variable in env_names(name) if variable in given), None):
+            yield name, given[found], f"environment {found}"
 
 
 def _strangers(environment: Mapping[str, str]) -> Iterator[str]:
     """Warnings about variables that look like settings and do nothing."""
     known = {variable for name in Settings.model_fields for variable in env_names(name)} | {CONFIG_FILE, *CLIENTS}
-    for variable, value in sorted(environment.items()):
-        if variable in NO_EFFECT and value:
+    for variable, _ in sorted(_meant(environment)):
+        if variable in NO_EFFECT:
             yield f"{variable} is known to NIM and has no effect here: {NO_EFFECT[variable]}"
-        elif variable.startswith(("NIM_", "NIMBLE_")) and variable not in known and not _is_service_link(variable):
+        elif variable.startswith(("NIM_", "NIMBLE_")) and variable not in known:
             yield f"{variable} is not a setting{_nearest(variable, {*known, *NO_EFFECT})}"
 
 
-def _is_service_link(variable: str) -> bool:
-    """Kubernetes describes every Service of the namespace in variables like these."""
-    return "_SERVICE_" in variable or "_PORT_" in variable or variable.endswith("CODER_PORT")
+def _meant(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that somebody set on purpose.
+
+    Empty ones are none, because compose files and charts cannot leave one out; and Kubernetes describes every Service
+    of a namespace, also one that is called nimble-coder, in variables of its own.
+    """
+    for variable, value in environment.items():
+        is_service = "_SERVICE_" in variable or "_PORT_" in variable or value.startswith(("tcp://", "udp://"))
+        if value and not is_service:
+            yield variable, value
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

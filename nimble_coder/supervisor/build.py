@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import Profile
 from nimble_coder.children import how_ended, tethered
@@ -35,6 +36,8 @@ def build_command(settings: Settings, profile: Profile) -> list[str]:
 def hub_environment(settings: Settings) -> dict[str, str]:
     """What huggingface_hub reads."""
     found = {
+        # Beside the checkpoints: a home directory may be read-only, and nobody has one under a random uid.
+        "HF_HOME": os.environ.get("HF_HOME") or str(Cache(settings.cache_path).hub.parent),
         "HF_TOKEN": settings.hf_token.get_secret_value(),
         "HF_ENDPOINT": settings.hf_endpoint or "",
         "HF_HUB_OFFLINE": "1" if settings.hf_hub_offline else "",
