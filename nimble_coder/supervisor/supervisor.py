@@ -1,6 +1,5 @@
 """`nimble-coder serve`: from settings to a service that answers, and to its end."""
 
-import ssl
 import time
 from pathlib import Path
 
@@ -22,6 +21,10 @@ from nimble_coder.supervisor.tls import server_context
 from nimble_coder.triton.server import Addresses, OutOfMemoryError
 
 NAME = "supervisor"
+OUT_OF_MEMORY = (
+    "the kernel has killed a process of this container because memory ran out: raise the container's limit, or choose "
+    "a smaller profile"
+)
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 
 
@@ -39,19 +42,23 @@ class Supervisor:
         stop before it was ready, or a second time.
         """
         adopt_orphans()
-        settings, tls, killed = self._loaded.settings, server_context(self._loaded.settings), oom_kills()
-        addresses = settings.listening
-        addresses.check_free()
-        with StartPage(addresses, self._reason, tls) as page:
-            artifact = self._find(choose(settings))
-            self._loaded = self._loaded.for_profile(artifact.manifest.build_profile())
-            with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
-                self._build = None
-                seconds = serving.wait_ready(settings.startup_seconds)
-                page.close()
-                self._say(f"ready after {seconds:.1f} s: {self._where(addresses, tls)}")
-                self._watch(serving, killed)
-                self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
+        settings, killed = self._loaded.settings, oom_kills()
+        tls = server_context(settings)
+        settings.listening.check_free()
+        try:
+            with StartPage(settings.listening, self._reason, tls) as page:
+                artifact = self._find(choose(settings))
+                self._loaded = self._loaded.for_profile(artifact.manifest.build_profile())
+                with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
+                    seconds = serving.wait_ready(settings.startup_seconds)
+                    page.close()
+                    self._say(f"ready after {seconds:.1f} s: {where(settings)}")
+                    self._watch(serving, killed)
+                    self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
+        except (RuntimeError, OSError) as error:
+            if oom_kills() > killed:
+                raise OutOfMemoryError(f"{OUT_OF_MEMORY} ({error})") from error
+            raise
 
     def _find(self, choice: Choice) -> Artifact:
         if choice.artifact:
@@ -60,7 +67,9 @@ class Supervisor:
         self._loaded.for_profile(choice.profile)  # what cannot be served is not built
         self._say(f"building {choice.profile.name} ({choice.why}): it is not in {self._loaded.settings.cache_path}")
         self._build = StartBuild(self._loaded.settings, choice.profile, self._log)
-        return Artifact.open(self._build.run())
+        artifact = Artifact.open(self._build.run())
+        self._build = None
+        return artifact
 
     def _reason(self) -> str:
         """Why the service is not ready yet."""
@@ -70,23 +79,24 @@ class Supervisor:
         """Until Ctrl-C or SIGTERM; raises the failure of a process."""
         try:
             while True:
-                if oom_kills() > killed:
-                    raise OutOfMemoryError(
-                        "the kernel has killed a process of this container because memory ran out: raise the "
-                        "container's limit, or choose a smaller profile"
-                    )
                 serving.check()
+                # Triton would start a model's process again, with every request in it lost.
+                if oom_kills() > killed:
+                    raise OutOfMemoryError(OUT_OF_MEMORY)
                 reap_orphans()
                 time.sleep(0.2)
         except KeyboardInterrupt:
             return
 
-    def _where(self, addresses: Addresses, tls: ssl.SSLContext | None) -> str:
-        web = f"{'https' if tls else 'http'}://{addresses.host}:{addresses.http_port}"
-        return f"HTTP {web}, gRPC {addresses.host}:{addresses.grpc_port}, metrics {addresses.metrics}"
-
     def _say(self, text: str) -> None:
         self._log.say(NAME, text)
+
+
+def where(settings: Settings) -> str:
+    """The ports, for a person."""
+    a = settings.listening
+    web = f"{'https' if settings.uses_tls else 'http'}://{a.host}:{a.http_port}"
+    return f"HTTP {web}, gRPC {a.host}:{a.grpc_port}, metrics {a.metrics}"
 
 
 def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Serving:

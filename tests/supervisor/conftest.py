@@ -43,8 +43,9 @@ class Service:
             time.sleep(0.05)
 
     def wait_ready(self) -> None:
-        """Until it answers."""
-        self.wait_until(lambda: self.status("/v1/health/ready") == 200)
+        """Until it says that it is."""
+        self.wait_until(lambda: any("ready after" in line for line in self.output))
+        assert self.status("/v1/health/ready") == 200
 
     def status(self, path: str) -> int:
         """What the metrics port says; 0 where nobody listens."""
@@ -110,11 +111,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts services on free ports; what a test leaves running is ended."""
     started: list[Service] = []
 
-    def go(**settings: object) -> Service:
+    def go(*options: str, prefix: tuple[str, ...] = (), **settings: object) -> Service:
         addresses, log = Addresses.free(), tmp_path / f"serve-{len(started)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*COMMAND, "serve"], env=environment_of(addresses, **settings), stdout=output, stderr=output
+                [*prefix, *COMMAND, "serve", *options],
+                env=environment_of(addresses, **settings),
+                stdout=output,
+                stderr=output,
             )
         started.append(Service(process, addresses, log))
         return started[-1]
