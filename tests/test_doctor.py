@@ -86,7 +86,7 @@ def test_an_engine_whose_content_changed_is_wrong_though_its_sizes_are_right(
 def test_too_little_shared_memory_depends_on_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(128 << 20, 0, 128 << 20))
     assert not doctor.check_shared_memory(1).is_wrong
-    assert "--shm-size 1024m" in doctor.check_shared_memory(2).remedy
+    assert "--shm-size 2048m" in doctor.check_shared_memory(2).remedy
 
 
 def test_limits_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
