@@ -109,7 +109,7 @@ class PaddedStep:
             self._logits = self._forward()
             return
         if self._graph is None:
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # libraries choose and allocate at their first calls, outside of graphs
                 for _ in range(2):
@@ -148,11 +148,17 @@ class PaddedStep:
         cache, sizes, entries = self._model.cache, (self._shape.sequences, self._shape.rows), self._shape.entries
         kv_heads, dim = keys.shape[1:]
         grouped = queries.view(*sizes, kv_heads, -1, dim).permute(0, 2, 3, 1, 4)
-        found = []
-        for tensor, new in ((cache.keys[layer], keys), (cache.values[layer], values)):
+
+        def place_and_read(tensor: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
             tensor[self._slots[:, None], :, self._places] = new.view(*sizes, kv_heads, dim)
-            found.append(tensor[:, :, :entries].index_select(0, self._slots))
-        out = functional.scaled_dot_product_attention(grouped.flatten(2, 3), *found, attn_mask=self._mask)
+            return tensor[:, :, :entries].index_select(0, self._slots)
+
+        out = functional.scaled_dot_product_attention(
+            grouped.flatten(2, 3),
+            place_and_read(cache.keys[layer], keys),
+            place_and_read(cache.values[layer], values),
+            attn_mask=self._mask,
+        )
         return out.view(grouped.shape).permute(0, 3, 1, 2, 4).reshape(len(queries), -1)
 
 

@@ -161,7 +161,7 @@ def test_a_read_only_cache_is_refused_before_the_first_command(
     place = str(small_disk / "cache")
     for arguments in (command(h100, tiny_checkpoint, "--cache", place), download(h100, tiny_checkpoint, place)):
         answer = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        assert answer.returncode == 7, answer.stderr
+        assert answer.returncode == 9, answer.stderr
         assert "cannot be written" in answer.stderr
         assert "choose another place with --cache" in answer.stderr
     assert h100.calls == []

@@ -1,0 +1,92 @@
+"""Child processes that do not outlive this one, and those of theirs that do."""
+
+import ctypes
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+"""include/uapi/linux/prctl.h"""
+
+
+def tethered(command: list[str], number: signal.Signals) -> list[str]:
+    """The command, told by the kernel with that signal when the thread that starts it ends, however that ends.
+
+    `setpriv` of util-linux becomes the command; where there is none the command stays as it is.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", number.name.removeprefix("SIG"), *command] if setpriv else command
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all descendants whose parent ends, as it is anyway where it is PID 1."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class State:
+    """What /proc tells of a process."""
+
+    is_zombie: bool
+    session: int
+
+    @classmethod
+    def of(cls, pid: int) -> "State | None":
+        """None for one that is gone."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+        return cls(fields[0] == "Z", int(fields[3]))
+
+
+def session_commands(session: int) -> dict[int, list[str]]:
+    """The running processes of a session with their command lines."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        state = State.of(int(place.name))
+        if state and state.session == session and not state.is_zombie:
+            with suppress(OSError):
+                found[int(place.name)] = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    return found
+
+
+def reap_orphans() -> int:
+    """Buries ended orphans and returns how many. What this process has started itself is left to who waits for it.
+
+    Such a process either is in this one's session or leads its own; an adopted orphan does neither.
+    """
+    own, reaped = os.getsid(0), 0
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    for child in map(int, children):
+        state = State.of(child)
+        if state and state.is_zombie and state.session not in (own, child):
+            os.waitpid(child, os.WNOHANG)
+            reaped += 1
+    return reaped
+
+
+def end_with_parent() -> None:
+    """Ends this process soon after its parent, from a thread of its own.
+
+    Unlike the kernel's signal this does not mind which thread of the parent started it, and that that thread ends.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def how_ended(code: int) -> str:
+    """An exit code as `subprocess` gives it, in words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
