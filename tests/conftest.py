@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,10 @@ __all__ = ["h100", "machine", "tiny_checkpoint"]
 
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
+
+# How long one example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
 

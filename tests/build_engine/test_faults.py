@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_a_builder_killed_at_any_stage_publishes_nothing_and_the_next_one_succee
     assert done.returncode == 0, done.stderr
     assert h100.artifacts == [Path(done.stdout.strip())]
     assert h100.leftovers == []
+
+
+def test_a_builder_killed_with_another_artefacts_engine_in_its_draft_leaves_that_one_whole(
+    h100: Machine, tiny_checkpoint: Path
+) -> None:
+    donor = build(replace(PROFILES[THIRTY_TWO], max_queue_factor=2), tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    killed = killed_at("rendering", h100, tiny_checkpoint)
+    assert f"taking the engine of {donor.directory}" in killed.stdout
+    assert h100.artifacts == [donor.directory]
+    compiled = len(h100.calls)
+    second = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    assert len(h100.calls) == compiled
+    for artifact in (donor, second):
+        artifact.manifest.check_hashes(artifact.directory)
 
 
 def test_a_compiler_that_outlives_its_builder_keeps_the_next_one_waiting(h100: Machine, tiny_checkpoint: Path) -> None:
