@@ -23,11 +23,10 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from build_engine.build import Artifact
-from nimble_coder.bench.stand_in import stand_in_repository
 from nimble_coder.gateway.openapi import build
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.gateway.routes import ROUTES
-from nimble_coder.triton.server import Addresses, TritonServer
+from tests.gateway.conftest import stand_in_gateway
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -81,21 +80,14 @@ class Bystander:
 def target(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcesses]:
     """A gateway over the stand-in, with a bystander; what went wrong shows at the end."""
     work = tmp_path_factory.mktemp("fuzz")
-    stand_in_repository(artifact, work / "repository")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NIMBLE_BENCH_TOKENS_PER_STEP", "512")
-        patch.setenv("NIMBLE_BENCH_INTERVAL", "0.001")
-        with TritonServer(work / "repository", Addresses.free(), work / "triton.log") as triton:
-            triton.wait_ready()
-            with GatewayProcesses(artifact.directory, triton.addresses, Addresses.free(), log=work / "log") as gateways:
-                gateways.wait_ready()
-                bystander = Bystander(gateways.addresses.http)
-                yield gateways
-                bystander.end()
-                gateways.check()
-                assert triton.poll() is None
-        log = (work / "log").read_text(errors="replace")
-        assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
+    with stand_in_gateway(artifact, work, tokens_per_step=512, interval=0.001) as (triton, gateways):
+        bystander = Bystander(gateways.addresses.http)
+        yield gateways
+        bystander.end()
+        gateways.check()
+        assert triton.poll() is None
+    log = (work / "log").read_text(errors="replace")
+    assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
     assert bystander.answers
     assert bystander.wrong == []
 
