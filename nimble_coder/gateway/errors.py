@@ -84,6 +84,8 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
 def from_triton(text: str) -> ApiError:
     """The answer to an error that Triton or the engine behind it gave as text."""
     text = re.sub(r"^Executor failed process requestId \d+ due to the following error: ", "", text)
+    if "decoupled transaction policy" in text:  # a single inference, where Triton answers 501
+        return ApiError(400, "this model streams its answers: use generate_stream or ModelStreamInfer", "unsupported")
     for pattern, status, code in BY_TEXT:
         if pattern.search(text):
             return ApiError(status, text, code, retry_after=1 if status in (429, 503) else None)

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.service import Service
 
@@ -21,6 +21,9 @@ PROBES = {"ServerLive", "ServerReady", "ModelReady"}
 READING = {*PROBES, "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics"}
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 UNLIMITED = -1
+BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
+"""Triton's statuses of an inference that say less than their texts do."""
+Forward = Callable[[bytes], Awaitable[bytes]]
 Context = Any
 """`grpc.aio.ServicerContext`; grpcio has no types."""
 
@@ -85,7 +88,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 self._check_caller(name, context)
                 if name == INFER:
                     with self._service.admission.admit():
-                        answer = await forward(self._guarded(message).SerializeToString())
+                        answer = await self._infer(forward, message)
                 else:
                     check_message(name, message)
                     answer = await forward(message)
@@ -95,6 +98,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             return bytes(answer)
 
         return handle
+
+    async def _infer(self, forward: Forward, message: bytes) -> bytes:
+        try:
+            return await forward(self._guarded(message).SerializeToString())
+        except grpc.aio.AioRpcError as error:
+            if error.code() in BY_TEXT:
+                raise from_triton(error.details() or "") from None
+            raise
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Many requests on one stream; one that is refused is answered on it and harms no other."""

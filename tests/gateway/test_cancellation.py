@@ -4,7 +4,6 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -42,7 +41,7 @@ def send(addresses: Addresses, path: str, body: dict[str, object]) -> socket.soc
 def send_grpc(addresses: Addresses, streaming: bool) -> HangUp:
     """A `tensorrt_llm` request by the unmodified tritonclient; returns what cancels it."""
     client = triton_grpc.InferenceServerClient(addresses.grpc)
-    client.start_stream(lambda result, error: None)
+    client.start_stream(lambda *_: None)
     arrays = {
         "input_ids": np.array([TOKENS["input_ids"]], np.int32),
         "input_lengths": np.array([[8]], np.int32),

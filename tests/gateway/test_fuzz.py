@@ -1,9 +1,7 @@
 """Whatever is sent, nothing fails inside, nothing hangs, and nobody else's request is harmed.
 
 The engine is the benchmark's stand-in, so that cases cost little; everything in front of it is real. The number of
-cases of each test is `NIMBLE_FUZZ_CASES`; the whole of it, more than 20,000:
-
-    NIMBLE_FUZZ_CASES=2600 python -m pytest tests/gateway/test_fuzz.py
+cases of each test is `NIMBLE_FUZZ_CASES`; `scripts/fuzz` runs the whole of it, more than 20,000.
 """
 
 import json
@@ -100,8 +98,7 @@ def http(target: GatewayProcesses) -> Iterator[httpx.Client]:
 
 def check(answer: httpx.Response) -> None:
     """No failure inside, and every refusal says why in OpenAI's or KServe's shape."""
-    # 501 is Triton's own refusal of a single HTTP inference by a model that streams.
-    assert answer.status_code < 500 or answer.status_code == 501, answer.text
+    assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         error = answer.json()["error"]
         assert error if isinstance(error, str) else error["message"]
@@ -140,6 +137,10 @@ BASES: list[tuple[str, dict[str, Any]]] = [
     ("/v2/models/tensorrt_llm/generate", {"input_ids": [1, 2], "input_lengths": 2, "request_output_len": 2}),
     ("/v2/models/ensemble/generate_stream", {"text_input": "x", "max_tokens": 2, "stream": True}),
     ("/v2/models/tensorrt_llm/infer", {"inputs": []}),
+    (
+        "/v2/models/ensemble/infer",
+        {"inputs": [{"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["x"]}]},
+    ),
 ]
 FIELDS = [
     "prompt", "suffix", "messages", "tools", "tool_choice", "stop", "n", "max_tokens", "stream", "stream_options",
@@ -231,7 +232,6 @@ tensors = st.builds(
 )
 FINE = {
     grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.CANCELLED,
 }  # fmt: skip
 
 
