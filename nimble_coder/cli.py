@@ -59,10 +59,14 @@ def complete(
     openai: Annotated[bool, typer.Option("--openai", help="Use the OpenAI API over HTTP instead of gRPC.")] = False,
     url: Annotated[str, typer.Option(envvar="NIMBLE_URL", help="host:port of the gRPC endpoint.")] = "127.0.0.1:8001",
     http_url: Annotated[
-        str, typer.Option(envvar="NIMBLE_HTTP_URL", help="URL of the HTTP endpoint; its key is NIMBLE_API_KEY.")
+        str, typer.Option(envvar="NIMBLE_HTTP_URL", help="URL of the HTTP endpoint, https:// for TLS.")
     ] = "http://127.0.0.1:8000",
+    tls: Annotated[bool, typer.Option("--tls", help="The gRPC endpoint has TLS.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="NIMBLE_CA_FILE", help="PEM certificates to trust; the system's by default.")
+    ] = None,
 ) -> None:
-    """Complete a prompt, streaming to the terminal."""
+    """Complete a prompt, streaming to the terminal. The API key, where one is needed, is in NIMBLE_API_KEY."""
     from nimble_coder.client import CompletionClient, CompletionError
     from nimble_coder.http_client import HttpClient
 
@@ -74,8 +78,9 @@ def complete(
         config = PLAIN if no_lookahead else LookaheadConfig.parse(lookahead) if lookahead else None
         text = sys.stdin.read() if prompt == "-" else prompt
         stops = tuple(stop or ())
+        api_key = os.environ.get("NIMBLE_API_KEY")
         if chat or openai or suffix is not None:
-            service = HttpClient(http_url, os.environ.get("NIMBLE_API_KEY"))
+            service = HttpClient(http_url, api_key, ca_file)
             if chat:
                 show(service.chat(text, max_tokens, config, stops))
             else:
@@ -83,7 +88,10 @@ def complete(
             if stats:
                 console.print(f"usage: {service.usage}", soft_wrap=True)
             return
-        with CompletionClient(url) as client, client.stream(text, max_tokens, config, stops) as stream:
+        with (
+            CompletionClient(url, api_key, tls, ca_file) as client,
+            client.stream(text, max_tokens, config, stops) as stream,
+        ):
             show(chunk.text for chunk in stream)
             if stats:
                 done = stream.completion

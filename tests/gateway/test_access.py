@@ -1,14 +1,15 @@
 """Keys, rate limit, concurrency, TLS, CORS, draining: each on a gateway of its own over the shared Triton."""
 
+import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -16,10 +17,12 @@ from openai import OpenAI
 from tritonclient.utils import InferenceServerException
 
 from build_engine.build import Artifact
+from nimble_coder.client import CompletionClient, CompletionError
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.keys import ApiKeys
 from nimble_coder.gateway.limits import RateLimiter
 from nimble_coder.gateway.process import GatewayError, GatewayProcesses
+from nimble_coder.http_client import HttpClient
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 from tests.gateway.conftest import wait_until
@@ -142,23 +145,49 @@ def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: 
         assert (third.status_code, third.headers["retry-after"]) == (429, "1")
 
 
-def test_tls_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for this host; its key lies beside it with the suffix `.key`."""
+    path = tmp_path / "tls.crt"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", certificate, "-keyout", key],
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", path, "-keyout", path.with_suffix(".key")],
         check=True, capture_output=True,
     )  # fmt: skip
-    with gateway_with(artifact, gateway, log, tls_certificate=certificate, tls_key=key) as g:
+    return path
+
+
+def test_tls_and_a_key_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path, certificate: Path) -> None:
+    tls = {"tls_certificate": certificate, "tls_key": certificate.with_suffix(".key")}
+    with gateway_with(artifact, gateway, log, api_keys="k", **tls) as g:
         url = f"https://127.0.0.1:{g.addresses.http_port}"
-        answer = httpx.post(f"{url}/v1/completions", json=BODY, verify=ssl.create_default_context(cafile=certificate))
+        trusted = ssl.create_default_context(cafile=certificate)
+        answer = httpx.post(f"{url}/v1/completions", json=BODY, verify=trusted, headers={"x-api-key": "k"})
         assert answer.status_code == 200
-        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
-        client = triton_grpc.InferenceServerClient(g.addresses.grpc, ssl=True, creds=credentials)
-        assert client.is_model_ready("ensemble")
-        client.close()
+        expected = answer.json()["choices"][0]["text"]
+        with CompletionClient(g.addresses.grpc, "k", ca_file=certificate) as client:
+            assert client.complete(str(BODY["prompt"]), 2).text == expected
+        assert "".join(HttpClient(url, "k", certificate).complete(str(BODY["prompt"]), max_tokens=2)) == expected
+        wrong = CompletionClient(g.addresses.grpc, "wrong", ca_file=certificate)
+        with wrong, pytest.raises(CompletionError, match="the API key is not valid"):
+            wrong.complete("x", 2)
+        for untrusting in (CompletionClient(g.addresses.grpc, "k", tls=True), CompletionClient(g.addresses.grpc, "k")):
+            with untrusting, pytest.raises(CompletionError):
+                untrusting.complete("x", 2)
+        command = [sys.executable, "-m", "nimble_coder.cli", "complete", "import os", "--max-tokens", "2"]
+        asked = [*command, "--url", g.addresses.grpc, "--ca-file", str(certificate)]
+        done = subprocess.run(asked, env={**os.environ, "NIMBLE_API_KEY": "k"}, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{g.addresses.http_port}/health")
+
+
+def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "none.pem"
+    with pytest.raises(CompletionError, match=r"none.pem cannot be read"):
+        CompletionClient(ca_file=missing)
+    with pytest.raises(CompletionError, match=r"none.pem cannot be read"):
+        HttpClient("https://127.0.0.1:1", ca_file=missing)
 
 
 def test_cors_is_off_by_default(http: httpx.Client) -> None:
