@@ -68,25 +68,25 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._unary(name, method))
 
-    def _check_caller(self, name: str, context: Context) -> None:
-        """Raises `ApiError` for a caller who may not do this."""
+    def _check_caller(self, name: str, context: Context) -> str:
+        """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
         if name in PROBES:
-            return
+            return ""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         authorization, x_api_key = metadata.get("authorization"), metadata.get("x-api-key")
         client = self._service.keys.check(authorization, x_api_key) or str(context.peer()).rsplit(":", 1)[0]
-        if name in (INFER, STREAM):
-            self._service.rate.check(client)
-        elif name not in READING:
+        if name not in (INFER, STREAM, *READING):
             self._service.keys.check_admin(authorization, x_api_key)
+        return client
 
     def _unary(self, name: str, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
         forward = self._triton.unary_unary(method)
 
         async def handle(message: bytes, context: Context) -> bytes:
             try:
-                self._check_caller(name, context)
+                client = self._check_caller(name, context)
                 if name == INFER:
+                    self._service.rate.check(client)
                     with self._service.admission.admit():
                         answer = await self._infer(forward, message)
                 else:
@@ -110,17 +110,17 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Many requests on one stream; one that is refused is answered on it and harms no other."""
         try:
-            self._check_caller(STREAM, context)
+            client = self._check_caller(STREAM, context)
             with self._service.admission.admit():
-                await self._relay(requests, context)
+                await self._relay(requests, context, client)
             self._count(STREAM, grpc.StatusCode.OK)
         except (ApiError, grpc.aio.AioRpcError) as error:
             await self._refuse(STREAM, context, error)
 
-    async def _relay(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def _relay(self, requests: AsyncIterator[bytes], context: Context, client: str) -> None:
         upstream = self._triton.stream_stream(PREFIX + STREAM)()
         writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
-        feeder = asyncio.create_task(self._feed(requests, upstream, context, writing))
+        feeder = asyncio.create_task(self._feed(requests, upstream, context, writing, client))
         try:
             async for message in upstream:
                 async with writing:
@@ -130,10 +130,11 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             upstream.cancel()  # the engine hears of a client that goes away
 
     async def _feed(
-        self, requests: AsyncIterator[bytes], upstream: Any, context: Context, writing: asyncio.Lock
+        self, requests: AsyncIterator[bytes], upstream: Any, context: Context, writing: asyncio.Lock, client: str
     ) -> None:
         async for message in requests:
             try:
+                self._service.rate.check(client)
                 request = self._guarded(message)
             except ApiError as error:
                 answer = service_pb2.ModelStreamInferResponse(error_message=str(error))

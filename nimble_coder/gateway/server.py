@@ -94,7 +94,7 @@ class Gateway:
 
     async def _drain(self) -> None:
         deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
-        while self.service.admission.active and asyncio.get_running_loop().time() < deadline:
+        while self.service.admission.own and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
 

@@ -13,6 +13,7 @@ from nimble_coder.gateway.encoding import PromptEncoder
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.keys import ApiKeys
+from nimble_coder.gateway.ledger import Ledger
 from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.metrics import GatewayMetrics
 from nimble_coder.gateway.sampling import contract_inputs, samples
@@ -70,10 +71,11 @@ class Service:
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
         self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
-        self.rate = RateLimiter(settings.requests_per_minute)
+        ledger = Ledger(settings.prometheus_multiproc_dir)
+        self.rate = RateLimiter(settings.requests_per_minute, ledger)
         self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
-        self.admission = Admission(limit, self.metrics.running)
+        self.admission = Admission(limit, ledger, self.metrics.running)
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
         self.started = int(time.time())
 

@@ -39,9 +39,9 @@ class GatewaySettings(BaseSettings):
 
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     max_concurrent_requests: int = Field(default=0, ge=0)
-    """Generations in flight or queued in this process; 0 takes the engine's batch and its queue."""
+    """Generations in flight or queued in all workers; 0 takes the engine's batch and its queue."""
     requests_per_minute: int = Field(default=0, ge=0)
-    """Per key (per client address where there are no keys) and worker; 0 is unlimited."""
+    """Per key (per client address where there are no keys); 0 is unlimited."""
     default_max_tokens: int = Field(default=16, ge=1)
     """For `/v1/completions`, as OpenAI's; chat takes what room there is."""
     fim_max_tokens: int = Field(default=128, ge=1)
@@ -52,7 +52,7 @@ class GatewaySettings(BaseSettings):
     """How long running requests may take after SIGTERM."""
     log_level: str = "info"
     prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
-    """Where several workers keep their metrics together (the variable is prometheus-client's own)."""
+    """Where several workers keep their metrics and limits together (the variable is prometheus-client's own)."""
 
     @property
     def names(self) -> list[str]:

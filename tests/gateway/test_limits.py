@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.ledger import Ledger
 from nimble_coder.gateway.limits import Admission, EngineLimits
 
 LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8))
@@ -43,12 +44,12 @@ def test_max_tokens_is_cut_to_what_fits(prompt: int, asked: int | None, room: in
 
 
 def test_places_are_given_back_also_after_an_error() -> None:
-    admission = Admission(2, Gauge("running", "x", registry=CollectorRegistry()))
+    admission = Admission(2, Ledger(), Gauge("running", "x", registry=CollectorRegistry()))
     with pytest.raises(ZeroDivisionError), admission.admit(2):
         with pytest.raises(ApiError, match="2 is the limit"), admission.admit():
             pass
         raise ZeroDivisionError
-    assert admission.active == 0
+    assert admission.active == admission.own == 0
     admission.draining = True
     with pytest.raises(ApiError, match="shutting down"), admission.admit():
         pass
