@@ -38,6 +38,7 @@ class App:
             route, exchange.parameter = find_route(exchange.method, exchange.path)
             await self._run(route, exchange)
         except ApiError as error:
+            self.service.metrics.errors.labels(error.kind).inc()
             await exchange.fail(error)
         except ClientGone:
             exchange.status = exchange.status or 499
@@ -46,7 +47,10 @@ class App:
         except Exception:
             # The boundary of the process: the client gets an answer, the log the reason, no other request is harmed.
             logger.exception("request %s failed", exchange.request_id)
-            await exchange.fail(ApiError(500, f"internal error; the log has it under {exchange.request_id}"))
+            self.service.metrics.errors.labels("internal").inc()
+            await exchange.fail(
+                ApiError(500, f"internal error; the log has it under {exchange.request_id}", "internal")
+            )
         finally:
             name = route.path if route else "none"
             self.service.metrics.requests.labels(name, str(exchange.status)).inc()

@@ -33,6 +33,11 @@ class ApiError(Exception):
         return self.message
 
     @property
+    def kind(self) -> str:
+        """Its code, or its status where it has none; one of a few."""
+        return self.code or str(self.status)
+
+    @property
     def body(self) -> bytes:
         """OpenAI's error object; the SDK reads message, type, param and code."""
         kind = TYPES.get(self.status, "invalid_request_error")

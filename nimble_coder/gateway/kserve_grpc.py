@@ -137,6 +137,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 self._service.rate.check(client)
                 request = self._guarded(message)
             except ApiError as error:
+                self._service.metrics.errors.labels(error.kind).inc()
                 answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
                 async with writing:
                     await context.write(answer.SerializeToString())
@@ -156,6 +157,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _refuse(self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError) -> NoReturn:
         status = error.grpc_status if isinstance(error, ApiError) else error.code()
         self._count(name, status)
+        kind = error.kind if isinstance(error, ApiError) else f"triton_{status.name.lower()}"
+        self._service.metrics.errors.labels(kind).inc()
         await context.abort(status, str(error) if isinstance(error, ApiError) else error.details() or "")
         raise AssertionError("abort raises")
 

@@ -137,13 +137,11 @@ def main() -> None:
     try:
         settings = GatewaySettings()  # type: ignore[call-arg] # the environment has the rest
         logging.basicConfig(
-            level=settings.log_level.upper(),
+            level=logging.WARNING,  # of the libraries, whose lines hold paths, headers and addresses
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
             stream=sys.stderr,
         )
-        # One line per request is wanted; those of the libraries below, with paths and addresses in them, are not.
-        for library in ("httpx", "uvicorn"):
-            logging.getLogger(library).setLevel(logging.WARNING)
+        logging.getLogger("nimble_coder").setLevel(settings.log_level.upper())
         if settings.tls_certificate and not settings.tls_key:
             raise ValueError("NIMBLE_TLS_CERTIFICATE is set, NIMBLE_TLS_KEY is not: set both or none")
         uvloop.install()
