@@ -105,6 +105,30 @@ def complete(
         fail(error)
 
 
+@app.command()
+def tune(
+    artifact: Annotated[Path, typer.Argument(help="An artefact's directory, as build-engine printed it.")],
+    loads: Annotated[str, typer.Option(metavar="1,2,4", help="Requests at once; up to the engine's batch.")] = "",
+    configs: Annotated[
+        list[str] | None, typer.Option("--config", metavar="W,N,G", help="Try these only; may be repeated.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each completion.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the fastest are measured again.")] = 3,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folder of .txt files to complete; coding prompts by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the policy is written; into the cache by default.")] = None,
+    threads: Annotated[int, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="PyTorch threads of the engine.")] = 1,
+) -> None:
+    """Measure which (w,n,g) is fastest at which load, and write the policy that the gateway goes by."""
+    from nimble_coder.tune_command import run_tune
+
+    try:
+        run_tune(artifact.absolute(), loads, configs or [], tokens, rounds, prompts, output, threads)
+    except (ValueError, RuntimeError, OSError) as error:
+        fail(error)
+
+
 def show(texts: Iterable[str]) -> None:
     """Prints texts as they come, and a line's end behind them."""
     for text in texts:

@@ -80,7 +80,7 @@ class App:
             (b"vary", b"origin"),
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
             (b"access-control-allow-headers", allowed.encode("latin-1")),
-            (b"access-control-expose-headers", b"x-request-id, x-nimble-decoding"),
+            (b"access-control-expose-headers", b"x-request-id, x-nimble-decoding, x-nimble-lookahead"),
             (b"access-control-max-age", b"600"),
         ]
 

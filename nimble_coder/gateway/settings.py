@@ -14,6 +14,8 @@ class GatewaySettings(BaseSettings):
 
     artifact: Path
     """The artefact that Triton serves: its limits, its tokenizer and its name come from there."""
+    policy: Path | None = None
+    """What `nimble-coder tune` wrote: (w,n,g) by load. The one in the artefact's cache, if any, where unset."""
     triton_host: str = "127.0.0.1"
     triton_http_port: int
     triton_grpc_port: int
