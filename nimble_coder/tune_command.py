@@ -9,7 +9,7 @@ from build_engine.build import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.coding_prompts import OWN
 from nimble_coder.policy import Level, PolicyError, policy_of, write_policy
-from nimble_coder.terminal import console
+from nimble_coder.terminal import console, say
 from nimble_coder.triton.stopping import stop_signals
 from nimble_coder.tune import Plan, candidates_within, loads_up_to, tune
 
@@ -36,6 +36,8 @@ def run_tune(
 
         def tick(text: str) -> None:
             progress.update(task, advance=1, description=text)
+            if not console.is_terminal:
+                say(text)  # a log has no bar
 
         table = tune(artifact, plan, tokens, threads, prompts or OWN, tick)
         progress.update(task, completed=plan.measurements)
