@@ -31,7 +31,7 @@ class App:
             await self._refuse_other(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
-        started = time.perf_counter()
+        started = time.time_ns()
         route: Route | None = None
         try:
             exchange.extra_headers = self._cors(exchange)
@@ -54,8 +54,10 @@ class App:
         finally:
             name = route.path if route else "none"
             self.service.metrics.requests.labels(name, str(exchange.status)).inc()
-            took = (time.perf_counter() - started) * 1000
+            took = (time.time_ns() - started) / 1e6
             access.info("%s %s %d %.1f ms %s", exchange.method, name, exchange.status, took, exchange.request_id)
+            if route and route.is_limited:
+                self._trace(route, exchange, started)
 
     async def _run(self, route: Route, exchange: Exchange) -> None:
         if exchange.method == "OPTIONS":
@@ -68,6 +70,18 @@ class App:
             if route.is_limited:
                 self.service.rate.check(exchange.client)
         await route.handle(self, exchange)
+
+    def _trace(self, route: Route, exchange: Exchange, started: int) -> None:
+        headers = {name: exchange.header(name) or "" for name in ("traceparent", "tracestate")}
+        attributes = {
+            "http.request.method": exchange.method,
+            "http.route": route.path,
+            "http.response.status_code": exchange.status,
+            "nimble.request_id": exchange.request_id,
+            **exchange.figures,
+        }
+        name = f"{exchange.method} {route.path}"
+        self.service.tracing.record(name, started, headers, attributes, exchange.status >= 500)
 
     def _cors(self, exchange: Exchange) -> Headers:
         """Off unless origins are configured."""

@@ -4,6 +4,7 @@ Bytes are passed on as they come; only requests that run the model are looked in
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from tritonclient.grpc import service_pb2
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.tracing import Attributes
 
 PREFIX = "/inference.GRPCInferenceService/"
 PROBES = {"ServerLive", "ServerReady", "ModelReady"}
@@ -72,7 +74,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
         if name in PROBES:
             return ""
-        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        metadata = metadata_of(context)
         authorization, x_api_key = metadata.get("authorization"), metadata.get("x-api-key")
         client = self._service.keys.check(authorization, x_api_key) or str(context.peer()).rsplit(":", 1)[0]
         if name not in (INFER, STREAM, *READING):
@@ -83,6 +85,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         forward = self._triton.unary_unary(method)
 
         async def handle(message: bytes, context: Context) -> bytes:
+            started = time.time_ns()
             try:
                 client = self._check_caller(name, context)
                 if name == INFER:
@@ -93,8 +96,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                     check_message(name, message)
                     answer = await forward(message)
             except (ApiError, grpc.aio.AioRpcError) as error:
-                await self._refuse(name, context, error)
-            self._count(name, grpc.StatusCode.OK)
+                await self._refuse(name, context, error, started)
+            self._count(name, grpc.StatusCode.OK, context, started)
             return bytes(answer)
 
         return handle
@@ -109,13 +112,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Many requests on one stream; one that is refused is answered on it and harms no other."""
+        started = time.time_ns()
         try:
             client = self._check_caller(STREAM, context)
             with self._service.admission.admit():
                 await self._relay(requests, context, client)
-            self._count(STREAM, grpc.StatusCode.OK)
+            self._count(STREAM, grpc.StatusCode.OK, context, started)
         except (ApiError, grpc.aio.AioRpcError) as error:
-            await self._refuse(STREAM, context, error)
+            await self._refuse(STREAM, context, error, started)
 
     async def _relay(self, requests: AsyncIterator[bytes], context: Context, client: str) -> None:
         upstream = self._triton.stream_stream(PREFIX + STREAM)()
@@ -154,17 +158,33 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._guard.check_grpc(request)
         return request
 
-    async def _refuse(self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError) -> NoReturn:
+    async def _refuse(
+        self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError, started: int
+    ) -> NoReturn:
         status = error.grpc_status if isinstance(error, ApiError) else error.code()
-        self._count(name, status)
+        self._count(name, status, context, started)
         kind = error.kind if isinstance(error, ApiError) else f"triton_{status.name.lower()}"
         self._service.metrics.errors.labels(kind).inc()
         await context.abort(status, str(error) if isinstance(error, ApiError) else error.details() or "")
         raise AssertionError("abort raises")
 
-    def _count(self, name: str, status: grpc.StatusCode) -> None:
+    def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:
+        """A call that has ended, in the metrics and, where it ran the model, in the trace."""
         method = name if name in READING or name in (INFER, STREAM) else "administrative"
         self._service.metrics.grpc_requests.labels(method, status.name).inc()
+        if name in (INFER, STREAM):
+            attributes: Attributes = {
+                "rpc.system": "grpc",
+                "rpc.method": name,
+                "rpc.grpc.status_code": int(status.value[0]),
+            }
+            failed = status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+            self._service.tracing.record(PREFIX[1:] + name, started, metadata_of(context), attributes, failed)
+
+
+def metadata_of(context: Context) -> dict[str, str]:
+    """What a call says beside its messages."""
+    return {str(key): str(value) for key, value in context.invocation_metadata() or ()}
 
 
 def check_message(name: str, message: bytes) -> None:

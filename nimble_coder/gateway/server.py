@@ -86,6 +86,7 @@ class Gateway:
         await proxy.close()
         await self.app.triton.close()
         self.service.streams.close()
+        self.service.tracing.close()
 
     def stop(self) -> None:
         """Readiness goes false at once and new work is refused; what runs may finish."""

@@ -22,8 +22,9 @@ from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.tracing import Tracing
 from nimble_coder.gateway.transcript import Delta, Ending, Transcript
-from nimble_coder.gateway.usage import usage_of
+from nimble_coder.gateway.usage import figures_of, usage_of
 from nimble_coder.gateway.wire import Wire
 from nimble_coder.policy import Policy, policy_of
 from nimble_coder.text.tokenizer import TextTokenizer
@@ -74,6 +75,7 @@ class Service:
         ledger = Ledger(settings.prometheus_multiproc_dir)
         self.rate = RateLimiter(settings.requests_per_minute, ledger)
         self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        self.tracing = Tracing(settings.otel_service_name, bool(settings.otel_endpoint))
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
         self.admission = Admission(limit, ledger, self.metrics.running)
         self.policy = self._find_policy()
@@ -173,6 +175,7 @@ class Service:
                 raise
             finally:
                 self.metrics.record(delivery.prompt_tokens, transcripts)
+                exchange.figures = figures_of(delivery.prompt_tokens, transcripts)
 
     async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:
         """Yields what every step adds until the answer ends."""

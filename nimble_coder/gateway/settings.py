@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -55,6 +55,13 @@ class GatewaySettings(BaseSettings):
     log_level: str = "info"
     prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
     """Where several workers keep their metrics and limits together (the variable is prometheus-client's own)."""
+
+    otel_endpoint: str = Field(
+        default="",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    """Turns tracing on (the variables are OpenTelemetry's own, and its exporter reads them too)."""
+    otel_service_name: str = Field(default="nimble-coder", validation_alias="OTEL_SERVICE_NAME")
 
     @property
     def names(self) -> list[str]:
