@@ -24,6 +24,7 @@ class Stream:
 
     remaining: int
     due: float
+    given: int = 0
 
 
 class StandInEngine:
@@ -69,8 +70,9 @@ class StandInEngine:
     def _step(self, request_id: int) -> Response:
         stream = self._streams[request_id]
         count = min(self._tokens_per_step, stream.remaining)
-        first = stream.remaining % len(self._token_ids)
+        first = stream.given % len(self._token_ids)
         ids = list(itertools.islice(itertools.cycle(self._token_ids), first, first + count))
+        stream.given += count
         stream.remaining -= count
         self._tokens += count
         self._steps += 1

@@ -23,7 +23,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
         engine = StandInEngine(
-            tokenizer.encode(TEXT),
+            tokenizer.encode(os.environ.get("NIMBLE_BENCH_TEXT", TEXT)),
             tokens_per_step=int(os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"]),
             interval=float(os.environ["NIMBLE_BENCH_INTERVAL"]),
         )

@@ -46,13 +46,17 @@ def test_the_stand_in_gives_as_many_tokens_as_asked_at_its_pace() -> None:
     engine = StandInEngine([1, 2, 3, 4], tokens_per_step=3, interval=0.0)
     first, second = engine.enqueue(Request([9], 7)), engine.enqueue(Request([9], 2))
     sizes: dict[int, list[int]] = {first: [], second: []}
+    tokens: list[int] = []
     finished: set[int] = set()
     while len(finished) < 2:
         for response in engine.responses(0.1):
             sizes[response.request_id].append(len(response.token_ids))
+            tokens += response.token_ids if response.request_id == first else []
             if response.is_final:
                 finished.add(response.request_id)
     assert sizes == {first: [3, 3, 1], second: [2]}
+    assert tokens == [1, 2, 3, 4, 1, 2, 3]
+    assert engine.statistics().request_steps == 4
     assert engine.responses(0.0) == []
 
 

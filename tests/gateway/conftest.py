@@ -55,9 +55,9 @@ def encoder(artifact: Artifact) -> PromptEncoder:
 
 @contextmanager
 def stand_in_gateway(
-    artifact: Artifact, work: Path, tokens_per_step: int, interval: float
+    artifact: Artifact, work: Path, tokens_per_step: int, interval: float, text: str | None = None
 ) -> Iterator[tuple[TritonServer, GatewayProcesses]]:
-    """A gateway over a real Triton whose engine emits so many tokens every `interval` seconds."""
+    """A gateway over a real Triton whose engine emits so many tokens of a text every `interval` seconds."""
     stand_in_repository(artifact, work / "repository")
     config = work / "repository" / "tensorrt_llm" / "config.pbtxt"
     often = re.sub(r'(stats_check_period_ms" value: { string_value: ")\d+', r"\g<1>20", config.read_text())
@@ -65,6 +65,8 @@ def stand_in_gateway(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NIMBLE_BENCH_TOKENS_PER_STEP", str(tokens_per_step))
         patch.setenv("NIMBLE_BENCH_INTERVAL", str(interval))
+        if text is not None:
+            patch.setenv("NIMBLE_BENCH_TEXT", text)
         with TritonServer(work / "repository", Addresses.free(), work / "triton.log") as triton:
             triton.wait_ready()
             with GatewayProcesses(artifact.directory, triton.addresses, Addresses.free(), log=work / "log") as gateways:
