@@ -38,10 +38,14 @@ def send(addresses: Addresses, path: str, body: dict[str, object]) -> socket.soc
     return connection
 
 
+def ignore(result: object, error: object) -> None:
+    """What a stream brings is not looked at."""
+
+
 def send_grpc(addresses: Addresses, streaming: bool) -> HangUp:
     """A `tensorrt_llm` request by the unmodified tritonclient; returns what cancels it."""
     client = triton_grpc.InferenceServerClient(addresses.grpc)
-    client.start_stream(lambda *_: None)
+    client.start_stream(ignore)
     arrays = {
         "input_ids": np.array([TOKENS["input_ids"]], np.int32),
         "input_lengths": np.array([[8]], np.int32),

@@ -61,6 +61,10 @@ def collector() -> Iterator[Collector]:
     collector.server.server_close()
 
 
+def ignore(result: object, error: object) -> None:
+    """Nothing comes on a stream without requests."""
+
+
 def gateway_to(endpoint: str, artifact: Artifact, gateway: Serving, log: Path) -> GatewayProcesses:
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
@@ -82,7 +86,7 @@ def test_requests_are_spans_of_the_callers_trace(
         httpx.post(f"{g.addresses.http}/infill", json={"input_prefix": []})
         httpx.get(f"{g.addresses.http}/v1/models")
         with triton_grpc.InferenceServerClient(g.addresses.grpc) as client:
-            client.start_stream(lambda *_: None, headers=PARENT)
+            client.start_stream(ignore, headers=PARENT)
             client.stop_stream()
         span = collector.find("POST /v1/completions")
         refused = collector.find("POST /infill")
