@@ -67,8 +67,12 @@ class ApiError(Exception):
         }.get(self.status, grpc.StatusCode.INTERNAL)
 
 
+ENGINE_LOST = "engine_lost"
+"""The code of an error that means: the engine's process has died, with every generation in it."""
+
 # Triton's C++ backend reports everything as INTERNAL, so the text decides (TensorRT-LLM 0.19 and our portable twin).
 BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
+    (re.compile(r"Stub process .* is not healthy"), 503, ENGINE_LOST),
     (re.compile(r"Prompt length \(\d+\) exceeds"), 400, "context_length_exceeded"),
     (
         re.compile(r"maximum queue size|queue is full|Exceeds maximum queue size", re.IGNORECASE),

@@ -25,6 +25,8 @@ INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 UNLIMITED = -1
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
 """Triton's statuses of an inference that say less than their texts do."""
+STUB_DIED = b"is not healthy"
+"""In Triton's words for the death of a Python backend's process."""
 Forward = Callable[[bytes], Awaitable[bytes]]
 Context = Any
 """`grpc.aio.ServicerContext`; grpcio has no types."""
@@ -127,6 +129,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         feeder = asyncio.create_task(self._feed(requests, upstream, context, writing, client))
         try:
             async for message in upstream:
+                if len(message) < 256 and STUB_DIED in message:
+                    self._service.admission.abandon()
                 async with writing:
                     await context.write(message)
         finally:

@@ -4,6 +4,7 @@ The TensorRT engine does not check for itself: one (w,n,g) above its own ends ev
 than n - 1 tokens reads out of bounds, and an over-long one is silently shortened.
 """
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from prometheus_client import Gauge
 from build_engine.build import Artifact
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
 from nimble_coder.gateway.ledger import Ledger
 
 
@@ -95,7 +96,16 @@ class Admission:
         """Generations in flight in this worker."""
         self._ledger = ledger
         self._gauge = gauge
+        self._tasks: set[asyncio.Task[object] | None] = set()
+        self._abandoned: set[asyncio.Task[object] | None] = set()
         self.draining = False
+
+    def abandon(self) -> None:
+        """Ends this worker's generations with 503: the engine that ran them is no more, and nobody will answer them."""
+        for task in self._tasks - {asyncio.current_task()}:
+            if task is not None:
+                self._abandoned.add(task)
+                task.cancel()
 
     @property
     def active(self) -> int:
@@ -104,16 +114,25 @@ class Admission:
 
     @contextmanager
     def admit(self, count: int = 1) -> Iterator[None]:
-        """Holds `count` places; raises `ApiError` 503 while draining and 429 when full."""
+        """Holds `count` places for the running task; raises `ApiError` 503 while draining and where the engine is lost,
+        429 when full."""
         if self.draining:
             raise ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
         if not self._ledger.add(count, self.limit):
             text = f"{self.active} generations are running or waiting, {self.limit} is the limit: try again shortly"
             raise ApiError(429, text, "too_many_requests", retry_after=1)
+        task = asyncio.current_task()
         self._hold(count)
+        self._tasks.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if task not in self._abandoned:
+                raise
+            raise ApiError(503, "the engine has failed: send the request again", ENGINE_LOST, retry_after=1) from None
         finally:
+            self._tasks.discard(task)
+            self._abandoned.discard(task)
             self._hold(-count)
             self._ledger.add(-count)
 

@@ -20,6 +20,7 @@ import uvloop
 from nimble_coder.gateway.app import App
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
+from nimble_coder.gateway.health import EngineLostError
 from nimble_coder.gateway.kserve_grpc import KServeProxy
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
@@ -61,7 +62,7 @@ class Gateway:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serves until `stop`; raises `OSError` where a port cannot be used."""
+        """Serves until `stop`; raises `OSError` where a port cannot be used, and `EngineLostError`."""
         s = self.settings
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
@@ -71,7 +72,7 @@ class Gateway:
         api = HttpServer(uvicorn_config(self.app, s, s.tls_certificate is not None))
         metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
         serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
-        watching = asyncio.create_task(self.app.health.watch())
+        watching = asyncio.create_task(self.app.health.watch(self.stop))
         # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
         gc.collect()
         gc.freeze()
@@ -87,6 +88,8 @@ class Gateway:
         await self.app.triton.close()
         self.service.streams.close()
         self.service.tracing.close()
+        if self.app.health.is_lost:
+            raise EngineLostError(f"the engine's process has died; its log says why ({self.app.health.reason})")
 
     def stop(self) -> None:
         """Readiness goes false at once and new work is refused; what runs may finish."""
