@@ -11,6 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -79,9 +80,9 @@ class CompletionStream:
         """Filled as chunks are read; whole once the iterator has ended."""
         self._detokenizer = Detokenizer(decode or client.decode)
         self._results: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-        self._connection = triton.InferenceServerClient(client.url)
+        self._connection = client.connect()
         self._started = time.perf_counter()
-        self._connection.start_stream(lambda result, error: self._results.put((result, error)))
+        self._connection.start_stream(lambda result, error: self._results.put((result, error)), headers=client.headers)
         self._connection.async_stream_infer(
             "tensorrt_llm", tensors(request), enable_empty_final_response=True, request_id="completion"
         )
@@ -144,11 +145,30 @@ class CompletionStream:
 
 
 class CompletionClient:
-    """Streams completions from a service at `url` (host:port of its gRPC endpoint). Safe to share between threads."""
+    """Streams completions from a service's gRPC endpoint. Safe to share between threads."""
 
-    def __init__(self, url: str = "127.0.0.1:8001") -> None:
+    def __init__(
+        self, url: str = "127.0.0.1:8001", api_key: str | None = None, tls: bool = False, ca_file: Path | None = None
+    ) -> None:
+        """`url` is host:port. `ca_file` holds the PEM certificates to trust under TLS, the system's where None.
+
+        Raises `CompletionError` where that file cannot be read.
+        """
         self.url = url
-        self._connection = triton.InferenceServerClient(url)
+        self.headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        """Metadata that every call carries."""
+        self._tls, self._ca_file = tls or ca_file is not None, ca_file
+        try:
+            if ca_file:
+                ca_file.open("rb").close()
+        except OSError as error:
+            raise CompletionError(f"the certificates {ca_file} cannot be read: {error.strerror}") from None
+        self._connection = self.connect()
+
+    def connect(self) -> triton.InferenceServerClient:
+        """A connection of its own."""
+        certificates = str(self._ca_file) if self._ca_file else None
+        return triton.InferenceServerClient(self.url, ssl=self._tls, root_certificates=certificates)
 
     def __enter__(self) -> "CompletionClient":
         return self
@@ -209,7 +229,7 @@ class CompletionClient:
 
     def _infer(self, model: str, inputs: dict[str, Array]) -> dict[str, Array]:
         try:
-            result = self._connection.infer(model, tensors(inputs))
+            result = self._connection.infer(model, tensors(inputs), headers=self.headers)
         except InferenceServerException as error:
             raise CompletionError(f"{self.url}: {error.message()}") from None
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
