@@ -9,6 +9,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from build_engine.build import Artifact, build
@@ -21,6 +22,9 @@ from tests.standin.machine import h100, machine, tiny_checkpoint
 __all__ = ["h100", "machine", "tiny_checkpoint"]
 """Fixtures from elsewhere, for every test."""
 
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
 
