@@ -1,0 +1,27 @@
+# Stands in for NVIDIA's image: a real tritonserver in /opt/tritonserver, and recording stand-ins for everything that
+# needs a GPU. It has a PyTorch and a TensorRT-LLM in name only, so that whoever replaces them is found out.
+FROM docker.io/library/python:3.11-slim-bookworm
+COPY requirements/ /tmp/requirements/
+# The wheel's libraries are looked for relative to the binary, four directories up from a backend.
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    grep -A9 '^nvidia-pytriton==' /tmp/requirements/serve.txt | sed '/^[a-z]/{1!,$d}' >/tmp/triton.txt \
+    && PIP_CONFIG_FILE=/run/secrets/pip PIP_CERT=/run/secrets/ca python3 -m pip install --no-cache-dir --no-deps \
+        --require-hashes --target /tmp/wheel --requirement /tmp/triton.txt \
+    && mv /tmp/wheel/nvidia_pytriton.libs / \
+    && mv /tmp/wheel/pytriton/tritonserver /opt/tritonserver \
+    && ln -s ../../python_backend_stubs/3.11/triton_python_backend_stub /opt/tritonserver/backends/python/ \
+    && rm -r /tmp/wheel /tmp/triton.txt /tmp/requirements
+COPY standin/ /standin/
+ARG TENSORRT_LLM=0.19.0
+RUN cp -r /standin/backends/tensorrtllm /opt/tritonserver/backends/ \
+    && cp -r /standin/packages/tensorrt_llm /usr/lib/python3/dist-packages/ \
+    && for package in "tensorrt_llm $TENSORRT_LLM" "torch 2.7.0a0+79aa17489c.nv25.4"; do \
+        set -- $package \
+        && mkdir "/usr/lib/python3/dist-packages/$1-$2.dist-info" \
+        && printf 'Metadata-Version: 2.1\nName: %s\nVersion: %s\n' "$1" "$2" \
+            >"/usr/lib/python3/dist-packages/$1-$2.dist-info/METADATA"; \
+    done \
+    && mv /opt/tritonserver/bin/tritonserver /opt/tritonserver/bin/real-tritonserver \
+    && cp /standin/bin/tritonserver /opt/tritonserver/bin/
+ENV PATH=/opt/tritonserver/bin:/standin/bin:$PATH \
+    STANDIN_GPUS='[["NVIDIA H100 80GB HBM3", "9.0", 81559, 81000], ["NVIDIA H100 80GB HBM3", "9.0", 81559, 81000]]'
