@@ -8,11 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from build_engine.exit_codes import ExitCode
+
 
 class CacheError(RuntimeError):
     """The cache cannot be used; says why and what to do."""
 
-    exit_code = 7
+    exit_code = ExitCode.DISK_FULL
+
+
+class CacheReadOnlyError(CacheError):
+    """The cache cannot be written."""
+
+    exit_code = ExitCode.READ_ONLY
 
 
 class Cache:
@@ -82,7 +90,7 @@ class Cache:
                     f"choose another place with --cache"
                 ) from None
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
-                raise CacheError(
+                raise CacheReadOnlyError(
                     f"the cache {self.root} cannot be written: {error.strerror}; choose another place with --cache"
                 ) from None
             raise

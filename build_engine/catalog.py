@@ -7,12 +7,13 @@ where; a downloaded checkpoint's own `config.json` is what an engine is made fro
 from dataclasses import dataclass
 
 from build_engine.checkpoint import ModelShape
+from build_engine.exit_codes import ExitCode
 
 
 class CatalogError(ValueError):
     """A model that is not in the catalogue; says which are."""
 
-    exit_code = 2
+    exit_code = ExitCode.ASKED
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from build_engine.exit_codes import ExitCode
+
 
 class CheckpointError(ValueError):
     """The directory is not a Qwen2 checkpoint that can be served; says what is missing or wrong."""
 
-    exit_code = 4
+    exit_code = ExitCode.CHECKPOINT
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.checkpoint import ModelShape
+from build_engine.exit_codes import ExitCode
 from build_engine.profiles import Profile
 
 TORCH_ENGINE = "torch-1"
@@ -26,7 +27,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "bflo
 class EngineConfigError(ValueError):
     """An engine directory whose `config.json` is absent, damaged, or not what was asked for."""
 
-    exit_code = 5
+    exit_code = ExitCode.BUILD
 
 
 @dataclass(frozen=True)

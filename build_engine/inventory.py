@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_engine.build import Artifact
 from build_engine.cache import Cache
+from build_engine.engine_config import TORCH_ENGINE
 from build_engine.manifest import Manifest, ManifestError
+from build_engine.profiles import Profile
+from build_engine.versions import installed_tensorrt_llm
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,26 @@ def _checkpoints(cache: Cache) -> Iterator[Entry]:
         repo = path.parents[1].name.removeprefix("models--").replace("--", "/")
         kind = "leftover" if path.name.startswith(".") else "checkpoint"
         yield Entry(path, kind, size_of(path), "ok", profile=repo)
+
+
+def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
+    """The newest whole artefact of a profile, found without asking anybody what its model is today.
+
+    Raises `ManifestError` where there are damaged ones only.
+    """
+    version = TORCH_ENGINE if profile.engine == "torch" else installed_tensorrt_llm()
+    found, damage = list[Artifact](), None
+    for place in cache.artifacts.glob(f"{profile.name}-*"):
+        try:
+            artifact = Artifact.open(place)
+        except ManifestError as error:
+            damage = error
+            continue
+        if artifact.manifest.engine_version == version and artifact.manifest.build_profile() == profile:
+            found.append(artifact)
+    if damage and not found:
+        raise damage
+    return max(found, key=lambda artifact: artifact.manifest.built_at, default=None)
 
 
 def size_of(directory: Path) -> int:

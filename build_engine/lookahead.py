@@ -5,11 +5,13 @@ Formulas: LookaheadDecodingConfig of TensorRT-LLM (cpp/tensorrt_llm/executor/dec
 
 from dataclasses import astuple, dataclass
 
+from build_engine.exit_codes import ExitCode
+
 
 class LookaheadError(ValueError):
     """A (W, N, G) that is not legal, or not allowed where it was given."""
 
-    exit_code = 2
+    exit_code = ExitCode.ASKED
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.checkpoint import sha256
+from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 
@@ -19,7 +20,7 @@ SCHEMA = 1
 class ManifestError(ValueError):
     """An artefact that is absent, unfinished or damaged; says which file and what to do."""
 
-    exit_code = 8
+    exit_code = ExitCode.ARTIFACT
 
 
 @dataclass(frozen=True)

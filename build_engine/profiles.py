@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from build_engine.catalog import MODELS, Model
+from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import LookaheadConfig
 from build_engine.versions import FP8_SM
@@ -24,7 +25,7 @@ DEMO = "demo"
 class ProfileError(ValueError):
     """A profile that cannot be built as asked; says what to change."""
 
-    exit_code = 2
+    exit_code = ExitCode.ASKED
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,19 @@ def assess_all(profiles: Iterable[Profile], hardware: Hardware) -> list[Assessme
     return sorted((assess(profile, hardware) for profile in profiles), key=lambda a: order.index(a.fit))
 
 
-def select_profile(hardware: Hardware, model: str | None = None) -> Profile:
+def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel: int | None = None) -> Profile:
     """The profile for this machine where nobody chose one (`NIM_MODEL_PROFILE`, `--profile`).
 
     1. What cannot run here is left out. 2. The model asked for; without one, the first of `DEFAULT_MODELS` that has a
     TensorRT profile here. 3. TensorRT before torch. 4. bf16 before fp8: fp8 changes the model's output. 5. Fewer GPUs
-    first. A machine without a usable GPU gets `demo` where no model is asked for.
+    first, or the number asked for. A machine without a usable GPU gets `demo` where no model is asked for.
     """
     wanted = [find_model(model).name] if model else list(DEFAULT_MODELS)
     for name in wanted:
         candidates = [p for p in PROFILES.values() if p.model != EMBEDDED and find_model(p.model).name == name]
+        candidates = [p for p in candidates if tensor_parallel in (None, p.tensor_parallel)]
+        if model and not candidates:
+            raise ProfileError(f"no profile of {name} has {tensor_parallel} GPUs; `nimble-coder list-model-profiles`")
         verdicts = assess_all((p for p in candidates if model or p.engine == "tensorrt"), hardware)
         runnable = [a.profile for a in verdicts if a.fit is Fit.RUNNABLE]
         if runnable:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import Profile
 
@@ -36,7 +37,7 @@ PROMPTS = (
 class VerificationError(RuntimeError):
     """The engine crashed, differs from plain decoding or is slower; carries what was measured."""
 
-    exit_code = 6
+    exit_code = ExitCode.VERIFICATION
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ Asked before anything is downloaded. Versions are those of TensorRT-LLM; the con
 `nvcr.io/nvidia/tritonserver:YY.MM-trtllm-python-py3` (docs/introduction/compatibility.md of triton-inference-server).
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
+
+from build_engine.exit_codes import ExitCode
 
 CONTAINER = "nvcr.io/nvidia/tritonserver:25.05-trtllm-python-py3"
 TENSORRT_LLM = "0.19.0"
@@ -16,7 +19,7 @@ TENSORRT_LLM = "0.19.0"
 class IncompatibleError(RuntimeError):
     """Software or hardware that cannot run what was asked for; says why and what to use instead."""
 
-    exit_code = 3
+    exit_code = ExitCode.MACHINE
 
 
 class Verdict(Enum):
@@ -32,6 +35,8 @@ class Line:
     """One range of TensorRT-LLM versions, from `first` up to the next line's."""
 
     first: tuple[int, ...]
+    container: tuple[int, int]
+    """The first release (year, month) of NVIDIA's container that has it."""
     containers: str
     verdict: Verdict
     reason: str
@@ -41,6 +46,7 @@ class Line:
 LINES = (
     Line(
         (0,),
+        (0, 0),
         "up to 25.04",
         Verdict.REFUSED,
         "its C++ backend has no lookahead parameters and asserts when it loads a lookahead engine",
@@ -48,6 +54,7 @@ LINES = (
     ),
     Line(
         (0, 19),
+        (25, 5),
         "25.05",
         Verdict.PINNED,
         "the first release whose C++ backend takes lookahead parameters",
@@ -55,6 +62,7 @@ LINES = (
     ),
     Line(
         (0, 20),
+        (25, 6),
         "25.06 and 25.07",
         Verdict.REFUSED,
         "it crashes while decoding with lookahead (kvCacheUpdateKernels.cu: invalid configuration argument)",
@@ -62,6 +70,7 @@ LINES = (
     ),
     Line(
         (0, 21),
+        (25, 8),
         "25.08 to 26.07",
         Verdict.UNPROVEN,
         "nobody has reported whether the crash of 0.20.0 is mended in it",
@@ -69,6 +78,7 @@ LINES = (
     ),
     Line(
         (1, 3),
+        (26, 8),
         "after 26.07",
         Verdict.REFUSED,
         "it has no TensorRT engines any more: PyTorch is its only backend, and that has no lookahead decoding",
@@ -89,6 +99,28 @@ def line_of(tensorrt_llm: str) -> Line:
     except ValueError:
         raise IncompatibleError(f"{tensorrt_llm!r} is no TensorRT-LLM version; use the container {CONTAINER}") from None
     return next(line for line in reversed(LINES) if wanted >= line.first)
+
+
+def line_of_container(name: str) -> Line:
+    """The table's line for a container's tag, release or whole name, such as `25.05-trtllm-python-py3` or `25.05`.
+
+    Raises `IncompatibleError` for what names no release.
+    """
+    found = re.search(r"(?:^|:)(\d\d)\.(\d\d)(?:$|-)", name)
+    if found is None:
+        raise IncompatibleError(f"{name!r} names no release of NVIDIA's Triton container; use {CONTAINER}")
+    release = int(found[1]), int(found[2])
+    return next(line for line in reversed(LINES) if release >= line.container)
+
+
+def check_container(name: str, allow_unproven: bool = False) -> Line:
+    """The container's line where it can run lookahead engines; raises `IncompatibleError` otherwise."""
+    line = line_of_container(name)
+    if line.verdict is Verdict.PINNED or (line.verdict is Verdict.UNPROVEN and allow_unproven):
+        return line
+    raise IncompatibleError(
+        f"the container {name} ({line.containers}) cannot be the base: {line.reason} ({line.evidence}); use {CONTAINER}"
+    )
 
 
 def installed_tensorrt_llm() -> str | None:

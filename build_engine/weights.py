@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download
 
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.exit_codes import ExitCode
 from build_engine.profiles import EMBEDDED, Profile
 from build_engine.snapshot import Snapshot
 
@@ -44,7 +45,7 @@ Progress = Callable[[str], None]
 class WeightsError(RuntimeError):
     """A checkpoint that cannot be had; says why and what to do."""
 
-    exit_code = 4
+    exit_code = ExitCode.CHECKPOINT
 
 
 class HubUnreachableError(WeightsError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.settings.names import DEFAULT_CACHE, env_names
 from nimble_coder.terminal import fail, say
 
 if TYPE_CHECKING:
@@ -22,23 +23,23 @@ cache_app = typer.Typer(no_args_is_help=True, help="Look at the cache, check it,
 app.add_typer(cache_app, name="cache")
 
 ERRORS = (ValueError, RuntimeError, OSError)
-DEFAULT_CACHE = Path("~/.cache/nimble-coder")
 
 CacheOption = Annotated[
     Path,
-    typer.Option("--cache", envvar=["NIMBLE_CACHE_PATH", "NIM_CACHE_PATH"], help="Where artefacts are kept."),
+    typer.Option("--cache", envvar=env_names("cache_path"), help="Where artefacts are kept."),
 ]
 ProfileOption = Annotated[
     str,
     typer.Option(
         "--profile",
         "-p",
-        envvar=["NIMBLE_MODEL_PROFILE", "NIM_MODEL_PROFILE"],
+        envvar=env_names("model_profile"),
         help="Name or id of a profile; by default the best one for this machine.",
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model-name", envvar="NIM_MODEL_NAME", help="The model, where no profile is given.")
+    str | None,
+    typer.Option("--model-name", envvar=env_names("model_name"), help="The model, where no profile is given."),
 ]
 FromOption = Annotated[
     Path | None, typer.Option("--from", "--model", help="A local checkpoint directory instead of the hub.")
@@ -88,7 +89,7 @@ def download_to_cache(
     model: ModelOption = None,
     source: FromOption = None,
     revision: RevisionOption = "main",
-    cache: CacheOption = DEFAULT_CACHE,
+    cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Download a profile's checkpoint, or copy it from a directory; prints where it is."""
     from build_engine.cache import Cache
@@ -124,7 +125,7 @@ def build_engine(
     allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="Try an unproven TensorRT-LLM.")] = False,
     skip_verify: Annotated[bool, typer.Option("--skip-verify", help="Publish without running the engine.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and do nothing.")] = False,
-    cache: CacheOption = DEFAULT_CACHE,
+    cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Build an engine and its Triton model repository; prints the artefact's directory."""
     from build_engine.build import BuildOptions, build
@@ -164,7 +165,7 @@ def create_model_store(
     source: FromOption = None,
     revision: RevisionOption = "main",
     skip_verify: Annotated[bool, typer.Option("--skip-verify", help="Where it has to be built first.")] = False,
-    cache: CacheOption = DEFAULT_CACHE,
+    cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Write a profile's engine, tokenizer and model repository to a directory; builds them where need be."""
     from build_engine.build import BuildOptions, build
@@ -185,7 +186,7 @@ def create_model_store(
 @cache_app.command("list")
 def cache_list(
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
-    cache: CacheOption = DEFAULT_CACHE,
+    cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Show artefacts, checkpoints and leftovers with their sizes."""
     from build_engine.cache import Cache
@@ -204,7 +205,7 @@ def cache_list(
 
 
 @cache_app.command("verify")
-def cache_verify(cache: CacheOption = DEFAULT_CACHE) -> None:
+def cache_verify(cache: CacheOption = Path(DEFAULT_CACHE)) -> None:
     """Read every artefact and compare it with its manifest; exit code 8 where one is damaged."""
     from build_engine.cache import Cache
     from build_engine.inventory import inventory
@@ -224,7 +225,7 @@ def cache_verify(cache: CacheOption = DEFAULT_CACHE) -> None:
 def cache_prune(
     superseded: Annotated[bool, typer.Option("--superseded", help="Also all but the newest of each profile.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    cache: CacheOption = DEFAULT_CACHE,
+    cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Remove leftovers of killed builds and damaged artefacts."""
     from build_engine.cache import Cache

@@ -3,47 +3,22 @@
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder import build_commands
+from nimble_coder import build_commands, service_commands
 from nimble_coder.terminal import console, fail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(build_commands.app)
+app.add_typer(service_commands.app)
 
 
 @app.callback()
 def nimble_coder() -> None:
     """Code completion with lookahead decoding: build an engine, serve it, call it."""
-
-
-@app.command()
-def serve(
-    artifact: Annotated[Path, typer.Argument(help="An artefact's directory, as build-engine printed it.")],
-    http_port: Annotated[int, typer.Option(envvar="NIMBLE_HTTP_PORT")] = 8000,
-    grpc_port: Annotated[int, typer.Option(envvar="NIMBLE_GRPC_PORT")] = 8001,
-    metrics_port: Annotated[int, typer.Option(envvar="NIMBLE_METRICS_PORT")] = 8002,
-    host: Annotated[str, typer.Option(envvar="NIMBLE_HOST", help="The address to listen on.")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(envvar="NIMBLE_WORKERS", help="Gateway processes on the ports.")] = 1,
-    threads: Annotated[int, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="PyTorch threads of the engine.")] = 1,
-) -> None:
-    """Serve an artefact: OpenAI, fill-in-the-middle and NIM over HTTP, KServe over gRPC, until Ctrl-C or SIGTERM."""
-    from nimble_coder.serving import Serving
-    from nimble_coder.triton.server import Addresses
-    from nimble_coder.triton.stopping import stop_signals
-
-    try:
-        addresses = Addresses(http_port, grpc_port, metrics_port, host)
-        with stop_signals(), Serving(artifact.absolute(), addresses, threads, workers) as serving:
-            seconds = serving.wait_ready()
-            console.print(f"ready after {seconds:.1f} s: HTTP {addresses.http}, gRPC {addresses.grpc}")
-            serving.wait()
-    except (ValueError, RuntimeError, OSError) as error:
-        fail(error)
 
 
 @app.command()

@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import statistics
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -15,16 +14,16 @@ from rich.console import Console
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
-from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
-from nimble_coder.client import Completion, CompletionClient
+from nimble_coder.bench.served import PROMPTS, compare
+from nimble_coder.client import CompletionClient
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 from nimble_coder.triton.stopping import stop_signals
 
 SHOWN = "binary_search"
-MEASURED = ("stack_class", "fibonacci_variant", "argument_parser", "string_methods", "visitor")
 LOOKAHEAD = LookaheadConfig(4, 3, 4)
 """The fastest of the profile's range on a CPU; larger ones are for GPUs (docs/benchmarks.md)."""
 
@@ -53,22 +52,6 @@ def show(prompt: str, deltas: Iterator[str]) -> None:
     console.print()
 
 
-def measure(client: CompletionClient) -> None:
-    """Prints tokens per second with and without lookahead, prompt by prompt in turn."""
-    prompts = coding_prompts()
-    plain, fast = list[Completion](), list[Completion]()
-    for name in MEASURED:
-        for results, config in ((plain, PLAIN), (fast, LOOKAHEAD)):
-            results.append(client.complete(prompts[name], 128, config))
-            kind = "plain decoding" if config.is_plain else f"lookahead {config}"
-            console.print(f"    {name:18} {kind:18} {results[-1].tokens_per_second:5.0f} tokens/s", style="dim")
-    before, after = (statistics.median(c.tokens_per_second for c in results) for results in (plain, fast))
-    say(
-        f"plain {before:.0f} tokens/s, lookahead {after:.0f} tokens/s: {after / before:.2f}x, with "
-        f"{statistics.median(c.tokens_per_step for c in fast):.2f} tokens accepted per step (medians, through gRPC)"
-    )
-
-
 def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
     log = artifact.directory.parent.parent / "triton.log"
     log.unlink(missing_ok=True)
@@ -81,8 +64,8 @@ def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
             show(prompt, (chunk.text for chunk in client.stream(prompt, 64, LOOKAHEAD)))
             say("one completion over HTTP")
             show(prompt, http_stream(addresses, prompt, 64))
-            say(f"measuring {len(MEASURED)} prompts with and without lookahead")
-            measure(client)
+            say(f"measuring {len(PROMPTS)} prompts with and without lookahead")
+            say(compare(client, LOOKAHEAD, console).summary)
         if not once:
             say(f"playground and OpenAI API: {addresses.http}, http://{addresses.host}:{addresses.http_port}/v1")
             say(f"try: .venv/bin/nimble-coder complete 'def fib(' --stats --url {addresses.grpc}")

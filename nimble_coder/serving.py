@@ -1,14 +1,22 @@
 """The runtime stage as one thing: Triton on loopback, the gateway in front of it, started and ended together."""
 
+import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from build_engine.build import Artifact
+from build_engine.build import PLAIN_ENGINE, Artifact
+from build_engine.repository import ENGINE_MODEL, Places, render_repository
 from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.process_log import Log
+from nimble_coder.triton.server import Addresses, TritonServer
+
+HURRY = 1.5
+"""Seconds for the others where one process has failed: clients are told in their streams, and that is all."""
 
 
 @dataclass
@@ -17,36 +25,57 @@ class Serving:
 
     artifact: Path
     addresses: Addresses = field(default_factory=Addresses)
-    """Where the gateway listens; Triton takes free ports of loopback."""
+    """Where the gateway listens."""
     threads: int = 1
     """PyTorch threads of the engine."""
     workers: int = 1
     """Gateway processes that share the ports."""
-    log: Path | None = None
-    """Where all output goes; this process's own stderr where None."""
+    log: Log = None
     settings: Mapping[str, str] = field(default_factory=dict)
     """Further `NIMBLE_*` settings of the gateway, over those of this process's environment."""
+    triton_addresses: Addresses | None = None
+    """Where Triton listens; free ports of loopback where None."""
+    changes: Mapping[str, object] = field(default_factory=dict)
+    """What the engine's profile says of serving, where it is to be otherwise: the KV cache's share and its reuse."""
+    log_level: str = "info"
+    """Of Triton."""
+    drain_seconds: float = 30.0
 
     def __enter__(self) -> "Serving":
         artifact = Artifact.open(self.artifact)
         artifact.check_machine()
-        self.triton = TritonServer(artifact.repository, Addresses.free(), self.log, self.threads)
-        self.gateways = GatewayProcesses(
-            self.artifact, self.triton.addresses, self.addresses, self.workers, self.log, self.settings
-        )
-        self.triton.start()
+        self._work = Path(tempfile.mkdtemp(prefix="nimble-serving-"))
         try:
-            self.gateways.start()
+            self.prepare(artifact, self._work)
+            self.triton.start()
+            try:
+                self.gateways.start()
+            except BaseException:
+                self.triton.stop()
+                raise
         except BaseException:
-            self.triton.stop()
+            shutil.rmtree(self._work)
             raise
         return self
 
+    def prepare(self, artifact: Artifact, work: Path) -> None:
+        """Makes the two objects, with what they need in `work`; starts nothing."""
+        repository = served_repository(artifact, self.changes, work / "model_repository")
+        addresses = self.triton_addresses or Addresses.free()
+        self.triton = TritonServer(repository, addresses, self.log, self.threads, self.log_level)
+        self.gateways = GatewayProcesses(
+            self.artifact, addresses, self.addresses, self.workers, self.log, self.settings
+        )
+
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self.gateways.stop()
-        # The gateways have let every request finish. Triton (2.51) sometimes goes on waiting for a model that nothing
-        # uses any more, until its own exit timeout; unloading takes 3 to 4 s.
-        self.triton.stop(grace=5.0)
+        is_wanted = kind is None or issubclass(kind, KeyboardInterrupt)
+        try:
+            self.gateways.stop(self.drain_seconds + 10 if is_wanted else HURRY)
+        finally:
+            # The gateways have let every request finish. Triton (2.51) sometimes goes on waiting for a model that
+            # nothing uses any more, until its own exit timeout; unloading takes 3 to 4 s.
+            self.triton.stop(grace=5.0 if is_wanted else HURRY)
+            shutil.rmtree(self._work, ignore_errors=True)
 
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:
         """Waits until a generation has worked and returns the seconds that took; `tick` is told the seconds so far.
@@ -56,13 +85,33 @@ class Serving:
         loading = self.triton.wait_ready(timeout, tick)
         return loading + self.gateways.wait_ready(timeout - loading, lambda seconds: tick(loading + seconds))
 
+    def check(self) -> None:
+        """Raises `TritonError` or `GatewayError` where a process has ended."""
+        self.triton.check()
+        self.gateways.check()
+
     def wait(self) -> None:
         """Waits until Ctrl-C or SIGTERM; raises `TritonError` or `GatewayError` where a process ends before."""
         try:
             while True:
-                if (code := self.triton.poll()) is not None:
-                    raise TritonError(f"tritonserver ended with code {code}; its log is {self.log or 'above'}")
-                self.gateways.check()
+                self.check()
                 time.sleep(0.2)
         except KeyboardInterrupt:
             return
+
+
+def served_repository(artifact: Artifact, changes: Mapping[str, object], place: Path) -> Path:
+    """The artefact's model repository where it fits as it is; otherwise one rendered anew at `place`.
+
+    It does not fit where the profile is served otherwise, or where the artefact was moved: Triton's configuration names
+    absolute paths, and a cache may be mounted anywhere.
+    """
+    built = artifact.manifest.build_profile()
+    wanted = replace(built, **changes)  # type: ignore[arg-type] # the settings have checked them
+    config = (artifact.repository / ENGINE_MODEL / "config.pbtxt").read_text(encoding="utf-8")
+    if wanted == built and json.dumps(str(artifact.engine)) in config:
+        return artifact.repository
+    plain = artifact.directory / PLAIN_ENGINE
+    places = Places(artifact.engine, artifact.tokenizer, plain if plain.is_dir() else None)
+    render_repository(wanted, places, place)
+    return place

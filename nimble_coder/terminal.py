@@ -5,6 +5,8 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
+from build_engine.exit_codes import ExitCode
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -14,10 +16,11 @@ def say(text: str) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Ends the command with one line on standard error, and the exit code that the error's class names.
-
-    2 what was asked for, 3 this machine, 4 the checkpoint, 5 the engine's build, 6 its verification, 7 the cache's file
-    system, 8 an artefact; 1 anything else.
-    """
+    """Ends the command with one line on standard error, and the exit code that the error's class names (`ExitCode`)."""
     console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
-    raise typer.Exit(getattr(error, "exit_code", 1))
+    raise typer.Exit(exit_code_of(error))
+
+
+def exit_code_of(error: BaseException) -> int:
+    """`ExitCode.OTHER` where the class names none."""
+    return int(getattr(error, "exit_code", ExitCode.OTHER))

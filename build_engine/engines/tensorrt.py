@@ -12,6 +12,7 @@ from pathlib import Path
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.engine_config import DTYPES, EngineConfig
+from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import Profile, ProfileError
 
@@ -33,7 +34,7 @@ CHECKED = (
 class EngineBuildError(RuntimeError):
     """A command of the plan failed, or gave another engine than planned; says which, and what it last wrote."""
 
-    exit_code = 5
+    exit_code = ExitCode.BUILD
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         address = f"{settings.host}:{settings.grpc_port}"
         try:
             if settings.tls_certificate and settings.tls_key:
-                server.add_secure_port(address, credentials(settings.tls_certificate, settings.tls_key))
+                tls = credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+                server.add_secure_port(address, tls)
             else:
                 server.add_insecure_port(address)
         except RuntimeError as error:
@@ -161,6 +162,7 @@ def check_message(name: str, message: bytes) -> None:
             raise ApiError(400, f"the message is not a {name}Request", "invalid_message") from None
 
 
-def credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """TLS of the gRPC port."""
-    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+def credentials(certificate: Path, key: Path, client_ca: Path | None = None) -> grpc.ServerCredentials:
+    """TLS of the gRPC port; with a client CA, clients must show a certificate."""
+    pair = (key.read_bytes(), certificate.read_bytes())
+    return grpc.ssl_server_credentials([pair], client_ca.read_bytes() if client_ca else None, client_ca is not None)

@@ -28,13 +28,13 @@ class EngineLimits:
     lookahead: LookaheadConfig
 
     @classmethod
-    def of(cls, artifact: Artifact) -> "EngineLimits":
-        """Reads manifest and engine configuration."""
+    def of(cls, artifact: Artifact, max_model_len: int | None = None) -> "EngineLimits":
+        """Reads manifest and engine configuration; `max_model_len` lowers the engine's own bound on the sequence."""
         profile = artifact.manifest.profile
         return cls(
             max_batch_size=profile["max_batch_size"],
             max_input_len=profile["max_input_len"],
-            max_seq_len=profile["max_seq_len"],
+            max_seq_len=min(profile["max_seq_len"], max_model_len or profile["max_seq_len"]),
             vocab_size=EngineConfig.read(artifact.engine).shape.vocab_size,
             lookahead=artifact.manifest.lookahead,
         )

@@ -1,6 +1,8 @@
 """Gateway processes, from the outside: started, watched and ended."""
 
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,15 +11,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from build_engine.exit_codes import ExitCode
+from nimble_coder.children import how_ended, tethered
+from nimble_coder.process_log import Log, open_log
 from nimble_coder.triton.server import Addresses
+
+COMMAND = [sys.executable, "-m", "nimble_coder.gateway.server"]
 
 
 class GatewayError(RuntimeError):
     """A gateway that cannot be started or ended before it was asked to; says why."""
+
+    exit_code = ExitCode.GATEWAY
 
 
 @dataclass
@@ -28,10 +38,12 @@ class GatewayProcesses:
     triton: Addresses
     addresses: Addresses = field(default_factory=Addresses)
     workers: int = 1
-    log: Path | None = None
-    """Where their output goes; this process's own stderr where None."""
+    log: Log = None
     settings: Mapping[str, str] = field(default_factory=dict)
     """Further `NIMBLE_*` settings, over those of this process's environment."""
+
+    def __post_init__(self) -> None:
+        self._metrics = Path(tempfile.gettempdir()) / f"nimble-metrics-{secrets.token_hex(6)}"
 
     def __enter__(self) -> "GatewayProcesses":
         self.start()
@@ -42,14 +54,13 @@ class GatewayProcesses:
 
     def start(self) -> None:
         """Starts the processes; `wait_ready` tells when they serve."""
-        command = [sys.executable, "-m", "nimble_coder.gateway.server"]
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._metrics = tempfile.TemporaryDirectory(prefix="nimble-metrics-")
-        with open(self.log, "ab") if self.log else open(os.dup(2), "wb") as output:  # noqa: PTH123
+        self._metrics.mkdir()
+        with open_log(self.log, "gateway") as output:
             for _ in range(self.workers):
                 process = subprocess.Popen(
-                    command,
-                    env=self._environment(),
+                    tethered(COMMAND, signal.SIGKILL),
+                    env={**os.environ, **self.environment()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -75,26 +86,29 @@ class GatewayProcesses:
         """Raises `GatewayError` where a process has ended."""
         for process in self.processes:
             if (code := process.poll()) is not None:
-                raise GatewayError(f"the gateway ended with code {code}; its last line says why")
+                raise GatewayError(f"the gateway {how_ended(code)}; its last line says why")
 
     def stop(self, grace: float = 40.0) -> None:
-        """Ends the processes, which let running requests finish first."""
-        for process in self.processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(grace)
-            except subprocess.TimeoutExpired:
+        """Ends the processes, which let running requests finish first; after `grace` seconds they are killed."""
+        deadline = time.monotonic() + grace
+        try:
+            for process in self.processes:
+                process.terminate()
+            for process in self.processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(deadline - time.monotonic(), 0))
+        finally:  # also when a second Ctrl-C cuts the grace short
+            for process in self.processes:
                 process.kill()
                 process.wait()
-        self._metrics.cleanup()
+            shutil.rmtree(self._metrics, ignore_errors=True)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What each process is told, beside this one's environment."""
         a, t = self.addresses, self.triton
         # With it the metrics are files that every worker can add up; one worker alone keeps them in memory.
-        shared = {"PROMETHEUS_MULTIPROC_DIR": self._metrics.name} if self.workers > 1 else {}
+        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics)} if self.workers > 1 else {}
         return {
-            **os.environ,
             **shared,
             **self.settings,
             "NIMBLE_ARTIFACT": str(self.artifact.absolute()),
@@ -112,7 +126,7 @@ class GatewayProcesses:
         """Asks on the metrics port, which needs neither TLS nor a key."""
         a = self.addresses
         try:
-            with urllib.request.urlopen(f"http://{a.host}:{a.metrics_port}/v1/health/ready", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{a.peer}:{a.metrics_port}/v1/health/ready", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

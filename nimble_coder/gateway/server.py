@@ -7,12 +7,14 @@ Several of them may serve the same ports: the kernel spreads the connections.
 
 import asyncio
 import gc
+import json
 import logging
 import signal
 import socket
-import sys
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 
 import uvicorn
 import uvloop
@@ -108,6 +110,8 @@ def uvicorn_config(app: App | MetricsOnly, settings: GatewaySettings, tls: bool)
         lifespan="off",
         ssl_certfile=settings.tls_certificate if tls else None,
         ssl_keyfile=settings.tls_key if tls else None,
+        ssl_ca_certs=str(settings.tls_client_ca) if tls and settings.tls_client_ca else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and settings.tls_client_ca else ssl.CERT_NONE,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=65_536,
@@ -132,25 +136,40 @@ async def serve(settings: GatewaySettings) -> None:
     await Gateway(settings).run()
 
 
+class JsonFormatter(logging.Formatter):
+    """One object a line, as `nimble_coder.process_log` writes those of the other processes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "process": "gateway", "logger": record.name}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def start_logging(settings: GatewaySettings) -> None:
+    """Lines on standard error: this project's, at the level that was asked for."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if settings.jsonl_logging else plain)
+    level = "debug" if settings.log_level == "trace" else settings.log_level
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # One line per request is wanted; those of the libraries below, with paths and addresses in them, are not.
+    for library in ("httpx", "uvicorn"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
 def main() -> None:
     """Runs a gateway with the environment's settings; ends with one line and code 1 where it cannot start."""
     try:
-        settings = GatewaySettings()  # type: ignore[call-arg] # the environment has the rest
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
-        # One line per request is wanted; those of the libraries below, with paths and addresses in them, are not.
-        for library in ("httpx", "uvicorn"):
-            logging.getLogger(library).setLevel(logging.WARNING)
-        if settings.tls_certificate and not settings.tls_key:
-            raise ValueError("NIMBLE_TLS_CERTIFICATE is set, NIMBLE_TLS_KEY is not: set both or none")
+        settings = GatewaySettings()  # type: ignore[call-arg] # the environment has it
+        start_logging(settings)
         uvloop.install()
         asyncio.run(serve(settings))
     except (ValueError, OSError) as error:
-        print(f"nimble-coder gateway: {error}", file=sys.stderr)
-        sys.exit(1)
+        raise SystemExit(f"nimble-coder gateway: {error}") from None
 
 
 if __name__ == "__main__":

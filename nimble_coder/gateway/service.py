@@ -61,7 +61,7 @@ class Service:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.artifact = Artifact.open(settings.artifact)
-        self.limits = EngineLimits.of(self.artifact)
+        self.limits = EngineLimits.of(self.artifact, settings.max_model_len)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
         self.engine_samples = self.artifact.manifest.profile["engine"] == "torch" or self.limits.lookahead.is_plain

@@ -1,31 +1,43 @@
-"""The gateway's settings, read once from the environment at the edge of the process."""
+"""The gateway's settings: what a person may choose, and what the supervisor adds when it starts one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
 
 
-class GatewaySettings(BaseSettings):
-    """Every setting is a `NIMBLE_*` environment variable; lists are comma-separated."""
+class GatewayOptions(BaseModel):
+    """The gateway's part of the service's settings (`nimble_coder.settings`). Lists are comma-separated."""
 
-    model_config = SettingsConfigDict(env_prefix="NIMBLE_", extra="ignore")
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
-    artifact: Path
-    """The artefact that Triton serves: its limits, its tokenizer and its name come from there."""
-    triton_host: str = "127.0.0.1"
-    triton_http_port: int
-    triton_grpc_port: int
-    triton_metrics_port: int
+    artifact: Path | None = None
+    """The artefact to serve: a directory that build-engine printed or create-model-store wrote."""
 
     host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
+    """The address to listen on; the images set 0.0.0.0."""
+    http_port: int = Field(default=8000, ge=1, le=65535)
+    """OpenAI, fill-in-the-middle, NIM and KServe over HTTP."""
+    grpc_port: int = Field(default=8001, ge=1, le=65535)
+    """KServe over gRPC."""
+    metrics_port: int = Field(default=8002, ge=1, le=65535)
+    """Prometheus metrics and health, without keys and TLS."""
+    triton_host: str = "127.0.0.1"
+    """Where Triton listens."""
+    triton_http_port: int = Field(default=0, ge=0, le=65535)
+    """Triton's own HTTP port; 0 takes a free one."""
+    triton_grpc_port: int = Field(default=0, ge=0, le=65535)
+    """Triton's own gRPC port; 0 takes a free one."""
+    triton_metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Triton's own metrics port; 0 takes a free one."""
 
-    served_model_names: Annotated[str, NoDecode] = ""
+    served_model_names: str = ""
     """Names a request may call the model; the first is its id. The profile's name and `qwen2.5-coder` where empty."""
+    max_model_len: int | None = Field(default=None, ge=2)
+    """Longest prompt plus answer in tokens, where less than the engine's is wanted."""
     api_keys: SecretStr = SecretStr("")
     """Keys of clients, comma-separated. No key at all, here or in the file, leaves the service open."""
     api_keys_file: Path | None = None
@@ -33,13 +45,18 @@ class GatewaySettings(BaseSettings):
     admin_key: SecretStr = SecretStr("")
     """The key for administrative KServe calls; without one they are refused."""
     tls_certificate: Path | None = None
+    """PEM file with the certificate and its chain: TLS on HTTP and gRPC."""
     tls_key: Path | None = None
-    cors_origins: Annotated[str, NoDecode] = ""
+    """PEM file with the certificate's key."""
+    tls_client_ca: Path | None = None
+    """PEM file with the authorities whose certificates clients must show (mTLS)."""
+    cors_origins: str = ""
     """Origins that a browser may call from, comma-separated, `*` for any. None by default."""
 
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
+    """Larger requests get 413."""
     max_concurrent_requests: int = Field(default=0, ge=0)
-    """Generations in flight or queued in this process; 0 takes the engine's batch and its queue."""
+    """Generations in flight or queued in one gateway process; 0 takes the engine's batch and its queue."""
     requests_per_minute: int = Field(default=0, ge=0)
     """Per key (per client address where there are no keys) and worker; 0 is unlimited."""
     default_max_tokens: int = Field(default=16, ge=1)
@@ -50,9 +67,17 @@ class GatewaySettings(BaseSettings):
     """Refuse what greedy decoding cannot honour instead of ignoring it."""
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long running requests may take after SIGTERM."""
-    log_level: str = "info"
-    prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
-    """Where several workers keep their metrics together (the variable is prometheus-client's own)."""
+    log_level: LogLevel = "info"
+    """Prompts, answers and keys are in no log at any level."""
+    jsonl_logging: bool = False
+    """One JSON object a line instead of text."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        """NIM writes levels in capitals, and DEFAULT for what is usual."""
+        text = value.lower() if isinstance(value, str) else value
+        return "info" if text == "default" else text
 
     @property
     def names(self) -> list[str]:
@@ -73,6 +98,16 @@ class GatewaySettings(BaseSettings):
     @property
     def triton_metrics(self) -> str:
         return f"http://{self.triton_host}:{self.triton_metrics_port}/metrics"
+
+
+class GatewaySettings(GatewayOptions, BaseSettings):
+    """What one gateway process reads from its environment, `NIMBLE_*` each: by then everything has been found."""
+
+    model_config = SettingsConfigDict(env_prefix="NIMBLE_", extra="ignore", env_ignore_empty=True)
+
+    artifact: Path
+    prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
+    """Where several workers keep their metrics together (the variable is prometheus-client's own)."""
 
 
 def split(text: str) -> list[str]:

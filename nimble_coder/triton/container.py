@@ -32,9 +32,12 @@ class ContainerTriton:
         engine = EngineConfig.read(Path(named[1])) if named else None
         return cls(root, engine.tensor_parallel) if engine and engine.version != TORCH_ENGINE else None
 
-    def assemble_backends(self, _: Path) -> Path:
+    def backends(self, _: Path) -> Path:
         """The container's own backend directory: Triton refuses libraries that lie elsewhere."""
         return self.root / "backends"
+
+    def assemble_backends(self, _: Path) -> None:
+        """Nothing is to be done."""
 
     def launch(self, arguments: list[str], shared_memory: str) -> list[str]:
         """The command that starts Triton with these arguments; each rank has its own shared-memory regions."""

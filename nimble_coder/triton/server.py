@@ -1,6 +1,7 @@
 """The `tritonserver` process: found, started with the portable backend, watched, and ended."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,18 +14,55 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
+from build_engine.exit_codes import ExitCode
+from nimble_coder.children import how_ended, tethered
+from nimble_coder.process_log import Log, ProcessLog, open_log
+from nimble_coder.settings.names import env_names
 from nimble_coder.triton.container import ContainerTriton
 
+SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
+"""Variables that Triton and the code in its models have no use for."""
+NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
 BACKENDS = Path(__file__).parents[2] / "backends"
 """Where the portable twin of the C++ backend is."""
 
 
 class TritonError(RuntimeError):
     """Triton cannot be started or ended before it was asked to; says why and what to do."""
+
+    exit_code = ExitCode.TRITON
+
+
+class PortTakenError(TritonError):
+    """Somebody else listens there."""
+
+    exit_code = ExitCode.PORT
+
+
+class NotReadyError(TritonError):
+    """Loading took too long."""
+
+    exit_code = ExitCode.NOT_READY
+
+
+class OutOfMemoryError(TritonError):
+    """Of the container's or of the GPU's."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+LOG_ARGUMENTS = {
+    "trace": ("--log-verbose=2",),
+    "debug": ("--log-verbose=1",),
+    "warning": ("--log-info=false",),
+    "error": ("--log-info=false", "--log-warning=false"),
+    "critical": ("--log-info=false", "--log-warning=false"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,17 +82,36 @@ class Addresses:
                 each.bind(("127.0.0.1", 0))
             return cls(*(each.getsockname()[1] for each in (a, b, c)))
 
+    def check_free(self) -> None:
+        """Raises `PortTakenError` where somebody listens, also one who would share the port."""
+        for port in (self.http_port, self.grpc_port, self.metrics_port):
+            with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.host, port))
+                except OSError as error:
+                    raise PortTakenError(
+                        f"port {port} on {self.host} cannot be used: {error.strerror}; end what listens there, or "
+                        f"choose another port"
+                    ) from None
+
+    @property
+    def peer(self) -> str:
+        """The host as a client on this machine writes it."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - a comparison
+        return everywhere.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+
     @property
     def http(self) -> str:
-        return f"http://{self.host}:{self.http_port}"
+        return f"http://{self.peer}:{self.http_port}"
 
     @property
     def grpc(self) -> str:
-        return f"{self.host}:{self.grpc_port}"
+        return f"{self.peer}:{self.grpc_port}"
 
     @property
     def metrics(self) -> str:
-        return f"http://{self.host}:{self.metrics_port}/metrics"
+        return f"http://{self.peer}:{self.metrics_port}/metrics"
 
 
 @dataclass(frozen=True)
@@ -88,13 +145,24 @@ class Installation:
         """The command that starts Triton with these arguments."""
         return [str(self.binary), *arguments, f"--backend-config=python,shm-region-prefix-name={shared_memory}"]
 
-    def assemble_backends(self, directory: Path) -> Path:
-        """Lays out a backend directory: Triton's `python` with the right stub, and our `tensorrtllm`. Returns it."""
+    def backends(self, directory: Path) -> Path:
+        """Where the backends will be once they are assembled."""
+        return directory
+
+    def assemble_backends(self, directory: Path) -> None:
+        """Lays out a backend directory: Triton's `python` with the right stub, and our `tensorrtllm`.
+
+        Raises `TritonError` where no library can be loaded from there.
+        """
+        if os.statvfs(directory.parent).f_flag & os.ST_NOEXEC:
+            raise TritonError(
+                f"{directory.parent} is mounted noexec, and Triton's backend is loaded from there: mount it with exec "
+                f"(docker run --tmpfs /tmp:exec), or set TMPDIR"
+            )
         for source, name in ((self.root / "backends" / "python", "python"), (BACKENDS / "tensorrtllm", "tensorrtllm")):
             shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         # A link, not a copy: the stub finds the wheel's libraries relative to where it really is.
         (directory / "python" / "triton_python_backend_stub").symlink_to(self.stub)
-        return directory
 
 
 def shared_libpython() -> Path | None:
@@ -117,10 +185,10 @@ class TritonServer:
 
     repository: Path
     addresses: Addresses = field(default_factory=Addresses)
-    log: Path | None = None
-    """Where Triton's output goes; this process's own stderr where None."""
+    log: Log = None
     threads: int = 1
     """PyTorch threads of the engine."""
+    log_level: str = "info"
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -131,15 +199,19 @@ class TritonServer:
 
     def start(self) -> None:
         """Starts the process; `wait_ready` tells when it serves."""
-        container = ContainerTriton.for_repository(self.repository)
-        installation = container or Installation.find()
-        library = None if container else shared_libpython()
-        self._check_ports()
         self._work = Path(tempfile.mkdtemp(prefix="nimble-triton-"))
-        backends = installation.assemble_backends(self._work / "backends")
-        with open(self.log, "ab") if self.log else open(os.dup(2), "wb") as output:  # noqa: PTH123
+        try:
+            command = self.command(self._work)
+            library = None if self._container else shared_libpython()
+            self.addresses.check_free()
+            self._installation.assemble_backends(self._work / "backends")
+        except BaseException:
+            shutil.rmtree(self._work, ignore_errors=True)
+            raise
+        with open_log(self.log, "triton") as output:
             self._process = subprocess.Popen(
-                installation.launch(self._arguments(backends), self._shared_memory),
+                # SIGTERM, so that its stubs and its shared memory go with it.
+                tethered(command, signal.SIGTERM),
                 env=self._environment(library),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -147,10 +219,23 @@ class TritonServer:
                 start_new_session=True,  # its stubs too: Ctrl-C is ours to handle, and none may outlive us
             )
 
-    @property
-    def _shared_memory(self) -> str:
+    def command(self, work: Path) -> list[str]:
+        """What is run; `work` will hold the backends. Raises `TritonError` where no Triton is installed."""
+        backends = self._installation.backends(work / "backends")
+        return self._installation.launch(self._arguments(backends), self._shared_memory(work))
+
+    @cached_property
+    def _container(self) -> ContainerTriton | None:
+        return ContainerTriton.for_repository(self.repository)
+
+    @cached_property
+    def _installation(self) -> "ContainerTriton | Installation":
+        return self._container or Installation.find()
+
+    @staticmethod
+    def _shared_memory(work: Path) -> str:
         """The beginning of the names of this server's shared-memory regions."""
-        return f"nimble-{self._work.name}-"
+        return f"nimble-{work.name}-"
 
     @property
     def models(self) -> list[str]:
@@ -179,16 +264,27 @@ class TritonServer:
         """
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
-            if self.poll() is not None:
-                raise TritonError(
-                    f"tritonserver ended with code {self.poll()} while it was loading{self._last_words()}"
-                )
+            if (code := self.poll()) is not None:
+                raise self.failure(f"tritonserver {how_ended(code)} while it was loading")
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
                 return waited
             tick(waited)
             time.sleep(0.05)
-        raise TritonError(f"the models are not ready after {timeout:.0f} s{self._last_words()}")
+        raise NotReadyError(f"the models are not ready after {timeout:.0f} s{self._last_words()}")
+
+    def check(self) -> None:
+        """Raises `TritonError` where the process has ended."""
+        if (code := self.poll()) is not None:
+            raise self.failure(f"tritonserver {how_ended(code)}")
+
+    def failure(self, what: str) -> TritonError:
+        """What has happened, with what Triton's log says about it."""
+        if isinstance(self.log, ProcessLog) and self.log.mentions("triton", NO_MEMORY):
+            return OutOfMemoryError(
+                f"{what}, out of memory: its log is above; give it more, or choose a smaller profile"
+            )
+        return TritonError(f"{what}{self._last_words()}")
 
     def stop(self, grace: float = 15.0) -> int:
         """Ends the process, letting requests in flight finish for up to `grace` seconds; returns its exit code."""
@@ -201,7 +297,7 @@ class TritonServer:
         finally:  # also when a second Ctrl-C cuts the grace short
             self._end_group()
             shutil.rmtree(self._work, ignore_errors=True)
-            for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108 - left by killed stubs
+            for region in Path("/dev/shm").glob(f"{self._shared_memory(self._work)}*"):  # noqa: S108 - left by killed stubs
                 region.unlink(missing_ok=True)
         return self._process.wait()
 
@@ -225,12 +321,13 @@ class TritonServer:
             f"--metrics-port={a.metrics_port}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={10}",
+            *LOG_ARGUMENTS.get(self.log_level, ()),
         ]
 
     def _environment(self, library: Path | None) -> dict[str, str]:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in SECRETS},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "NIMBLE_ENGINE_THREADS": str(self.threads),
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others
@@ -241,16 +338,6 @@ class TritonServer:
             )
         return environment
 
-    def _check_ports(self) -> None:
-        a = self.addresses
-        for port in (a.http_port, a.grpc_port, a.metrics_port):
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((a.host, port))
-                except OSError as error:
-                    raise TritonError(f"port {port} on {a.host} cannot be used: {error.strerror}") from None
-
     def _answers(self, path: str) -> bool:
         try:
             with urllib.request.urlopen(self.addresses.http + path, timeout=2) as answer:  # noqa: S310
@@ -259,7 +346,7 @@ class TritonServer:
             return False
 
     def _last_words(self) -> str:
-        if self.log is None or not self.log.is_file():
+        if not isinstance(self.log, Path) or not self.log.is_file():
             return "; its log is above"
         lines = self.log.read_text(errors="replace").splitlines()
         telling = [line for line in lines if "error" in line.lower() or "failed" in line.lower()] or lines

@@ -171,7 +171,7 @@ def test_a_read_only_cache_is_refused(h100: Machine, tiny_checkpoint: Path) -> N
     answer = subprocess.run(
         command(h100, tiny_checkpoint, "--cache", str(place)), capture_output=True, text=True, check=False
     )
-    assert answer.returncode == 7
+    assert answer.returncode == 9
     assert "cannot be written" in answer.stderr
     assert h100.calls == []
 

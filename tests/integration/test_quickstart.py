@@ -89,7 +89,7 @@ def test_a_server_that_dies_is_reported(cache: Path) -> None:
         if b"tritonserver" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
     rest, _ = process.communicate(timeout=30)
-    assert "tritonserver ended with code -9" in rest
+    assert "tritonserver was killed by SIGKILL" in rest
     assert process.returncode == 1
 
 
@@ -106,6 +106,6 @@ def test_a_taken_port_is_named(cache: Path) -> None:
         )
         command = [sys.executable, "-m", "nimble_coder.cli", "serve", build.stdout.strip(), "--http-port", str(port)]
         served = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert served.returncode == 1
+    assert served.returncode == 11
     assert f"port {port} on 127.0.0.1 cannot be used" in served.stderr
     assert "Traceback" not in served.stderr

@@ -1,0 +1,84 @@
+"""What child processes write: each line with its process's name before it, or as one JSON object.
+
+Gateways in JSON mode write objects themselves, which are passed on as they are.
+"""
+
+import json
+import os
+import re
+import sys
+import threading
+from collections import deque
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, TextIO
+
+GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ ")
+"""How a line of Triton's begins: level, month and day, time."""
+LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
+REMEMBERED = 200
+
+
+class ProcessLog:
+    """One stream for everything that all processes say."""
+
+    def __init__(self, as_json: bool = False, stream: TextIO | None = None) -> None:
+        self._json, self._stream = as_json, stream or sys.stderr
+        self._writing = threading.Lock()
+        self._readers: list[threading.Thread] = []
+        self.recent: dict[str, deque[str]] = {}
+        """The last lines of each process."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """A pipe's end to start a process with; the caller closes its copy then."""
+        reading, writing = os.pipe()
+        lines = self.recent.setdefault(name, deque(maxlen=REMEMBERED))
+        reader = threading.Thread(target=self._relay, args=(name, reading, lines), daemon=True)
+        reader.start()
+        self._readers.append(reader)
+        return os.fdopen(writing, "wb")
+
+    def say(self, name: str, text: str, level: str = "info") -> None:
+        """A line of this process's own, or of another's."""
+        if self._json:
+            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            text = json.dumps({"time": now, "level": level, "process": name, "message": text}, ensure_ascii=False)
+        else:
+            text = f"[{name}] {text}"
+        with self._writing:
+            print(text, file=self._stream, flush=True)
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Waits until all that the processes have written is out; they must have ended."""
+        for reader in self._readers:
+            reader.join(seconds)
+
+    def mentions(self, name: str, pattern: re.Pattern[str]) -> bool:
+        """Whether one of the last lines of a process matches."""
+        return any(pattern.search(line) for line in self.recent.get(name, ()))
+
+    def _relay(self, name: str, reading: int, lines: deque[str]) -> None:
+        # A progress bar redraws its line with carriage returns: each drawing is a line here.
+        with open(reading, encoding="utf-8", errors="replace", newline=None) as pipe:
+            for raw in pipe:
+                line = raw.rstrip()
+                if not line:
+                    continue
+                lines.append(line)
+                if self._json and line.startswith("{"):
+                    with self._writing:
+                        print(line, file=self._stream, flush=True)
+                    continue
+                level = GLOG.match(line)
+                self.say(name, line, LEVELS[level[1]] if level else "info")
+
+
+Log = Path | ProcessLog | None
+"""Where a process's output goes: a file, a shared log, or this process's own stderr."""
+
+
+def open_log(log: Log, name: str) -> IO[bytes]:
+    """What to start a process with; to be closed once it runs."""
+    if isinstance(log, ProcessLog):
+        return log.open(name)
+    return log.open("ab") if log else os.fdopen(os.dup(2), "wb")

@@ -1,0 +1,48 @@
+"""The settings as options of `nimble-coder serve`: all but the secrets, which a command line would show."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nimble_coder.settings.loading import is_secret
+from nimble_coder.settings.model import Settings
+from nimble_coder.settings.names import env_names
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was asked for."""
+
+    options: dict[str, Any]
+    config: Path | None
+    dry_run: bool
+
+
+def parse(arguments: list[str]) -> CommandLine:
+    """Reads the arguments; mistakes and `--help` end the process as argparse does it, a mistake with code 2."""
+    given = vars(argument_parser().parse_args(arguments))
+    return CommandLine(config=given.pop("config"), dry_run=given.pop("dry_run"), options=given)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """One option a setting; only those that are given appear in the result."""
+    parser = argparse.ArgumentParser(
+        "nimble-coder serve",
+        description="Serve an engine: OpenAI, fill-in-the-middle and NIM over HTTP, KServe over gRPC, until Ctrl-C or "
+        "SIGTERM. Options come before the environment, that before the file of --config.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--dry-run", action="store_true", default=False, help="Say what would be started, and end.")
+    parser.add_argument("--config", type=Path, default=None, help="YAML file with settings. [NIMBLE_CONFIG]")
+    for name, field in Settings.model_fields.items():
+        about = f"{field.description} [{', '.join(env_names(name))}]".replace("%", "%%")
+        option = "--" + name.replace("_", "-")
+        if name == "artifact":
+            parser.add_argument(name, nargs="?", help=about)
+        elif field.annotation in (bool, bool | None):
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=about)
+        elif not is_secret(name):
+            parser.add_argument(option, metavar="X", help=about)
+    return parser

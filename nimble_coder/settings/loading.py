@@ -1,0 +1,183 @@
+"""Where settings come from: command line, then environment, then file, then profile, then defaults; each value's origin
+is kept.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import SecretStr, ValidationError
+
+from build_engine.exit_codes import ExitCode
+from build_engine.profiles import Profile
+from nimble_coder.settings.model import Settings
+from nimble_coder.settings.names import CLIENTS, CONFIG_FILE, NO_EFFECT, env_names
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used: its name, where it stands, its value, and what is allowed."""
+
+    exit_code = ExitCode.ASKED
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings, and where each came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """Of the settings that somebody chose; the others have their defaults."""
+    warnings: tuple[str, ...] = ()
+
+    def origin(self, name: str) -> str:
+        """In words."""
+        return self.origins.get(name, "default")
+
+    def for_profile(self, profile: Profile) -> "Loaded":
+        """With what follows from the profile where nobody chose; raises `SettingsError` where the two contradict."""
+        s = self.settings
+        if s.max_model_len and s.max_model_len > profile.max_seq_len:
+            raise self.error(
+                "max_model_len", f"the engine of {profile.name} holds {profile.max_seq_len} tokens: choose at most that"
+            )
+        if s.tensor_parallel_size and s.tensor_parallel_size != profile.tensor_parallel:
+            raise self.error(
+                "tensor_parallel_size",
+                f"{profile.name} has {profile.tensor_parallel}: choose a profile with tp{s.tensor_parallel_size} "
+                f"(list-model-profiles)",
+            )
+        implied = {
+            "served_model_names": f"{profile.name},qwen2.5-coder",
+            "max_model_len": profile.max_seq_len,
+            "tensor_parallel_size": profile.tensor_parallel,
+            "kv_cache_reuse": profile.kv_cache_reuse,
+            "kv_cache_fraction": profile.kv_cache_fraction,
+        }
+        implied = {name: value for name, value in implied.items() if name not in self.origins}
+        origins = {**self.origins, **dict.fromkeys(implied, f"profile {profile.name}")}
+        return replace(self, settings=s.model_copy(update=implied), origins=origins)
+
+    def error(self, name: str, allowed: str) -> SettingsError:
+        """A complaint about a value that is right by itself."""
+        return SettingsError(f"{describe(name, self.origin(name), getattr(self.settings, name))}: {allowed}")
+
+    def warn(self, text: str) -> "Loaded":
+        """With one more warning."""
+        return replace(self, warnings=(*self.warnings, text))
+
+
+def load(
+    options: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Loaded:
+    """Reads every source; `options` are those of the command line by setting. Raises `SettingsError`."""
+    file = file or (Path(environment[CONFIG_FILE]) if environment.get(CONFIG_FILE) else None)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, value, origin in (
+        *(_read_file(file) if file else ()),
+        *_read_environment(environment),
+        *((name, value, f"command line --{name.replace('_', '-')}") for name, value in (options or {}).items()),
+    ):
+        values[name], origins[name] = value, origin
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_complaints(error, origins))) from None
+    return Loaded(checked(settings, origins), origins, tuple(_strangers(environment)))
+
+
+def checked(settings: Settings, origins: Mapping[str, str]) -> Settings:
+    """The settings, where they go together; raises `SettingsError`."""
+    s, mode = settings, settings.tls_mode
+    absent = [name for name in ("tls_certificate", "tls_key") if getattr(s, name) is None]
+    if mode in ("tls", "mtls") and absent:
+        needed = " and ".join(map(_own, absent))
+        raise SettingsError(f"{describe('tls_mode', origins['tls_mode'], mode)}: it needs {needed}")
+    if mode == "mtls" and s.tls_client_ca is None:
+        raise SettingsError(f"{describe('tls_mode', origins['tls_mode'], mode)}: it needs {_own('tls_client_ca')}")
+    if mode != "disabled" and len(absent) == 1:
+        raise SettingsError(f"{_own(absent[0])} is not set, but its counterpart is: set both or none")
+    if mode is None and s.tls_client_ca is not None and absent:
+        raise SettingsError(f"{_own('tls_client_ca')} is set, but not {_own('tls_certificate')}: set both or none")
+    ports = [s.http_port, s.grpc_port, s.metrics_port]
+    ports += [port for port in (s.triton_http_port, s.triton_grpc_port, s.triton_metrics_port) if port]
+    if len(set(ports)) < len(ports):
+        raise SettingsError(f"the ports {', '.join(map(str, ports))} must all be different")
+    return settings
+
+
+def describe(name: str, origin: str, value: object) -> str:
+    """A setting in an error: `NIM_SERVER_PORT is 'x' (environment)`; values of secrets are left out."""
+    source, _, given_as = origin.partition(" ")
+    shown = "is not usable" if is_secret(name) else f"is {value!r}"
+    return f"{given_as if source == 'environment' else _own(name)} {shown} ({origin})"
+
+
+def is_secret(name: str) -> bool:
+    """Whether nobody may see the value."""
+    return name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr
+
+
+def _own(name: str) -> str:
+    return env_names(name)[0]
+
+
+def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the settings file {file} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"the settings file {file} holds a {type(content).__name__}: write `name: value` lines")
+    for name, value in content.items():
+        if name not in Settings.model_fields:
+            raise SettingsError(f"{file} has the unknown setting {name!r}{_nearest(str(name), Settings.model_fields)}")
+        # Lists are one string everywhere else.
+        yield name, ",".join(map(str, value)) if isinstance(value, list) else value, f"file {file}"
+
+
+def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    given = dict(_meant(environment))
+    for name in Settings.model_fields:
+        if found := next((variable for variable in env_names(name) if variable in given), None):
+            yield name, given[found], f"environment {found}"
+
+
+def _strangers(environment: Mapping[str, str]) -> Iterator[str]:
+    """Warnings about variables that look like settings and do nothing."""
+    known = {variable for name in Settings.model_fields for variable in env_names(name)} | {CONFIG_FILE, *CLIENTS}
+    for variable, _ in sorted(_meant(environment)):
+        if variable in NO_EFFECT:
+            yield f"{variable} is known to NIM and has no effect here: {NO_EFFECT[variable]}"
+        elif variable.startswith(("NIM_", "NIMBLE_")) and variable not in known:
+            yield f"{variable} is not a setting{_nearest(variable, {*known, *NO_EFFECT})}"
+
+
+def _meant(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that somebody set on purpose.
+
+    Empty ones are none, because compose files and charts cannot leave one out; and Kubernetes describes every Service
+    of a namespace, also one that is called nimble-coder, in variables of its own.
+    """
+    for variable, value in environment.items():
+        is_service = "_SERVICE_" in variable or "_PORT_" in variable or value.startswith(("tcp://", "udp://"))
+        if value and not is_service:
+            yield variable, value
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f": did you mean {found[0]}?" if found else ": docs/configuration.md lists all"
+
+
+def _complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
+    for each in error.errors(include_url=False):
+        name = str(each["loc"][0])
+        reason = each["msg"].removeprefix("Input should be ")
+        yield f"{describe(name, origins.get(name, 'default'), each['input'])}: it should be {reason}"

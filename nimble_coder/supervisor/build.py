@@ -1,0 +1,97 @@
+"""A build before the first start, as a process of its own: what it loads is gone when the engine is served."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from build_engine.cache import Cache
+from build_engine.exit_codes import ExitCode
+from build_engine.profiles import Profile
+from nimble_coder.children import how_ended, tethered
+from nimble_coder.process_log import ProcessLog
+from nimble_coder.settings.model import Settings
+
+SECONDS_BETWEEN = 30.0
+"""Between two lines about a build that says nothing itself."""
+
+
+class StartBuildError(RuntimeError):
+    """The build failed; the reason is its own, and so is the exit code."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = code
+
+
+def build_command(settings: Settings, profile: Profile) -> list[str]:
+    """The command that builds what is to be served."""
+    command = [sys.executable, "-m", "nimble_coder.cli", "build-engine", "--profile", profile.name]
+    command += ["--cache", str(settings.cache_path.expanduser()), "--revision", settings.model_revision]
+    return [*command, "--workers", str(profile.tensor_parallel)]
+
+
+def hub_environment(settings: Settings) -> dict[str, str]:
+    """What huggingface_hub reads."""
+    found = {
+        # Beside the checkpoints: a home directory may be read-only, and nobody has one under a random uid.
+        "HF_HOME": os.environ.get("HF_HOME") or str(Cache(settings.cache_path).hub.parent),
+        "HF_TOKEN": settings.hf_token.get_secret_value(),
+        "HF_ENDPOINT": settings.hf_endpoint or "",
+        "HF_HUB_OFFLINE": "1" if settings.hf_hub_offline else "",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+class StartBuild:
+    """One build, watched."""
+
+    def __init__(self, settings: Settings, profile: Profile, log: ProcessLog) -> None:
+        self._settings, self._profile, self._log = settings, profile, log
+
+    @property
+    def progress(self) -> str:
+        """The last thing that the build said."""
+        lines = self._log.recent.get("build")
+        return lines[-1].strip() if lines else "starting"
+
+    def run(self) -> Path:
+        """Builds and returns the artefact's directory; raises `StartBuildError`."""
+        with self._log.open("build") as output:
+            process = subprocess.Popen(
+                tethered(build_command(self._settings, self._profile), signal.SIGKILL),
+                env={**os.environ, **hub_environment(self._settings)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                start_new_session=True,
+                text=True,
+            )
+        try:
+            printed = self._wait(process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(3)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        if process.returncode:
+            self._log.close(0.5)
+            code = process.returncode if process.returncode > 0 else ExitCode.BUILD
+            reason = self.progress.removeprefix("error: ")
+            raise StartBuildError(f"the build {how_ended(process.returncode)}: {reason}", code)
+        return Path(printed.strip())
+
+    def _wait(self, process: "subprocess.Popen[str]") -> str:
+        started = time.monotonic()
+        while True:
+            said = self.progress
+            try:
+                return process.communicate(timeout=SECONDS_BETWEEN)[0]
+            except subprocess.TimeoutExpired:
+                if said == self.progress:
+                    self._log.say("build", f"still at it after {time.monotonic() - started:.0f} s: {said}")

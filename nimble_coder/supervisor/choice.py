@@ -1,0 +1,78 @@
+"""Which engine is served: the one that was named, the image's own, or the best for this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_engine.build import Artifact
+from build_engine.cache import Cache
+from build_engine.exit_codes import ExitCode
+from build_engine.hardware import detect_hardware
+from build_engine.inventory import newest_artifact
+from build_engine.manifest import NAME, ManifestError
+from build_engine.profiles import Profile, find_profile
+from build_engine.selection import select_profile
+from nimble_coder.settings.model import Settings
+
+
+class NoEngineError(ValueError):
+    """What was chosen is not here, and may not be built."""
+
+    exit_code = ExitCode.NO_ENGINE
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A profile and, where it is here already, its artefact."""
+
+    profile: Profile
+    artifact: Artifact | None
+    why: str
+
+
+def choose(settings: Settings) -> Choice:
+    """What to serve; raises `ManifestError`, `ProfileError`, `IncompatibleError` or `NoEngineError`."""
+    choice = _choose(settings)
+    if choice.artifact:
+        choice.artifact.check_machine()
+    elif not settings.build_on_start:
+        raise NoEngineError(
+            f"there is no engine of {choice.profile.name} ({choice.why}) in the cache {settings.cache_path}, and "
+            f"NIMBLE_BUILD_ON_START is false: fill the cache with `nimble-coder build-engine -p {choice.profile.name}`"
+        )
+    return choice
+
+
+def _choose(settings: Settings) -> Choice:
+    if settings.artifact:
+        return _opened(settings.artifact, "named by its path")
+    model = (settings.model_name or "").removeprefix("hf://")
+    if model and (Path(model) / NAME).is_file():
+        return _opened(Path(model), "named as the model")
+    if settings.chosen_profile:
+        return _found(settings, find_profile(settings.chosen_profile), "the profile asked for")
+    if model:
+        profile = select_profile(detect_hardware(), model, settings.tensor_parallel_size)
+        return _found(settings, profile, f"the best profile of {model} here")
+    if settings.baked_artifact:
+        return _opened(settings.baked_artifact, "the image's own")
+    profile = select_profile(detect_hardware(), None, settings.tensor_parallel_size)
+    return _found(settings, profile, "the best profile here")
+
+
+def _opened(directory: Path, why: str) -> Choice:
+    artifact = Artifact.open(directory.absolute())
+    return Choice(artifact.manifest.build_profile(), artifact, why)
+
+
+def _found(settings: Settings, profile: Profile, why: str) -> Choice:
+    """The profile's artefact, in the image or in the cache; a damaged one counts where no other can be built."""
+    if settings.baked_artifact:
+        baked = _opened(settings.baked_artifact, f"{why}, the image's own")
+        if baked.profile == profile:
+            return baked
+    try:
+        return Choice(profile, newest_artifact(Cache(settings.cache_path), profile), why)
+    except ManifestError:
+        if settings.build_on_start:
+            return Choice(profile, None, why)
+        raise

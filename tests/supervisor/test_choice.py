@@ -1,0 +1,89 @@
+"""Which engine is served."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.manifest import ManifestError
+from build_engine.profiles import PROFILES, ProfileError
+from nimble_coder.settings.loading import load
+from nimble_coder.supervisor.choice import Choice, NoEngineError, choose
+from tests.standin.machine import Machine
+
+SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
+
+
+def chosen(**environment: object) -> Choice:
+    return choose(load({}, {name: str(value) for name, value in environment.items()}).settings)
+
+
+def test_a_path_comes_before_all_else(artifact: Artifact, machine: Machine) -> None:
+    found = chosen(NIMBLE_ARTIFACT=artifact.directory, NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=machine.cache)
+    assert found.artifact == artifact
+
+
+def test_a_directory_as_the_model_is_an_artefact(artifact: Artifact) -> None:
+    assert chosen(NIM_MODEL_NAME=artifact.directory).artifact == artifact
+
+
+def test_the_images_own_engine_is_the_default_and_what_is_chosen_comes_before_it(
+    artifact: Artifact, h100: Machine, tiny_checkpoint: Path
+) -> None:
+    baked = {"NIMBLE_BAKED_ARTIFACT": artifact.directory, "NIM_CACHE_PATH": h100.cache}
+    assert chosen(**baked).artifact == artifact
+    assert chosen(**baked, NIM_MODEL_PROFILE="demo").artifact == artifact
+    assert chosen(**baked, NIM_MODEL_PROFILE=SEVEN) == Choice(PROFILES[SEVEN], None, "the profile asked for")
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    assert chosen(**baked, NIM_MODEL_PROFILE=SEVEN).artifact == made
+    assert chosen(**baked, NIM_MODEL_NAME="hf://Qwen/Qwen2.5-Coder-7B-Instruct").artifact == made
+
+
+def test_without_a_choice_the_best_profile_of_the_machine_is_taken(h100: Machine, tiny_checkpoint: Path) -> None:
+    assert chosen(NIM_CACHE_PATH=h100.cache).profile.name == SEVEN
+    h100.gpus()
+    assert chosen(NIM_CACHE_PATH=h100.cache).profile.name == "demo"
+
+
+def test_the_newest_whole_artefact_of_the_profile_is_found_without_a_network(
+    h100: Machine, tiny_checkpoint: Path
+) -> None:
+    h100.set(HF_ENDPOINT="http://127.0.0.1:9")
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    newer = made.directory.with_name(f"{SEVEN}-0000000000000000")
+    shutil.copytree(made.directory, newer)
+    replace(made.manifest, built_at="2100-01-01T00:00:00+00:00").write(newer)
+    variant = made.directory.with_name(f"{SEVEN}-custom-00000000-0000000000000000")
+    shutil.copytree(made.directory, variant)
+    replace(made.manifest, profile={**made.manifest.profile, "max_batch_size": 3}, built_at="2200").write(variant)
+    assert chosen(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache).artifact == Artifact.open(newer)
+    (newer / "manifest.json").write_text("{")
+    assert chosen(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache).artifact == made
+
+
+def test_an_engine_of_another_tensorrt_llm_is_none(h100: Machine, tiny_checkpoint: Path) -> None:
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    replace(made.manifest, engine_version="0.18.2").write(made.directory)
+    assert chosen(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache).artifact is None
+
+
+def test_a_damaged_artefact_is_built_again_where_that_is_allowed(h100: Machine, tiny_checkpoint: Path) -> None:
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    (made.directory / "manifest.json").write_text("{")
+    asked = {"NIM_MODEL_PROFILE": SEVEN, "NIM_CACHE_PATH": h100.cache}
+    assert chosen(**asked).artifact is None
+    with pytest.raises(ManifestError, match="is damaged"):
+        chosen(**asked, NIMBLE_BUILD_ON_START="0")
+
+
+def test_what_is_not_there_is_an_error_where_nothing_may_be_built(h100: Machine) -> None:
+    with pytest.raises(NoEngineError, match=r"there is no engine of .*w8n8g8 \(the best profile here\)"):
+        chosen(NIM_CACHE_PATH=h100.cache, NIMBLE_BUILD_ON_START="false")
+
+
+def test_a_number_of_gpus_that_no_profile_has_is_refused(h100: Machine) -> None:
+    with pytest.raises(ProfileError, match=r"no profile of qwen2\.5-coder-7b-instruct has 4 GPUs"):
+        chosen(NIM_CACHE_PATH=h100.cache, NIM_MODEL_NAME="qwen2.5-coder-7b-instruct", NIM_TENSOR_PARALLEL_SIZE=4)

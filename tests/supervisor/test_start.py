@@ -1,0 +1,204 @@
+"""A first start, and every reason not to start, each with its own exit code."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.exit_codes import ExitCode
+from build_engine.profiles import PROFILES
+from nimble_coder.triton.server import Addresses
+from tests.standin.machine import A100, Machine
+from tests.supervisor.conftest import COMMAND, Service, Start, environment_of
+
+SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
+BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
+
+
+def ended(service: Service, seconds: float = 30) -> tuple[int, str]:
+    """Exit code and last line."""
+    code = service.process.wait(seconds)
+    assert not any("Traceback" in line for line in service.output), service.output
+    return code, service.last_line
+
+
+def not_ready(service: Service) -> str:
+    """Why the HTTP port says that the service is not ready; empty where it does not say."""
+    try:
+        answer = httpx.get(f"{service.addresses.http}/v1/health/ready", timeout=5)
+    except httpx.TransportError:
+        return ""
+    return str(answer.json()["message"]) if answer.status_code == 503 else ""
+
+
+def test_a_first_start_builds_the_engine_and_says_so_until_it_is_ready(start: Start, tmp_path: Path) -> None:
+    service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo")
+    service.wait_until(lambda: "building the engine: verifying" in not_ready(service))
+    assert [service.status(path) for path in ("/v1/health/live", "/v1/health/ready", "/metrics")] == [200, 503, 503]
+    assert httpx.get(f"{service.addresses.http}/v1/health/live").json()["message"] == "Service is live."
+    early = httpx.post(f"{service.addresses.http}/v1/completions", json=BODY)
+    assert (early.status_code, early.headers["retry-after"], early.json()["error"]["code"]) == (503, "10", "starting")
+    assert "building the engine" in early.json()["error"]["message"]
+    service.wait_ready()
+    assert httpx.post(f"{service.addresses.http}/v1/completions", json=BODY, timeout=30).status_code == 200
+    assert any(line.startswith("[build]   building the torch engine") for line in service.output)
+    assert len(list((tmp_path / "cache" / "artifacts").glob("demo-*"))) == 1
+
+
+def test_sigterm_ends_a_build_that_publishes_nothing(start: Start, tmp_path: Path) -> None:
+    service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo")
+    service.wait_until(lambda: "building" in not_ready(service))
+    told = time.monotonic()
+    service.process.terminate()
+    assert ended(service) == (ExitCode.INTERRUPTED, "[supervisor] interrupted")
+    assert time.monotonic() - told < 10
+    assert list((tmp_path / "cache" / "artifacts").glob("demo-*")) == []
+
+
+def test_no_engine_and_no_leave_to_build_one(start: Start, tmp_path: Path) -> None:
+    code, last = ended(start(NIMBLE_CACHE_PATH=tmp_path, NIMBLE_BUILD_ON_START="false"))
+    assert code == ExitCode.NO_ENGINE
+    assert "there is no engine of demo" in last
+    assert "nimble-coder build-engine -p demo" in last
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "reason"),
+    [
+        ({"NIM_MAX_MODEL_LEN": "long"}, ExitCode.ASKED, "NIM_MAX_MODEL_LEN is 'long'"),
+        ({"NIM_MODEL_PROFILE": "nothing"}, ExitCode.ASKED, "there is no profile 'nothing'"),
+        ({"NIMBLE_ARTIFACT": "/nowhere"}, ExitCode.ARTIFACT, "is no finished artefact"),
+        ({"NIMBLE_TLS_CERTIFICATE": "/c", "NIMBLE_TLS_KEY": "/k"}, ExitCode.TLS, "/c cannot be read: No such file"),
+        ({"NIMBLE_TLS_CERTIFICATE": __file__, "NIMBLE_TLS_KEY": __file__}, ExitCode.TLS, "no certificate and its key"),
+        ({"NIM_MODEL_PROFILE": SEVEN}, ExitCode.MACHINE, "TensorRT-LLM is not installed here"),
+    ],
+)
+def test_what_cannot_be_started_says_why(
+    start: Start, machine: Machine, settings: dict[str, str], code: ExitCode, reason: str
+) -> None:
+    service = start(**{"NIMBLE_CACHE_PATH": machine.cache, **settings})
+    assert (ended(service)[0], reason in service.last_line) == (code, True), service.output
+
+
+def test_a_port_that_is_taken_is_named(start: Start, artifact: Artifact) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another gateway would have it
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, last = ended(start("--http-port", str(port), NIMBLE_ARTIFACT=artifact.directory))
+    assert code == ExitCode.PORT
+    assert f"port {port} on 127.0.0.1 cannot be used: Address already in use" in last
+
+
+def copied(artifact: Artifact, place: Path) -> Path:
+    shutil.copytree(artifact.directory, place)
+    return place
+
+
+@pytest.mark.parametrize("damage", ["manifest", "file"])
+def test_a_damaged_artefact_is_not_served(start: Start, artifact: Artifact, tmp_path: Path, damage: str) -> None:
+    place = copied(artifact, tmp_path / "artefact")
+    path = place / ("manifest.json" if damage == "manifest" else "engine/config.json")
+    path.write_text("{")
+    code, last = ended(start(str(place)))
+    assert code == ExitCode.ARTIFACT
+    assert str(path) in last
+
+
+def test_an_engine_for_another_gpu_is_not_served(start: Start, h100: Machine, tiny_checkpoint: Path) -> None:
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    h100.gpus(A100)
+    code, last = ended(start(NIMBLE_ARTIFACT=made.directory))
+    assert code == ExitCode.MACHINE
+    assert "needs H100, this machine has NVIDIA A100-SXM4-80GB" in last
+
+
+def test_a_build_that_fails_ends_with_its_own_code(start: Start, h100: Machine, tiny_checkpoint: Path) -> None:
+    assert h100.run("download-to-cache", "-p", SEVEN, "--from", tiny_checkpoint).returncode == 0
+    h100.set(STANDIN_BUILD="exit", HF_HUB_OFFLINE="1")
+    code, last = ended(start(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache))
+    assert code == ExitCode.BUILD
+    assert "the build ended with code 5" in last
+
+
+def test_a_cache_that_cannot_be_written(start: Start, tmp_path: Path) -> None:
+    """A file where the cache should be cannot be written by anybody, root included."""
+    (tmp_path / "file").touch()
+    code, last = ended(start(NIM_CACHE_PATH=tmp_path / "file"))
+    assert code == ExitCode.READ_ONLY
+    assert "cannot be written" in last
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system without room, where this test may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    (place / "filler").write_bytes(bytes(950_000))
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full(start: Start, full_disk: Path) -> None:
+    code, last = ended(start(NIM_CACHE_PATH=full_disk))
+    assert code == ExitCode.DISK_FULL
+    assert "is full: make room" in last
+
+
+def test_loading_that_takes_too_long(start: Start, artifact: Artifact) -> None:
+    code, last = ended(start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_STARTUP_SECONDS="0.2"))
+    assert code == ExitCode.NOT_READY
+    assert "not ready after 0 s" in last
+
+
+def test_memory_that_runs_out(start: Start, artifact: Artifact, tmp_path: Path) -> None:
+    """A control group with less than PyTorch needs; the kernel kills the largest of its processes."""
+    group = Path("/sys/fs/cgroup/memory") / f"nimble-{tmp_path.name}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(200 << 20))
+    except OSError:
+        pytest.skip("no control group can be made here")
+    try:
+        enter = ("sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh")
+        code, last = ended(start(prefix=enter, NIMBLE_ARTIFACT=artifact.directory))
+    finally:
+        deadline = time.monotonic() + 5
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        group.rmdir()
+    assert code == ExitCode.OUT_OF_MEMORY
+    assert "memory ran out: raise the container's limit" in last
+
+
+def test_a_dry_run_tells_every_value_its_origin_and_the_processes(artifact: Artifact) -> None:
+    environment = environment_of(
+        Addresses.free(),
+        NIMBLE_ARTIFACT=artifact.directory,
+        NIMBLE_API_KEYS="very-secret",
+        NIM_SERVED_MODEL_NAME="coder",
+        NIM_PEFT_SOURCE="/x",
+    )
+    done = subprocess.run(
+        [*COMMAND, "serve", "--dry-run", "--workers", "2"], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert "(command line --workers)" in lines["workers"]
+    assert "(environment NIM_SERVED_MODEL_NAME)" in lines["served_model_names"]
+    assert "(profile demo)" in lines["max_model_len"]
+    assert "***" in lines["api_keys"]
+    assert "very-secret" not in done.stdout
+    assert "bin/tritonserver --model-repository=" in lines["[triton]"]
+    assert done.stdout.count("[gateway]") == 2
+    assert "warning: NIM_PEFT_SOURCE is known to NIM" in done.stdout

@@ -1,0 +1,48 @@
+"""One stream for what all processes say."""
+
+import io
+import json
+import re
+import subprocess
+
+from nimble_coder.process_log import ProcessLog
+
+GLOG = 'W1124 19:45:21.003035 17200 memory.cc:273] "no \\"pinned\\" memory"'
+
+
+def written(log: ProcessLog, name: str, text: bytes) -> None:
+    with log.open(name) as output:
+        subprocess.run(["cat"], input=text, stdout=output, check=True)
+    log.close()
+
+
+def test_each_line_has_its_process_before_it() -> None:
+    stream = io.StringIO()
+    log = ProcessLog(stream=stream)
+    written(log, "triton", b"one\n\ntwo \r10%\r20%\nlast")
+    log.say("supervisor", "done")
+    assert stream.getvalue().splitlines() == [
+        "[triton] one",
+        "[triton] two",
+        "[triton] 10%",
+        "[triton] 20%",
+        "[triton] last",
+        "[supervisor] done",
+    ]
+    assert log.mentions("triton", re.compile("LAST", re.IGNORECASE))
+    assert not log.mentions("gateway", re.compile("last"))
+
+
+def test_as_json_each_line_is_an_object_with_its_level() -> None:
+    stream = io.StringIO()
+    log = ProcessLog(as_json=True, stream=stream)
+    written(log, "triton", GLOG.encode() + b"\nplain \xff\n")
+    written(log, "gateway", b'{"process": "gateway", "message": "as it is"}\n')
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line.get("level"), line["process"]) for line in lines] == [
+        ("warning", "triton"),
+        ("info", "triton"),
+        (None, "gateway"),
+    ]
+    assert lines[0]["message"] == GLOG
+    assert lines[2]["message"] == "as it is"
