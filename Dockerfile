@@ -20,10 +20,10 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     python3 -m venv venv \
     && requirements/pip install --only-binary :all: --require-hashes --extra-index-url "${TORCH_INDEX}" \
         --requirement requirements/serve.txt \
-    && cd venv/lib/python3*/site-packages \
-    && echo /opt/nimble-coder/package >nimble-coder.pth \
-    && rm -r torch/include torch/test \
-    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && echo /opt/nimble-coder/package >"$site/nimble-coder.pth" \
+    && rm -r "$site/torch/include" "$site/torch/test" \
+    && find "$site/torch/bin" -type f ! -name torch_shm_manager -delete \
     && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
 
@@ -71,7 +71,9 @@ LABEL org.opencontainers.image.title="Nimble Coder (CPU)" \
 
 # ---- NVIDIA GPUs ---------------------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS gpu-dependencies
-USER root
+# Nobody runs this stage.
+# hadolint ignore=DL3002
+USER 0
 WORKDIR /opt/nimble-coder
 COPY requirements/ requirements/
 # Only what the base lacks: PyTorch, TensorRT-LLM and what they were tested with stay NVIDIA's.
@@ -79,8 +81,8 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     python3 -m venv --without-pip --system-site-packages venv \
     && venv/bin/python requirements/lacking.py list requirements/serve.txt >requirements/lacking.txt \
     && requirements/pip install --only-binary :all: --require-hashes --no-deps --requirement requirements/lacking.txt \
-    && cd venv/lib/python3*/site-packages \
-    && echo /opt/nimble-coder/package >nimble-coder.pth
+    && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && echo /opt/nimble-coder/package >"$site/nimble-coder.pth"
 ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
 
 FROM gpu-dependencies AS gpu-package
@@ -117,7 +119,9 @@ LABEL org.opencontainers.image.title="Nimble Coder" \
 
 # Weights and engine made while the image is built: for builders that expose a GPU.
 FROM build AS engine
-USER root
+# Nobody runs this stage.
+# hadolint ignore=DL3002
+USER 0
 ARG PROFILE
 ARG HF_ENDPOINT=https://huggingface.co
 RUN --mount=type=secret,id=ca --mount=type=secret,id=hf_token --mount=type=cache,target=/var/cache/nimble-coder \

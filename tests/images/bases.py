@@ -78,7 +78,9 @@ def build_options(podman: Podman, token: str) -> list[str]:
     file.write_text("\n".join(["[global]", f"# password: {token}", *lines, ""]))
     options = [f"--secret=id=pip,src={file}", f"--secret=id=ca,src={CERTIFICATES}"]
     wheels = [Path(place) for place in settings["find-links"]]
-    indexes = [Path(url.removeprefix("file://")).parent for url in settings["extra-index-url"] if url.startswith("file:")]
+    indexes = [
+        Path(url.removeprefix("file://")).parent for url in settings["extra-index-url"] if url.startswith("file:")
+    ]
     options += [f"--volume={place}:{place}:ro" for place in [*wheels, *indexes] if place.is_dir()]
     if any(list(place.glob("torch-*+cpu-*.whl")) for place in wheels):
         options.append("--build-arg=TORCH_INDEX=https://pypi.org/simple")  # PyTorch's own need not be asked

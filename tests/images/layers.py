@@ -10,7 +10,16 @@ def found_in_layers(podman: Podman, image: str, text: str) -> list[Path]:
     """The files of every layer that contain the text, binary files too."""
     layers = podman.layers(image)
     assert layers
-    command = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--regexp", text, "--", *map(str, layers)]
+    command = [
+        "grep",
+        "--recursive",
+        "--files-with-matches",
+        "--fixed-strings",
+        "--regexp",
+        text,
+        "--",
+        *map(str, layers),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     return [Path(line) for line in done.stdout.splitlines()]

@@ -179,8 +179,14 @@ class Podman:
         return [Path(part) for key in ("UpperDir", "LowerDir") for part in named.get(key, "").split(":") if part]
 
     @contextmanager
-    def start(self, image: str, *command: str, options: Sequence[str] = HARDENED, user: str = "1000:0",
-              network: str = "internal") -> Iterator[Container]:
+    def start(
+        self,
+        image: str,
+        *command: str,
+        options: Sequence[str] = HARDENED,
+        user: str = "1000:0",
+        network: str = "internal",
+    ) -> Iterator[Container]:
         """A container in the background, removed in the end."""
         self.count += 1
         name = f"test-{os.getpid()}-{self.count}"

@@ -4,7 +4,7 @@ FROM docker.io/library/python:3.11-slim-bookworm
 COPY requirements/ /tmp/requirements/
 # The wheel's libraries are looked for relative to the binary, four directories up from a backend.
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
-    grep -A9 '^nvidia-pytriton==' /tmp/requirements/serve.txt | sed '/^[a-z]/{1!,$d}' >/tmp/triton.txt \
+    sed -n '/^nvidia-pytriton==/,/[^\\]$/p' /tmp/requirements/serve.txt >/tmp/triton.txt \
     && PIP_CONFIG_FILE=/run/secrets/pip PIP_CERT=/run/secrets/ca python3 -m pip install --no-cache-dir --no-deps \
         --require-hashes --target /tmp/wheel --requirement /tmp/triton.txt \
     && mv /tmp/wheel/nvidia_pytriton.libs / \
@@ -15,12 +15,12 @@ COPY standin/ /standin/
 ARG TENSORRT_LLM=0.19.0
 RUN cp -r /standin/backends/tensorrtllm /opt/tritonserver/backends/ \
     && cp -r /standin/packages/tensorrt_llm /usr/lib/python3/dist-packages/ \
-    && for package in "tensorrt_llm $TENSORRT_LLM" "torch 2.7.0a0+79aa17489c.nv25.4"; do \
-        set -- $package \
-        && mkdir "/usr/lib/python3/dist-packages/$1-$2.dist-info" \
-        && printf 'Metadata-Version: 2.1\nName: %s\nVersion: %s\n' "$1" "$2" \
-            >"/usr/lib/python3/dist-packages/$1-$2.dist-info/METADATA"; \
-    done \
+    && mkdir "/usr/lib/python3/dist-packages/tensorrt_llm-$TENSORRT_LLM.dist-info" \
+        /usr/lib/python3/dist-packages/torch-2.7.0a0+79aa17489c.nv25.4.dist-info \
+    && printf 'Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: %s\n' "$TENSORRT_LLM" \
+        >"/usr/lib/python3/dist-packages/tensorrt_llm-$TENSORRT_LLM.dist-info/METADATA" \
+    && printf 'Metadata-Version: 2.1\nName: torch\nVersion: 2.7.0a0+79aa17489c.nv25.4\n' \
+        >/usr/lib/python3/dist-packages/torch-2.7.0a0+79aa17489c.nv25.4.dist-info/METADATA \
     && mv /opt/tritonserver/bin/tritonserver /opt/tritonserver/bin/real-tritonserver \
     && cp /standin/bin/tritonserver /opt/tritonserver/bin/
 ENV PATH=/opt/tritonserver/bin:/standin/bin:$PATH \
