@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from build_engine.versions import CONTAINER
 from tests.images.podman import Podman, say
 
 ROOT = Path(__file__).parents[2]
@@ -54,17 +55,16 @@ def make_python_base(podman: Podman) -> None:
     shutil.rmtree(root)
 
 
-def make_triton_base(podman: Podman, tag: str, tensorrt_llm: str) -> str:
+def make_triton_base(podman: Podman) -> str:
     """NVIDIA's image as far as it matters here: a real tritonserver where theirs is, and stand-ins for the rest."""
     context = podman.work / "triton-base"
     shutil.rmtree(context, ignore_errors=True)
     ignore = shutil.ignore_patterns("__pycache__", "*.py[co]")
     shutil.copytree(ROOT / "tests" / "standin", context / "standin", ignore=ignore)
     shutil.copytree(ROOT / "requirements", context / "requirements")
-    dockerfile = ROOT / "tests" / "images" / "tritonserver.Dockerfile"
-    name = f"{TRITON}:{tag}"
-    podman.build(context, name, f"--file={dockerfile}", f"--build-arg=TENSORRT_LLM={tensorrt_llm}")
-    return name
+    say("building the stand-in for NVIDIA's base image")
+    podman.build(context, CONTAINER, f"--file={ROOT / 'tests' / 'images' / 'tritonserver.Dockerfile'}")
+    return CONTAINER
 
 
 def build_options(podman: Podman, token: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Each image is built once a session, in a storage that the next session finds again."""
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -9,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.bases import ROOT, TRITON, build_options, make_python_base, make_triton_base
+from tests.images.bases import ROOT, build_options, make_python_base, make_triton_base
 from tests.images.podman import Podman, say
-from tests.standin.machine import write_tiny_checkpoint
 
 SOURCES = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 FOLDERS = ("requirements", "build_engine", "nimble_coder", "model_repository", "backends")
@@ -60,7 +60,7 @@ def context(podman: Podman, token: str) -> Path:
 def cpu_image(podman: Podman, context: Path) -> str:
     make_python_base(podman)
     say("building runtime-cpu (two minutes the first time)")
-    podman.build(context, CPU, "--target=runtime-cpu", "--build-arg=PROFILE=")
+    podman.build(context, CPU, "--target=runtime-cpu")
     return CPU
 
 
@@ -68,24 +68,30 @@ def cpu_image(podman: Podman, context: Path) -> str:
 def triton_base(podman: Podman) -> str:
     """A stand-in under NVIDIA's name."""
     make_python_base(podman)
-    return make_triton_base(podman, "25.05-trtllm-python-py3", "0.19.0")
+    return make_triton_base(podman)
 
 
 @pytest.fixture(scope="session")
 def build_image(podman: Podman, context: Path, triton_base: str) -> str:
-    assert triton_base.startswith(TRITON)
     say("building the target build")
-    podman.build(context, BUILD, "--target=build", "--build-arg=PROFILE=")
+    podman.build(context, BUILD, "--target=build")
     return BUILD
 
 
 @pytest.fixture(scope="session")
 def runtime_image(podman: Podman, context: Path, build_image: str) -> str:
     """The default target."""
-    podman.build(context, RUNTIME, "--build-arg=PROFILE=")
+    podman.build(context, RUNTIME)
     return RUNTIME
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model with the configuration of a published one, where every user may read it."""
+    directory = tmp_path_factory.mktemp("models") / "checkpoint"
+    directory.parent.chmod(0o755)
+    shutil.copytree(ROOT / "build_engine" / "embedded_model", directory)
+    config = json.loads((directory / "config.json").read_text())
+    rope = {"max_position_embeddings": 32768, "rope_theta": config["rope_parameters"]["rope_theta"]}
+    (directory / "config.json").write_text(json.dumps({**config, **rope}))
+    return directory

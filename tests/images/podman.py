@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # crun refuses hybrid cgroups; without systemd there is no cgroup manager and no journal. Podman's own defaults for the
 # limits are above what an unprivileged root may set.
@@ -85,10 +86,12 @@ class Container:
     def last_line(self) -> str:
         return self.log.rstrip().rpartition("\n")[2]
 
-    def processes(self, name: str) -> list[int]:
-        """The host's process ids of the container's processes of that name."""
-        found = self.podman.run("top", self.name, "hpid", "comm").split("\n")[1:]
-        return [int(pid) for pid, command in (line.split(None, 1) for line in found if line) if command == name]
+    def find(self, text: str) -> int:
+        """The host's id of the one process of the container whose command line has the text."""
+        pids = [line.split()[0] for line in self.podman.run("top", self.name, "hpid").splitlines()[1:]]
+        lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in pids}
+        (found,) = [pid for pid, line in lines.items() if text in line]
+        return found
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self.podman.call("exec", self.name, *command)
@@ -168,7 +171,7 @@ class Podman:
     def exists(self, image: str) -> bool:
         return self.call("image", "exists", image).returncode == 0
 
-    def config(self, image: str) -> dict[str, object]:
+    def config(self, image: str) -> dict[str, Any]:
         """What `inspect` says of an image."""
         return dict(json.loads(self.run("image", "inspect", image))[0])
 

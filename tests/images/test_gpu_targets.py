@@ -1,6 +1,7 @@
-"""The GPU targets on a stand-in for NVIDIA's image: from a checkpoint to completions, and what each rank is started with."""
+"""The GPU targets on a stand-in for NVIDIA's image: from a checkpoint to completions, and how each rank is started."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.exit_codes import ExitCode
-from tests.images.bases import PYTHON, make_triton_base
+from tests.images.bases import PYTHON, TRITON
 from tests.images.conftest import WITH_ENGINE
 from tests.images.layers import found_in_layers
 from tests.images.podman import HARDENED, Container, Podman, PodmanError, say
@@ -47,16 +48,15 @@ def built(
     request: pytest.FixtureRequest,
     podman: Podman,
     build_image: str,
-    tiny_checkpoint: Path,
+    checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Built:
     """`podman run ... build-engine` with the cache and a checkpoint mounted, as an ordinary user without a network."""
     cache = tmp_path_factory.mktemp("cache")
     cache.chmod(0o2775)
-    tiny_checkpoint.parent.chmod(0o755)
     before = Built(request.param, cache, "")
     say(f"building and verifying {request.param} in a container")
-    options = [*before.options, f"--volume={tiny_checkpoint}:/checkpoint:ro"]
+    options = [*before.options, f"--volume={checkpoint}:/checkpoint:ro"]
     done = podman.once(build_image, "build-engine", "-p", request.param, "--from", "/checkpoint", options=options)
     assert done.returncode == 0, done.stderr
     return Built(request.param, cache, done.stdout.strip())
@@ -69,42 +69,49 @@ def served(podman: Podman, runtime_image: str, built: Built) -> Iterator[Contain
         yield container
 
 
-def test_the_base_is_refused_where_lookahead_cannot_work_in_it(podman: Podman, context: Path, triton_base: str) -> None:
-    base = make_triton_base(podman, "25.06-trtllm-python-py3", "0.20.0")
-    with pytest.raises(PodmanError, match=r"25\.06.*crashes while decoding with lookahead"):
-        podman.build(
-            context, "localhost/refused", "--target=build", f"--build-arg=BASE_IMAGE={base}", "--build-arg=PROFILE="
-        )
-
-
-def test_the_base_is_refused_where_it_is_no_tensorrt_llm_image(podman: Podman, context: Path, triton_base: str) -> None:
-    with pytest.raises(PodmanError, match="has no tensorrt_llm and no torch"):
-        podman.build(
-            context, "localhost/refused", "--target=build", f"--build-arg=BASE_IMAGE={PYTHON}", "--build-arg=PROFILE="
-        )
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (f"{TRITON}:25.06-trtllm-python-py3", r"25\.06.*crashes while decoding with lookahead"),
+        (PYTHON, "has no tensorrt_llm and no torch"),
+    ],
+    ids=["TensorRT-LLM 0.20", "no TensorRT-LLM"],
+)
+def test_a_base_that_cannot_work_is_refused(
+    podman: Podman, context: Path, build_image: str, triton_base: str, base: str, message: str
+) -> None:
+    if base != PYTHON:
+        podman.run("tag", triton_base, base)
+    with pytest.raises(PodmanError, match=message):
+        podman.build(context, "localhost/refused", "--target=build", f"--build-arg=BASE_IMAGE={base}")
 
 
 def test_what_nvidia_installed_is_kept(podman: Podman, build_image: str) -> None:
     program = (
         "from importlib.metadata import distribution as d; "
-        "print([(n, d(n).version, str(d(n).locate_file(''))) for n in ('torch', 'tensorrt_llm')])"
+        "print(*[(d(n).version, str(d(n).locate_file(''))) for n in ('torch', 'tensorrt_llm')])"
     )
-    done = podman.call(
-        "run", "--rm", "--no-healthcheck", "--network=none", "--entrypoint=python3", build_image, "-c", program
-    )
+    done = podman.once(build_image, "-c", program, options=[*HARDENED, "--entrypoint=python3"])
     place = "/usr/lib/python3/dist-packages"
-    assert eval(done.stdout) == [("torch", "2.7.0a0+79aa17489c.nv25.4", place), ("tensorrt_llm", "0.19.0", place)], done  # noqa: S307
+    assert done.stdout.strip() == f"('2.7.0a0+79aa17489c.nv25.4', '{place}') ('0.19.0', '{place}')", done.stderr
 
 
 def test_runtime_is_the_default_target(podman: Podman, runtime_image: str) -> None:
-    config = podman.config(runtime_image)["Config"]
-    assert isinstance(config, dict)
+    image = podman.config(runtime_image)
+    config = image["Config"]
     assert (config["Entrypoint"], config["Cmd"], config["User"]) == (["nimble-coder"], ["serve"], "1000:0")
-    assert (config["StopSignal"], podman.config(runtime_image)["Healthcheck"]["Test"]) == (
-        "SIGTERM",
-        ["CMD", "nimble-coder", "health"],
-    )
+    assert (config["StopSignal"], image["Healthcheck"]["Test"]) == ("SIGTERM", ["CMD", "nimble-coder", "health"])
     assert sorted(config["ExposedPorts"]) == ["8000/tcp", "8001/tcp", "8002/tcp"]
+
+
+def test_weights_of_another_user_are_named(podman: Podman, build_image: str, checkpoint: Path, tmp_path: Path) -> None:
+    private = shutil.copytree(checkpoint, tmp_path / "private")
+    (private / "model.safetensors").chmod(0o600)
+    tmp_path.chmod(0o755)
+    options = [*HARDENED, f"--volume={private}:/checkpoint:ro"]
+    done = podman.once(build_image, "build-engine", "-p", ONE_GPU, "--from", "/checkpoint", options=options)
+    assert done.returncode == ExitCode.CHECKPOINT
+    assert "model.safetensors may not be read by user 1000" in done.stderr
 
 
 def test_the_engine_is_compiled_with_lookahead_and_verified(built: Built) -> None:
@@ -146,12 +153,12 @@ def test_another_gpu_than_the_engines_is_named(podman: Podman, runtime_image: st
 
 
 def test_an_image_with_its_engine_needs_neither_hub_nor_cache(
-    podman: Podman, context: Path, runtime_image: str, tiny_checkpoint: Path, token: str
+    podman: Podman, context: Path, runtime_image: str, checkpoint: Path, token: str
 ) -> None:
     """The engine is compiled while the image is built, from a private model whose token is a build secret."""
     secret = podman.work / "token"
     secret.write_text(token)
-    with Hub("Qwen/Qwen2.5-Coder-7B-Instruct", tiny_checkpoint, token=token) as hub:
+    with Hub("Qwen/Qwen2.5-Coder-7B-Instruct", checkpoint, token=token) as hub:
         podman.build(
             context,
             WITH_ENGINE,

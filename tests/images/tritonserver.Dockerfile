@@ -12,13 +12,12 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     && ln -s ../../python_backend_stubs/3.11/triton_python_backend_stub /opt/tritonserver/backends/python/ \
     && rm -r /tmp/wheel /tmp/triton.txt /tmp/requirements
 COPY standin/ /standin/
-ARG TENSORRT_LLM=0.19.0
 RUN cp -r /standin/backends/tensorrtllm /opt/tritonserver/backends/ \
     && cp -r /standin/packages/tensorrt_llm /usr/lib/python3/dist-packages/ \
-    && mkdir "/usr/lib/python3/dist-packages/tensorrt_llm-$TENSORRT_LLM.dist-info" \
+    && mkdir /usr/lib/python3/dist-packages/tensorrt_llm-0.19.0.dist-info \
         /usr/lib/python3/dist-packages/torch-2.7.0a0+79aa17489c.nv25.4.dist-info \
-    && printf 'Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: %s\n' "$TENSORRT_LLM" \
-        >"/usr/lib/python3/dist-packages/tensorrt_llm-$TENSORRT_LLM.dist-info/METADATA" \
+    && printf 'Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: 0.19.0\n' \
+        >/usr/lib/python3/dist-packages/tensorrt_llm-0.19.0.dist-info/METADATA \
     && printf 'Metadata-Version: 2.1\nName: torch\nVersion: 2.7.0a0+79aa17489c.nv25.4\n' \
         >/usr/lib/python3/dist-packages/torch-2.7.0a0+79aa17489c.nv25.4.dist-info/METADATA \
     && mv /opt/tritonserver/bin/tritonserver /opt/tritonserver/bin/real-tritonserver \
