@@ -23,6 +23,7 @@ from build_engine.versions import (
     check_version,
     installed_tensorrt_llm,
 )
+from nimble_coder.health import ask
 from nimble_coder.installed import container_release
 from nimble_coder.settings.loading import Loaded
 from nimble_coder.settings.model import Settings
@@ -34,7 +35,7 @@ GIB, MIB = 1 << 30, 1 << 20
 DRIVER, LEAST_DRIVER = 575, 525
 """Of CUDA 12.9, which the container 25.05 has; and the least for any CUDA 12 (CUDA Toolkit release notes, tables of
 driver versions)."""
-SHARED_MEMORY, SHARED_MEMORY_RANKS = 64 * MIB, GIB
+SHARED_MEMORY, SHARED_MEMORY_RANKS = 32 * MIB, GIB
 """For Triton's Python models, and for several ranks of one engine (NCCL)."""
 OPEN_FILES = 4096
 STACK = 64 * MIB
@@ -156,7 +157,7 @@ def check_shared_memory(ranks: int) -> Finding:
     seen = f"{size.total // MIB} MiB, {size.free // MIB} MiB free"
     if size.free >= needed:
         return Finding("shared memory", "ok", seen)
-    remedy = f"docker run --shm-size {needed // MIB}m, or in Kubernetes a Memory emptyDir at /dev/shm"
+    remedy = f"docker run --shm-size {2 * needed // MIB}m, or in Kubernetes a Memory emptyDir at /dev/shm"
     return Finding("shared memory", "wrong", seen, remedy)
 
 
@@ -219,11 +220,13 @@ def check_cache(settings: Settings, choice: Choice | None) -> Finding:
 
 
 def check_ports(settings: Settings) -> Finding:
-    """Wrong beside a running service, of course."""
+    """Free, or this service's own."""
     try:
         settings.listening.check_free()
     except PortTakenError as error:
-        return Finding("ports", "wrong", str(error), "end what listens there (this service itself?), or choose others")
+        if ask(settings.listening, "live")[0]:
+            return Finding("ports", "ok", "a running service has them")
+        return Finding("ports", "wrong", str(error), "end what listens there, or choose others (NIM_SERVER_PORT, ...)")
     return Finding("ports", "ok", f"{settings.http_port}, {settings.grpc_port}, {settings.metrics_port} are free")
 
 

@@ -4,8 +4,6 @@ Each imports what it needs when it runs: a health check every few seconds must b
 """
 
 import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,24 +71,16 @@ def health(
     config: ConfigOption = None,
 ) -> None:
     """Ask the service on this machine how it is, on the port that the settings say; exit code 0 or 1, one line."""
+    from nimble_coder.health import ask
     from nimble_coder.settings.loading import load
 
-    what = "ready" if ready else "live"
     try:
         addresses = load(file=config).settings.listening
     except ValueError as error:
         fail(error)
-    url = f"http://{addresses.peer}:{addresses.metrics_port}/v1/health/{what}"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            said, code = answer.read(), 0
-    except urllib.error.HTTPError as error:
-        said, code = error.read(), 1
-    except OSError as error:
-        typer.echo(f"not {what}: {url} does not answer ({getattr(error, 'reason', error)})")
-        raise typer.Exit(1) from None
-    typer.echo(json.loads(said)["message"])
-    raise typer.Exit(code)
+    is_well, said = ask(addresses, "ready" if ready else "live")
+    typer.echo(said)
+    raise typer.Exit(int(not is_well))
 
 
 @app.command()

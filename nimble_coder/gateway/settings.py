@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
@@ -78,6 +78,14 @@ class GatewayOptions(BaseModel):
         """NIM writes levels in capitals, and DEFAULT for what is usual."""
         text = value.lower() if isinstance(value, str) else value
         return "info" if text == "default" else text
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "GatewayOptions":
+        """TLS needs certificate and key."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            absent = "NIMBLE_TLS_KEY" if self.tls_certificate else "NIMBLE_TLS_CERTIFICATE"
+            raise ValueError(f"{absent} is not set, but its counterpart is: set both or none")
+        return self
 
     @property
     def names(self) -> list[str]:

@@ -99,8 +99,6 @@ def checked(settings: Settings, origins: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{describe('tls_mode', origins['tls_mode'], mode)}: it needs {needed}")
     if mode == "mtls" and s.tls_client_ca is None:
         raise SettingsError(f"{describe('tls_mode', origins['tls_mode'], mode)}: it needs {_own('tls_client_ca')}")
-    if mode != "disabled" and len(absent) == 1:
-        raise SettingsError(f"{_own(absent[0])} is not set, but its counterpart is: set both or none")
     if mode is None and s.tls_client_ca is not None and absent:
         raise SettingsError(f"{_own('tls_client_ca')} is set, but not {_own('tls_certificate')}: set both or none")
     ports = [s.http_port, s.grpc_port, s.metrics_port]
@@ -178,6 +176,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
     for each in error.errors(include_url=False):
+        reason = each["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if not each["loc"]:  # of several settings together
+            yield reason
+            continue
         name = str(each["loc"][0])
-        reason = each["msg"].removeprefix("Input should be ")
         yield f"{describe(name, origins.get(name, 'default'), each['input'])}: it should be {reason}"

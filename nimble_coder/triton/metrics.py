@@ -4,6 +4,7 @@ Names and labels of `nv_trt_llm_*` are those of tensorrtllm_backend v0.19.0 (cus
 made for it fit; `nimble_*` is what it does not tell: tokens per decoding step.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -75,7 +76,9 @@ class MetricsReporter:
         self._thread.join()
 
     def _report(self) -> None:
-        while not self._stopping.wait(self._seconds):
+        # Triton's `set` holds the interpreter's lock until Triton has answered: one that is gone never does.
+        triton = os.getppid()
+        while not self._stopping.wait(self._seconds) and os.getppid() == triton:
             statistics = self._engine.statistics()
             for gauge, read in self._gauges:
                 gauge.set(read(statistics))

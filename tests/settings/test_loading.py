@@ -102,6 +102,7 @@ def test_kubernetes_service_links_and_empty_variables_are_no_settings() -> None:
         ({"NIMBLE_WORKERS": "0"}, r"greater than or equal to 1"),
         ({"NIMBLE_BUILD_ON_START": "perhaps"}, r"valid boolean"),
         ({"NIM_SSL_MODE": "TLS"}, r"NIM_SSL_MODE is 'tls' .*needs NIMBLE_TLS_CERTIFICATE and NIMBLE_TLS_KEY"),
+        ({"NIM_SSL_MODE": "TLS", "NIM_SSL_KEY_PATH": "k"}, "NIMBLE_TLS_CERTIFICATE is not set, but its counterpart is"),
         ({"NIM_SSL_MODE": "MTLS", "NIM_SSL_CERTS_PATH": "c", "NIM_SSL_KEY_PATH": "k"}, "needs NIMBLE_TLS_CLIENT_CA"),
         ({"NIMBLE_TLS_CERTIFICATE": "c"}, "NIMBLE_TLS_KEY is not set"),
         ({"NIMBLE_TLS_CLIENT_CA": "a"}, "NIMBLE_TLS_CLIENT_CA is set, but not NIMBLE_TLS_CERTIFICATE"),

@@ -33,7 +33,7 @@ def test_a_compiled_engine_is_run_by_the_containers_triton(
         *ARGUMENTS,
         "--backend-config=python,shm-region-prefix-name=x-0-",
     ]
-    assert found.assemble_backends(tmp_path) == root / "backends"
+    assert found.backends(tmp_path) == root / "backends"
 
 
 def test_every_further_rank_is_an_application_context_of_mpirun(

@@ -1,0 +1,142 @@
+"""The doctor finds what is wrong, and says what to do."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.hardware import Hardware, detect_hardware
+from build_engine.profiles import PROFILES
+from nimble_coder import doctor
+from nimble_coder.doctor import Finding, examine
+from nimble_coder.settings.loading import load
+from tests.standin.machine import A100, T4, Machine
+from tests.supervisor.conftest import COMMAND
+
+SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
+Usage = namedtuple("Usage", "total used free")
+
+
+def findings(**environment: object) -> dict[str, Finding]:
+    asked = {"NIMBLE_HTTP_PORT": "18", "NIMBLE_GRPC_PORT": "19", "NIMBLE_METRICS_PORT": "20"}
+    loaded = load({}, {**asked, **{name: str(value) for name, value in environment.items()}})
+    return {finding.check: finding for finding in examine(loaded)}
+
+
+def wrong(found: dict[str, Finding]) -> set[str]:
+    assert all(finding.remedy for finding in found.values() if finding.verdict != "ok"), found
+    return {name for name, finding in found.items() if finding.is_wrong}
+
+
+def test_a_machine_without_a_gpu_is_well_for_the_portable_engine(artifact: Artifact, machine: Machine) -> None:
+    found = findings(NIMBLE_ARTIFACT=artifact.directory)
+    assert wrong(found) == set()
+    assert "13 files as built" in found["engine"].seen
+
+
+def test_what_a_compiled_engine_needs_is_asked_of_the_machine(
+    h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    found = findings(NIMBLE_ARTIFACT=made.directory)
+    assert found["gpu"].seen.startswith("GPU 0: NVIDIA H100")
+    assert found["stack"].verdict == ("ok" if resource.getrlimit(resource.RLIMIT_STACK)[0] < 0 else "warning")
+    h100.set(NVIDIA_TRITON_SERVER_VERSION="25.06")
+    assert "#5451" in findings(NIMBLE_ARTIFACT=made.directory)["container"].seen
+
+
+def test_an_engine_that_cannot_run_here_is_wrong(h100: Machine, tiny_checkpoint: Path) -> None:
+    made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    h100.gpus(A100)
+    assert wrong(findings(NIMBLE_ARTIFACT=made.directory)) == {"engine"}
+
+
+@pytest.mark.parametrize(("driver", "verdict"), [("575.57.08", "ok"), ("535.86.10", "warning"), ("470.1", "wrong")])
+def test_the_driver_must_know_the_containers_cuda(driver: str, verdict: str) -> None:
+    assert doctor.check_driver(Hardware((), driver), needed=True).verdict == verdict
+
+
+def test_a_gpu_without_the_kernels_is_not_enough(machine: Machine) -> None:
+    assert doctor.check_gpu(detect_hardware(), needed=True).is_wrong
+    machine.gpus(T4)
+    assert doctor.check_gpu(detect_hardware(), needed=True).is_wrong
+    assert not doctor.check_gpu(detect_hardware(), needed=False).is_wrong
+
+
+def test_an_engine_whose_content_changed_is_wrong_though_its_sizes_are_right(
+    artifact: Artifact, machine: Machine, tmp_path: Path
+) -> None:
+    place = tmp_path / "artefact"
+    shutil.copytree(artifact.directory, place)
+    weights = place / "engine" / "config.json"
+    weights.write_text(weights.read_text().replace("1", "2", 1))
+    found = findings(NIMBLE_ARTIFACT=place)
+    assert wrong(found) == {"engine"}
+    assert "changed after it was built" in found["engine"].seen
+
+
+def test_too_little_shared_memory_depends_on_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(128 << 20, 0, 128 << 20))
+    assert not doctor.check_shared_memory(1).is_wrong
+    assert "--shm-size 2048m" in doctor.check_shared_memory(2).remedy
+
+
+def test_limits_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    assert [doctor.check_open_files().verdict, doctor.check_stack(True).verdict] == ["warning", "warning"]
+    assert [doctor.check_locked_memory(2).verdict, doctor.check_locked_memory(1).verdict] == ["warning", "ok"]
+
+
+def test_ports_tls_cache_and_clock(artifact: Artifact, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found = findings(
+            NIMBLE_HTTP_PORT=taken.getsockname()[1],
+            NIMBLE_TLS_CERTIFICATE="/c",
+            NIMBLE_TLS_KEY="/k",
+            NIM_CACHE_PATH=machine.home / "cache",
+            NIM_NOTHING="1",
+        )
+    assert wrong(found) == {"ports", "tls"}
+    assert found["settings"].verdict == "warning"
+    assert "would be built" in found["engine"].seen
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(2 << 30, 2 << 30, 1000))
+    assert "cache" in wrong(findings(NIM_CACHE_PATH=machine.home / "cache"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert {"cache", "temporary files"} <= wrong(findings(NIM_CACHE_PATH=machine.home / "cache"))
+    monkeypatch.setattr(doctor.time, "time", lambda: 0.0)
+    assert doctor.check_clock(None).is_wrong
+
+
+def test_a_temporary_directory_that_libraries_cannot_be_loaded_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", tmp_path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    monkeypatch.setattr(doctor.tempfile, "tempdir", str(tmp_path))
+    found = doctor.check_temporary(needs_gpu=False)
+    subprocess.run(["umount", tmp_path], check=True)
+    assert found.is_wrong
+    assert "exec" in found.remedy
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(artifact: Artifact, machine: Machine) -> None:
+    machine.set(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_HTTP_PORT=18, NIMBLE_GRPC_PORT=19, NIMBLE_METRICS_PORT=20)
+    well = subprocess.run([*COMMAND, "doctor", "--format", "json"], capture_output=True, text=True, check=False)
+    assert well.returncode == 0
+    assert {finding["verdict"] for finding in json.loads(well.stdout)} <= {"ok", "warning"}
+    machine.set(NIMBLE_ARTIFACT="/nowhere")
+    ill = subprocess.run([*COMMAND, "doctor"], capture_output=True, text=True, check=False)
+    assert ill.returncode == 1
+    assert "wrong    engine           /nowhere is no finished artefact" in ill.stdout
+    assert "-> nimble-coder cache prune, then build-engine" in ill.stdout
