@@ -44,8 +44,6 @@ RUN --mount=type=cache,target=/var/cache/nimble-coder \
         --cache /var/cache/nimble-coder
 
 FROM cpu-dependencies AS runtime-cpu
-COPY --from=cpu-artifact /opt/nimble-coder/artifact artifact
-COPY --from=cpu-package /opt/nimble-coder/package package
 # Any user may write to the cache who is in group 0, as a user without an entry in /etc/passwd is by default.
 RUN mkdir -p /opt/nim/.cache && chown 1000:0 /opt/nim/.cache && chmod 2775 /opt/nim/.cache
 ENV HOME=/tmp \
@@ -61,6 +59,9 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=10s --start-period=60s CMD ["nimble-coder", "health"]
 ENTRYPOINT ["nimble-coder"]
 CMD ["serve"]
+# What a change of code touches comes last.
+COPY --from=cpu-artifact /opt/nimble-coder/artifact artifact
+COPY --from=cpu-package /opt/nimble-coder/package package
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Nimble Coder (CPU)" \
@@ -98,7 +99,6 @@ RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-i
     && nimble-coder version --check-container "${BASE_IMAGE##*:}"
 
 FROM gpu-dependencies AS build
-COPY --from=gpu-package /opt/nimble-coder/package package
 RUN mkdir -p /opt/nim/.cache && chown 1000:0 /opt/nim/.cache && chmod 2775 /opt/nim/.cache
 ENV HOME=/tmp \
     USER=nimble \
@@ -109,6 +109,7 @@ ENV HOME=/tmp \
 USER 1000:0
 ENTRYPOINT ["nimble-coder"]
 CMD ["build-engine"]
+COPY --from=gpu-package /opt/nimble-coder/package package
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Nimble Coder" \

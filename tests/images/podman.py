@@ -36,7 +36,7 @@ HARDENED = (
     "--security-opt=no-new-privileges",
     "--read-only",
     "--read-only-tmpfs=false",  # podman's own extra would hide what Kubernetes shows
-    "--tmpfs=/tmp:mode=1777",
+    "--tmpfs=/tmp:exec,mode=1777",
 )
 """How docs/container.md says to run the images."""
 

@@ -174,3 +174,21 @@ def test_an_image_with_its_engine_needs_neither_hub_nor_cache(
         wait_ready(container)
         assert ARTIFACT in container.log
         assert complete_over_http(container, PROMPT, 24) != ""
+
+
+def test_an_engine_from_elsewhere_is_put_into_an_image(
+    podman: Podman, build_image: str, runtime_image: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """The two lines of docs/container.md, for builders without a GPU."""
+    tmp_path.chmod(0o2775)
+    options = [*HARDENED, f"--volume={checkpoint}:/checkpoint:ro", f"--volume={tmp_path}:/store"]
+    arguments = ["-p", ONE_GPU, "--from", "/checkpoint", "-m", "/store/artifact", "--mounted-at", ARTIFACT]
+    options.append(f"--tmpfs={CACHE}:mode=1777")
+    done = podman.once(build_image, "create-model-store", *arguments, options=options)
+    assert done.returncode == 0, done.stderr
+    lines = [f"FROM {runtime_image}", f"COPY artifact {ARTIFACT}", f"ENV NIMBLE_BAKED_ARTIFACT={ARTIFACT}"]
+    (tmp_path / "Dockerfile").write_text("\n".join([*lines, ""]))
+    podman.build(tmp_path, "localhost/nimble-coder:from-elsewhere")
+    with podman.start("localhost/nimble-coder:from-elsewhere") as container:
+        wait_ready(container)
+        assert complete_over_http(container, PROMPT, 24) != ""
