@@ -125,7 +125,8 @@ FROM build AS engine
 USER 0
 ARG PROFILE
 ARG HF_ENDPOINT=https://huggingface.co
-RUN --mount=type=secret,id=ca --mount=type=secret,id=hf_token --mount=type=cache,target=/var/cache/nimble-coder \
+RUN --mount=type=secret,id=ca --mount=type=secret,id=hf_token \
+    --mount=type=cache,id=engines,target=/var/cache/nimble-coder \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca REQUESTS_CA_BUNDLE=/run/secrets/ca; fi \
     && HF_TOKEN_PATH=/run/secrets/hf_token nimble-coder create-model-store --profile "${PROFILE:?name a profile}" \
         --model-store /opt/nimble-coder/artifact --cache /var/cache/nimble-coder
