@@ -53,6 +53,7 @@ def chosen_profile(name: str, model: str | None) -> "Profile":
     from build_engine.profiles import find_profile
     from build_engine.selection import select_profile
 
+    model = model.removeprefix("hf://") if model else None
     return select_profile(detect_hardware(), model) if name in ("auto", "default") else find_profile(name)
 
 

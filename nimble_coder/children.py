@@ -6,6 +6,8 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -26,21 +28,46 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+@dataclass(frozen=True)
+class State:
+    """What /proc tells of a process."""
+
+    is_zombie: bool
+    session: int
+
+    @classmethod
+    def of(cls, pid: int) -> "State | None":
+        """None for one that is gone."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+        return cls(fields[0] == "Z", int(fields[3]))
+
+
+def session_commands(session: int) -> dict[int, list[str]]:
+    """The running processes of a session with their command lines."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        state = State.of(int(place.name))
+        if state and state.session == session and not state.is_zombie:
+            with suppress(OSError):
+                found[int(place.name)] = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    return found
+
+
 def reap_orphans() -> int:
     """Buries ended orphans and returns how many. What this process has started itself is left to who waits for it.
 
     Such a process either is in this one's session or leads its own; an adopted orphan does neither.
     """
     own, reaped = os.getsid(0), 0
-    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
-        try:
-            stat = Path(f"/proc/{child}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        fields = stat.rpartition(")")[2].split()
-        state, session = fields[0], int(fields[3])
-        if state == "Z" and session not in (own, int(child)):
-            os.waitpid(int(child), os.WNOHANG)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    for child in map(int, children):
+        state = State.of(child)
+        if state and state.is_zombie and state.session not in (own, child):
+            os.waitpid(child, os.WNOHANG)
             reaped += 1
     return reaped
 

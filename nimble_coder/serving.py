@@ -1,6 +1,6 @@
 """The runtime stage as one thing: Triton on loopback, the gateway in front of it, started and ended together."""
 
-import json
+import filecmp
 import shutil
 import tempfile
 import time
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from build_engine.build import PLAIN_ENGINE, Artifact
-from build_engine.repository import ENGINE_MODEL, Places, render_repository
+from build_engine.repository import Places, render_repository
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.process_log import Log
 from nimble_coder.triton.server import Addresses, TritonServer
@@ -101,17 +101,15 @@ class Serving:
 
 
 def served_repository(artifact: Artifact, changes: Mapping[str, object], place: Path) -> Path:
-    """The artefact's model repository where it fits as it is; otherwise one rendered anew at `place`.
+    """The artefact's model repository where it is what is to be served; otherwise one rendered anew at `place`.
 
-    It does not fit where the profile is served otherwise, or where the artefact was moved: Triton's configuration names
-    absolute paths, and a cache may be mounted anywhere.
+    It is another where the profile is served otherwise, where the artefact was moved (Triton's configuration names
+    absolute paths, and a cache may be mounted anywhere), and where an older release has built it.
     """
-    built = artifact.manifest.build_profile()
-    wanted = replace(built, **changes)  # type: ignore[arg-type] # the settings have checked them
-    config = (artifact.repository / ENGINE_MODEL / "config.pbtxt").read_text(encoding="utf-8")
-    if wanted == built and json.dumps(str(artifact.engine)) in config:
-        return artifact.repository
+    profile = replace(artifact.manifest.build_profile(), **changes)  # type: ignore[arg-type] # the settings' types
     plain = artifact.directory / PLAIN_ENGINE
     places = Places(artifact.engine, artifact.tokenizer, plain if plain.is_dir() else None)
-    render_repository(wanted, places, place)
-    return place
+    render_repository(profile, places, place)
+    rendered = [path.relative_to(place) for path in place.rglob("*") if path.is_file()]
+    _, different, missing = filecmp.cmpfiles(place, artifact.repository, map(str, rendered), shallow=False)
+    return place if different or missing else artifact.repository

@@ -1,5 +1,7 @@
 """The command line: what it prints, and that mistakes are told in one line."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,13 @@ def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
         (["build-engine", "--lookahead", "1,1,0"], 2, "needs draft tokens"),
         (["build-engine", "--model", "/nowhere"], 4, "not a directory"),
         (["serve", "/nowhere"], 8, "no finished artefact"),
+        (["serve", "--no-such-setting", "1"], 2, "unrecognized arguments: --no-such-setting"),
+        (["serve", "--workers", "0"], 2, "greater than or equal to 1"),
+        (["version", "--check-container", "25.06-trtllm-python-py3"], 3, "#5451"),
+        (["version", "--check-container", "24.12"], 3, "no lookahead parameters"),
+        (["version", "--check-container", "25.08-trtllm-python-py3"], 3, "nobody has reported"),
+        (["version", "--check-container", "latest"], 3, "names no release"),
+        (["bench", "everything"], 2, "no benchmark 'everything'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], code: int, reason: str) -> None:
@@ -76,6 +85,40 @@ def test_build_engine_prints_the_artefact_of_any_local_checkpoint(
     assert artifact.manifest.profile["precision"] == "bf16"
 
 
+@pytest.mark.parametrize(
+    "tag", ["25.05", "25.05-trtllm-python-py3", "nvcr.io/nvidia/tritonserver:25.05-trtllm-python-py3"]
+)
+def test_the_container_that_works_is_accepted(tag: str) -> None:
+    assert run("version", "--check-container", tag).returncode == 0
+    assert run("version", "--check-container", "25.08", "--allow-unproven").returncode == 0
+
+
+def test_the_versions_of_everything_are_told() -> None:
+    found = json.loads(run("version", "--format", "json").stdout)
+    assert set(found) == {"nimble-coder", "python", "torch", "tensorrt_llm", "triton", "container"}
+    assert found["triton"].startswith("2.51.0")
+    assert found["tensorrt_llm"] is None
+    assert "nimble-coder" in run("version").stdout
+
+
+def test_health_of_nobody_is_bad() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nimble_coder.cli", "health"],
+        env={**os.environ, "NIMBLE_METRICS_PORT": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "does not answer" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_serve_helps_with_every_setting() -> None:
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    assert all(option in done.stdout for option in ("--dry-run", "--config", "--http-port", "NIM_SERVER_PORT"))
+
+
 def test_help_lists_the_subcommands() -> None:
     done = run("--help")
-    assert all(name in done.stdout for name in ("build-engine", "serve", "complete"))
+    assert all(
+        name in done.stdout for name in ("build-engine", "serve", "complete", "doctor", "health", "version", "bench")
+    )

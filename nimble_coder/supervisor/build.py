@@ -1,6 +1,7 @@
 """A build before the first start, as a process of its own: what it loads is gone when the engine is served."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,11 +88,15 @@ class StartBuild:
         return Path(printed.strip())
 
     def _wait(self, process: "subprocess.Popen[str]") -> str:
-        started = time.monotonic()
+        started, place = time.monotonic(), self._settings.cache_path.expanduser()
+        place = next(path for path in (place, *place.absolute().parents) if path.exists())
+        used = shutil.disk_usage(place).used
         while True:
             said = self.progress
             try:
                 return process.communicate(timeout=SECONDS_BETWEEN)[0]
             except subprocess.TimeoutExpired:
                 if said == self.progress:
-                    self._log.say("build", f"still at it after {time.monotonic() - started:.0f} s: {said}")
+                    written = (shutil.disk_usage(place).used - used) / 1e9
+                    so_far = f"{time.monotonic() - started:.0f} s and {written:.2f} GB of disk so far"
+                    self._log.say("build", f"{so_far}: {said.strip()}")

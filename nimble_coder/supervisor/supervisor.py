@@ -12,7 +12,6 @@ from nimble_coder.process_log import ProcessLog
 from nimble_coder.serving import Serving
 from nimble_coder.settings.loading import Loaded
 from nimble_coder.settings.model import Settings
-from nimble_coder.settings.names import env_names
 from nimble_coder.supervisor.build import StartBuild
 from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.memory import oom_kills
@@ -125,7 +124,7 @@ def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Se
 def gateway_environment(settings: Settings) -> dict[str, str]:
     """The gateway's part of the settings as its environment; an empty variable is one that is not set."""
     options = settings if settings.uses_tls else settings.model_copy(update=dict.fromkeys(TLS_FILES))
-    return {env_names(name)[0]: as_text(getattr(options, name)) for name in GatewayOptions.model_fields}
+    return {f"NIMBLE_{name.upper()}": as_text(getattr(options, name)) for name in GatewayOptions.model_fields}
 
 
 def as_text(value: object) -> str:

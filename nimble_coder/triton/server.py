@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from build_engine.exit_codes import ExitCode
-from nimble_coder.children import how_ended, tethered
+from nimble_coder.children import State, how_ended, session_commands, tethered
 from nimble_coder.process_log import Log, ProcessLog, open_log
 from nimble_coder.settings.names import env_names
 from nimble_coder.triton.container import ContainerTriton
@@ -28,6 +28,8 @@ from nimble_coder.triton.container import ContainerTriton
 SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
 """Variables that Triton and the code in its models have no use for."""
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
+STUB = "triton_python_backend_stub"
+"""The program that runs a Python model for Triton; its first argument is the model's file."""
 BACKENDS = Path(__file__).parents[2] / "backends"
 """Where the portable twin of the C++ backend is."""
 
@@ -136,7 +138,7 @@ class Installation:
     def stub(self) -> Path:
         """The Python backend's per-model process for the running interpreter's version."""
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        path = self.root / "python_backend_stubs" / version / "triton_python_backend_stub"
+        path = self.root / "python_backend_stubs" / version / STUB
         if not path.is_file():
             raise TritonError(f"this Triton has no Python backend for Python {version}: use 3.10 to 3.13")
         return path
@@ -162,7 +164,7 @@ class Installation:
         for source, name in ((self.root / "backends" / "python", "python"), (BACKENDS / "tensorrtllm", "tensorrtllm")):
             shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         # A link, not a copy: the stub finds the wheel's libraries relative to where it really is.
-        (directory / "python" / "triton_python_backend_stub").symlink_to(self.stub)
+        (directory / "python" / STUB).symlink_to(self.stub)
 
 
 def shared_libpython() -> Path | None:
@@ -189,6 +191,9 @@ class TritonServer:
     threads: int = 1
     """PyTorch threads of the engine."""
     log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        self._stubs: dict[int, list[str]] = {}
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -268,15 +273,24 @@ class TritonServer:
                 raise self.failure(f"tritonserver {how_ended(code)} while it was loading")
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
+                commands = session_commands(self.pid)
+                self._stubs = {pid: command for pid, command in commands.items() if command[0].endswith(STUB)}
                 return waited
             tick(waited)
             time.sleep(0.05)
         raise NotReadyError(f"the models are not ready after {timeout:.0f} s{self._last_words()}")
 
     def check(self) -> None:
-        """Raises `TritonError` where the process has ended."""
+        """Raises `TritonError` where the process has ended, or one of a Python model.
+
+        Triton goes on without it, and without an answer to any request (seen with 2.51).
+        """
         if (code := self.poll()) is not None:
             raise self.failure(f"tritonserver {how_ended(code)}")
+        for pid, command in self._stubs.items():
+            state = State.of(pid)
+            if state is None or state.is_zombie or state.session != self.pid:
+                raise self.failure(f"the process of the model in {command[1]} has ended")
 
     def failure(self, what: str) -> TritonError:
         """What has happened, with what Triton's log says about it."""

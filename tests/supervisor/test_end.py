@@ -38,6 +38,7 @@ def test_sigterm_lets_a_stream_finish_refuses_new_work_and_ends_with_0(served: S
     ("victim", "code", "reason"),
     [
         ("bin/tritonserver", 13, "tritonserver was killed by SIGKILL"),
+        ("triton_python_backend_stub", 13, "model.py has ended"),
         ("nimble_coder.gateway.server", 14, "the gateway was killed by SIGKILL"),
     ],
 )

@@ -1,6 +1,7 @@
 """Settings under NIM's names reach the processes they are for."""
 
 import json
+import shutil
 import ssl
 import subprocess
 from pathlib import Path
@@ -109,3 +110,15 @@ def test_what_the_profile_says_of_serving_can_be_otherwise(artifact: Artifact, t
     assert '"enable_kv_cache_reuse" value: { string_value: "false" }' in config
     assert '"kv_cache_free_gpu_mem_fraction" value: { string_value: "0.5" }' in config
     assert str(artifact.engine) in config
+
+
+def test_what_was_moved_or_rendered_by_an_older_release_is_rendered_anew(artifact: Artifact, tmp_path: Path) -> None:
+    moved = Artifact.open(Path(shutil.copytree(artifact.directory, tmp_path / "moved")))
+    found = served_repository(moved, {}, tmp_path / "a")
+    assert found == tmp_path / "a"
+    assert str(moved.engine) in (found / "tensorrt_llm" / "config.pbtxt").read_text()
+    shutil.rmtree(moved.repository)
+    shutil.copytree(found, moved.repository)
+    assert served_repository(moved, {}, tmp_path / "b") == moved.repository
+    (moved.repository / "preprocessing" / "1" / "model.py").write_text("# of an older release\n")
+    assert served_repository(moved, {}, tmp_path / "c") == tmp_path / "c"
