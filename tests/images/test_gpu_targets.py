@@ -156,7 +156,7 @@ def test_an_image_with_its_engine_needs_neither_hub_nor_cache(
     podman: Podman, context: Path, runtime_image: str, checkpoint: Path, token: str
 ) -> None:
     """The engine is compiled while the image is built, from a private model whose token is a build secret."""
-    for hub in podman.work.glob("tmp/buildah-cache*/**/huggingface"):  # an earlier session's, with another model
+    for hub in list(podman.work.glob("tmp/buildah-cache*/**/huggingface")):  # an earlier session's, of another model
         shutil.rmtree(hub.parent)
     secret = podman.work / "token"
     secret.write_text(token)
