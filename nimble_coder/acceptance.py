@@ -23,7 +23,8 @@ from build_engine.verify import PROMPTS, TOKENS
 from build_engine.versions import TENSORRT_LLM
 from nimble_coder.client import CompletionClient, CompletionError
 from nimble_coder.terminal import say
-from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.triton.errors import TritonError
+from nimble_coder.triton.server import Addresses, TritonServer
 from nimble_coder.verification import LOADING, ServedEngine
 
 PYTHON = sys.executable

@@ -29,7 +29,8 @@ from nimble_coder.settings.loading import Loaded
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.tls import server_context
-from nimble_coder.triton.server import PortTakenError, TritonError, shared_libpython
+from nimble_coder.triton.errors import PortTakenError, TritonError
+from nimble_coder.triton.installation import shared_libpython
 
 GIB, MIB = 1 << 30, 1 << 20
 DRIVER, LEAST_DRIVER = 575, 525

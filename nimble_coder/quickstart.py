@@ -8,6 +8,7 @@ import json
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -69,8 +70,9 @@ def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
         if not once:
             say(f"playground and OpenAI API: {addresses.http}, http://{addresses.host}:{addresses.http_port}/v1")
             say(f"try: .venv/bin/nimble-coder complete 'def fib(' --stats --url {addresses.grpc}")
-            say("serving until Ctrl-C")
-            serving.wait()
+            with suppress(KeyboardInterrupt):  # also one that comes before the waiting has begun
+                say("serving until Ctrl-C")
+                serving.wait()
         say("stopping")
 
 

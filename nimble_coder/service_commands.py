@@ -27,35 +27,35 @@ REST = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_n
 @app.command(context_settings=REST, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Serve an engine until Ctrl-C or SIGTERM; `serve --help` lists every setting, `--dry-run` shows their values."""
-    from nimble_coder.settings.command_line import parse
-    from nimble_coder.settings.loading import load
+    from nimble_coder.triton.stopping import stop_signals
 
-    asked = parse(context.args)
-    try:
-        loaded = load(asked.options, file=asked.config)
-        if asked.dry_run:
-            from nimble_coder.supervisor.dry_run import report
+    with stop_signals():  # at once: as PID 1 it would not hear of them, and what is imported below takes a while
+        from nimble_coder.settings.command_line import parse
+        from nimble_coder.settings.loading import load
+        from nimble_coder.supervisor.dry_run import report
 
-            typer.echo(report(loaded))
-            return
-    except (ValueError, RuntimeError, OSError) as error:
-        fail(error)
-    raise typer.Exit(supervise(loaded))
+        asked = parse(context.args)
+        try:
+            loaded = load(asked.options, file=asked.config)
+            if asked.dry_run:
+                typer.echo(report(loaded))
+                return
+        except (ValueError, RuntimeError, OSError) as error:
+            fail(error)
+        raise typer.Exit(supervise(loaded))
 
 
 def supervise(loaded: "Loaded") -> int:
     """Runs the service; its last line says why it ended, and the exit code says it to machines."""
     from nimble_coder.process_log import ProcessLog
     from nimble_coder.supervisor.supervisor import NAME, Supervisor
-    from nimble_coder.triton.stopping import stop_signals
 
     log = ProcessLog(loaded.settings.jsonl_logging)
     for warning in loaded.warnings:
         log.say(NAME, warning, "warning")
     code, last, level = int(ExitCode.STOPPED), "stopped", "info"
     try:
-        with stop_signals():
-            Supervisor(loaded, log).run()
+        Supervisor(loaded, log).run()
     except KeyboardInterrupt:
         code, last = int(ExitCode.INTERRUPTED), "interrupted"
     except (ValueError, RuntimeError, OSError) as error:

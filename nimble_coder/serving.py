@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,11 @@ from build_engine.build import PLAIN_ENGINE, Artifact
 from build_engine.repository import Places, render_repository
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.process_log import Log
+from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses, TritonServer
 
-HURRY = 1.5
-"""Seconds for the others where one process has failed: clients are told in their streams, and that is all."""
+HURRY = 1.0
+"""Seconds for the gateways where a process has failed: clients are told in their streams, and that is all."""
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Serving:
     log_level: str = "info"
     """Of Triton."""
     drain_seconds: float = 30.0
+    has_drained: bool = field(default=False, init=False)
+    """After the end: whether all processes have lived to see the last request finish."""
 
     def __enter__(self) -> "Serving":
         artifact = Artifact.open(self.artifact)
@@ -69,12 +73,17 @@ class Serving:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         is_wanted = kind is None or issubclass(kind, KeyboardInterrupt)
+        grace = 0.0
         try:
-            self.gateways.stop(self.drain_seconds + 10 if is_wanted else HURRY)
-        finally:
+            codes = self.gateways.stop(self.drain_seconds + 10 if is_wanted else HURRY)
+            with suppress(TritonError):
+                self.triton.check()
+                self.has_drained = not any(codes)
             # The gateways have let every request finish. Triton (2.51) sometimes goes on waiting for a model that
             # nothing uses any more, until its own exit timeout; unloading takes 3 to 4 s.
-            self.triton.stop(grace=5.0 if is_wanted else HURRY)
+            grace = 5.0 if is_wanted else 0.0
+        finally:  # without any grace where a second Ctrl-C came
+            self.triton.stop(grace)
             shutil.rmtree(self._work, ignore_errors=True)
 
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:

@@ -11,7 +11,8 @@ from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 from build_engine.verify import Batch, Verification, VerificationError, verify
 from nimble_coder.client import Completion, CompletionClient, CompletionError
-from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.triton.errors import TritonError
+from nimble_coder.triton.server import Addresses, TritonServer
 
 LOADING = 900.0
 """Seconds that a large engine may take to load."""

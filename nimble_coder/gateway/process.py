@@ -88,8 +88,11 @@ class GatewayProcesses:
             if (code := process.poll()) is not None:
                 raise GatewayError(f"the gateway {how_ended(code)}; its last line says why")
 
-    def stop(self, grace: float = 40.0) -> None:
-        """Ends the processes, which let running requests finish first; after `grace` seconds they are killed."""
+    def stop(self, grace: float = 40.0) -> list[int]:
+        """Ends the processes, which let running requests finish first; after `grace` seconds they are killed.
+
+        Returns their exit codes.
+        """
         deadline = time.monotonic() + grace
         try:
             for process in self.processes:
@@ -102,6 +105,7 @@ class GatewayProcesses:
                 process.kill()
                 process.wait()
             shutil.rmtree(self._metrics, ignore_errors=True)
+        return [process.returncode for process in self.processes]
 
     def environment(self) -> dict[str, str]:
         """What each process is told, beside this one's environment."""

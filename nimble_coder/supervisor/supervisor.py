@@ -17,7 +17,8 @@ from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.memory import oom_kills
 from nimble_coder.supervisor.start_page import StartPage
 from nimble_coder.supervisor.tls import server_context
-from nimble_coder.triton.server import Addresses, OutOfMemoryError
+from nimble_coder.triton.errors import OutOfMemoryError, TritonError
+from nimble_coder.triton.server import Addresses
 
 NAME = "supervisor"
 OUT_OF_MEMORY = (
@@ -52,8 +53,10 @@ class Supervisor:
                     seconds = serving.wait_ready(settings.startup_seconds)
                     page.close()
                     self._say(f"ready after {seconds:.1f} s: {where(settings)}")
-                    self._watch(serving, killed)
+                    self._watch(serving)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
+                if not serving.has_drained:
+                    raise TritonError("a process ended before the last request had finished; its log is above")
         except (RuntimeError, OSError) as error:
             if oom_kills() > killed:
                 raise OutOfMemoryError(f"{OUT_OF_MEMORY} ({error})") from error
@@ -74,14 +77,11 @@ class Supervisor:
         """Why the service is not ready yet."""
         return f"building the engine: {self._build.progress}" if self._build else "the model is loading"
 
-    def _watch(self, serving: Serving, killed: int) -> None:
+    def _watch(self, serving: Serving) -> None:
         """Until Ctrl-C or SIGTERM; raises the failure of a process."""
         try:
             while True:
                 serving.check()
-                # Triton would start a model's process again, with every request in it lost.
-                if oom_kills() > killed:
-                    raise OutOfMemoryError(OUT_OF_MEMORY)
                 reap_orphans()
                 time.sleep(0.2)
         except KeyboardInterrupt:

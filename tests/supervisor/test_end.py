@@ -50,7 +50,8 @@ def test_a_process_that_is_killed_ends_all_within_5_seconds_with_the_reason_last
         httpx.Client(base_url=served.addresses.http, timeout=60) as http,
         http.stream("POST", "/v1/completions", json=LONG) as stream,
     ):
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept, since the response is closed with it
+        next(lines)
         killed = time.monotonic()
         os.kill(served.children(victim)[0], signal.SIGKILL)
         assert served.process.wait(5) == code
@@ -84,8 +85,23 @@ def test_a_second_signal_does_not_wait_for_what_runs(served: Service) -> None:
         httpx.Client(base_url=served.addresses.http, timeout=60) as http,
         http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 6000}) as stream,
     ):
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept, since the response is closed with it
+        next(lines)
         served.process.terminate()
         served.wait_until(lambda: any("stopping" in line for line in served.output), 5)
         served.process.terminate()
         assert served.process.wait(8) == 130
+
+
+def test_a_process_that_dies_while_the_service_drains_is_no_clean_end(served: Service) -> None:
+    with (
+        httpx.Client(base_url=served.addresses.http, timeout=60) as http,
+        http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 6000}) as stream,
+    ):
+        lines = stream.iter_lines()  # kept, since the response is closed with it
+        next(lines)
+        served.process.terminate()
+        served.wait_until(lambda: any("stopping" in line for line in served.output), 5)
+        os.kill(served.children("bin/tritonserver")[0], signal.SIGKILL)
+        assert served.process.wait(10) == 13
+    assert "ended before the last request had finished" in served.last_line
