@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,10 +153,17 @@ class Checkpoint:
                                 f"{file}: {name} has shape {list(found)}, config.json says {list(expected[name])}"
                             )
             except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{self.directory / file} cannot be read, download it again: {error}") from None
+                raise unreadable(self.directory / file, error) from None
         absent = [name for name in expected if name not in self.weight_files]
         if absent:
             raise CheckpointError(f"{self.directory} lacks {len(absent)} tensors, the first is {absent[0]}")
+
+
+def unreadable(path: Path, error: Exception) -> "CheckpointError":
+    """What to do about a weight file; safetensors says "No such file" of one that belongs to somebody else."""
+    if path.exists() and not os.access(path, os.R_OK):
+        return CheckpointError(f"{path} may not be read by user {os.geteuid()}: chmod a+r {path}")
+    return CheckpointError(f"{path} cannot be read, download it again: {error}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -194,4 +202,4 @@ def _weight_files(directory: Path) -> dict[str, str]:
         with safe_open(single, framework="numpy") as tensors:
             return dict.fromkeys(tensors.keys(), single.name)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{single} cannot be read, download it again: {error}") from None
+        raise unreadable(single, error) from None

@@ -52,6 +52,8 @@ def write(weights: dict[str, torch.Tensor], path: Path) -> None:
     """Writes a safetensors file; raises `OSError`, of which safetensors leaves no more than a text."""
     try:
         save_file(weights, path)
+        # safetensors gives the file to its owner alone; a server may run as another user than the builder.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     except SafetensorError as error:
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

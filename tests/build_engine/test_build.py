@@ -59,6 +59,13 @@ def test_the_engine_config_has_tensorrt_llms_shape(make_checkpoint: MakeCheckpoi
     assert EngineConfig.read(artifact.engine).max_seq_len == 400
 
 
+def test_whoever_may_enter_the_artefact_may_read_its_files(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(TINY_PROFILE, make_checkpoint(), Cache(tmp_path), silent)
+    readers = artifact.directory.stat().st_mode & 0o444
+    files = [path for path in artifact.directory.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o444 for path in files} == {path.name: readers for path in files}
+
+
 def test_weights_are_fused_and_cast(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     artifact = build(replace(TINY_PROFILE, precision="bf16"), make_checkpoint(), Cache(tmp_path), silent)
     with safe_open(artifact.engine / "rank0.safetensors", framework="pt") as weights:

@@ -1,0 +1,153 @@
+# The images. Targets:
+#   runtime              (the default) serves on NVIDIA GPUs; without an engine it builds one into the cache first
+#   build                compiles engines, as a container on a GPU host
+#   runtime-with-engine  runtime with the engine of one PROFILE baked in, for hosts without a network
+#   runtime-cpu          the portable engine and the embedded model on a slim Python image
+# Build secrets, all optional: ca (certificates of a proxy that re-signs TLS), pip (a pip.conf), hf_token.
+# docs/container.md says how to build and run each.
+
+# The one place that names NVIDIA's image; build_engine/versions.py refuses releases that cannot work.
+ARG BASE_IMAGE=nvcr.io/nvidia/tritonserver:25.05-trtllm-python-py3
+ARG CPU_BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+# ---- the portable engine -------------------------------------------------------------------------------------------
+FROM ${CPU_BASE_IMAGE} AS cpu-dependencies
+WORKDIR /opt/nimble-coder
+COPY requirements/ requirements/
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# PyTorch's headers, tests and test programs are half as large as its libraries, and nothing here compiles.
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    python3 -m venv venv \
+    && requirements/pip install --only-binary :all: --require-hashes --extra-index-url "${TORCH_INDEX}" \
+        --requirement requirements/serve.txt \
+    && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && echo /opt/nimble-coder/package >"$site/nimble-coder.pth" \
+    && rm -r "$site/torch/include" "$site/torch/test" \
+    && find "$site/torch/bin" -type f ! -name torch_shm_manager -delete \
+    && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
+
+# The engine's step: compiled apart, because a compiler is wanted nowhere else and other code changes more often.
+FROM cpu-dependencies AS cpu-step
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -r /var/lib/apt/lists/*
+COPY nimble_coder/engine/step.cpp nimble_coder/engine/compiled.py step/
+RUN PYTHONPATH=step python3 -c 'from compiled import compile_step; compile_step()'
+
+FROM cpu-dependencies AS cpu-package
+WORKDIR /source
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    /opt/nimble-coder/requirements/pip install --only-binary :all: --require-hashes \
+        --requirement /opt/nimble-coder/requirements/wheel.txt
+COPY . .
+COPY --from=cpu-step /opt/nimble-coder/step/*.so nimble_coder/engine/
+RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-isolation \
+        --target /opt/nimble-coder/package .
+
+# Built where it will be served, because Triton's configuration names absolute paths. The cache keeps the artefact, which
+# depends on the model, the build stage and the repository's templates, over builds that change other code.
+FROM cpu-package AS cpu-artifact
+RUN --mount=type=cache,target=/var/cache/nimble-coder \
+    nimble-coder create-model-store --profile demo --model-store /opt/nimble-coder/artifact \
+        --cache /var/cache/nimble-coder
+
+FROM cpu-dependencies AS runtime-cpu
+# Any user may write to the cache who is in group 0, as a user without an entry in /etc/passwd is by default.
+RUN mkdir -p /opt/nim/.cache && chown 1000:0 /opt/nim/.cache && chmod 2775 /opt/nim/.cache
+ENV HOME=/tmp \
+    USER=nimble \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NIM_CACHE_PATH=/opt/nim/.cache \
+    NIMBLE_BAKED_ARTIFACT=/opt/nimble-coder/artifact \
+    NIMBLE_HOST=0.0.0.0
+USER 1000:0
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s CMD ["nimble-coder", "health"]
+ENTRYPOINT ["nimble-coder"]
+CMD ["serve"]
+# What a change of code touches comes last.
+COPY --from=cpu-artifact /opt/nimble-coder/artifact artifact
+COPY --from=cpu-package /opt/nimble-coder/package package
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Nimble Coder (CPU)" \
+      org.opencontainers.image.description="Code completion for Qwen2.5-Coder: portable lookahead engine, embedded model" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# ---- NVIDIA GPUs ---------------------------------------------------------------------------------------------------
+FROM ${BASE_IMAGE} AS gpu-dependencies
+# Nobody runs this stage.
+# hadolint ignore=DL3002
+USER 0
+WORKDIR /opt/nimble-coder
+COPY requirements/ requirements/
+# Only what the base lacks: PyTorch, TensorRT-LLM and what they were tested with stay NVIDIA's.
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    python3 -m venv --without-pip --system-site-packages venv \
+    && venv/bin/python requirements/lacking.py list requirements/serve.txt >requirements/lacking.txt \
+    && requirements/pip install --only-binary :all: --require-hashes --no-deps --requirement requirements/lacking.txt \
+    && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && echo /opt/nimble-coder/package >"$site/nimble-coder.pth"
+ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
+
+FROM gpu-dependencies AS gpu-package
+WORKDIR /source
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    /opt/nimble-coder/requirements/pip install --only-binary :all: --require-hashes \
+        --requirement /opt/nimble-coder/requirements/wheel.txt
+COPY . .
+ARG BASE_IMAGE
+RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-isolation \
+        --target /opt/nimble-coder/package . \
+    && python3 /opt/nimble-coder/requirements/lacking.py check "nimble-coder[serve]" \
+    && nimble-coder version --check-container "${BASE_IMAGE##*:}"
+
+FROM gpu-dependencies AS build
+RUN mkdir -p /opt/nim/.cache && chown 1000:0 /opt/nim/.cache && chmod 2775 /opt/nim/.cache
+ENV HOME=/tmp \
+    USER=nimble \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NIM_CACHE_PATH=/opt/nim/.cache \
+    NIMBLE_HOST=0.0.0.0
+USER 1000:0
+ENTRYPOINT ["nimble-coder"]
+CMD ["build-engine"]
+COPY --from=gpu-package /opt/nimble-coder/package package
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Nimble Coder" \
+      org.opencontainers.image.description="Code completion for Qwen2.5-Coder: TensorRT-LLM engines with lookahead decoding" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# Weights and engine made while the image is built: for builders that expose a GPU.
+FROM build AS engine
+# Nobody runs this stage.
+# hadolint ignore=DL3002
+USER 0
+ARG PROFILE
+ARG HF_ENDPOINT=https://huggingface.co
+RUN --mount=type=secret,id=ca --mount=type=secret,id=hf_token \
+    --mount=type=cache,id=engines,target=/var/cache/nimble-coder \
+    if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca REQUESTS_CA_BUNDLE=/run/secrets/ca; fi \
+    && HF_TOKEN_PATH=/run/secrets/hf_token nimble-coder create-model-store --profile "${PROFILE:?name a profile}" \
+        --model-store /opt/nimble-coder/artifact --cache /var/cache/nimble-coder
+
+FROM build AS runtime
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+# The first start may build an engine.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60m CMD ["nimble-coder", "health"]
+CMD ["serve"]
+
+FROM runtime AS runtime-with-engine
+COPY --from=engine /opt/nimble-coder/artifact artifact
+ENV NIMBLE_BAKED_ARTIFACT=/opt/nimble-coder/artifact
+
+FROM runtime

@@ -1,0 +1,1 @@
+"""The images, really built and really run: `scripts/test-images`. Needs root, and podman with a storage of its own."""

@@ -1,0 +1,95 @@
+"""The base images, made here because no registry is needed for a test: Debian with Python, and NVIDIA's stand-in."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from build_engine.versions import CONTAINER
+from tests.images.podman import Podman, say
+
+ROOT = Path(__file__).parents[2]
+PYTHON = "docker.io/library/python:3.11-slim-bookworm"
+TRITON = "nvcr.io/nvidia/tritonserver"
+PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv,python3-pip,libpython3.11"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def debian_mirror() -> str:
+    """The mirror that this machine's own apt uses."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    mirrors = [line.split()[0] for line in listed.splitlines() if line.endswith(" bookworm") and "debian" in line]
+    return mirrors[0] if mirrors else "http://deb.debian.org/debian"
+
+
+def make_python_base(podman: Podman) -> None:
+    """Debian 12 with its Python 3.11, under the name of the official Python image."""
+    if podman.exists(PYTHON):
+        return
+    say("making the Debian base image (half a minute)")
+    root = podman.work / "rootfs"
+    shutil.rmtree(root, ignore_errors=True)
+    log = podman.work / "logs" / "debootstrap.log"
+    with log.open("w") as output:
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), debian_mirror()]
+        if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
+            raise RuntimeError(f"debootstrap failed:\n{log.read_text()[-2000:]}")
+    for leftover in [*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*")]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as archive:
+        subprocess.run(
+            podman.command("import", "--quiet", "-", PYTHON),
+            stdin=archive.stdout,
+            stdout=subprocess.DEVNULL,
+            env=podman.environment,
+            check=True,
+        )
+    if archive.returncode:
+        raise RuntimeError("tar failed")
+    shutil.rmtree(root)
+
+
+def make_triton_base(podman: Podman) -> str:
+    """NVIDIA's image as far as it matters here: a real tritonserver where theirs is, and stand-ins for the rest."""
+    context = podman.work / "triton-base"
+    shutil.rmtree(context, ignore_errors=True)
+    ignore = shutil.ignore_patterns("__pycache__", "*.py[co]")
+    shutil.copytree(ROOT / "tests" / "standin", context / "standin", ignore=ignore)
+    shutil.copytree(ROOT / "requirements", context / "requirements")
+    say("building the stand-in for NVIDIA's base image")
+    podman.build(context, CONTAINER, f"--file={ROOT / 'tests' / 'images' / 'tritonserver.Dockerfile'}")
+    return CONTAINER
+
+
+def build_options(podman: Podman, token: str) -> list[str]:
+    """Gives pip inside a build what it has here: indexes, local files, certificates, as docs/container.md says.
+
+    The token stands for the password that such a pip.conf may hold.
+    """
+    settings = {name: pip_setting(name) for name in ("index-url", "extra-index-url", "find-links")}
+    lines = [f"{name} = {' '.join(places)}" for name, places in settings.items() if places]
+    file = podman.work / "pip.conf"
+    file.write_text("\n".join(["[global]", f"# password: {token}", *lines, ""]))
+    options = [f"--secret=id=pip,src={file}", f"--secret=id=ca,src={CERTIFICATES}"]
+    wheels = [Path(place) for place in settings["find-links"]]
+    indexes = [
+        Path(url.removeprefix("file://")).parent for url in settings["extra-index-url"] if url.startswith("file:")
+    ]
+    options += [f"--volume={place}:{place}:ro" for place in [*wheels, *indexes] if place.is_dir()]
+    if any(list(place.glob("torch-*+cpu-*.whl")) for place in wheels):
+        options.append("--build-arg=TORCH_INDEX=https://pypi.org/simple")  # PyTorch's own need not be asked
+    return options
+
+
+def pip_setting(name: str) -> list[str]:
+    """A setting of pip on this machine, from the environment or its configuration."""
+    if variable := os.environ.get(f"PIP_{name.upper().replace('-', '_')}"):
+        return variable.split()
+    command = [sys.executable, "-m", "pip", "config", "get", f"global.{name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()

@@ -1,0 +1,77 @@
+"""The files around the images: linted, valid, and in step with each other."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+import yaml
+
+from build_engine.versions import CONTAINER
+from tests.images.bases import ROOT
+
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
+
+def succeeds(*command: str | Path) -> None:
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dockerfiles_have_no_findings() -> None:
+    succeeds(HADOLINT, "--failure-threshold", "style", "Dockerfile", "tests/images/tritonserver.Dockerfile")
+
+
+def test_the_base_image_is_the_version_tables() -> None:
+    named = re.search(r"^ARG BASE_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert named is not None
+    assert named[1] == CONTAINER
+
+
+@pytest.mark.parametrize("profiles", [[], ["cpu"], ["monitoring"], ["cpu", "monitoring"]])
+def test_compose_accepts_every_profile(profiles: list[str]) -> None:
+    selected = [part for profile in profiles for part in ("--profile", profile)]
+    succeeds("docker-compose", "--file", "compose.yaml", *selected, "config", "--quiet")
+
+
+def test_compose_builds_targets_that_exist() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    targets = {service["build"]["target"] for service in services.values() if "build" in service}
+    stages = set(re.findall(r"^FROM .+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert targets == {"runtime", "runtime-cpu"}
+    assert targets < stages
+
+
+def test_prometheus_accepts_its_configuration() -> None:
+    succeeds("promtool", "check", "config", "deploy/monitoring/prometheus.yml")
+
+
+def test_the_lock_pins_what_the_project_asks_for_and_what_it_is_tested_with() -> None:
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements/serve.txt").read_text(), re.MULTILINE))
+    tested = dict(re.findall(r"^(\S+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    tested = {normal(name): version for name, version in tested.items()}
+    assert {name: version.removesuffix("+cpu") for name, version in locked.items() if name in tested} == {
+        name: version for name, version in tested.items() if name in locked
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for wanted in [*project["dependencies"], *extras["build"], *extras["serve"]]:
+        name = normal(re.split(r"[\[<>= ]", wanted)[0])
+        assert name in locked or name == "nimble-coder", f"run scripts/lock: {wanted} is not in requirements/serve.txt"
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_locked_file_has_a_hash() -> None:
+    for lock in ("serve.txt", "wheel.txt"):
+        for entry in re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements" / lock).read_text()):
+            assert "--hash=sha256:" in entry or entry.startswith("#"), entry
+
+
+def test_the_scripts_are_executable() -> None:
+    assert all(os.access(ROOT / path, os.X_OK) for path in ("scripts/lock", "scripts/test-images", "requirements/pip"))
