@@ -65,6 +65,11 @@ class LookaheadConfig:
                 f"send smaller values, or build an engine with a larger configuration"
             )
 
+    def limited_to(self, engine: "LookaheadConfig") -> "LookaheadConfig":
+        """The same, each of w, n, g at most the engine's."""
+        w, n, g = map(min, astuple(self), astuple(engine))
+        return LookaheadConfig(w, n, g) if n > 1 else PLAIN
+
     def __str__(self) -> str:
         return f"({self.window_size},{self.ngram_size},{self.verification_set_size})"
 

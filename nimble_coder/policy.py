@@ -16,6 +16,9 @@ HEADER = """\
 """
 
 
+PORTABLE = ((1, LookaheadConfig(1, 6, 2)), (4, LookaheadConfig(1, 4, 1)))
+
+
 class PolicyError(ValueError):
     """A policy that cannot be used; says which and what to do."""
 
@@ -74,6 +77,14 @@ class Policy:
         if not levels:
             raise PolicyError(f"the policy {path} has no levels: run `nimble-coder tune` again, or remove it")
         return cls(tuple(levels))
+
+    @classmethod
+    def portable(cls, engine: LookaheadConfig) -> "Policy":
+        """For the portable engine where nobody has tuned: few drafts, since a CPU's step costs what its tokens cost.
+
+        Measured on the embedded model (docs/tuning.md).
+        """
+        return cls(tuple((load, config.limited_to(engine)) for load, config in PORTABLE))
 
     def choose(self, load: int, prompt_length: int) -> LookaheadConfig:
         """The (w,n,g) for a request that makes it `load` generations at once; plain where its prompt is too short."""

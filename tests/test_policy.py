@@ -83,3 +83,11 @@ def test_a_file_that_is_not_there_is_named(path: Path) -> None:
 def test_the_cache_keeps_policies_beside_its_artefacts(tmp_path: Path) -> None:
     assert policy_of(tmp_path / "artifacts" / "demo-1") == tmp_path / "policies" / "demo-1.yaml"
     assert policy_of(tmp_path / "store") is None
+
+
+@pytest.mark.parametrize("engine", [(8, 8, 8), (2, 2, 1), (3, 5, 1), (1, 1, 0)])
+def test_the_portable_table_stays_within_the_engine(engine: tuple[int, int, int]) -> None:
+    own = LookaheadConfig(*engine)
+    policy = Policy.portable(own)
+    for load in (1, 2, 4, 100):
+        policy.choose(load, prompt_length=50).check_within(own)

@@ -83,11 +83,12 @@ class Service:
         self.started = int(time.time())
 
     def _find_policy(self) -> Policy | None:
-        """The table that maps load to (w,n,g), where there is one; raises `PolicyError`."""
+        """The table that maps load to (w,n,g); None leaves the choice to the engine. Raises `PolicyError`."""
         given, beside = self.settings.policy, policy_of(self.artifact.directory)
         path = given or (beside if beside and beside.is_file() else None)
         if path is None:
-            return None
+            is_portable = self.artifact.manifest.profile["engine"] == "torch" and not self.limits.lookahead.is_plain
+            return Policy.portable(self.limits.lookahead) if is_portable else None
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.lookahead)
 
