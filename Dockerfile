@@ -27,12 +27,20 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
 
+# The engine's step: compiled apart, because a compiler is wanted nowhere else and other code changes more often.
+FROM cpu-dependencies AS cpu-step
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -r /var/lib/apt/lists/*
+COPY nimble_coder/engine/step.cpp nimble_coder/engine/compiled.py step/
+RUN PYTHONPATH=step python3 -c 'from compiled import compile_step; compile_step()'
+
 FROM cpu-dependencies AS cpu-package
 WORKDIR /source
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     /opt/nimble-coder/requirements/pip install --only-binary :all: --require-hashes \
         --requirement /opt/nimble-coder/requirements/wheel.txt
 COPY . .
+COPY --from=cpu-step /opt/nimble-coder/step/*.so nimble_coder/engine/
 RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-isolation \
         --target /opt/nimble-coder/package .
 

@@ -1,7 +1,6 @@
 """The build stage from end to end: checkpoint and profile in, a published artefact out."""
 
-import hashlib
-import json
+import os
 import platform
 import shutil
 import time
@@ -11,6 +10,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+from build_engine.address import content_address, engine_address
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig
@@ -18,9 +18,9 @@ from build_engine.engines import tensorrt
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.manifest import Manifest, ManifestError, record_files
 from build_engine.profiles import Profile, ProfileError
-from build_engine.repository import TEMPLATES, Places, render_repository, template_files
+from build_engine.repository import Places, render_repository
 from build_engine.selection import matching_gpus
-from build_engine.verify import SKIPPED, Verifier
+from build_engine.verify import SKIPPED, Verifier, advice
 from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
 from build_engine.weights import Weights, own_weights
 
@@ -70,7 +70,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build, which changes nothing in the lookahead engine itself."""
+    """How to build what the profile says."""
 
     companion: bool = False
     """Build a second engine without lookahead beside it."""
@@ -130,7 +130,8 @@ def build(
         tensorrt.check_profile(profile, checkpoint)
     progress(f"hashing {len(checkpoint.files)} files of {checkpoint.directory}")
     source = {path.name: weights.hashes.get(path.name) or sha256(path) for path in checkpoint.files}
-    key = content_address(profile, source, machine.engine_version, options.companion)
+    engine_key = engine_address(profile, source, machine.engine_version, options.companion, options.calibration)
+    key = content_address(profile, engine_key)
     place = cache.place(profile.name, key)
     if found := finished(place, progress):  # without the lock: a cache may be mounted read-only
         return found
@@ -138,11 +139,12 @@ def build(
         if found := finished(place, progress):
             return found
         with cache.draft(place) as draft:
-            job = Job(profile, checkpoint, cache, place, draft, options, machine, progress)
+            job = Job(profile, checkpoint, engine_key, cache, place, draft, options, machine, progress)
             job.make()
             verification = job.verify(verifier) if verifier else SKIPPED
             manifest = Manifest(
                 key=key,
+                engine_key=engine_key,
                 profile=asdict(profile),
                 source=source,
                 engine_version=machine.engine_version,
@@ -179,6 +181,7 @@ class Job:
 
     profile: Profile
     checkpoint: Checkpoint
+    engine_key: str
     cache: Cache
     place: Path
     draft: Path
@@ -188,22 +191,48 @@ class Job:
 
     def make(self) -> None:
         """Everything but the manifest."""
-        profile = self.profile
-        self.progress(f"building the {profile.engine} engine ({profile.precision}, lookahead {profile.lookahead})")
-        (self.draft / ENGINE).mkdir()
-        if profile.engine == "tensorrt":
-            self.compile()
-        elif self.options.companion:
+        if self.profile.engine == "torch" and self.options.companion:
             raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
+        if donor := self.donor():
+            self.progress(f"taking the engine of {donor.directory}")
+            for part in self.engines:  # links: an engine may have tens of gigabytes
+                shutil.copytree(donor.directory / part, self.draft / part, copy_function=link)
         else:
-            from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
-
-            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
+            self.make_engine()
         (self.draft / TOKENIZER).mkdir()
         for path in self.checkpoint.tokenizer_files:
             shutil.copyfile(path, self.draft / TOKENIZER / path.name)
         self.progress("rendering the model repository")
         self.render(self.place, self.draft / REPOSITORY)
+
+    @property
+    def engines(self) -> list[str]:
+        """The parts of the artefact that are engines."""
+        return [ENGINE, PLAIN_ENGINE] if self.options.companion else [ENGINE]
+
+    def donor(self) -> Artifact | None:
+        """A whole artefact with the same engine: another name, other templates or other serving parameters."""
+        for path in sorted(self.cache.artifacts.glob("[!.]*")):
+            try:
+                artifact = Artifact.open(path)
+                if artifact.manifest.engine_key == self.engine_key:
+                    artifact.manifest.check_hashes(path)
+                    return artifact
+            except ManifestError:
+                continue  # `nimble-coder cache verify` reports it
+        return None
+
+    def make_engine(self) -> None:
+        """Fills the directories of `engines`."""
+        profile = self.profile
+        self.progress(f"building the {profile.engine} engine ({profile.precision}, lookahead {profile.lookahead})")
+        (self.draft / ENGINE).mkdir()
+        if profile.engine == "tensorrt":
+            self.compile()
+        else:
+            from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
+
+            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
 
     def compile(self) -> None:
         """Runs the plan, and keeps of its results the engines alone."""
@@ -242,6 +271,8 @@ class Job:
             f"verified: {result.identical} of {result.requests} generations equal plain decoding token by token, "
             f"{result.tokens_per_step:.2f} tokens per step, {result.speed_up:.2f}x its speed"
         )
+        if slower := advice(self.profile, result):
+            self.progress(f"warning: {slower}")
         return result.to_json()
 
 
@@ -257,14 +288,9 @@ def workshop(profile: Profile, model: Path, draft: Path, options: BuildOptions) 
     )
 
 
-def content_address(profile: Profile, source: dict[str, str], engine_version: str, companion: bool) -> str:
-    """SHA-256 over everything that determines an artefact: model, profile, engine version, repository templates."""
-    templates = {str(path.relative_to(TEMPLATES)): sha256(path) for path in template_files()}
-    everything = {
-        "profile": asdict(profile),
-        "source": source,
-        "engine": engine_version,
-        "companion": companion,
-        "templates": templates,
-    }
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+def link(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

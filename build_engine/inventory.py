@@ -84,9 +84,10 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
     return max(found, key=lambda artifact: artifact.manifest.built_at, default=None)
 
 
-def size_of(directory: Path) -> int:
-    """Bytes of all files, those behind links included."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+def size_of(*directories: Path) -> int:
+    """Bytes of all files, those behind links included; a file that is in several directories counts once."""
+    files = (path.stat() for directory in directories for path in directory.rglob("*") if path.is_file())
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())
 
 
 def prunable(cache: Cache, superseded: bool) -> list[Entry]:

@@ -14,7 +14,7 @@ from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 
 NAME = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 class ManifestError(ValueError):
@@ -38,6 +38,8 @@ class Manifest:
 
     key: str
     """Content address: SHA-256 of everything that determines the artefact."""
+    engine_key: str
+    """The same of the engine alone, which several artefacts may have."""
     profile: dict[str, Any]
     source: dict[str, str]
     """The checkpoint's files and their SHA-256."""

@@ -71,7 +71,6 @@ def template_values(profile: Profile, places: Places) -> dict[str, Any]:
         "engine_dir": str(places.engine),
         "tokenizer_dir": str(places.tokenizer),
         "stats_check_period_ms": 250,
-        "text_instances": 2,
     }
 
 

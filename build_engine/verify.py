@@ -58,9 +58,14 @@ class Verification:
         """Of the same work, all requests at once."""
         return self.plain_seconds / self.lookahead_seconds
 
+    @property
+    def is_slower(self) -> bool:
+        return self.speed_up < 1
+
     def to_json(self) -> dict[str, Any]:
         """The manifest's `verification`."""
-        return {"status": "passed", **asdict(self), "speed_up": round(self.speed_up, 3)}
+        status = "slower" if self.is_slower else "passed"
+        return {"status": status, **asdict(self), "speed_up": round(self.speed_up, 3)}
 
 
 SKIPPED: dict[str, Any] = {"status": "skipped", "reason": "the build did not run the engine (--skip-verify)"}
@@ -81,8 +86,9 @@ class Engine(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
 
-    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig) -> Batch:
-        """Continues all prompts at once, greedily, each by exactly `max_tokens`."""
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig | None) -> Batch:
+        """Continues all prompts at once, greedily, each by exactly `max_tokens`; None leaves the engine its own
+        configuration."""
 
 
 Verifier = Callable[[Profile, Path], Verification]
@@ -93,42 +99,67 @@ def verify(engine: Engine, profile: Profile) -> Verification:
     """Judges a running engine; raises `VerificationError` where it must not be published."""
     prompts = [engine.encode(text) for text in PROMPTS]
     tokens = min(TOKENS, profile.max_seq_len - max(map(len, prompts)))
-    for mode in (profile.lookahead, PLAIN):
+    reference = None if profile.lookahead.is_plain else PLAIN  # a plain engine takes no (w,n,g)
+    for mode in (None, reference):
         engine.generate(prompts, tokens // 8, mode)  # the first run of each pays for allocations
-    drafted = engine.generate(prompts, tokens, profile.lookahead)
-    plain = engine.generate(prompts, tokens, PLAIN)
+    drafted = engine.generate(prompts, tokens, None)
+    plain = engine.generate(prompts, tokens, reference)
     allowed = 0 if profile.precision == "fp32" else NEAR_TIES
     ties = [
-        near_ties(engine, prompt, mine, reference, allowed)
-        for prompt, mine, reference in zip(prompts, drafted.outputs, plain.outputs, strict=True)
+        near_ties(engine, prompt, mine, theirs, reference, allowed)
+        for prompt, mine, theirs in zip(prompts, drafted.outputs, plain.outputs, strict=True)
     ]
     result = Verification(
         requests=len(prompts),
         tokens=sum(map(len, drafted.outputs)),
         identical=ties.count(0),
         near_ties=sum(ties),
-        plain_seconds=round(plain.seconds, 4),
+        plain_seconds=round(plain.seconds if reference else drafted.seconds, 4),  # nothing to be faster than
         lookahead_seconds=round(drafted.seconds, 4),
         tokens_per_step=round(drafted.tokens_per_step, 3),
     )
-    # A torch engine is built on one machine and served on another: its speed here decides nothing.
-    if profile.engine == "tensorrt" and result.speed_up < 1:
+    # A torch engine is built on one machine and served on another, with any (w,n,g) or none: see `advice`.
+    if result.is_slower and profile.engine == "tensorrt":
         raise VerificationError(
-            f"lookahead {profile.lookahead} is slower than plain decoding here: {result.lookahead_seconds:.2f} s "
-            f"instead of {result.plain_seconds:.2f} s for {result.requests} requests at once; build a smaller one "
-            f"(--lookahead 4,3,4), or a plain engine (--lookahead 1,1,0)"
+            f"{comparison(profile, result)}; build a smaller one (--lookahead 4,3,4), or a plain engine "
+            f"(--lookahead 1,1,0)"
         )
     return result
 
 
-def near_ties(engine: Engine, prompt: list[int], output: list[int], reference: list[int], allowed: int) -> int:
-    """How many near ties explain the difference between an output and plain decoding's `reference`.
+def comparison(profile: Profile, result: Verification) -> str:
+    """What is slower, and by how much."""
+    return (
+        f"lookahead {profile.lookahead} is slower than plain decoding here: {result.lookahead_seconds:.2f} s instead "
+        f"of {result.plain_seconds:.2f} s for {result.requests} requests at once"
+    )
+
+
+def advice(profile: Profile, result: Verification) -> str:
+    """What to do with a published engine that was slower, empty where it was not."""
+    if not result.is_slower:
+        return ""
+    return (
+        f"{comparison(profile, result)}. It is published, since another machine may be faster and every request may "
+        f"ask for less; for this machine build a smaller one (--lookahead 4,3,4), or turn lookahead off in the "
+        f"requests (--no-lookahead)"
+    )
+
+
+def near_ties(
+    engine: Engine,
+    prompt: list[int],
+    output: list[int],
+    expected: list[int],
+    reference: LookaheadConfig | None,
+    allowed: int,
+) -> int:
+    """How many near ties explain the difference between an output and what decoding with `reference` gives.
 
     Behind each token that differs, plain decoding starts anew from the output so far; a correct engine agrees with it
     from there on, a broken one does not. Raises `VerificationError` for more than `allowed`.
     """
     start = ties = 0
-    expected = reference
     while output[start:] != expected:
         pairs = zip(output[start:], expected, strict=False)
         agreed = next((i for i, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
@@ -142,5 +173,5 @@ def near_ties(engine: Engine, prompt: list[int], output: list[int], reference: l
         start += agreed + 1
         if start == len(output):
             break
-        expected = engine.generate([prompt + output[:start]], len(output) - start, PLAIN).outputs[0]
+        expected = engine.generate([prompt + output[:start]], len(output) - start, reference).outputs[0]
     return ties

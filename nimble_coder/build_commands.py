@@ -44,6 +44,7 @@ ModelOption = Annotated[
 FromOption = Annotated[
     Path | None, typer.Option("--from", "--model", help="A local checkpoint directory instead of the hub.")
 ]
+CompanionOption = Annotated[bool, typer.Option("--companion", help="With a plain engine beside the lookahead engine.")]
 RevisionOption = Annotated[str, typer.Option(help="Branch, tag or commit of the model on the hub.")]
 
 
@@ -121,7 +122,7 @@ def build_engine(
     max_seq_len: Annotated[int | None, typer.Option(help="Longest prompt plus output, in tokens.")] = None,
     max_num_tokens: Annotated[int | None, typer.Option(help="Most tokens of one forward pass.")] = None,
     workers: Annotated[int, typer.Option(help="Ranks compiled at once, each on its own GPU.")] = 1,
-    companion: Annotated[bool, typer.Option(help="Compile a plain engine beside the lookahead engine.")] = False,
+    companion: CompanionOption = False,
     calibration: Annotated[str | None, typer.Option(help="Data set for fp8; code by default.")] = None,
     allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="Try an unproven TensorRT-LLM.")] = False,
     skip_verify: Annotated[bool, typer.Option("--skip-verify", help="Publish without running the engine.")] = False,
@@ -165,6 +166,7 @@ def create_model_store(
     mounted_at: Annotated[Path | None, typer.Option(help="Where the server will see that directory.")] = None,
     source: FromOption = None,
     revision: RevisionOption = "main",
+    companion: CompanionOption = False,
     skip_verify: Annotated[bool, typer.Option("--skip-verify", help="Where it has to be built first.")] = False,
     cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
@@ -176,7 +178,7 @@ def create_model_store(
 
     try:
         verifier = None if skip_verify else served_verifier()
-        options = BuildOptions(revision=revision)
+        options = BuildOptions(companion, revision=revision)
         artifact = build(find_profile(profile), source, Cache(cache), say, options=options, verifier=verifier)
         repository = create_store(artifact, directory, mounted_at)
     except ERRORS as error:
@@ -191,7 +193,7 @@ def cache_list(
 ) -> None:
     """Show artefacts, checkpoints and leftovers with their sizes."""
     from build_engine.cache import Cache
-    from build_engine.inventory import inventory
+    from build_engine.inventory import inventory, size_of
 
     entries = inventory(Cache(cache))
     if output_format == "json":
@@ -202,7 +204,7 @@ def cache_list(
             filter(None, [entry.profile, entry.built_at, entry.verification and f"verification {entry.verification}"])
         )
         typer.echo(f"{entry.kind:<10} {entry.bytes / 1e9:8.3f} GB  {entry.path}  ({about or entry.state})")
-    typer.echo(f"{len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e9:.3f} GB")
+    typer.echo(f"{len(entries)} entries, {size_of(*(entry.path for entry in entries)) / 1e9:.3f} GB")
 
 
 @cache_app.command("verify")
@@ -230,13 +232,15 @@ def cache_prune(
 ) -> None:
     """Remove leftovers of killed builds and damaged artefacts."""
     from build_engine.cache import Cache
-    from build_engine.inventory import prunable, remove
+    from build_engine.inventory import inventory, prunable, remove, size_of
 
-    place, freed = Cache(cache), 0
+    place = Cache(cache)
     try:
-        for entry in prunable(place, superseded):
+        everything, going = inventory(place), prunable(place, superseded)
+        staying = [entry.path for entry in everything if entry not in going]
+        freed = size_of(*(entry.path for entry in everything)) - size_of(*staying)
+        for entry in going:
             typer.echo(f"{'would remove' if dry_run else 'removing'} {entry.path} ({entry.bytes / 1e9:.3f} GB)")
-            freed += entry.bytes
             if not dry_run:
                 remove(place, entry)
     except ERRORS as error:

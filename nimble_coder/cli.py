@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,10 +35,14 @@ def complete(
     openai: Annotated[bool, typer.Option("--openai", help="Use the OpenAI API over HTTP instead of gRPC.")] = False,
     url: Annotated[str, typer.Option(envvar="NIMBLE_URL", help="host:port of the gRPC endpoint.")] = "127.0.0.1:8001",
     http_url: Annotated[
-        str, typer.Option(envvar="NIMBLE_HTTP_URL", help="URL of the HTTP endpoint; its key is NIMBLE_API_KEY.")
+        str, typer.Option(envvar="NIMBLE_HTTP_URL", help="URL of the HTTP endpoint, https:// for TLS.")
     ] = "http://127.0.0.1:8000",
+    tls: Annotated[bool, typer.Option("--tls", help="The gRPC endpoint has TLS.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="NIMBLE_CA_FILE", help="PEM certificates to trust; the system's by default.")
+    ] = None,
 ) -> None:
-    """Complete a prompt, streaming to the terminal."""
+    """Complete a prompt, streaming to the terminal. The API key, where one is needed, is in NIMBLE_API_KEY."""
     from nimble_coder.client import CompletionClient, CompletionError
     from nimble_coder.http_client import HttpClient
 
@@ -49,8 +54,9 @@ def complete(
         config = PLAIN if no_lookahead else LookaheadConfig.parse(lookahead) if lookahead else None
         text = sys.stdin.read() if prompt == "-" else prompt
         stops = tuple(stop or ())
+        api_key = os.environ.get("NIMBLE_API_KEY")
         if chat or openai or suffix is not None:
-            service = HttpClient(http_url, os.environ.get("NIMBLE_API_KEY"))
+            service = HttpClient(http_url, api_key, ca_file)
             if chat:
                 show(service.chat(text, max_tokens, config, stops))
             else:
@@ -58,7 +64,10 @@ def complete(
             if stats:
                 console.print(f"usage: {service.usage}", soft_wrap=True)
             return
-        with CompletionClient(url) as client, client.stream(text, max_tokens, config, stops) as stream:
+        with (
+            CompletionClient(url, api_key, tls, ca_file) as client,
+            client.stream(text, max_tokens, config, stops) as stream,
+        ):
             show(chunk.text for chunk in stream)
             if stats:
                 done = stream.completion
@@ -69,6 +78,30 @@ def complete(
                     soft_wrap=True,
                 )
     except (LookaheadError, CompletionError) as error:
+        fail(error)
+
+
+@app.command()
+def tune(
+    artifact: Annotated[Path, typer.Argument(help="An artefact's directory, as build-engine printed it.")],
+    loads: Annotated[str, typer.Option(metavar="1,2,4", help="Requests at once; up to the engine's batch.")] = "",
+    configs: Annotated[
+        list[str] | None, typer.Option("--config", metavar="W,N,G", help="Try these only; may be repeated.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each completion.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the fastest are measured again.")] = 3,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folder of .txt files to complete; coding prompts by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the policy is written; into the cache by default.")] = None,
+    threads: Annotated[int, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="Threads of the engine's step.")] = 1,
+) -> None:
+    """Measure which (w,n,g) is fastest at which load, and write the policy that the gateway goes by."""
+    from nimble_coder.tune_command import run_tune
+
+    try:
+        run_tune(artifact.absolute(), loads, configs or [], tokens, rounds, prompts, output, threads)
+    except (ValueError, RuntimeError, OSError) as error:
         fail(error)
 
 

@@ -11,6 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -79,12 +80,13 @@ class CompletionStream:
         """Filled as chunks are read; whole once the iterator has ended."""
         self._detokenizer = Detokenizer(decode or client.decode)
         self._results: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-        self._connection = triton.InferenceServerClient(client.url)
+        self._connection = client.connect()
         self._started = time.perf_counter()
-        self._connection.start_stream(lambda result, error: self._results.put((result, error)))
+        self._connection.start_stream(lambda result, error: self._results.put((result, error)), headers=client.headers)
         self._connection.async_stream_infer(
             "tensorrt_llm", tensors(request), enable_empty_final_response=True, request_id="completion"
         )
+        self._finished = False
         self._chunks = self._read()
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -101,7 +103,8 @@ class CompletionStream:
 
     def close(self) -> None:
         """Ends the stream; a request that still runs is cancelled on the server."""
-        self._connection.stop_stream(cancel_requests=True)
+        # Triton (2.51) never frees a request that is cancelled after its final response: see docs/architecture.md.
+        self._connection.stop_stream(cancel_requests=not self._finished)
         self._connection.close()
 
     def finish(self) -> Completion:
@@ -112,15 +115,14 @@ class CompletionStream:
 
     def _read(self) -> Iterator[Chunk]:
         try:
-            final = False
-            while not final:
+            while not self._finished:
                 result, error = self._results.get()
                 if error is not None:
                     raise CompletionError(error.message())
                 parameters = result.get_response().parameters
-                final = parameters["triton_final_response"].bool_param
+                self._finished = parameters["triton_final_response"].bool_param
                 ids = self._take(result)
-                text = self._detokenizer.push(ids) + (self._detokenizer.finish() if final else "")
+                text = self._detokenizer.push(ids) + (self._detokenizer.finish() if self._finished else "")
                 self.completion.text += text
                 if ids or text:
                     yield Chunk(text, ids)
@@ -143,11 +145,30 @@ class CompletionStream:
 
 
 class CompletionClient:
-    """Streams completions from a service at `url` (host:port of its gRPC endpoint). Safe to share between threads."""
+    """Streams completions from a service's gRPC endpoint. Safe to share between threads."""
 
-    def __init__(self, url: str = "127.0.0.1:8001") -> None:
+    def __init__(
+        self, url: str = "127.0.0.1:8001", api_key: str | None = None, tls: bool = False, ca_file: Path | None = None
+    ) -> None:
+        """`url` is host:port. `ca_file` holds the PEM certificates to trust under TLS, the system's where None.
+
+        Raises `CompletionError` where that file cannot be read.
+        """
         self.url = url
-        self._connection = triton.InferenceServerClient(url)
+        self.headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        """Metadata that every call carries."""
+        self._tls, self._ca_file = tls or ca_file is not None, ca_file
+        try:
+            if ca_file:
+                ca_file.open("rb").close()
+        except OSError as error:
+            raise CompletionError(f"the certificates {ca_file} cannot be read: {error.strerror}") from None
+        self._connection = self.connect()
+
+    def connect(self) -> triton.InferenceServerClient:
+        """A connection of its own."""
+        certificates = str(self._ca_file) if self._ca_file else None
+        return triton.InferenceServerClient(self.url, ssl=self._tls, root_certificates=certificates)
 
     def __enter__(self) -> "CompletionClient":
         return self
@@ -208,7 +229,7 @@ class CompletionClient:
 
     def _infer(self, model: str, inputs: dict[str, Array]) -> dict[str, Array]:
         try:
-            result = self._connection.infer(model, tensors(inputs))
+            result = self._connection.infer(model, tensors(inputs), headers=self.headers)
         except InferenceServerException as error:
             raise CompletionError(f"{self.url}: {error.message()}") from None
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}

@@ -7,7 +7,9 @@ for text in client.chat("How do I sort a dictionary?"):
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,14 +20,17 @@ from nimble_coder.client import CompletionError
 class HttpClient:
     """Streams answers from a service at `url` (`http://` or `https://`, without a path)."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout: float = 600.0) -> None:
-        """`timeout` is in seconds, for each piece of the answer. Raises `CompletionError` for a URL that is none."""
+    def __init__(
+        self, url: str, api_key: str | None = None, ca_file: Path | None = None, timeout: float = 600.0
+    ) -> None:
+        """`ca_file` holds the PEM certificates to trust under TLS, the system's where None; `timeout` is in seconds,
+        for each piece of the answer. Raises `CompletionError` for a URL that is none, or an unreadable file."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CompletionError(f"{url!r} is not a service's URL such as http://127.0.0.1:8000")
         self.url = url
-        self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._address = (parts.hostname, parts.port)
+        self._host, self._port = parts.hostname, parts.port
+        self._tls = trust(ca_file) if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -76,7 +81,7 @@ class HttpClient:
         }
         if lookahead is not None:
             body["lookahead"] = [lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size]
-        connection = self._connect(*self._address, timeout=self._timeout)
+        connection = self._connect()
         try:
             connection.request("POST", self._prefix + path, json.dumps(body).encode(), self._headers)
             yield from self._events(connection.getresponse())
@@ -84,6 +89,11 @@ class HttpClient:
             raise CompletionError(f"{self.url}: {error}") from None
         finally:
             connection.close()  # leaving early cancels the request on the server
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._tls:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         if response.status != 200:
@@ -97,6 +107,14 @@ class HttpClient:
                 raise CompletionError(f"{self.url}: {event['error']['message']}")
             self.usage = event.get("usage") or self.usage
             yield from event["choices"]
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext:
+    """The certificates a connection goes by; raises `CompletionError` where the file has none."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise CompletionError(f"the certificates {ca_file} cannot be read: {error.strerror or error}") from None
 
 
 def message_of(body: bytes) -> str:

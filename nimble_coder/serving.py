@@ -29,7 +29,9 @@ class Serving:
     addresses: Addresses = field(default_factory=Addresses)
     """Where the gateway listens."""
     threads: int = 1
-    """PyTorch threads of the engine."""
+    """Threads of the portable engine's step on a CPU."""
+    device: str = "auto"
+    """What the portable engine runs on."""
     workers: int = 1
     """Gateway processes that share the ports."""
     log: Log = None
@@ -66,7 +68,7 @@ class Serving:
         """Makes the two objects, with what they need in `work`; starts nothing."""
         repository = served_repository(artifact, self.changes, work / "model_repository")
         addresses = self.triton_addresses or Addresses.free()
-        self.triton = TritonServer(repository, addresses, self.log, self.threads, self.log_level)
+        self.triton = TritonServer(repository, addresses, self.log, self.threads, self.log_level, self.device)
         self.gateways = GatewayProcesses(
             self.artifact, addresses, self.addresses, self.workers, self.log, self.settings
         )

@@ -30,7 +30,7 @@ class ServedEngine:
         """See `Engine.encode`."""
         return self._client.encode(text)
 
-    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig) -> Batch:
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig | None) -> Batch:
         """See `Engine.generate`."""
 
         def one(prompt: list[int]) -> Completion:

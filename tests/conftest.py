@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from build_engine.build import Artifact, build
@@ -20,8 +22,15 @@ from tests.standin.machine import h100, machine, tiny_checkpoint
 __all__ = ["h100", "machine", "tiny_checkpoint"]
 """Fixtures from elsewhere, for every test."""
 
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
+
+# How long one example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
 
@@ -72,6 +81,14 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
         return directory
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where workers run side by side, tests that share a Triton stay on one of them, and so does the rest of a file."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        shared = [name for name in ("gateway", "triton") if name in item.fixturenames]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
 def silent(_: str) -> None:

@@ -1,10 +1,18 @@
 """The acceptance script on stand-ins: it asks everything, stops at nothing, and its report says what was seen."""
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-from nimble_coder.acceptance import Probe, answer, interface_probes, report, shell
-from tests.standin.machine import ROOT, Machine
+import pytest
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder import acceptance
+from nimble_coder.acceptance import Engines, Probe, answer, engine_probes, interface_probes, report, shell
+from nimble_coder.triton import server
+from tests.standin.machine import ROOT, STANDIN, Machine
 
 SCRIPT = ROOT / "scripts" / "gpu-acceptance"
 
@@ -33,6 +41,38 @@ def test_the_script_writes_a_report_and_fails_where_something_is_not_as_expected
     text = (machine.home / "report.md").read_text()
     assert "## version: NOT as expected" in text
     assert "No module named 'tensorrt_llm'" in text
+
+
+@dataclass
+class BuiltHere(Engines):
+    """Builds without the command's process, whose Triton would not have the stand-in backend."""
+
+    checkpoint: Path
+    cache: Path
+
+    def build(self, size: str, *more: str) -> Artifact:
+        lookahead = LookaheadConfig.parse(more[1]) if more else None
+        profile = self.profile(size).with_limits(lookahead=lookahead)
+        return build(profile, self.checkpoint, Cache(self.cache), lambda _: None)
+
+
+def test_the_engine_probes_serve_and_ask_the_engine(
+    h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BACKENDS", STANDIN / "backends")
+    monkeypatch.setattr(acceptance, "TOKENS", 20)
+    engines = BuiltHere("h100", h100.home, tiny_checkpoint, h100.cache)
+    probes = {probe.name: probe for probe in engine_probes(engines)}
+    assert set(probes) == {
+        "smoke",
+        "D above the engine's",
+        "D below the engine's",
+        "a request over the limit",
+        *(f"Figure 2: {size}" for size in ("1.5b", "7b", "32b")),
+    }
+    for name in ("D above the engine's", "a request over the limit", "Figure 2: 7b"):
+        result = answer(probes[name])
+        assert result.verdict == "as expected", result.seen
 
 
 def test_a_probe_that_raises_is_an_answer() -> None:

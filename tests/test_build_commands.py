@@ -87,6 +87,25 @@ def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Pa
     assert "changed after it was built" in damaged.stderr
 
 
+def test_a_store_may_hold_a_companion(h100: Machine, tiny_checkpoint: Path) -> None:
+    store = h100.home / "store"
+    demanded = (
+        "create-model-store",
+        "-p",
+        SEVEN,
+        "-m",
+        store,
+        "--from",
+        tiny_checkpoint,
+        "--skip-verify",
+        "--companion",
+    )
+    answer = h100.run(*demanded)
+    assert answer.returncode == 0, answer.stderr
+    assert (store / "plain_engine" / "rank0.engine").is_file()
+    assert (store / "model_repository" / "tensorrt_llm_plain" / "config.pbtxt").is_file()
+
+
 def test_a_clients_installation_can_show_the_help_of_every_command(machine: Machine) -> None:
     """It has neither PyTorch nor the hub's library."""
     code = (

@@ -35,6 +35,7 @@ class TritonPythonModel:
             reuse_kv_cache=parameters["enable_kv_cache_reuse"].lower() == "true",
             max_queue_size=queue or TorchEngineOptions.max_queue_size,
             threads=int(os.environ.get("NIMBLE_ENGINE_THREADS", TorchEngineOptions.threads)),
+            device=os.environ.get("NIMBLE_ENGINE_DEVICE", "auto"),
         )
         engine = TorchEngine(Path(parameters["gpt_model_path"]), lookahead, options)
         self._bridge = Bridge(

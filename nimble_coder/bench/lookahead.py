@@ -26,7 +26,7 @@ from nimble_coder.engine.protocol import Engine, Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 
-CONFIGS = ("2,3,2", "1,4,4", "4,3,4", "3,5,3", "1,6,4", "5,5,5", "8,8,8")
+CONFIGS = ("1,3,1", "1,4,1", "1,5,1", "1,4,4", "4,3,4", "3,5,3", "8,8,8")
 
 Runs = dict[tuple[LookaheadConfig, str], list[Generation]]
 
@@ -76,7 +76,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads")
+    parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--configs", nargs="+", default=CONFIGS, metavar="W,N,G")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/nimble-coder"))
     args = parser.parse_args()
@@ -84,7 +85,9 @@ def main() -> None:
     artifact = build_for(args, configs)
     tokenizer = TextTokenizer(artifact.tokenizer)
     prompts = {name: tokenizer.encode(text) for name, text in coding_prompts().items()}
-    engine = TorchEngine(artifact.engine, artifact.manifest.lookahead, TorchEngineOptions(threads=args.threads))
+    engine = TorchEngine(
+        artifact.engine, artifact.manifest.lookahead, TorchEngineOptions(threads=args.threads, device=args.device)
+    )
     try:
         generate(engine, [Request(ids, 8) for ids in prompts.values()])  # first use of every code path and slot
         runs = measure(engine, prompts, configs, args)

@@ -24,6 +24,7 @@ class Stream:
 
     remaining: int
     due: float
+    given: int = 0
 
 
 class StandInEngine:
@@ -40,6 +41,7 @@ class StandInEngine:
         self._streams: dict[int, Stream] = {}
         self._due: list[tuple[float, int]] = []
         self._ids = itertools.count(1)
+        self._tokens = self._steps = 0
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`; the first step is due at once."""
@@ -68,9 +70,12 @@ class StandInEngine:
     def _step(self, request_id: int) -> Response:
         stream = self._streams[request_id]
         count = min(self._tokens_per_step, stream.remaining)
-        first = stream.remaining % len(self._token_ids)
+        first = stream.given % len(self._token_ids)
         ids = list(itertools.islice(itertools.cycle(self._token_ids), first, first + count))
+        stream.given += count
         stream.remaining -= count
+        self._tokens += count
+        self._steps += 1
         if not stream.remaining:
             del self._streams[request_id]
             return Response(request_id, ids, FinishReason.LENGTH)
@@ -84,8 +89,23 @@ class StandInEngine:
             self._streams.pop(request_id, None)
 
     def statistics(self) -> Statistics:
-        """Not asked for: the stand-in has no metrics."""
-        raise NotImplementedError
+        """See `Engine.statistics`; a request's first tokens count as a step too, and there is no KV cache."""
+        with self._changed:
+            return Statistics(
+                active_requests=len(self._streams),
+                waiting_requests=0,
+                max_requests=0,
+                kv_tokens_used=0,
+                kv_tokens_max=0,
+                prompt_tokens=0,
+                reused_prompt_tokens=0,
+                iterations=self._steps,
+                generated_tokens=self._tokens,
+                accepted_draft_tokens=self._tokens - self._steps,
+                draft_tokens=0,
+                request_steps=self._steps,
+                step_seconds=0.0,
+            )
 
     def shutdown(self) -> None:
         """See `Engine.shutdown`."""

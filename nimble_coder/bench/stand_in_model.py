@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 from nimble_coder.bench.stand_in import StandInEngine
 from nimble_coder.text.tokenizer import TextTokenizer
 from nimble_coder.triton.bridge import Bridge
+from nimble_coder.triton.metrics import MetricsReporter
 
 TEXT = "for item in items:\n    total += item.price * item.count\n"
 
@@ -22,11 +23,14 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
         engine = StandInEngine(
-            tokenizer.encode(TEXT),
+            tokenizer.encode(os.environ.get("NIMBLE_BENCH_TEXT", TEXT)),
             tokens_per_step=int(os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"]),
             interval=float(os.environ["NIMBLE_BENCH_INTERVAL"]),
         )
+        # Asking 64 streams every 5 ms, as a small batch can afford, costs a third of the speed.
         self._bridge = Bridge(engine, pb_utils, exclude_input=True, cancel_check_seconds=0.05)
+        seconds = int(parameters["stats_check_period_ms"]["string_value"]) / 1000
+        self._metrics = MetricsReporter(engine, pb_utils, args["model_name"], args["model_version"], seconds)
 
     def execute(self, requests: list[Any]) -> None:
         """Takes requests and returns at once."""
@@ -34,5 +38,6 @@ class TritonPythonModel:
             self._bridge.take(request)
 
     def finalize(self) -> None:
-        """Ends the bridge's threads."""
+        """Ends the threads."""
+        self._metrics.close()
         self._bridge.close()

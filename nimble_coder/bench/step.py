@@ -1,6 +1,6 @@
 """What one decoding step costs by the number of its tokens, against the time to read the weights once.
 
-    scripts/bench step [--shape 0.5b|1.5b|7b] [--device cpu|cuda] [--threads 1]
+    scripts/bench step [--shape 0.5b|1.5b|7b] [--device cpu|cuda] [--threads 1] [--pytorch]
 
 Random weights in bf16 of a Qwen2.5-Coder shape, made in memory. A step that reads every weight once cannot be faster
 than the memory; the bandwidth is measured in the same run, by summing a block of the same size.
@@ -18,8 +18,14 @@ from rich.table import Table
 
 from build_engine.checkpoint import ModelShape
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.compiled import find_step
+from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.qwen2 import Batch, Qwen2, Segment
+from nimble_coder.engine.lookahead import TokenTree
+from nimble_coder.engine.model import Model
+from nimble_coder.engine.native import NativeQwen2
+from nimble_coder.engine.qwen2 import Qwen2
 
 CACHED = 512
 """Tokens already in the KV cache, as in the middle of a completion."""
@@ -42,22 +48,11 @@ SHAPES = {
 class Bench:
     """A model with random weights, and how to time it."""
 
-    model: Qwen2
-    cache: KVCache
+    model: Model
+    device: torch.device
     weight_bytes: int
     """Of the matrices that a step reads whole."""
     rounds: int
-
-    @classmethod
-    def make(cls, shape: ModelShape, device: torch.device, rounds: int) -> "Bench":
-        positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
-        weights = random_weights(shape, device)
-        read = [t for name, t in weights.items() if t.ndim == 2 and (name != "embedding" or shape.tie_word_embeddings)]
-        total = sum(tensor.numel() * tensor.element_size() for tensor in read)
-        cache = KVCache(shape, 1, positions, torch.bfloat16, device)
-        cache.keys.normal_()
-        cache.values.normal_()
-        return cls(Qwen2(shape, weights, positions), cache, total, rounds)
 
     def median(self, work: Callable[[], object]) -> float:
         """Median seconds of `work`, the device's queue drained before and after."""
@@ -72,26 +67,45 @@ class Bench:
         return statistics.median(times)
 
     def wait(self) -> None:
-        if self.model.device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def reading(self) -> tuple[float, float]:
         """Seconds to read every weight of a step once, and the bandwidth in bytes per second."""
-        block = torch.empty(self.weight_bytes // 4, dtype=torch.float32, device=self.model.device).fill_(1.0)
+        block = torch.empty(self.weight_bytes // 4, dtype=torch.float32, device=self.device).fill_(1.0)
         seconds = self.median(block.sum)
         return seconds, self.weight_bytes / seconds
 
     def step(self, count: int) -> float:
-        """Seconds of one step of `count` tokens, the greedy choice included."""
-        device = self.model.device
-        mask = None if count == 1 else torch.zeros(count, CACHED + count, dtype=torch.bfloat16, device=device)
-        batch = Batch(
-            torch.randint(0, 1000, (count,), device=device),
-            torch.arange(CACHED, CACHED + count, device=device),
-            [Segment(0, CACHED, slice(0, count), mask)],
-            None,
-        )
-        return self.median(lambda: self.model.forward(batch, self.cache).argmax(-1).tolist())
+        """Seconds of one step of `count` tokens, the greedy choices included."""
+        tree = TokenTree(1)
+        for first in range(2, count + 1):
+            tree.add(0, first)
+        builder = BatchBuilder()
+        builder.add_tree(0, CACHED, tree)
+        batch = builder.build(wants_logits=False)
+        return self.median(lambda: self.model.run(batch))
+
+
+def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
+    """The model of `shape`: the compiled step on a CPU unless PyTorch's is asked for."""
+    device = torch.device(args.device)
+    weights = random_weights(shape, device)
+    read = [t for name, t in weights.items() if t.ndim == 2 and (name != "embedding" or shape.tie_word_embeddings)]
+    total = sum(tensor.numel() * tensor.element_size() for tensor in read)
+    positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
+    cache = KVCache(shape, 1, positions, torch.bfloat16, device)
+    cache.keys.normal_()
+    cache.values.normal_()
+    if args.pytorch or device.type != "cpu":
+        torch.set_num_threads(args.threads)
+        model = Qwen2(shape, weights, cache)
+        most = max(config.tokens_per_step for config in CONFIGS)
+        return Bench(GraphedQwen2(model, most) if device.type == "cuda" else model, device, total, args.rounds)
+    libraries = find_step()
+    if not libraries:
+        raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
+    return Bench(NativeQwen2(libraries[0], shape, weights, cache, args.threads), device, total, args.rounds)
 
 
 def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.Tensor]:
@@ -121,12 +135,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="0.5b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads, on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="on the CPU")
+    parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     with torch.inference_mode():
-        bench = Bench.make(SHAPES[args.shape], torch.device(args.device), args.rounds)
+        bench = make(SHAPES[args.shape], args)
         reading, bandwidth = bench.reading()
         plain = bench.step(1)
         name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"

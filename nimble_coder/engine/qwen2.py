@@ -1,44 +1,24 @@
-"""The Qwen2 model: one forward pass over the tokens of many sequences at once.
+"""The Qwen2 model in PyTorch: one forward pass over the tokens of many sequences at once.
 
-Linear layers see the tokens of all sequences side by side; attention runs per sequence, each with its own mask.
+Linear layers see the tokens of all sequences side by side; attention runs per sequence, each with its own mask. This is
+what runs on a GPU, and where the build stage had no compiler for `native.py`'s step; and it is the one to read first.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 
 from build_engine.checkpoint import ModelShape
+from nimble_coder.engine.batch import Batch, Segment
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.linear import Linear
+from nimble_coder.engine.model import Outcome
 
-
-@dataclass(frozen=True)
-class Segment:
-    """One sequence's part of a step."""
-
-    slot: int
-    cached: int
-    """Entries already in the slot, all visible to every token of the segment."""
-    rows: slice
-    """Where its tokens are among the step's."""
-    mask: torch.Tensor | None
-    """`[tokens, cached + tokens]`, 0 where visible and -inf elsewhere, in the model's dtype; None: sees everything."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The tokens of one step, all sequences concatenated."""
-
-    tokens: torch.Tensor
-    """int64 `[tokens]`"""
-    positions: torch.Tensor
-    """int64 `[tokens]`"""
-    segments: list[Segment]
-    wanted: torch.Tensor | None
-    """int64 rows whose logits are wanted; None: all."""
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""`[rows, heads * head_dim]` from a layer's index and its rows' queries `[rows, heads, head_dim]` and keys and values
+`[rows, kv_heads, head_dim]`, which go into the cache."""
 
 
 class Layer:
@@ -54,72 +34,87 @@ class Layer:
 
 
 class Qwen2:
-    """Qwen2ForCausalLM from the portable engine's fused weights (`build_engine.engines.torch`), which it takes over."""
+    """Qwen2ForCausalLM from the portable engine's fused weights (`build_engine.engines.torch`), which it takes over.
 
-    def __init__(self, shape: ModelShape, weights: dict[str, torch.Tensor], positions: int) -> None:
+    Implements `nimble_coder.engine.model.Model`.
+    """
+
+    def __init__(self, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache) -> None:
         self.shape = shape
-        self.embedding = weights["embedding"]
-        self.head = Linear(weights.pop("head", self.embedding))
-        self.norm = weights["norm"]
+        self.cache = cache
+        self.device = cache.keys.device
+        self._embedding = weights["embedding"]
+        self._head = Linear(weights.pop("head", self._embedding))
+        self._norm = weights["norm"]
         # Each matrix leaves `weights` as its packed copy comes: loading needs room for one of them twice, not for all.
-        self.layers = [Layer(weights, f"layers.{index}.") for index in range(shape.num_hidden_layers)]
-        self._cos, self._sin = rotary_tables(shape, positions, self.dtype, self.device)
+        self._layers = [Layer(weights, f"layers.{index}.") for index in range(shape.num_hidden_layers)]
+        self._cos, self._sin = rotary_tables(shape, cache.capacity, self._embedding.dtype, self._embedding.device)
 
-    @classmethod
-    def load(cls, path: Path, shape: ModelShape, positions: int, device: torch.device) -> "Qwen2":
-        """Reads the weights file onto `device`; positions 0 to `positions` - 1 can be computed."""
-        return cls(shape, load_file(path, device=str(device)), positions)
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Outcome:
+        """See `Model.run`."""
+        logits = self.logits(batch)
+        return Outcome(logits.argmax(-1).tolist(), logits if batch.wants_logits else None)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.dtype
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """`[wanted, vocab_size]`; stores the keys and values of all rows in the cache."""
+        tokens, positions, wanted = (
+            torch.from_numpy(each).to(self.device) for each in (batch.tokens, batch.positions, batch.wanted)
+        )
+        segments = [(segment, self._mask(batch, segment)) for segment in batch]
+        attend = partial(self._attend, segments)
+        return self.forward(tokens, positions, None if len(wanted) == len(tokens) else wanted, attend)
 
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.device
-
-    def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
-        """Logits `[wanted, vocab_size]` of the wanted rows; stores the keys and values of all rows in the cache."""
-        eps, size = self.shape.rms_norm_eps, (self.shape.hidden_size,)
-        hidden = self.embedding[batch.tokens]
-        cos, sin = self._cos[batch.positions], self._sin[batch.positions]
-        for index, layer in enumerate(self.layers):
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | None, attend: Attend
+    ) -> torch.Tensor:
+        """Logits of the wanted rows, or of all; `tokens`, `positions` and `wanted` are int64 on the model's device."""
+        shape = self.shape
+        eps, size = shape.rms_norm_eps, (shape.hidden_size,)
+        q_heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+        hidden = self._embedding[tokens]
+        cos, sin = self._cos[positions], self._sin[positions]
+        for index, layer in enumerate(self._layers):
             normed = functional.rms_norm(hidden, size, layer.attention_norm, eps)
-            qkv = layer.qkv(normed)
-            attended = self._attention(index, qkv, cos, sin, batch.segments, cache)
+            heads = layer.qkv(normed).view(-1, q_heads + 2 * kv_heads, shape.head_dim)
+            rotated = rotate(heads[:, : q_heads + kv_heads], cos, sin)
+            attended = attend(index, rotated[:, :q_heads], rotated[:, q_heads:], heads[:, q_heads + kv_heads :])
             hidden = hidden + layer.output(attended)
             normed = functional.rms_norm(hidden, size, layer.mlp_norm, eps)
             gate, up = layer.gate_up(normed).chunk(2, dim=-1)
             hidden = hidden + layer.down(functional.silu(gate) * up)
-        if batch.wanted is not None:
-            hidden = hidden[batch.wanted]
-        return self.head(functional.rms_norm(hidden, size, self.norm, eps))
+        if wanted is not None:
+            hidden = hidden[wanted]
+        return self._head(functional.rms_norm(hidden, size, self._norm, eps))
 
-    def _attention(
+    def _mask(self, batch: Batch, segment: Segment) -> torch.Tensor | None:
+        """`[rows, cached + rows]`, 0 where visible and -inf elsewhere; None: sees all."""
+        if segment.rows == 1:
+            return None
+        mask = torch.zeros(segment.rows, segment.cached + segment.rows, dtype=self._embedding.dtype)
+        mask[:, segment.cached :].masked_fill_(torch.from_numpy(~batch.seen(segment)), float("-inf"))
+        return mask.to(self.device, non_blocking=True)
+
+    def _attend(
         self,
-        index: int,
-        qkv: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        segments: list[Segment],
-        cache: KVCache,
+        segments: list[tuple[Segment, torch.Tensor | None]],
+        layer: int,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
     ) -> torch.Tensor:
-        """`[tokens, heads * head_dim]`: grouped-query attention of each segment over its slot."""
-        shape = self.shape
-        q_heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-        heads = qkv.view(-1, q_heads + 2 * kv_heads, shape.head_dim)
-        rotated = rotate(heads[:, : q_heads + kv_heads], cos, sin)
+        """Grouped-query attention of each segment over its slot."""
+        kv_heads, dim = keys.shape[1:]
         # Query heads of one group share a KV head: the KV head is the batch dimension, its group the head dimension.
-        queries = rotated[:, :q_heads].view(-1, kv_heads, q_heads // kv_heads, shape.head_dim).permute(1, 2, 0, 3)
-        keys, values = rotated[:, q_heads:], heads[:, q_heads + kv_heads :]
+        grouped = queries.view(len(queries), kv_heads, -1, dim).permute(1, 2, 0, 3)
+        group = (-1, grouped.shape[1], -1, -1)
         outputs = []
-        for segment in segments:
-            rows = segment.rows
-            cache.write(index, segment.slot, segment.cached, keys[rows], values[rows])
-            k, v = cache.read(index, segment.slot, segment.cached + rows.stop - rows.start)
-            group = (-1, queries.shape[1], -1, -1)
+        for segment, mask in segments:
+            rows = slice(segment.first_row, segment.first_row + segment.rows)
+            self.cache.write(layer, segment.slot, segment.cached, keys[rows], values[rows])
+            k, v = self.cache.read(layer, segment.slot, segment.cached + segment.rows)
             out = functional.scaled_dot_product_attention(
-                queries[:, :, rows], k[:, None].expand(group), v[:, None].expand(group), attn_mask=segment.mask
+                grouped[:, :, rows], k[:, None].expand(group), v[:, None].expand(group), attn_mask=mask
             )
             outputs.append(out.permute(2, 0, 1, 3).flatten(1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

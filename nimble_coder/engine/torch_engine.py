@@ -9,11 +9,16 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig, EngineConfigError
 from build_engine.engines.torch import WEIGHTS
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from nimble_coder.engine.compiled import find_step
+from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.model import Model
+from nimble_coder.engine.native import NativeQwen2, takes
 from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
@@ -29,8 +34,9 @@ class TorchEngineOptions:
 
     max_queue_size: int = 128
     threads: int = 1
-    """PyTorch's intra-op threads. They spin while they wait: more than there are idle cores is slower by far."""
-    device: str = "cpu"
+    """Of a step on a CPU. PyTorch's spin while they wait: more than there are idle cores is slower by far."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU where there is one that PyTorch can use."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
 
@@ -48,17 +54,17 @@ class TorchEngine:
                 f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "
                 f"the engine at {engine_dir} was built for {config.max_draft_len}: they must be equal"
             )
-        torch.set_num_threads(options.threads)
-        device = torch.device(options.device)
         self._config = config
         self._lookahead = lookahead
         self._options = options
         # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
         capacity = config.max_seq_len + lookahead.tokens_per_step
-        model = Qwen2.load(engine_dir / WEIGHTS, config.shape, capacity, device)
-        cache = KVCache(config.shape, config.max_batch_size, capacity, model.dtype, device, options.reuse_kv_cache)
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        on_gpu = options.device == "auto" and torch.cuda.is_available()
+        device = torch.device("cuda" if on_gpu else "cpu" if options.device == "auto" else options.device)
+        cache = KVCache(config.shape, config.max_batch_size, capacity, dtype, device, options.reuse_kv_cache)
         self._scheduler = Scheduler(cache, config.max_num_tokens)
-        self._runner = ModelRunner(model, cache)
+        self._runner = ModelRunner(load_model(engine_dir, config, cache, lookahead, options.threads))
         self._counters = Counters()
         self._lock = threading.Condition()
         self._arrivals: deque[Sequence] = deque()
@@ -198,6 +204,21 @@ class TorchEngine:
             with self._answered:
                 self._outbox.extend(ready)
                 self._answered.notify_all()
+
+
+def load_model(
+    engine_dir: Path, config: EngineConfig, cache: KVCache, lookahead: LookaheadConfig, threads: int
+) -> Model:
+    """On a GPU the PyTorch model in CUDA graphs; on a CPU the compiled step, else PyTorch's operators."""
+    device, shape = cache.keys.device, config.shape
+    libraries = find_step() if device.type == "cpu" and takes(shape, cache.keys.dtype) else []
+    weights = load_file(engine_dir / WEIGHTS, device=str(device))
+    logger.info("the step runs on %s", libraries[0].name if libraries else f"PyTorch's operators ({device})")
+    if libraries:
+        return NativeQwen2(libraries[0], shape, weights, cache, threads)
+    torch.set_num_threads(threads)
+    model = Qwen2(shape, weights, cache)
+    return GraphedQwen2(model, lookahead.tokens_per_step) if device.type == "cuda" else model
 
 
 class Counters:

@@ -31,13 +31,14 @@ class App:
             await self._refuse_other(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
-        started = time.perf_counter()
+        started = time.time_ns()
         route: Route | None = None
         try:
             exchange.extra_headers = self._cors(exchange)
             route, exchange.parameter = find_route(exchange.method, exchange.path)
             await self._run(route, exchange)
         except ApiError as error:
+            self.service.metrics.errors.labels(error.kind).inc()
             await exchange.fail(error)
         except ClientGone:
             exchange.status = exchange.status or 499
@@ -46,12 +47,17 @@ class App:
         except Exception:
             # The boundary of the process: the client gets an answer, the log the reason, no other request is harmed.
             logger.exception("request %s failed", exchange.request_id)
-            await exchange.fail(ApiError(500, f"internal error; the log has it under {exchange.request_id}"))
+            self.service.metrics.errors.labels("internal").inc()
+            await exchange.fail(
+                ApiError(500, f"internal error; the log has it under {exchange.request_id}", "internal")
+            )
         finally:
             name = route.path if route else "none"
             self.service.metrics.requests.labels(name, str(exchange.status)).inc()
-            took = (time.perf_counter() - started) * 1000
+            took = (time.time_ns() - started) / 1e6
             access.info("%s %s %d %.1f ms %s", exchange.method, name, exchange.status, took, exchange.request_id)
+            if route and route.is_limited:
+                self._trace(route, exchange, started)
 
     async def _run(self, route: Route, exchange: Exchange) -> None:
         if exchange.method == "OPTIONS":
@@ -65,6 +71,18 @@ class App:
                 self.service.rate.check(exchange.client)
         await route.handle(self, exchange)
 
+    def _trace(self, route: Route, exchange: Exchange, started: int) -> None:
+        headers = {name: exchange.header(name) or "" for name in ("traceparent", "tracestate")}
+        attributes = {
+            "http.request.method": exchange.method,
+            "http.route": route.path,
+            "http.response.status_code": exchange.status,
+            "nimble.request_id": exchange.request_id,
+            **exchange.figures,
+        }
+        name = f"{exchange.method} {route.path}"
+        self.service.tracing.record(name, started, headers, attributes, exchange.status >= 500)
+
     def _cors(self, exchange: Exchange) -> Headers:
         """Off unless origins are configured."""
         origin = exchange.header("origin")
@@ -76,7 +94,7 @@ class App:
             (b"vary", b"origin"),
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
             (b"access-control-allow-headers", allowed.encode("latin-1")),
-            (b"access-control-expose-headers", b"x-request-id, x-nimble-decoding"),
+            (b"access-control-expose-headers", b"x-request-id, x-nimble-decoding, x-nimble-lookahead"),
             (b"access-control-max-age", b"600"),
         ]
 

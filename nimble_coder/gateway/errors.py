@@ -33,6 +33,11 @@ class ApiError(Exception):
         return self.message
 
     @property
+    def kind(self) -> str:
+        """Its code, or its status where it has none; one of a few."""
+        return self.code or str(self.status)
+
+    @property
     def body(self) -> bytes:
         """OpenAI's error object; the SDK reads message, type, param and code."""
         kind = TYPES.get(self.status, "invalid_request_error")
@@ -62,8 +67,12 @@ class ApiError(Exception):
         }.get(self.status, grpc.StatusCode.INTERNAL)
 
 
+ENGINE_LOST = "engine_lost"
+"""The code of an error that means: the engine's process has died, with every generation in it."""
+
 # Triton's C++ backend reports everything as INTERNAL, so the text decides (TensorRT-LLM 0.19 and our portable twin).
 BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
+    (re.compile(r"Stub process .* is not healthy"), 503, ENGINE_LOST),
     (re.compile(r"Prompt length \(\d+\) exceeds"), 400, "context_length_exceeded"),
     (
         re.compile(r"maximum queue size|queue is full|Exceeds maximum queue size", re.IGNORECASE),
@@ -84,6 +93,8 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
 def from_triton(text: str) -> ApiError:
     """The answer to an error that Triton or the engine behind it gave as text."""
     text = re.sub(r"^Executor failed process requestId \d+ due to the following error: ", "", text)
+    if "decoupled transaction policy" in text:  # a single inference, where Triton answers 501
+        return ApiError(400, "this model streams its answers: use generate_stream or ModelStreamInfer", "unsupported")
     for pattern, status, code in BY_TEXT:
         if pattern.search(text):
             return ApiError(status, text, code, retry_after=1 if status in (429, 503) else None)

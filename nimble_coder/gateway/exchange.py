@@ -40,6 +40,8 @@ class Exchange:
         """What the route's pattern left open of the path."""
         self.client = ""
         """Who calls: a name made from the API key, or the address."""
+        self.figures: dict[str, int | float] = {}
+        """What it consumed, for its trace."""
         self.extra_headers: Headers = []
         self.status = 0
         """Of the response; 0 before it has started."""

@@ -69,4 +69,4 @@ async def answer_llama(
         asked.repetition_penalty = asked.repeat_penalty
     jobs = service.jobs(ids, asked, room, stream, asked.n_cmpl or 1)
     wire = LlamaWire(model, len(ids), asked, truncated=truncated, warm_only=warm_only)
-    await service.answer(exchange, jobs, Delivery(wire, len(ids), stream, decoding=service.decoding(asked)))
+    await service.answer(exchange, jobs, Delivery(wire, len(ids), stream, headers=service.headers(asked, jobs)))

@@ -2,43 +2,59 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from contextlib import aclosing
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.token_stream import Generation
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN = 0.5
+SILENCE, IDLE_SILENCE, PATIENCE = 2.0, 10.0, 10.0
+"""Seconds without a word from the engine after which it is asked for one, while it has work and while it has none; and
+how long it may take to answer."""
+
+
+class EngineLostError(ConnectionError):
+    """The engine's process has died; what was in it is lost, and nothing starts it again."""
 
 
 class Health:
-    """Ready after the first generation that works; from then on as long as Triton says so."""
+    """Ready after the first generation that works; from then on as long as Triton says so and the engine answers.
+
+    Triton (2.51) does not notice that a Python backend's process has died: it calls the model ready, never answers what
+    was in flight, refuses what comes, and does not start the process again. Then this process has to end.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._generated = False
         self.reason = "the model is loading"
         """Why the service is not ready."""
+        self.is_lost = False
+        """True once the engine's process has died."""
 
     @property
     def is_ready(self) -> bool:
         return not self.reason and not self._service.admission.draining
 
-    async def watch(self) -> None:
-        """Keeps `reason` true until it is cancelled."""
+    async def watch(self, on_lost: Callable[[], None]) -> None:
+        """Keeps `reason` true until it is cancelled; ends where the engine is lost, and says so once."""
         async with grpc.aio.insecure_channel(self._service.settings.triton_grpc) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            while True:
+            while not self.is_lost:
                 before = self.reason
                 self.reason = await self._why_not(stub)
                 if before != self.reason:
                     logger.info("not ready: %s", self.reason) if self.reason else logger.info("ready")
                 await asyncio.sleep(SECONDS_BETWEEN)
+        on_lost()
 
     async def _why_not(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> str:
         try:
@@ -50,7 +66,26 @@ class Health:
             return "the model is loading"
         if not self._generated:
             return await self._generate()
+        silence = SILENCE if self._service.admission.own else IDLE_SILENCE
+        if self.reason or time.monotonic() - self._service.streams.heard > silence:
+            return await self._ping()
         return ""
+
+    async def _ping(self) -> str:
+        try:
+            await asyncio.wait_for(self._service.streams.ping(), PATIENCE)
+        except asyncio.TimeoutError:
+            return f"the engine has not answered for {PATIENCE:.0f} s"
+        except ApiError as error:
+            self._look_for_loss(error)
+            if error.status == 503:  # a refusal is an answer
+                return f"the engine does not answer: {error}"
+        return ""
+
+    def _look_for_loss(self, error: ApiError) -> None:
+        if error.code == ENGINE_LOST:
+            self.is_lost = True
+            self._service.admission.abandon()
 
     async def _generate(self) -> str:
         ids = self._service.encoder.plain("def hello():\n    ")
@@ -58,8 +93,11 @@ class Health:
         generation = Generation(ids, 1, (), lookahead, streaming=False)
         try:
             await asyncio.wait_for(self._finish(generation), 60)
-        except (ApiError, asyncio.TimeoutError) as error:
-            return f"a generation failed: {str(error) or 'no answer in 60 s'}"
+        except asyncio.TimeoutError:
+            return "a generation failed: no answer in 60 s"
+        except ApiError as error:
+            self._look_for_loss(error)
+            return f"a generation failed: {error}"
         self._generated = True
         return ""
 

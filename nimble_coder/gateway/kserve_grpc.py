@@ -4,6 +4,7 @@ Bytes are passed on as they come; only requests that run the model are looked in
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,15 +13,21 @@ import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.tracing import Attributes
 
 PREFIX = "/inference.GRPCInferenceService/"
 PROBES = {"ServerLive", "ServerReady", "ModelReady"}
 READING = {*PROBES, "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics"}
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 UNLIMITED = -1
+BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
+"""Triton's statuses of an inference that say less than their texts do."""
+STUB_DIED = b"is not healthy"
+"""In Triton's words for the death of a Python backend's process."""
+Forward = Callable[[bytes], Awaitable[bytes]]
 Context = Any
 """`grpc.aio.ServicerContext`; grpcio has no types."""
 
@@ -66,53 +73,65 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._unary(name, method))
 
-    def _check_caller(self, name: str, context: Context) -> None:
-        """Raises `ApiError` for a caller who may not do this."""
+    def _check_caller(self, name: str, context: Context) -> str:
+        """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
         if name in PROBES:
-            return
-        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+            return ""
+        metadata = metadata_of(context)
         authorization, x_api_key = metadata.get("authorization"), metadata.get("x-api-key")
         client = self._service.keys.check(authorization, x_api_key) or str(context.peer()).rsplit(":", 1)[0]
-        if name in (INFER, STREAM):
-            self._service.rate.check(client)
-        elif name not in READING:
+        if name not in (INFER, STREAM, *READING):
             self._service.keys.check_admin(authorization, x_api_key)
+        return client
 
     def _unary(self, name: str, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
         forward = self._triton.unary_unary(method)
 
         async def handle(message: bytes, context: Context) -> bytes:
+            started = time.time_ns()
             try:
-                self._check_caller(name, context)
+                client = self._check_caller(name, context)
                 if name == INFER:
+                    self._service.rate.check(client)
                     with self._service.admission.admit():
-                        answer = await forward(self._guarded(message).SerializeToString())
+                        answer = await self._infer(forward, message)
                 else:
                     check_message(name, message)
                     answer = await forward(message)
             except (ApiError, grpc.aio.AioRpcError) as error:
-                await self._refuse(name, context, error)
-            self._count(name, grpc.StatusCode.OK)
+                await self._refuse(name, context, error, started)
+            self._count(name, grpc.StatusCode.OK, context, started)
             return bytes(answer)
 
         return handle
 
+    async def _infer(self, forward: Forward, message: bytes) -> bytes:
+        try:
+            return await forward(self._guarded(message).SerializeToString())
+        except grpc.aio.AioRpcError as error:
+            if error.code() in BY_TEXT:
+                raise from_triton(error.details() or "") from None
+            raise
+
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Many requests on one stream; one that is refused is answered on it and harms no other."""
+        started = time.time_ns()
         try:
-            self._check_caller(STREAM, context)
+            client = self._check_caller(STREAM, context)
             with self._service.admission.admit():
-                await self._relay(requests, context)
-            self._count(STREAM, grpc.StatusCode.OK)
+                await self._relay(requests, context, client)
+            self._count(STREAM, grpc.StatusCode.OK, context, started)
         except (ApiError, grpc.aio.AioRpcError) as error:
-            await self._refuse(STREAM, context, error)
+            await self._refuse(STREAM, context, error, started)
 
-    async def _relay(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def _relay(self, requests: AsyncIterator[bytes], context: Context, client: str) -> None:
         upstream = self._triton.stream_stream(PREFIX + STREAM)()
         writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
-        feeder = asyncio.create_task(self._feed(requests, upstream, context, writing))
+        feeder = asyncio.create_task(self._feed(requests, upstream, context, writing, client))
         try:
             async for message in upstream:
+                if len(message) < 256 and STUB_DIED in message:
+                    self._service.admission.abandon()
                 async with writing:
                     await context.write(message)
         finally:
@@ -120,12 +139,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             upstream.cancel()  # the engine hears of a client that goes away
 
     async def _feed(
-        self, requests: AsyncIterator[bytes], upstream: Any, context: Context, writing: asyncio.Lock
+        self, requests: AsyncIterator[bytes], upstream: Any, context: Context, writing: asyncio.Lock, client: str
     ) -> None:
         async for message in requests:
             try:
+                self._service.rate.check(client)
                 request = self._guarded(message)
             except ApiError as error:
+                self._service.metrics.errors.labels(error.kind).inc()
                 answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
                 async with writing:
                     await context.write(answer.SerializeToString())
@@ -142,15 +163,33 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._guard.check_grpc(request)
         return request
 
-    async def _refuse(self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError) -> NoReturn:
+    async def _refuse(
+        self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError, started: int
+    ) -> NoReturn:
         status = error.grpc_status if isinstance(error, ApiError) else error.code()
-        self._count(name, status)
+        self._count(name, status, context, started)
+        kind = error.kind if isinstance(error, ApiError) else f"triton_{status.name.lower()}"
+        self._service.metrics.errors.labels(kind).inc()
         await context.abort(status, str(error) if isinstance(error, ApiError) else error.details() or "")
         raise AssertionError("abort raises")
 
-    def _count(self, name: str, status: grpc.StatusCode) -> None:
+    def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:
+        """A call that has ended, in the metrics and, where it ran the model, in the trace."""
         method = name if name in READING or name in (INFER, STREAM) else "administrative"
         self._service.metrics.grpc_requests.labels(method, status.name).inc()
+        if name in (INFER, STREAM):
+            attributes: Attributes = {
+                "rpc.system": "grpc",
+                "rpc.method": name,
+                "rpc.grpc.status_code": int(status.value[0]),
+            }
+            failed = status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+            self._service.tracing.record(PREFIX[1:] + name, started, metadata_of(context), attributes, failed)
+
+
+def metadata_of(context: Context) -> dict[str, str]:
+    """What a call says beside its messages."""
+    return {str(key): str(value) for key, value in context.invocation_metadata() or ()}
 
 
 def check_message(name: str, message: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from typing import Any
 
 import msgspec
@@ -44,14 +45,13 @@ class KServeGuard:
             values = read_infer(content, body[size:])
         else:
             values = {name: flat(content[name]) for name in WANTED if name in content}
-        if self.check(model, values):
-            text = (
-                f"the prompt has {length_of(values)} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
-            )
+        length = self.check(model, values)
+        if length is not None and self._service.limits.choose_lookahead(None, length):
+            text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
             raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
 
     def check_grpc(self, request: service_pb2.ModelInferRequest) -> None:
-        """Checks a request and, where its prompt is too short for the engine's N, has it decoded plainly."""
+        """Checks a request and, where it names no (w,n,g), adds the policy's, or the plain one for a short prompt."""
         raw = list(request.raw_input_contents)
         values: Values = {}
         for index, tensor in enumerate(request.inputs):
@@ -60,25 +60,29 @@ class KServeGuard:
             if tensor.name in WANTED:
                 content = raw[index] if index < len(raw) else None
                 values[tensor.name] = read_grpc(tensor, content)
-        if self.check(request.model_name, values):
-            for name, value in zip(LOOKAHEAD, (1, 1, 0), strict=True):
-                added = request.inputs.add(name=name, datatype="INT32", shape=[1, 1])
+        length = self.check(request.model_name, values)
+        if length is not None and (chosen := self._service.choose_lookahead(None, length, joining=0)):
+            rows = next(
+                (tensor.shape[0] for tensor in request.inputs if tensor.name == "input_ids" and tensor.shape), 1
+            )
+            for name, value in zip(LOOKAHEAD, astuple(chosen), strict=True):
+                added = request.inputs.add(name=name, datatype="INT32", shape=[rows, 1])
                 if raw:
-                    request.raw_input_contents.append(struct.pack("<i", value))
+                    request.raw_input_contents.append(struct.pack("<i", value) * rows)
                 else:
-                    added.contents.int_contents.append(value)
+                    added.contents.int_contents.extend([value] * rows)
 
-    def check(self, model: str, values: Values) -> bool:
-        """Raises `ApiError`; returns whether lookahead (1,1,0) has to be added."""
+    def check(self, model: str, values: Values) -> int | None:
+        """Raises `ApiError`; returns the prompt's length in tokens where the engine is asked without a (w,n,g)."""
         if model in TEXT_MODELS and "text_input" in values:
             self._check_texts(values["text_input"])
         if model != "tensorrt_llm" or "input_ids" not in values:
-            return False  # Triton refuses a generation without ids itself; `stop` requests have none
+            return None  # Triton refuses a generation without ids itself; `stop` requests have none
         limits, length = self._service.limits, length_of(values)
         limits.check_prompt(length)
         given = [values[name] for name in LOOKAHEAD if name in values]
         if not given:
-            return limits.choose_lookahead(None, length) is not None
+            return length
         if len(given) < len(LOOKAHEAD) or not all(given):
             text = f"send all of {', '.join(LOOKAHEAD)}, or none of them"
             raise ApiError(400, text, "incomplete_lookahead", "lookahead")
@@ -88,7 +92,7 @@ class KServeGuard:
             except (LookaheadError, TypeError, ValueError) as error:
                 raise ApiError(400, str(error), "invalid_lookahead", "lookahead") from None
             limits.choose_lookahead(asked, length)
-        return False
+        return None
 
     def _check_texts(self, texts: list[Any]) -> None:
         service = self._service

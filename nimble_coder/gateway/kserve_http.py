@@ -65,7 +65,7 @@ class TritonHttp:
             except httpx.HTTPError as error:
                 raise ApiError(503, f"Triton does not answer: {error}", "engine_unavailable", retry_after=1) from None
             try:
-                if answer.status_code == 500:
+                if answer.status_code >= 500:
                     raise from_triton(text_of(await answer.aread()))
                 kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
                 content_type = answer.headers.get("content-type", "application/json").encode("latin-1")

@@ -4,7 +4,8 @@ The TensorRT engine does not check for itself: one (w,n,g) above its own ends ev
 than n - 1 tokens reads out of bounds, and an over-long one is silently shortened.
 """
 
-import time
+import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from prometheus_client import Gauge
 from build_engine.build import Artifact
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
+from nimble_coder.gateway.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -86,53 +88,68 @@ class EngineLimits:
 
 
 class Admission:
-    """Counts the generations in flight; those beyond the limit are told to come back."""
+    """Counts the generations in flight in all workers; those beyond the limit are told to come back."""
 
-    def __init__(self, limit: int, gauge: Gauge) -> None:
+    def __init__(self, limit: int, ledger: Ledger, gauge: Gauge) -> None:
         self.limit = limit
-        self.active = 0
+        self.own = 0
+        """Generations in flight in this worker."""
+        self._ledger = ledger
         self._gauge = gauge
+        self._tasks: set[asyncio.Task[object] | None] = set()
+        self._abandoned: set[asyncio.Task[object] | None] = set()
         self.draining = False
+
+    def abandon(self) -> None:
+        """Ends this worker's generations with 503: the engine that ran them is no more, and nobody will answer them."""
+        for task in self._tasks - {asyncio.current_task()}:
+            if task is not None:
+                self._abandoned.add(task)
+                task.cancel()
+
+    @property
+    def active(self) -> int:
+        """Generations in flight in all workers."""
+        return self._ledger.active
 
     @contextmanager
     def admit(self, count: int = 1) -> Iterator[None]:
-        """Holds `count` places; raises `ApiError` 503 while draining and 429 when full."""
+        """Holds `count` places for the running task; raises `ApiError` 503 while draining and where the engine is lost,
+        429 when full."""
         if self.draining:
             raise ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
-        if self.active + count > self.limit:
+        if not self._ledger.add(count, self.limit):
             text = f"{self.active} generations are running or waiting, {self.limit} is the limit: try again shortly"
             raise ApiError(429, text, "too_many_requests", retry_after=1)
-        self._add(count)
+        task = asyncio.current_task()
+        self._hold(count)
+        self._tasks.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if task not in self._abandoned:
+                raise
+            raise ApiError(503, "the engine has failed: send the request again", ENGINE_LOST, retry_after=1) from None
         finally:
-            self._add(-count)
+            self._tasks.discard(task)
+            self._abandoned.discard(task)
+            self._hold(-count)
+            self._ledger.add(-count)
 
-    def _add(self, count: int) -> None:
-        self.active += count
-        self._gauge.set(self.active)
+    def _hold(self, count: int) -> None:
+        self.own += count
+        self._gauge.set(self.own)
 
 
 class RateLimiter:
-    """A token bucket per client: `per_minute` requests, all of which may come at once."""
+    """`per_minute` requests a client, all of which may come at once; 0 is unlimited."""
 
-    MOST_CLIENTS = 10_000
-
-    def __init__(self, per_minute: int) -> None:
+    def __init__(self, per_minute: int, ledger: Ledger) -> None:
         self._per_minute = per_minute
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._ledger = ledger
 
     def check(self, client: str) -> None:
-        """Takes one request from the client's bucket; raises `ApiError` 429 with the wait where it is empty."""
-        if not self._per_minute:
-            return
-        now = time.monotonic()
-        level, then = self._buckets.get(client, (float(self._per_minute), now))
-        level = min(level + (now - then) * self._per_minute / 60, self._per_minute)
-        if level < 1:
-            wait = int((1 - level) * 60 / self._per_minute) + 1
-            text = f"more than {self._per_minute} requests in a minute: wait {wait} s"
-            raise ApiError(429, text, "rate_limit_exceeded", retry_after=wait)
-        if client not in self._buckets and len(self._buckets) >= self.MOST_CLIENTS:
-            self._buckets.pop(next(iter(self._buckets)))
-        self._buckets[client] = (level - 1, now)
+        """Takes one request from the client's allowance; raises `ApiError` 429 with the wait where it is used up."""
+        if self._per_minute and (wait := self._ledger.take(client, self._per_minute)):
+            text = f"more than {self._per_minute} requests in a minute: wait {math.ceil(wait)} s"
+            raise ApiError(429, text, "rate_limit_exceeded", retry_after=math.ceil(wait))

@@ -31,6 +31,9 @@ class GatewayMetrics:
         self.grpc_requests = Counter(
             "nimble_grpc_requests", "Calls by method and status", ["method", "status"], registry=own
         )
+        self.errors = Counter(
+            "nimble_errors", "Requests refused or failed, by the error's code", ["code"], registry=own
+        )
         self.finished = Counter("request_finish", "Generations by the reason they ended", ["reason"], registry=own)
         self.cancelled = Counter("nimble_requests_cancelled", "Generations whose client went away", registry=own)
         self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens", registry=own)

@@ -119,7 +119,7 @@ async def answer_openai(
         stream=bool(asked.stream),
         every_step=bool(asked.return_token_ids or asked.logprobs),
         continuous_usage=asked.wants_continuous_usage,
-        decoding=service.decoding(asked),
+        headers=service.headers(asked, jobs),
     )
     await service.answer(exchange, jobs, delivery)
 

@@ -22,6 +22,7 @@ import uvloop
 from nimble_coder.gateway.app import App
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
+from nimble_coder.gateway.health import EngineLostError
 from nimble_coder.gateway.kserve_grpc import KServeProxy
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
@@ -63,7 +64,7 @@ class Gateway:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serves until `stop`; raises `OSError` where a port cannot be used."""
+        """Serves until `stop`; raises `OSError` where a port cannot be used, and `EngineLostError`."""
         s = self.settings
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
@@ -73,7 +74,7 @@ class Gateway:
         api = HttpServer(uvicorn_config(self.app, s, s.tls_certificate is not None))
         metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
         serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
-        watching = asyncio.create_task(self.app.health.watch())
+        watching = asyncio.create_task(self.app.health.watch(self.stop))
         # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
         gc.collect()
         gc.freeze()
@@ -88,6 +89,9 @@ class Gateway:
         await proxy.close()
         await self.app.triton.close()
         self.service.streams.close()
+        self.service.tracing.close()
+        if self.app.health.is_lost:
+            raise EngineLostError(f"the engine's process has died; its log says why ({self.app.health.reason})")
 
     def stop(self) -> None:
         """Readiness goes false at once and new work is refused; what runs may finish."""
@@ -96,7 +100,7 @@ class Gateway:
 
     async def _drain(self) -> None:
         deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
-        while self.service.admission.active and asyncio.get_running_loop().time() < deadline:
+        while self.service.admission.own and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
 
@@ -155,10 +159,8 @@ def start_logging(settings: GatewaySettings) -> None:
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if settings.jsonl_logging else plain)
     level = "debug" if settings.log_level == "trace" else settings.log_level
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    # One line per request is wanted; those of the libraries below, with paths and addresses in them, are not.
-    for library in ("httpx", "uvicorn"):
-        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])  # the libraries' lines hold paths and addresses
+    logging.getLogger("nimble_coder").setLevel(level.upper())
 
 
 def main() -> None:

@@ -1,28 +1,35 @@
 """The gateway's core: what a request asks for becomes generations, and generations become answers."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from typing import TypeVar
 
 from build_engine.build import Artifact
+from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.gateway.chat import ChatPrompts
 from nimble_coder.gateway.encoding import PromptEncoder
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.keys import ApiKeys
+from nimble_coder.gateway.ledger import Ledger
 from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.metrics import GatewayMetrics
 from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.tracing import Tracing
 from nimble_coder.gateway.transcript import Delta, Ending, Transcript
-from nimble_coder.gateway.usage import usage_of
+from nimble_coder.gateway.usage import figures_of, usage_of
 from nimble_coder.gateway.wire import Wire
+from nimble_coder.policy import Policy, policy_of
 from nimble_coder.text.tokenizer import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -47,12 +54,7 @@ class Delivery:
     every_step: bool = False
     """A chunk for every step, also where a step gives no text yet."""
     continuous_usage: bool = False
-    decoding: bytes = b"greedy"
-
-    @property
-    def headers(self) -> Headers:
-        """A lookahead engine decodes greedily whatever a client asks, so the answer says what it did."""
-        return [(b"x-nimble-decoding", self.decoding), (b"cache-control", b"no-store")]
+    headers: Headers = field(default_factory=list)
 
 
 class Service:
@@ -70,12 +72,33 @@ class Service:
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
         self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
-        self.rate = RateLimiter(settings.requests_per_minute)
+        ledger = Ledger(settings.prometheus_multiproc_dir)
+        self.rate = RateLimiter(settings.requests_per_minute, ledger)
         self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        self.tracing = Tracing(settings.otel_service_name, bool(settings.otel_endpoint))
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
-        self.admission = Admission(limit, self.metrics.running)
+        self.admission = Admission(limit, ledger, self.metrics.running)
+        self.policy = self._find_policy()
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
         self.started = int(time.time())
+
+    def _find_policy(self) -> Policy | None:
+        """The table that maps load to (w,n,g), where there is one; raises `PolicyError`."""
+        given, beside = self.settings.policy, policy_of(self.artifact.directory)
+        path = given or (beside if beside and beside.is_file() else None)
+        if path is None:
+            return None
+        logger.info("lookahead by load: %s", path)
+        return Policy.read(path, self.limits.lookahead)
+
+    def choose_lookahead(
+        self, asked: LookaheadConfig | None, prompt_length: int, joining: int
+    ) -> LookaheadConfig | None:
+        """The (w,n,g) of `joining` generations that join those in flight: what was asked for, else the policy's choice;
+        None leaves the engine its own. Raises `ApiError` for one beyond the engine's."""
+        if asked is None and self.policy:
+            return self.policy.choose(self.admission.active + joining, prompt_length)
+        return self.limits.choose_lookahead(asked, prompt_length)
 
     def token_text(self, token: int) -> str:
         """One token's text, for those who ask for log probabilities."""
@@ -100,7 +123,7 @@ class Service:
     ) -> list[Job]:
         """The generations for a prompt; raises `ApiError` for what the engine must not see."""
         self.limits.check_prompt(len(ids))
-        lookahead = self.limits.choose_lookahead(asked.asked_lookahead, len(ids))
+        lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
         ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
         own_stops = tuple(asked.stop_token_ids or ())
@@ -126,9 +149,16 @@ class Service:
             jobs.append(Job(generation, ending, echo))
         return jobs
 
-    def decoding(self, asked: Sampling) -> bytes:
-        """How the answer to a request is decoded, for its `x-nimble-decoding` header."""
-        return b"sampling" if self.engine_samples and samples(asked) else b"greedy"
+    def headers(self, asked: Sampling, jobs: Sequence[Job]) -> Headers:
+        """How an answer is decoded: a lookahead engine does it greedily whatever a client asks, a policy may choose the
+        (w,n,g), and a request that samples has none."""
+        first = jobs[0].generation
+        lookahead = PLAIN if first.sampling else first.lookahead or self.limits.lookahead
+        return [
+            (b"x-nimble-decoding", b"sampling" if self.engine_samples and samples(asked) else b"greedy"),
+            (b"x-nimble-lookahead", ",".join(map(str, astuple(lookahead))).encode()),
+            (b"cache-control", b"no-store"),
+        ]
 
     async def answer(self, exchange: Exchange, jobs: Sequence[Job], delivery: Delivery) -> None:
         """Runs the jobs and sends the answer; a client that goes away frees its places at once."""
@@ -143,8 +173,13 @@ class Service:
             except ClientGone:
                 self.metrics.cancelled.inc(len(jobs))
                 raise
+            except ApiError as error:
+                if error.code == ENGINE_LOST:
+                    self.admission.abandon()  # Triton answers the next request, but none of those that were running
+                raise
             finally:
                 self.metrics.record(delivery.prompt_tokens, transcripts)
+                exchange.figures = figures_of(delivery.prompt_tokens, transcripts)
 
     async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:
         """Yields what every step adds until the answer ends."""

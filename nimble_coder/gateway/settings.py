@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
@@ -16,6 +16,8 @@ class GatewayOptions(BaseModel):
 
     artifact: Path | None = None
     """The artefact to serve: a directory that build-engine printed or create-model-store wrote."""
+    policy: Path | None = None
+    """What `nimble-coder tune` wrote: (w,n,g) by load. The one in the artefact's cache, if any, where unset."""
 
     host: str = "127.0.0.1"
     """The address to listen on; the images set 0.0.0.0."""
@@ -56,9 +58,9 @@ class GatewayOptions(BaseModel):
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     """Larger requests get 413."""
     max_concurrent_requests: int = Field(default=0, ge=0)
-    """Generations in flight or queued in one gateway process; 0 takes the engine's batch and its queue."""
+    """Generations in flight or queued in all workers; 0 takes the engine's batch and its queue."""
     requests_per_minute: int = Field(default=0, ge=0)
-    """Per key (per client address where there are no keys) and worker; 0 is unlimited."""
+    """Per key (per client address where there are no keys); 0 is unlimited."""
     default_max_tokens: int = Field(default=16, ge=1)
     """For `/v1/completions`, as OpenAI's; chat takes what room there is."""
     fim_max_tokens: int = Field(default=128, ge=1)
@@ -115,7 +117,13 @@ class GatewaySettings(GatewayOptions, BaseSettings):
 
     artifact: Path
     prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
-    """Where several workers keep their metrics together (the variable is prometheus-client's own)."""
+    """Where several workers keep their metrics and limits together (the variable is prometheus-client's own)."""
+    otel_endpoint: str = Field(
+        default="",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    """Turns tracing on (the variables are OpenTelemetry's own, and its exporter reads them too)."""
+    otel_service_name: str = Field(default="nimble-coder", validation_alias="OTEL_SERVICE_NAME")
 
 
 def split(text: str) -> list[str]:

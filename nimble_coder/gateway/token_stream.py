@@ -1,6 +1,7 @@
 """The token-level path: one `tensorrt_llm` stream in Triton per generation, token ids in and out."""
 
 import struct
+import time
 from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -57,6 +58,22 @@ class TokenStreams:
 
     def __init__(self, host: str, port: int) -> None:
         self._channel = Channel(host, port)
+        self.heard = 0.0
+        """When the engine last said something, as `time.monotonic` tells."""
+
+    async def ping(self) -> None:
+        """Returns once the engine's process has answered; raises `ApiError`.
+
+        It is asked to stop a request that there is not, which costs it nothing and changes nothing.
+        """
+        call = await self._channel.call(METHOD, stop_request("ping"))
+        try:
+            while messages := await call.read():
+                if read_step(messages).is_final:
+                    self.heard = time.monotonic()
+                    return
+        except CallError as error:
+            raise from_triton(str(error)) from None
 
     async def generate(self, generation: Generation, request_id: str) -> AsyncGenerator[Step, None]:
         """Yields what has arrived, the final step last. Leaving early cancels the request in the engine.
@@ -66,15 +83,21 @@ class TokenStreams:
         message = infer_request(generation, request_id)
         try:
             call = await self._channel.call(METHOD, message)
+            finished = False
             try:
                 while messages := await call.read():
+                    self.heard = time.monotonic()
                     for part in [[message] for message in messages] if generation.every_step else [messages]:
                         step = read_step(part)
+                        finished = step.is_final
                         yield step
-                        if step.is_final:
+                        if finished:
                             return
             finally:
-                call.cancel()
+                # Triton (2.51) never frees a request whose stream is reset between its final response and its
+                # trailers, and then cannot unload the model: a finished call is left to end by itself.
+                if not finished:
+                    call.cancel()
         except CallError as error:
             raise from_triton(str(error) or "unavailable") from None
         raise ApiError(503, "the engine ended the stream early: send the request again", "engine_unavailable", None, 1)
@@ -113,6 +136,17 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
         add(request, "stop_words_list", "INT32", [1, 2, len(others)], words.tobytes())
     for name in (*OUTPUTS, LOG_PROBS) if g.wants_log_probs else OUTPUTS:
         request.outputs.add(name=name)
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def stop_request(request_id: str) -> bytes:
+    """A `ModelInferRequest` that ends the running request of that id."""
+    request = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    for name in ("input_ids", "input_lengths", "request_output_len"):  # they have to be there, and mean nothing
+        add(request, name, "INT32", [1, 1], struct.pack("<i", 1))
+    add(request, "stop", "BOOL", [1, 1], b"\1")
     encoded: bytes = request.SerializeToString()
     return encoded
 

@@ -1,4 +1,4 @@
-"""What a request consumed, in OpenAI's `usage` object."""
+"""What a request consumed, in OpenAI's `usage` object and for a trace."""
 
 from collections.abc import Sequence
 
@@ -22,3 +22,14 @@ def usage_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> Usage:
             "rejected_prediction_tokens": rejected,
         },
     }
+
+
+def figures_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> dict[str, int | float]:
+    """The same for a trace, under the names of OpenTelemetry's conventions where it has one; times are in seconds."""
+    figures: dict[str, int | float] = {
+        "gen_ai.usage.input_tokens": prompt_tokens,
+        "gen_ai.usage.output_tokens": sum(t.tokens for t in transcripts),
+        "nimble.accepted_draft_tokens": sum(t.accepted_draft_tokens for t in transcripts),
+    }
+    first = [t.first_token - t.started for t in transcripts if t.first_token is not None]
+    return {**figures, "nimble.time_to_first_token": min(first)} if first else figures

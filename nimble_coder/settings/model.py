@@ -37,7 +37,9 @@ class Settings(GatewayOptions):
     kv_cache_fraction: float | None = Field(default=None, gt=0, le=1)
     """Share of the GPU memory that is free once the engine is loaded."""
     engine_threads: int = Field(default=1, ge=1)
-    """PyTorch threads of the portable engine."""
+    """Threads of the portable engine's step on a CPU."""
+    engine_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the portable engine runs on; `auto` takes a GPU where PyTorch finds one."""
     workers: int = Field(default=1, ge=1, le=64)
     """Gateway processes on the same ports."""
     startup_seconds: float = Field(default=1800.0, gt=0)

@@ -111,6 +111,7 @@ def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Se
         artifact,
         settings.listening,
         threads=settings.engine_threads,
+        device=settings.engine_device,
         workers=settings.workers,
         log=log,
         settings=gateway_environment(settings),

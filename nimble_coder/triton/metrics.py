@@ -71,9 +71,11 @@ class MetricsReporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread and lets the metrics go: one that outlives the model crashes Triton's stub (2.51)."""
         self._stopping.set()
         self._thread.join()
+        self._gauges.clear()
+        self._families.clear()
 
     def _report(self) -> None:
         # Triton's `set` holds the interpreter's lock until Triton has answered: one that is gone never does.

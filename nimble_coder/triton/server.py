@@ -95,8 +95,10 @@ class TritonServer:
     addresses: Addresses = field(default_factory=Addresses)
     log: Log = None
     threads: int = 1
-    """PyTorch threads of the engine."""
+    """Threads of the portable engine's step on a CPU."""
     log_level: str = "info"
+    device: str = "auto"
+    """What the portable engine runs on: `cpu`, `cuda`, or `auto`."""
 
     def __post_init__(self) -> None:
         self._stubs: dict[int, list[str]] = {}
@@ -250,6 +252,7 @@ class TritonServer:
             **{name: value for name, value in os.environ.items() if name not in SECRETS},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "NIMBLE_ENGINE_THREADS": str(self.threads),
+            "NIMBLE_ENGINE_DEVICE": self.device,
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others
         }
         if library:

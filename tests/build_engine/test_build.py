@@ -1,26 +1,32 @@
 """A build publishes a whole artefact or nothing, whatever happens to it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 
-from build_engine.build import Artifact, build
+from build_engine import address
+from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache, CacheError
 from build_engine.engine_config import EngineConfig
+from build_engine.inventory import size_of
 from build_engine.lookahead import LookaheadConfig
 from build_engine.manifest import Manifest, ManifestError
-from build_engine.profiles import Profile, ProfileError, find_profile
+from build_engine.profiles import PROFILES, Profile, ProfileError, find_profile
 from tests.conftest import MakeCheckpoint, silent
+from tests.standin.machine import Machine
 
 ROOT = Path(__file__).parents[2]
 TINY_PROFILE = replace(find_profile("demo"), max_input_len=256, max_seq_len=400, max_batch_size=4)
+SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 
 
 def test_the_artefact_holds_engine_tokenizer_repository_and_manifest(
@@ -85,6 +91,60 @@ def test_the_same_build_is_found_and_another_profile_is_another_artefact(
     assert again == first
     assert any("already built" in text for text in said)
     assert other.directory != first.directory
+
+
+def test_other_serving_parameters_or_templates_take_the_engine_that_is_there(
+    h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, options = Cache(h100.cache), BuildOptions(companion=True)
+    first = build(SEVEN, tiny_checkpoint, cache, silent, options=options)
+    compiled = len(h100.calls)
+    tuned = build(replace(SEVEN, max_queue_factor=2), tiny_checkpoint, cache, silent, options=options)
+    monkeypatch.setattr(address, "template_files", list)
+    rendered = build(SEVEN, tiny_checkpoint, cache, silent, options=options)
+    assert len(h100.calls) == compiled
+    assert len({artifact.directory for artifact in (first, tuned, rendered)}) == 3
+    assert (
+        f"max_queue_size: {2 * SEVEN.max_batch_size} "
+        in (tuned.repository / "tensorrt_llm" / "config.pbtxt").read_text()
+    )
+    for artifact in (first, tuned, rendered):
+        artifact.manifest.check_hashes(artifact.directory)
+        assert str(artifact.engine) in (artifact.repository / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert size_of(first.engine, tuned.engine) == size_of(first.engine)
+    shutil.rmtree(first.directory)
+    tuned.manifest.check_hashes(tuned.directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"lookahead": LookaheadConfig(4, 3, 4)}, {}),
+        ({"max_batch_size": 2}, {}),
+        ({"precision": "fp16"}, {}),
+        ({}, {"companion": True}),
+        ({}, {"calibration": "other"}),
+    ],
+    ids=["lookahead", "limits", "precision", "companion", "calibration"],
+)
+def test_what_determines_the_engine_is_compiled_anew(
+    h100: Machine, tiny_checkpoint: Path, changes: dict[str, Any], options: dict[str, Any]
+) -> None:
+    cache = Cache(h100.cache)
+    build(SEVEN, tiny_checkpoint, cache, silent)
+    compiled = len(h100.calls)
+    build(replace(SEVEN, **changes), tiny_checkpoint, cache, silent, options=BuildOptions(**options))
+    assert len(h100.calls) > compiled
+
+
+def test_a_damaged_engine_is_not_taken(h100: Machine, tiny_checkpoint: Path) -> None:
+    cache = Cache(h100.cache)
+    first = build(SEVEN, tiny_checkpoint, cache, silent)
+    rank = first.engine / "rank0.engine"
+    rank.write_bytes(rank.read_bytes()[:-1] + b"x")
+    compiled = len(h100.calls)
+    build(replace(SEVEN, max_queue_factor=2), tiny_checkpoint, cache, silent)
+    assert len(h100.calls) > compiled
 
 
 def test_a_damaged_artefact_is_not_opened_and_is_built_anew(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

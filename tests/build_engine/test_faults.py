@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from build_engine.engines import torch as torch_engine
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES
 from build_engine.versions import IncompatibleError
+from tests.build_engine.conftest import fill, make_read_only
 from tests.standin.machine import A100, H100, Machine
 
 THIRTY_TWO = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
@@ -37,6 +38,10 @@ STAGES = (
 
 def command(machine: Machine, checkpoint: Path, *more: str) -> list[str]:
     return machine.command("build-engine", "-p", THIRTY_TWO, "--from", checkpoint, "--skip-verify", *more)
+
+
+def download(machine: Machine, checkpoint: Path, cache: str) -> list[str]:
+    return machine.command("download-to-cache", "-p", THIRTY_TWO, "--from", checkpoint, "--cache", cache)
 
 
 def killed_at(stage: str, machine: Machine, checkpoint: Path) -> subprocess.CompletedProcess[str]:
@@ -86,8 +91,22 @@ def test_a_builder_killed_at_any_stage_publishes_nothing_and_the_next_one_succee
     assert h100.leftovers == []
 
 
+def test_a_builder_killed_with_another_artefacts_engine_in_its_draft_leaves_that_one_whole(
+    h100: Machine, tiny_checkpoint: Path
+) -> None:
+    donor = build(replace(PROFILES[THIRTY_TWO], max_queue_factor=2), tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    killed = killed_at("rendering", h100, tiny_checkpoint)
+    assert f"taking the engine of {donor.directory}" in killed.stdout
+    assert h100.artifacts == [donor.directory]
+    compiled = len(h100.calls)
+    second = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    assert len(h100.calls) == compiled
+    for artifact in (donor, second):
+        artifact.manifest.check_hashes(artifact.directory)
+
+
 def test_a_compiler_that_outlives_its_builder_keeps_the_next_one_waiting(h100: Machine, tiny_checkpoint: Path) -> None:
-    h100.set(STANDIN_BUILD="hang", STANDIN_SECONDS=8)
+    h100.set(STANDIN_BUILD="hang", STANDIN_SECONDS=4)
     first = subprocess.Popen(command(h100, tiny_checkpoint), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: any(call["command"] == "trtllm-build" for call in h100.calls))
     first.kill()
@@ -114,24 +133,10 @@ def test_two_builders_at_once_build_once(h100: Machine, tiny_checkpoint: Path) -
     assert any("already built" in stderr for _, stderr in answers)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB, where this test may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting needs root")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
     h100: Machine, tiny_checkpoint: Path, small_disk: Path
 ) -> None:
-    (small_disk / "filler").write_bytes(bytes(1_600_000))
+    fill(small_disk, 400_000)
     answer = subprocess.run(
         command(h100, tiny_checkpoint, "--cache", str(small_disk / "cache")),
         capture_output=True,
@@ -144,14 +149,14 @@ def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
 
 
 def test_a_disk_that_fills_up_publishes_nothing(tiny_checkpoint: Path, small_disk: Path) -> None:
-    (small_disk / "filler").write_bytes(bytes(1_950_000))
+    fill(small_disk, 50_000)
     cache = Cache(small_disk / "cache")
     with pytest.raises(CacheError, match="is full: make room"):
         build(PROFILES["demo"], tiny_checkpoint, cache, lambda _: None)
     assert [path for path in cache.artifacts.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EACCES])
 def test_a_file_system_that_refuses_ends_as_an_error_of_the_cache(
     machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -164,26 +169,35 @@ def test_a_file_system_that_refuses_ends_as_an_error_of_the_cache(
     assert machine.artifacts == machine.leftovers == []
 
 
-def test_a_read_only_cache_is_refused(h100: Machine, tiny_checkpoint: Path) -> None:
-    """A file where the cache should be cannot be written by anybody, root included."""
-    place = h100.home / "file"
-    place.write_text("")
-    answer = subprocess.run(
-        command(h100, tiny_checkpoint, "--cache", str(place)), capture_output=True, text=True, check=False
-    )
-    assert answer.returncode == 9
-    assert "cannot be written" in answer.stderr
+def test_a_read_only_cache_is_refused_before_the_first_command(
+    h100: Machine, tiny_checkpoint: Path, small_disk: Path
+) -> None:
+    make_read_only(small_disk)
+    place = str(small_disk / "cache")
+    for arguments in (command(h100, tiny_checkpoint, "--cache", place), download(h100, tiny_checkpoint, place)):
+        answer = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert answer.returncode == 9, answer.stderr
+        assert "cannot be written" in answer.stderr
+        assert "choose another place with --cache" in answer.stderr
     assert h100.calls == []
 
 
-def test_a_finished_engine_is_found_in_a_cache_that_cannot_be_written(
-    h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_in_a_read_only_cache_is_found_and_cannot_be_pruned(
+    h100: Machine, tiny_checkpoint: Path, small_disk: Path
 ) -> None:
-    first = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
-
-    monkeypatch.setattr(Path, "open", refuse_writing(Path.open))
-    found = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
-    assert found.directory == first.directory
+    cache = small_disk / "cache"
+    first = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(cache), lambda _: None)
+    (cache / "artifacts" / ".other-0.building").mkdir()
+    make_read_only(small_disk)
+    found = subprocess.run(
+        command(h100, tiny_checkpoint, "--cache", str(cache)), capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout.strip()) == (0, str(first.directory)), found.stderr
+    verified = h100.run("cache", "verify", "--cache", cache)
+    assert verified.stdout == f"ok       {first.directory}\n"
+    pruned = h100.run("cache", "prune", "--cache", cache)
+    assert pruned.returncode == 9
+    assert "cannot be written" in pruned.stderr
 
 
 @pytest.mark.parametrize(
@@ -261,14 +275,3 @@ def wait_for(condition: object, seconds: float = 30) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
-
-
-def refuse_writing(real: object) -> object:
-    """`Path.open` of a file system that is mounted read-only."""
-
-    def open_(path: Path, mode: str = "r", *more: object, **named: object) -> object:
-        if any(letter in mode for letter in "wax+"):
-            raise OSError(errno.EROFS, "Read-only file system")
-        return real(path, mode, *more, **named)  # type: ignore[operator]
-
-    return open_

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from build_engine.lookahead import LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import PROFILES, Profile
-from build_engine.verify import NEAR_TIES, PROMPTS, TOKENS, Batch, VerificationError, verify
+from build_engine.verify import NEAR_TIES, PROMPTS, TOKENS, Batch, VerificationError, advice, verify
 
 BF16 = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 FP32 = PROFILES["demo"]
@@ -22,14 +22,17 @@ class FakeEngine:
     forgets: bool = False
     """From its first wrong token on, lookahead gives nothing but zeros."""
     plain_seconds: float = 2.0
+    knows_lookahead: bool = True
+    """Whether it was built with lookahead; one that was not takes no (w,n,g)."""
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig) -> Batch:
-        outputs = [self._continue(prompt, max_tokens, {} if lookahead.is_plain else self.wrong) for prompt in prompts]
-        seconds = self.plain_seconds if lookahead.is_plain else 1.0
-        return Batch(outputs, seconds, 1.0 if lookahead.is_plain else 2.5)
+    def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig | None) -> Batch:
+        assert lookahead is None or self.knows_lookahead
+        plain = lookahead is not None and lookahead.is_plain
+        outputs = [self._continue(prompt, max_tokens, {} if plain else self.wrong) for prompt in prompts]
+        return Batch(outputs, self.plain_seconds if plain else 1.0, 1.0 if plain else 2.5)
 
     def _continue(self, prompt: list[int], count: int, wrong: dict[int, int]) -> list[int]:
         tokens, output = sum(prompt), list[int]()
@@ -83,8 +86,19 @@ def test_a_compiled_engine_that_is_slower_is_refused_and_a_smaller_or_plain_one_
         judge(FakeEngine(plain_seconds=0.5))
 
 
-def test_a_torch_engine_may_be_slower_where_it_is_built() -> None:
-    assert judge(FakeEngine(plain_seconds=0.5), FP32)["speed_up"] == 0.5
+def test_a_torch_engine_may_be_slower_where_it_is_built_and_what_to_do_is_said() -> None:
+    result = verify(FakeEngine(plain_seconds=0.5), FP32)
+    assert (result.to_json()["status"], result.speed_up) == ("slower", 0.5)
+    said = advice(FP32, result)
+    assert said.startswith("lookahead (8,8,8) is slower than plain decoding here: 1.00 s instead of 0.50 s")
+    assert "--lookahead 4,3,4" in said
+    assert advice(FP32, verify(FakeEngine(), FP32)) == ""
+
+
+def test_a_plain_engine_is_compared_with_itself_and_not_for_speed() -> None:
+    plain = replace(BF16, lookahead=PLAIN)
+    result = verify(FakeEngine(knows_lookahead=False, plain_seconds=0.5), plain)
+    assert (result.identical, result.near_ties, result.speed_up) == (8, 0, 1.0)
 
 
 def test_a_short_context_is_verified_with_what_fits() -> None:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from build_engine.cache import Cache, CacheError
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.weights import WANTED, fetch_weights, import_weights
+from tests.build_engine.conftest import fill
 from tests.standin.hub import COMMIT, Fault, Hub
 from tests.standin.machine import Machine
 
@@ -188,14 +189,9 @@ def test_two_processes_on_one_cache_download_once(hub: Hub, machine: Machine) ->
     assert len(hub.downloads(WEIGHTS)) == 1
 
 
-def test_a_full_disk_is_noticed_before_the_first_byte(
-    hub: Hub, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = (
-        "import shutil, sys; full = shutil._ntuple_diskusage(100, 99, 1); shutil.disk_usage = lambda _: full; "
-        f"from nimble_coder.cli import main; sys.argv = ['x', 'download-to-cache', '-p', '{PROFILE}']; main()"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=machine.home, check=False)
+def test_a_full_disk_is_noticed_before_the_first_byte(hub: Hub, machine: Machine, small_disk: Path) -> None:
+    fill(small_disk, 100_000)
+    answer = download(machine, "--cache", str(small_disk))
     assert answer.returncode == 7
     assert "0.0 GB free: make room" in answer.stderr
     assert not hub.downloads(WEIGHTS)
@@ -232,13 +228,10 @@ def test_verified_files_are_not_hashed_again_until_they_change(
     assert WEIGHTS not in fetch_weights(REPO, "main", cache, lambda _: None).hashes
 
 
-def test_a_cache_without_room_refuses_an_import(
-    machine: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage("/")._replace(free=1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+def test_a_cache_without_room_refuses_an_import(tiny_checkpoint: Path, small_disk: Path) -> None:
+    fill(small_disk, 100_000)
     with pytest.raises(CacheError, match="make room"):
-        import_weights(tiny_checkpoint, REPO, Cache(machine.cache), lambda _: None)
+        import_weights(tiny_checkpoint, REPO, Cache(small_disk), lambda _: None)
 
 
 def test_shards_are_wanted_and_other_formats_are_not() -> None:

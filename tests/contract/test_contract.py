@@ -125,6 +125,12 @@ def test_serving_parameters_come_from_the_profile(tmp_path: Path) -> None:
     assert engine.dynamic_batching.default_queue_policy.max_queue_size == 2 * PROFILE.max_batch_size
 
 
+def test_the_pieces_of_a_stream_stay_in_order(repository: Path) -> None:
+    """Two instances of `postprocessing` would overtake each other, which shows on a busy machine only."""
+    (group,) = parse(repository, "postprocessing").instance_group
+    assert group.count == 1
+
+
 def test_a_companion_has_the_engines_contract_without_lookahead(tmp_path: Path) -> None:
     repository = render(PROFILE, tmp_path, plain=True)
     engine, plain = parse(repository, "tensorrt_llm"), parse(repository, "tensorrt_llm_plain")

@@ -1,12 +1,15 @@
-"""Lookahead's output is the greedy output of the same model: token for token in fp32, and in bf16 but for near ties."""
+"""Lookahead's output is the greedy output of the same model, token for token; on PyTorch in bf16 but for near ties."""
 
 import random
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
@@ -14,36 +17,60 @@ from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
+from nimble_coder.engine import torch_engine
+from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.protocol import Request
-from nimble_coder.engine.qwen2 import Batch, Qwen2, Segment
+from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import silent
 
+WIDEST = LookaheadConfig(15, 15, 15)
 CONFIGS = [(2, 2, 1), (4, 3, 4), (1, 5, 5), (5, 5, 5), (8, 8, 8), (15, 15, 15)]
 COUNT = 128
 
 
-def prompts(tokenizer: TextTokenizer) -> list[list[int]]:
+def prompts(artifact: Artifact) -> list[list[int]]:
     """60 prompts: the coding prompts, and passages of the standard library."""
     texts = list(coding_prompts().values())
     rng = random.Random(7)
     for name in ("argparse", "json/decoder", "asyncio/events", "unittest/case", "http/client", "logging/handlers"):
         source = (Path(sysconfig.get_path("stdlib")) / f"{name}.py").read_text(encoding="utf-8")
         texts += [source[start : start + 500] for start in (rng.randrange(len(source) - 500) for _ in range(6))]
+    tokenizer = TextTokenizer(artifact.tokenizer)
     found = [tokenizer.encode(text) for text in texts]
     assert len(found) == 60
     return found
 
 
-@pytest.mark.timeout(1200)
-def test_fp32_output_is_greedy_token_for_token(wide_artifact: Artifact) -> None:
-    tokenizer = TextTokenizer(wide_artifact.tokenizer)
-    engine = TorchEngine(wide_artifact.engine, LookaheadConfig(15, 15, 15), TorchEngineOptions(threads=1))
+def embedded(directory: Path, precision: str) -> Artifact:
+    profile = replace(find_profile("demo"), precision=precision, lookahead=WIDEST)
+    return build(profile, None, Cache(directory), silent)
+
+
+@pytest.fixture
+def no_compiled_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where there was no compiler."""
+    monkeypatch.setattr(torch_engine, "find_step", list)
+
+
+@contextmanager
+def running(artifact: Artifact) -> Iterator[TorchEngine]:
+    engine = TorchEngine(artifact.engine, WIDEST, TorchEngineOptions())
     try:
-        cases = prompts(tokenizer)
+        yield engine
+    finally:
+        engine.shutdown()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: str) -> None:
+    artifact = embedded(tmp_path, precision)
+    cases = prompts(artifact)
+    with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         assert all(len(ids) == COUNT for ids in plain)
         for config in CONFIGS:
@@ -51,21 +78,27 @@ def test_fp32_output_is_greedy_token_for_token(wide_artifact: Artifact) -> None:
             differing = [i for i, g in enumerate(fast) if g.token_ids != plain[i]]
             assert differing == [], f"{config} changed prompts {differing}"
             assert sum(len(g.chunks) for g in fast) < 60 * COUNT, f"{config} never accepted a draft"
-    finally:
-        engine.shutdown()
 
 
 @pytest.mark.timeout(600)
-def test_bf16_differs_only_at_near_ties(tmp_path: Path) -> None:
-    profile = replace(find_profile("demo"), precision="bf16", max_batch_size=16)
-    artifact = build(profile, None, Cache(tmp_path), silent)
-    engine = TorchEngine(artifact.engine, profile.lookahead, TorchEngineOptions())
-    try:
-        cases = prompts(TextTokenizer(artifact.tokenizer))
+def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path, no_compiled_step: None) -> None:
+    artifact = embedded(tmp_path, "fp32")
+    cases = prompts(artifact)[::3]
+    with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
-        fast = [g.token_ids for g in generate(engine, [Request(ids, COUNT) for ids in cases])]
-    finally:
-        engine.shutdown()
+        for config in CONFIGS[:4]:
+            fast = generate(engine, [Request(ids, COUNT, lookahead=LookaheadConfig(*config)) for ids in cases])
+            assert [g.token_ids for g in fast] == plain, config
+
+
+@pytest.mark.timeout(600)
+def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path, no_compiled_step: None) -> None:
+    artifact = embedded(tmp_path, "bf16")
+    cases = prompts(artifact)
+    with running(artifact) as engine:
+        plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
+        config = LookaheadConfig(8, 8, 8)
+        fast = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=config) for ids in cases])]
     probe = Probe(artifact.engine)
     rounding = max(probe.rounding(ids + out[:32]) for ids, out in zip(cases[:12], plain[:12], strict=True))
     assert rounding > 0
@@ -76,26 +109,19 @@ def test_bf16_differs_only_at_near_ties(tmp_path: Path) -> None:
 
 
 class Probe:
-    """Looks at the logits of a bf16 engine's model."""
+    """Looks at the logits of a bf16 engine's model on PyTorch's operators."""
 
     def __init__(self, engine_dir: Path) -> None:
         shape = EngineConfig.read(engine_dir).shape
-        self._model = Qwen2.load(engine_dir / "rank0.safetensors", shape, 1024, torch.device("cpu"))
-        self._cache = KVCache(shape, 1, 1024, torch.bfloat16, torch.device("cpu"))
+        cache = KVCache(shape, 1, 1024, torch.bfloat16, torch.device("cpu"))
+        self._model = Qwen2(shape, load_file(engine_dir / "rank0.safetensors"), cache)
 
     @torch.inference_mode()
     def _logits(self, ids: list[int], cached: int) -> torch.Tensor:
         """Logits behind the last of `ids`, those before `cached` taken from the cache."""
-        new = len(ids) - cached
-        mask = torch.zeros(new, len(ids), dtype=torch.bfloat16)
-        mask[:, cached:].masked_fill_(~torch.ones(new, new, dtype=torch.bool).tril(), float("-inf"))
-        batch = Batch(
-            torch.tensor(ids[cached:]),
-            torch.arange(cached, len(ids)),
-            [Segment(0, cached, slice(0, new), mask)],
-            torch.tensor([new - 1]),
-        )
-        return self._model.forward(batch, self._cache)[0].float()
+        builder = BatchBuilder()
+        builder.add_chunk(0, cached, ids[cached:], is_last=True)
+        return self._model.logits(builder.build(wants_logits=True))[0].float()
 
     def rounding(self, ids: list[int]) -> float:
         """The largest difference between a logit computed in one pass and the same one computed token by token."""

@@ -60,7 +60,7 @@ def test_the_embedded_model_equals_transformers(load_engine: LoadEngine) -> None
 
 def test_after_many_steps_the_cache_holds_what_a_fresh_prefill_computes(load_engine: LoadEngine) -> None:
     engine = load_engine(EMBEDDED, max_batch_size=1)
-    cache = engine._runner._cache
+    cache = engine._scheduler._cache
     prompt = [(i * 7) % 50 for i in range(30)]
     tokens = prompt + generate(engine, [Request(prompt, 80)])[0].token_ids
     length = len(tokens) - 9  # what the last step wrote was not moved: the sequence was over

@@ -4,6 +4,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,12 +12,12 @@ import pytest
 from openai import OpenAI
 
 from build_engine.build import Artifact
+from nimble_coder.bench.stand_in import stand_in_repository
 from nimble_coder.gateway.encoding import PromptEncoder
+from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.server import Addresses
-
-StartServing = Callable[..., Serving]
+from nimble_coder.triton.server import Addresses, TritonServer
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +53,39 @@ def encoder(artifact: Artifact) -> PromptEncoder:
     return PromptEncoder(artifact.tokenizer)
 
 
-def active_requests(serving: Serving) -> float:
-    """Requests that hold a slot of the engine, as the engine itself reports."""
-    with urllib.request.urlopen(serving.triton.addresses.metrics, timeout=5) as answer:
+@contextmanager
+def stand_in_gateway(
+    artifact: Artifact, work: Path, tokens_per_step: int, interval: float, text: str | None = None
+) -> Iterator[tuple[TritonServer, GatewayProcesses]]:
+    """A gateway over a real Triton whose engine emits so many tokens of a text every `interval` seconds."""
+    stand_in_repository(artifact, work / "repository")
+    config = work / "repository" / "tensorrt_llm" / "config.pbtxt"
+    often = re.sub(r'(stats_check_period_ms" value: { string_value: ")\d+', r"\g<1>20", config.read_text())
+    config.write_text(often)  # the tests count steps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIMBLE_BENCH_TOKENS_PER_STEP", str(tokens_per_step))
+        patch.setenv("NIMBLE_BENCH_INTERVAL", str(interval))
+        if text is not None:
+            patch.setenv("NIMBLE_BENCH_TEXT", text)
+        with TritonServer(work / "repository", Addresses.free(), work / "triton.log") as triton:
+            triton.wait_ready()
+            with GatewayProcesses(artifact.directory, triton.addresses, Addresses.free(), log=work / "log") as gateways:
+                gateways.wait_ready()
+                yield triton, gateways
+
+
+def engine_gauge(triton: TritonServer, label: str) -> int:
+    """What the engine itself reports of one kind: `active` requests, `request_steps`, `generated_tokens`."""
+    with urllib.request.urlopen(triton.addresses.metrics, timeout=5) as answer:
         page = answer.read().decode()
-    found = re.search(r'nv_trt_llm_request_metrics\{[^}]*request_type="active"[^}]*\} (\S+)', page)
-    assert found, "the engine reports no active requests"
-    return float(found[1])
+    found = re.search(rf'\{{[^}}]*="{label}"[^}}]*\}} (\S+)', page)
+    assert found, f"the engine reports no {label}"
+    return int(float(found[1]))
+
+
+def active_requests(serving: Serving) -> int:
+    """Requests that hold a slot of the engine."""
+    return engine_gauge(serving.triton, "active")
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 5.0) -> bool:

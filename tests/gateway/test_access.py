@@ -1,14 +1,15 @@
 """Keys, rate limit, concurrency, TLS, CORS, draining: each on a gateway of its own over the shared Triton."""
 
+import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -16,10 +17,11 @@ from openai import OpenAI
 from tritonclient.utils import InferenceServerException
 
 from build_engine.build import Artifact
+from nimble_coder.client import CompletionClient, CompletionError
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.keys import ApiKeys
-from nimble_coder.gateway.limits import RateLimiter
 from nimble_coder.gateway.process import GatewayError, GatewayProcesses
+from nimble_coder.http_client import HttpClient
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 from tests.gateway.conftest import wait_until
@@ -109,17 +111,6 @@ def test_a_key_file_that_is_missing_or_empty_does_not_open_the_service(tmp_path:
         ApiKeys([], empty).check("Bearer x")
 
 
-def test_a_rate_limit_is_per_client_and_says_when_to_come_back() -> None:
-    limiter = RateLimiter(2)
-    for _ in range(2):
-        limiter.check("a")
-    limiter.check("b")
-    with pytest.raises(ApiError, match="wait") as caught:
-        limiter.check("a")
-    assert caught.value.status == 429
-    assert caught.value.retry_after in range(25, 32)
-
-
 def test_the_rate_limit_holds_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path) -> None:
     with gateway_with(artifact, gateway, log, requests_per_minute=3) as g, httpx.Client(base_url=g.addresses.http) as h:
         answers = [h.post("/v1/completions", json=BODY) for _ in range(4)]
@@ -127,6 +118,9 @@ def test_the_rate_limit_holds_on_http_and_grpc(artifact: Artifact, gateway: Serv
         assert int(answers[-1].headers["retry-after"]) > 0
         assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
         assert h.get("/v1/models").status_code == 200
+        with CompletionClient(g.addresses.grpc) as client, pytest.raises(CompletionError, match="wait"):
+            for _ in range(2):  # two calls each; the address that gRPC sees is another client's
+                client.complete("import os", 2)
 
 
 def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: Serving, log: Path) -> None:
@@ -142,23 +136,49 @@ def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: 
         assert (third.status_code, third.headers["retry-after"]) == (429, "1")
 
 
-def test_tls_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for this host; its key lies beside it with the suffix `.key`."""
+    path = tmp_path / "tls.crt"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", certificate, "-keyout", key],
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", path, "-keyout", path.with_suffix(".key")],
         check=True, capture_output=True,
     )  # fmt: skip
-    with gateway_with(artifact, gateway, log, tls_certificate=certificate, tls_key=key) as g:
+    return path
+
+
+def test_tls_and_a_key_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path, certificate: Path) -> None:
+    tls = {"tls_certificate": certificate, "tls_key": certificate.with_suffix(".key")}
+    with gateway_with(artifact, gateway, log, api_keys="k", **tls) as g:
         url = f"https://127.0.0.1:{g.addresses.http_port}"
-        answer = httpx.post(f"{url}/v1/completions", json=BODY, verify=ssl.create_default_context(cafile=certificate))
+        trusted = ssl.create_default_context(cafile=certificate)
+        answer = httpx.post(f"{url}/v1/completions", json=BODY, verify=trusted, headers={"x-api-key": "k"})
         assert answer.status_code == 200
-        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
-        client = triton_grpc.InferenceServerClient(g.addresses.grpc, ssl=True, creds=credentials)
-        assert client.is_model_ready("ensemble")
-        client.close()
+        expected = answer.json()["choices"][0]["text"]
+        with CompletionClient(g.addresses.grpc, "k", ca_file=certificate) as client:
+            assert client.complete(str(BODY["prompt"]), 2).text == expected
+        assert "".join(HttpClient(url, "k", certificate).complete(str(BODY["prompt"]), max_tokens=2)) == expected
+        wrong = CompletionClient(g.addresses.grpc, "wrong", ca_file=certificate)
+        with wrong, pytest.raises(CompletionError, match="the API key is not valid"):
+            wrong.complete("x", 2)
+        for untrusting in (CompletionClient(g.addresses.grpc, "k", tls=True), CompletionClient(g.addresses.grpc, "k")):
+            with untrusting, pytest.raises(CompletionError):
+                untrusting.complete("x", 2)
+        command = [sys.executable, "-m", "nimble_coder.cli", "complete", "import os", "--max-tokens", "2"]
+        asked = [*command, "--url", g.addresses.grpc, "--ca-file", str(certificate)]
+        done = subprocess.run(asked, env={**os.environ, "NIMBLE_API_KEY": "k"}, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{g.addresses.http_port}/health")
+
+
+def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "none.pem"
+    with pytest.raises(CompletionError, match=r"none.pem cannot be read"):
+        CompletionClient(ca_file=missing)
+    with pytest.raises(CompletionError, match=r"none.pem cannot be read"):
+        HttpClient("https://127.0.0.1:1", ca_file=missing)
 
 
 def test_cors_is_off_by_default(http: httpx.Client) -> None:
@@ -195,23 +215,26 @@ def test_sigterm_lets_running_requests_finish_and_sends_new_ones_away(
         assert g.processes[0].wait(10) == 0
 
 
-def test_two_workers_share_the_ports(artifact: Artifact, gateway: Serving, log: Path) -> None:
-    with GatewayProcesses(artifact.directory, gateway.triton.addresses, Addresses.free(), 2, log) as g:
+def test_two_workers_share_the_ports_and_the_limits(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    settings = {"NIMBLE_API_KEYS": "k", "NIMBLE_REQUESTS_PER_MINUTE": "12"}
+    workers = GatewayProcesses(artifact.directory, gateway.triton.addresses, Addresses.free(), 2, log, settings)
+    with workers as g:
         g.wait_ready()
         time.sleep(1)
         answers: list[int] = []
 
-        def ask() -> None:
-            answers.append(httpx.post(f"{g.addresses.http}/v1/completions", json=BODY, timeout=30).status_code)
+        def ask() -> None:  # each on a connection of its own, which the kernel gives to either worker
+            answer = httpx.post(f"{g.addresses.http}/v1/completions", json=BODY, timeout=30, headers={"x-api-key": "k"})
+            answers.append(answer.status_code)
 
-        threads = [threading.Thread(target=ask) for _ in range(16)]
+        threads = [threading.Thread(target=ask) for _ in range(20)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert answers == [200] * 16
+        assert sorted(answers) == [200] * 12 + [429] * 8
         page = httpx.get(g.addresses.metrics).text
-        assert 'nimble_http_requests_total{route="/v1/completions",status="200"} 16.0' in page
+        assert 'nimble_http_requests_total{route="/v1/completions",status="200"} 12.0' in page
 
 
 def test_settings_that_cannot_be_used_end_the_process_with_one_line(

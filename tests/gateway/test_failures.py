@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import httpx
@@ -10,9 +12,12 @@ import pytest
 from openai import APIError, OpenAI
 
 from build_engine.build import Artifact
+from build_engine.lookahead import PLAIN
+from nimble_coder.client import Completion, CompletionClient, CompletionError
 from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.process import GatewayError
 from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.triton.server import Addresses, TritonError, TritonServer
 from tests.gateway.conftest import wait_until
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
@@ -28,6 +33,7 @@ PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
             500,
             "engine_error",
         ),
+        ("Stub process 'tensorrt_llm_0_0' is not healthy.", 503, "engine_lost"),
         ("Failed to extract lookahead_ngram_size", 400, "invalid_input"),
         ("Streaming is only supported if model is deployed using decoupled mode.", 400, "unsupported"),
         ("the connection to 127.0.0.1:1 was lost", 503, "engine_unavailable"),
@@ -76,3 +82,47 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
             assert http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 2}).status_code == 200
         http.close()
         openai.close()
+
+
+def engine_process(triton: TritonServer) -> int:
+    """The process of the model `tensorrt_llm`."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--sid", str(triton.pid)], capture_output=True, text=True, check=True
+    )
+    return next(
+        int(line.split()[0]) for line in listed.stdout.splitlines() if "stub" in line and "/tensorrt_llm/1/" in line
+    )
+
+
+def run_on(client: CompletionClient) -> Completion:
+    return client.stream_tokens([300] * 20, 6000, PLAIN).finish()
+
+
+def test_an_engine_that_dies_ends_what_it_ran_and_the_service(
+    artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Triton says nothing of it: without the gateway its clients would wait for ever."""
+    log = tmp_path_factory.mktemp("dying") / "log"
+    endless = {"prompt": PROMPT, "max_tokens": 6000, "ignore_eos": True, "lookahead": False}
+    with (
+        Serving(artifact.directory, Addresses.free(), log=log) as serving,
+        httpx.Client(base_url=serving.addresses.http, timeout=30) as http,
+        CompletionClient(serving.addresses.grpc) as client,
+        ThreadPoolExecutor() as clients,
+    ):
+        serving.wait_ready()
+        whole = clients.submit(http.post, "/v1/completions", json=endless)
+        streamed = clients.submit(http.post, "/v1/completions", json={**endless, "stream": True})
+        over_grpc = clients.submit(run_on, client)
+        assert wait_until(lambda: "num_requests_running 3.0" in http.get("/metrics").text)
+        os.kill(engine_process(serving.triton), signal.SIGKILL)
+        # Now and then the death takes Triton along, which ends the connection.
+        told = ("engine_lost", "engine_unavailable")
+        assert (whole.result(20).status_code, whole.result().headers["retry-after"]) == (503, "1")
+        assert whole.result().json()["error"]["code"] in told
+        assert any(code in streamed.result(20).text for code in told)
+        with pytest.raises(CompletionError):
+            over_grpc.result(20)
+        with pytest.raises((GatewayError, TritonError)):
+            serving.wait()
+    assert "Traceback" not in log.read_text(errors="replace")

@@ -155,6 +155,15 @@ def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
     assert "takes at most 6144" in long.json()["error"]
 
 
+def test_a_single_inference_of_a_model_that_streams_is_the_clients_mistake(http: httpx.Client, client: Any) -> None:
+    ids = {"name": "input_ids", "shape": [1, 8], "datatype": "INT32", "data": [300] * 8}
+    refused = http.post("/v2/models/tensorrt_llm/infer", json={"inputs": [ids]})
+    assert refused.status_code == 400
+    assert "generate_stream" in refused.json()["error"]
+    with pytest.raises(InferenceServerException, match=r"INVALID_ARGUMENT.*ModelStreamInfer"):
+        client.infer("tensorrt_llm", generation([300] * 20))
+
+
 def test_tritons_500_for_a_wrong_type_is_the_clients_mistake(http: httpx.Client) -> None:
     refused = http.post("/v2/models/ensemble/generate", json={"text_input": PROMPT, "max_tokens": 2, "stream": "x"})
     assert refused.status_code == 400

@@ -1,10 +1,13 @@
 """What the engine can take is known before it is asked."""
 
+import asyncio
+
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.ledger import Ledger
 from nimble_coder.gateway.limits import Admission, EngineLimits
 
 LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8))
@@ -42,13 +45,39 @@ def test_max_tokens_is_cut_to_what_fits(prompt: int, asked: int | None, room: in
     assert LIMITS.room(prompt, asked, 16) == room
 
 
+def admission(limit: int) -> Admission:
+    return Admission(limit, Ledger(), Gauge("running", "x", registry=CollectorRegistry()))
+
+
 def test_places_are_given_back_also_after_an_error() -> None:
-    admission = Admission(2, Gauge("running", "x", registry=CollectorRegistry()))
-    with pytest.raises(ZeroDivisionError), admission.admit(2):
-        with pytest.raises(ApiError, match="2 is the limit"), admission.admit():
+    async def use(places: Admission) -> None:
+        with pytest.raises(ZeroDivisionError), places.admit(2):
+            with pytest.raises(ApiError, match="2 is the limit"), places.admit():
+                pass
+            raise ZeroDivisionError
+        assert places.active == places.own == 0
+        places.draining = True
+        with pytest.raises(ApiError, match="shutting down"), places.admit():
             pass
-        raise ZeroDivisionError
-    assert admission.active == 0
-    admission.draining = True
-    with pytest.raises(ApiError, match="shutting down"), admission.admit():
-        pass
+
+    asyncio.run(use(admission(2)))
+
+
+def test_generations_of_a_lost_engine_end_with_503_and_those_that_are_cancelled_do_not() -> None:
+    async def generate(places: Admission) -> None:
+        with places.admit():
+            await asyncio.sleep(60)
+
+    async def lose(places: Admission) -> None:
+        lost, cancelled = (asyncio.create_task(generate(places)) for _ in range(2))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        places.abandon()
+        with pytest.raises(ApiError, match="the engine has failed") as caught:
+            await lost
+        assert (caught.value.status, caught.value.code) == (503, "engine_lost")
+        assert places.active == 0
+
+    asyncio.run(lose(admission(8)))

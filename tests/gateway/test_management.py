@@ -1,12 +1,18 @@
 """NIM's management routes, the documentation, and errors of the HTTP layer."""
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
 
+from build_engine.build import Artifact
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.client import CompletionClient, CompletionError
+from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.gateway.routes import ROUTES
 from nimble_coder.serving import Serving
+from nimble_coder.triton.server import Addresses
 
 
 @pytest.mark.parametrize("path", ["/v1/health/live", "/v1/health/ready", "/health", "/health/ready", "/health/live"])
@@ -29,12 +35,27 @@ def test_metadata_version_licence_and_manifest(http: httpx.Client, gateway: Serv
 
 def test_metrics_of_gateway_and_triton_are_on_one_page(http: httpx.Client, gateway: Serving) -> None:
     http.post("/v1/completions", json={"prompt": "import os\nimport ", "max_tokens": 24})
+    http.post("/v1/completions", json={"prompt": ""})
+    with CompletionClient(gateway.addresses.grpc) as client, pytest.raises(CompletionError, match="exceeds the engine"):
+        client.complete("import os", 1, LookaheadConfig(9, 9, 9))
+    names = {
+        "the engine's requests": 'nv_inference_request_success{model="tensorrt_llm"',
+        "those that wait": 'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting"',
+        "requests by route and status": 'nimble_http_requests_total{route="/v1/completions",status="200"}',
+        "time to first token": 'time_to_first_token_seconds_bucket{le="0.1"}',
+        "inter-token latency": 'time_per_output_token_seconds_bucket{le="0.01"}',
+        "tokens per step": 'nimble_tokens_per_step_bucket{le="4.0"}',
+        "acceptance": "nimble_accepted_draft_tokens_total",
+        "what could have been accepted": "nimble_draft_tokens_total",
+        "in flight": "num_requests_running",
+        "clients that went away": "nimble_requests_cancelled_total",
+        "errors by kind": 'nimble_errors_total{code="empty_prompt"}',
+        "errors of gRPC calls": 'nimble_errors_total{code="lookahead_exceeds_engine"}',
+    }
     pages = [http.get(path).text for path in ("/metrics", "/v1/metrics")]
     pages.append(httpx.get(gateway.addresses.metrics).text)
     for page in pages:
-        assert 'nv_inference_request_success{model="tensorrt_llm"' in page
-        assert 'nimble_http_requests_total{route="/v1/completions",status="200"}' in page
-        assert "time_to_first_token_seconds_bucket" in page
+        assert [what for what, name in names.items() if name not in page] == []
 
 
 def test_the_metrics_port_has_no_api(gateway: Serving) -> None:
@@ -87,10 +108,30 @@ def test_request_ids_are_kept_or_made(http: httpx.Client) -> None:
     assert len(http.get("/health", headers={"x-request-id": "bad id"}).headers["x-request-id"]) == 24
 
 
-def test_prompts_do_not_reach_the_log(http: httpx.Client, gateway: Serving) -> None:
-    secret = "very_secret_identifier"
-    http.post("/v1/completions", json={"prompt": secret, "max_tokens": 1, "suffix": secret, "model": "unknown"})
-    http.post("/infill", json={"input_prefix": secret, "n_predict": 1})
-    http.get(f"/v1/models/{secret}")
-    assert gateway.log is not None
-    assert secret not in gateway.log.read_text(errors="replace")
+def test_the_log_has_every_request_by_its_id_and_no_prompt_at_any_level(
+    artifact: Artifact, gateway: Serving, tmp_path: Path
+) -> None:
+    secret, log = "very_secret_identifier", tmp_path / "log"
+    triton, settings = gateway.triton.addresses, {"NIMBLE_LOG_LEVEL": "debug", "NIMBLE_API_KEYS": "the_key"}
+    with GatewayProcesses(artifact.directory, triton, Addresses.free(), log=log, settings=settings) as g:
+        g.wait_ready()
+        key = {"x-api-key": "the_key"}
+        with httpx.Client(base_url=g.addresses.http, timeout=30, headers=key) as http:
+            body = {"prompt": secret, "max_tokens": 1}
+            http.post("/v1/completions", json=body, headers={"x-request-id": "first"})
+            http.post("/v1/completions", json={**body, "model": secret}, headers={"x-request-id": "second"})
+            http.post("/v1/completions", json={**body, "suffix": secret, "lookahead": [99, 1, secret]})
+            http.post("/v1/completions", content=b'{"prompt": "' + secret.encode() + b'"')
+            http.post("/infill", json={"input_prefix": secret, "n_predict": 1, "stream": True})
+            http.post("/v2/models/ensemble/generate", json={"text_input": secret, "max_tokens": secret})
+            http.post("/v2/models/ensemble/generate_stream", json={"text_input": secret, "max_tokens": 1})
+            http.get(f"/v1/models/{secret}?{secret}")
+            http.get(f"/{secret}")
+        with CompletionClient(g.addresses.grpc, "the_key") as client:
+            client.complete(secret, 1)
+            with pytest.raises(CompletionError):
+                client.complete(secret, 1, LookaheadConfig(99, 99, 99))
+    lines = log.read_text(errors="replace")
+    assert "POST /v1/completions 200" in lines
+    assert [name for name in ("first", "second") if f" ms {name}\n" not in lines] == []
+    assert [word for word in (secret, "the_key") if word in lines] == []

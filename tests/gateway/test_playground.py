@@ -36,7 +36,7 @@ def page(browser, gateway: Serving) -> Iterator[object]:  # type: ignore[no-unty
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("request", lambda r: None if r.url.startswith(gateway.addresses.http) else complaints.append(r.url))
     page.goto(gateway.addresses.http + "/")
-    playwright.expect(page.locator("#w")).to_have_value(re.compile(r"\d+"))
+    playwright.expect(page.locator("#w")).to_have_attribute("max", re.compile(r"\d+"))
     yield page
     page.close()
     assert complaints == []
@@ -49,8 +49,11 @@ def finished(page) -> None:  # type: ignore[no-untyped-def]
 @needs_browser
 def test_a_completion_streams_with_a_shade_for_each_step(page, gateway: Serving) -> None:  # type: ignore[no-untyped-def]
     assert "(8,8,8)" in page.inner_text("#model")
-    page.click("#go")
+    with page.expect_request("**/v1/completions") as sent:
+        page.click("#go")
+    assert "lookahead" not in sent.value.post_data_json
     finished(page)
+    assert page.inner_text("#state").endswith("lookahead (8,8,8)")
     asked = {"prompt": page.input_value("#prompt"), "max_tokens": 120}
     expected = httpx.post(f"{gateway.addresses.http}/v1/completions", json=asked, timeout=30).json()
     assert page.text_content("#answer") == expected["choices"][0]["text"]
@@ -75,6 +78,7 @@ def test_lookahead_can_be_switched_off_and_changes_no_text(page) -> None:  # typ
     finished(page)
     assert page.text_content("#answer") == fast
     assert page.inner_text("#per_step") == "1.00"
+    assert page.inner_text("#state").endswith("plain decoding")
 
 
 @needs_browser
@@ -84,6 +88,12 @@ def test_smaller_wng_can_be_chosen_and_larger_cannot(page) -> None:  # type: ign
     with page.expect_request("**/v1/completions") as asked:
         page.click("#go")
     assert asked.value.post_data_json["lookahead"] == [4, 3, 4]
+    finished(page)
+    assert page.inner_text("#state").endswith("lookahead (4,3,4)")
+    page.fill("#n", "")
+    with page.expect_request("**/v1/completions") as asked:
+        page.click("#go")
+    assert asked.value.post_data_json["lookahead"] == [4, 8, 4]
     finished(page)
     page.fill("#w", "99")
     page.click("#go")

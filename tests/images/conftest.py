@@ -13,7 +13,7 @@ import pytest
 from tests.images.bases import ROOT, build_options, make_python_base, make_triton_base
 from tests.images.podman import Podman, say
 
-SOURCES = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
 FOLDERS = ("requirements", "build_engine", "nimble_coder", "model_repository", "backends")
 CPU, BUILD, RUNTIME, WITH_ENGINE = (
     f"localhost/nimble-coder:{target}" for target in ("runtime-cpu", "build", "runtime", "runtime-with-engine")

@@ -1,19 +1,24 @@
 """From a profile to a served engine through a real Triton, with stand-ins for TensorRT-LLM and the C++ backend."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache
+from build_engine.lookahead import PLAIN
 from build_engine.profiles import PROFILES, Profile
 from build_engine.store import create_store
 from build_engine.verify import VerificationError
 from nimble_coder.client import CompletionClient
+from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.triton import server
 from nimble_coder.triton.server import Addresses, TritonError, TritonServer
 from nimble_coder.verification import verify_served
+from tests.conftest import EMBEDDED
 from tests.standin.machine import STANDIN, Machine
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
@@ -27,9 +32,14 @@ def make(h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
     """Builds a profile and verifies it behind the stand-in for the C++ backend, which checks what that one checks."""
     monkeypatch.setattr(server, "BACKENDS", STANDIN / "backends")
 
-    def run(profile: Profile, options: BuildOptions | None = None) -> Artifact:
-        cache = Cache(h100.cache)
-        return build(profile, tiny_checkpoint, cache, lambda _: None, options=options, verifier=verify_served)
+    def run(
+        profile: Profile,
+        options: BuildOptions | None = None,
+        verified: bool = True,
+        checkpoint: Path = tiny_checkpoint,
+    ) -> Artifact:
+        verifier = verify_served if verified else None
+        return build(profile, checkpoint, Cache(h100.cache), lambda _: None, options=options, verifier=verifier)
 
     return run
 
@@ -42,6 +52,12 @@ def test_a_compiled_engine_is_verified_before_it_is_published(make: Build, profi
     assert record["tokens"] == 1600
     assert record["speed_up"] > 1
     assert record["tokens_per_step"] > 2
+
+
+def test_the_plain_engine_that_a_refusal_offers_is_built_and_verified(make: Build) -> None:
+    record = make(SEVEN.with_limits(lookahead=PLAIN)).manifest.verification
+    assert record is not None
+    assert (record["requests"], record["identical"], record["tokens_per_step"]) == (8, 8, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -62,16 +78,44 @@ def test_an_engine_that_fails_verification_is_not_published(
 
 
 def test_a_store_is_served_from_where_it_is(make: Build, tmp_path: Path) -> None:
-    repository = create_store(make(THIRTY_TWO), tmp_path / "store")
+    repository = create_store(make(THIRTY_TWO, verified=False), tmp_path / "store")
     with TritonServer(repository, Addresses.free(), tmp_path / "triton.log") as running:
         running.wait_ready()
         with CompletionClient(running.addresses.grpc) as client:
             assert len(client.stream_tokens([1, 2, 3], 10).finish().token_ids) == 10
 
 
+def test_the_gateway_says_that_a_compiled_lookahead_engine_decodes_greedily(
+    make: Build, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "coder"))
+    for file in ("tokenizer.json", "tokenizer_config.json"):  # the gateway wants Qwen2.5-Coder's control tokens
+        shutil.copyfile(EMBEDDED / file, checkpoint / file)
+    artifact = make(SEVEN, checkpoint=checkpoint)
+    asked = {"prompt": "import os\nimport sys\nimport re\n", "max_tokens": 4, "temperature": 0.7, "top_p": 0.9}
+    with TritonServer(artifact.repository, Addresses.free(), tmp_path / "triton.log") as running:
+        running.wait_ready()
+        for strict, status in (("false", 200), ("true", 400)):
+            settings = {"NIMBLE_STRICT_SAMPLING": strict}
+            gateways = GatewayProcesses(
+                artifact.directory, running.addresses, Addresses.free(), log=tmp_path / "log", settings=settings
+            )
+            with gateways as g:
+                g.wait_ready()
+                answer = httpx.post(f"{g.addresses.http}/v1/completions", json=asked)
+                greedy = httpx.post(f"{g.addresses.http}/v1/completions", json={**asked, "temperature": 0})
+            assert answer.status_code == status
+            assert (greedy.status_code, greedy.headers["x-nimble-decoding"]) == (200, "greedy")
+            if status == 200:
+                assert answer.headers["x-nimble-decoding"] == "greedy"
+                assert answer.json()["choices"][0]["text"] == greedy.json()["choices"][0]["text"]
+            else:
+                assert answer.json()["error"]["code"] == "greedy_only"
+
+
 def test_a_repository_whose_lookahead_does_not_fit_the_engine_does_not_load(make: Build, tmp_path: Path) -> None:
     """The stand-in backend is only worth something if it refuses what the C++ backend refuses."""
-    repository = create_store(make(SEVEN), tmp_path / "store")
+    repository = create_store(make(SEVEN, verified=False), tmp_path / "store")
     config = repository / "tensorrt_llm" / "config.pbtxt"
     text = config.read_text()
     given, other = (f'"lookahead_ngram_size" value: {{ string_value: "{n}" }}' for n in (8, 7))

@@ -99,7 +99,7 @@ def test_a_taken_port_is_named(cache: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         build = subprocess.run(
-            [sys.executable, "-m", "nimble_coder.cli", "build-engine", "--cache", str(cache)],
+            [sys.executable, "-m", "nimble_coder.cli", "build-engine", "--skip-verify", "--cache", str(cache)],
             capture_output=True,
             text=True,
             check=True,

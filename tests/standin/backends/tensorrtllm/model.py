@@ -14,7 +14,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
-from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Response
 from nimble_coder.triton.bridge import Bridge
 
@@ -54,7 +54,8 @@ def load(parameters):
 
 
 class Engine:
-    """Token t is followed by (5 t + 1) mod 200; a step with lookahead gives three of them.
+    """Token t is followed by (5 t + 1) mod 200; a step with lookahead gives three of them. One request beyond the
+    engine's (W,N,G) ends every other one, as in TensorRT-LLM 0.19.
 
     STANDIN_ENGINE: `slow` makes lookahead steps slow, `wrong` makes them give other tokens, `crash` makes them fail.
     """
@@ -62,9 +63,14 @@ class Engine:
     def __init__(self, lookahead):
         self._lookahead, self._ids, self._answers = lookahead, count(1), queue.SimpleQueue()
         self._fault = os.environ.get("STANDIN_ENGINE")
+        self._failed_until = 0
 
     def enqueue(self, request):
         engine_id = next(self._ids)
+        try:
+            (request.lookahead or PLAIN).check_within(self._lookahead)
+        except LookaheadError:
+            self._failed_until = engine_id
         threading.Thread(target=self._run, args=(engine_id, request), daemon=True).start()
         return engine_id
 
@@ -82,7 +88,7 @@ class Engine:
                 token = step[-1] = 199 - step[-1]
             accepted += len(step) - 1
             done += len(step)
-            if drafting and self._fault == "crash" and done > 50:
+            if engine_id <= self._failed_until or (drafting and self._fault == "crash" and done > 50):
                 self._answers.put(Response(engine_id, [], error="Encountered an error in forwardAsync function"))
                 return
             last = done == request.max_tokens

@@ -1,0 +1,26 @@
+"""Compiles the portable engine's step while the package is built or installed, where there is a C++ compiler."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Puts `step-*.so` beside `step.cpp`; without a compiler the package is built without."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        sys.path.insert(0, self.root)
+        from nimble_coder.engine.compiled import CompileError, compile_step  # noqa: PLC0415
+
+        try:
+            libraries = compile_step()
+        except CompileError as error:
+            self.app.display_warning(f"the portable engine's step is not compiled, and will be slower: {error}")
+            return
+        finally:
+            sys.path.remove(self.root)
+        build_data["artifacts"] += [str(path.relative_to(Path(self.root))) for path in libraries]
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True

@@ -1,0 +1,92 @@
+"""llama.cpp as a peer: a checkpoint in its own format, and its decoding loop called as closely as its C interface goes.
+
+Needs `pip install -e '.[peers]'`, which builds llama.cpp from its source package. Layout: gguf-py's `GGUFWriter`;
+tensor names as llama.cpp's convert_hf_to_gguf.py gives them for Qwen2.
+"""
+
+import ctypes
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+FORMATS = ("F16", "BF16")
+TENSORS = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def write_gguf(checkpoint: Path, kind: str, path: Path) -> None:
+    """Writes a Hugging Face checkpoint of Qwen2 in one file as GGUF, without its tokenizer."""
+    import gguf  # noqa: PLC0415 - an extra that only this benchmark needs
+
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    rope = config.get("rope_parameters", config)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(config["vocab_size"])
+    for name, tensor in load_file(checkpoint / "model.safetensors").items():
+        values = tensor.float().numpy()
+        matrix_type = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
+        writer.add_tensor(gguf_name(name), gguf.quants.quantize(values, matrix_type), raw_dtype=matrix_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_name(name: str) -> str:
+    """A tensor's name in GGUF."""
+    module, kind = name.rsplit(".", 1)
+    if module in TENSORS:
+        return f"{TENSORS[module]}.{kind}"
+    _, _, layer, part = module.split(".", 3)
+    return f"blk.{layer}.{TENSORS[part]}.{kind}"
+
+
+class LlamaCpp:
+    """A loaded model. Raises `ImportError` where llama.cpp is not installed."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp  # noqa: PLC0415
+
+        self._api = llama_cpp
+        self._model = llama_cpp.Llama(
+            str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False, logits_all=False
+        )
+
+    def generate(self, ids: list[int], count: int) -> list[int]:
+        """`count` greedy tokens behind a prompt that is computed anew."""
+        self._model.reset()
+        self._model.eval(ids)
+        found = [self._choice()]
+        while len(found) < count:
+            token = (ctypes.c_int32 * 1)(found[-1])
+            if self._api.llama_decode(self._model.ctx, self._api.llama_batch_get_one(token, 1)):
+                raise RuntimeError("llama.cpp cannot decode")
+            found.append(self._choice())
+        return found
+
+    def _choice(self) -> int:
+        logits = self._api.llama_get_logits_ith(self._model.ctx, -1)
+        return int(np.ctypeslib.as_array(logits, (self._model.n_vocab(),)).argmax())

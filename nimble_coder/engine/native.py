@@ -1,0 +1,123 @@
+"""The compiled step: the model as `step.cpp` runs it, called once a step without the GIL."""
+
+import ctypes
+from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from build_engine.checkpoint import ModelShape
+from nimble_coder.engine.batch import Batch
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.model import Outcome
+from nimble_coder.engine.qwen2 import rotary_tables
+
+LAYER = ("attention_norm", "qkv_weight", "qkv_bias", "output", "mlp_norm", "gate_up", "down")
+
+
+class Shape(ctypes.Structure):
+    """`Shape` in step.cpp."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("vocab_size", "hidden_size", "intermediate_size", "layers", "heads")),
+        *((name, c_int64) for name in ("kv_heads", "head_dim", "tied")),
+        ("rms_norm_eps", c_double),
+    )
+
+
+class Memory(ctypes.Structure):
+    """`Memory` in step.cpp."""
+
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("slots", c_int64),
+        ("capacity", c_int64),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+    )
+
+
+class Step(ctypes.Structure):
+    """`Step` in step.cpp."""
+
+    _fields_ = (
+        ("rows", c_int64),
+        ("tokens", c_void_p),
+        ("positions", c_void_p),
+        ("segments", c_int64),
+        ("segment", c_void_p),
+        ("visible", c_void_p),
+        ("wanted", c_int64),
+        ("wanted_rows", c_void_p),
+        ("choices", c_void_p),
+        ("logits", c_void_p),
+    )
+
+
+def takes(shape: ModelShape, dtype: torch.dtype) -> bool:
+    """Whether `step.cpp` computes models of this shape and dtype. Qwen2.5-Coder's heads have 64 and 128 dimensions."""
+    return shape.head_dim in (64, 128, 256) and dtype in (torch.float32, torch.bfloat16)
+
+
+class NativeQwen2:
+    """Implements `nimble_coder.engine.model.Model`. Threads are its own, not PyTorch's."""
+
+    def __init__(
+        self, library: Path, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache, threads: int
+    ) -> None:
+        self._vocab_size = shape.vocab_size
+        names = ["embedding", "norm", "embedding" if shape.tie_word_embeddings else "head"]
+        names += [f"layers.{layer}.{name}" for layer in range(shape.num_hidden_layers) for name in LAYER]
+        cos, sin = (
+            table[:, 0, -shape.head_dim // 2 :].contiguous()
+            for table in rotary_tables(shape, cache.capacity, torch.float32, torch.device("cpu"))
+        )
+        # What the library keeps pointers to. Matrices are copied, in another layout.
+        self._kept = [cache.keys, cache.values, cos, sin, *(weights[name] for name in names if weights[name].ndim == 1)]
+        slots, capacity = cache.keys.shape[1], cache.capacity
+        memory = Memory(cache.keys.data_ptr(), cache.values.data_ptr(), slots, capacity, cos.data_ptr(), sin.data_ptr())
+        sizes = Shape(
+            shape.vocab_size,
+            shape.hidden_size,
+            shape.intermediate_size,
+            shape.num_hidden_layers,
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
+            shape.tie_word_embeddings,
+            shape.rms_norm_eps,
+        )
+        pointers = (c_void_p * len(names))(*(weights[name].data_ptr() for name in names))
+        self._library = ctypes.CDLL(str(library))
+        self._library.nimble_open.restype = c_void_p
+        self._library.nimble_open.argtypes = [POINTER(Shape), c_int, c_void_p, POINTER(Memory), c_int]
+        self._library.nimble_run.argtypes = [c_void_p, POINTER(Step)]
+        self._library.nimble_close.argtypes = [c_void_p]
+        is_bf16 = cache.keys.dtype == torch.bfloat16
+        self._model = self._library.nimble_open(sizes, is_bf16, pointers, memory, threads)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_model"):
+            self._library.nimble_close(self._model)
+
+    def run(self, batch: Batch) -> Outcome:
+        """See `Model.run`."""
+        wanted = len(batch.wanted)
+        choices = np.empty(wanted, np.int64)
+        logits = np.empty((wanted, self._vocab_size), np.float32) if batch.wants_logits else None
+        step = Step(
+            len(batch.tokens),
+            batch.tokens.ctypes.data,
+            batch.positions.ctypes.data,
+            len(batch.segments),
+            batch.segments.ctypes.data,
+            batch.visible.ctypes.data,
+            wanted,
+            batch.wanted.ctypes.data,
+            choices.ctypes.data,
+            None if logits is None else logits.ctypes.data,
+        )
+        self._library.nimble_run(self._model, step)
+        return Outcome(choices.tolist(), None if logits is None else torch.from_numpy(logits))

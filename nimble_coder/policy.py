@@ -1,0 +1,98 @@
+"""Which (w,n,g) suits which load: the table that `nimble-coder tune` measures and the gateway goes by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import msgspec.yaml
+import yaml
+
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+
+HEADER = """\
+# Written by `nimble-coder tune`; the gateway reads it when it starts (docs/tuning.md).
+# From `load` generations at once on, a request that names no lookahead of its own gets this (w,n,g).
+# Speeds are tokens per second of all requests together: under it, under the engine's own (W,N,G), and plainly.
+"""
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be used; says which and what to do."""
+
+    exit_code = 2
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of the table."""
+
+    load: int
+    """Generations at once from which on it holds."""
+    lookahead: tuple[int, int, int]
+    tokens_per_second: float = 0.0
+    engine: float = 0.0
+    plain: float = 0.0
+
+    @property
+    def config(self) -> LookaheadConfig:
+        return LookaheadConfig(*self.lookahead)
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a table comes from."""
+
+    artifact: str
+    date: str
+    machine: str
+    command: str
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file's content. One that was written by hand need not say where it comes from."""
+
+    measured: Measured | None = None
+    levels: list[Level]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The table, in the order of its loads."""
+
+    levels: tuple[tuple[int, LookaheadConfig], ...]
+
+    @classmethod
+    def read(cls, path: Path, engine: LookaheadConfig) -> "Policy":
+        """Raises `PolicyError` where the file is no such table, or asks for more than the engine's (W,N,G)."""
+        try:
+            table = msgspec.yaml.decode(path.read_bytes(), type=Table)
+            levels = sorted((level.load, level.config) for level in table.levels)
+            for _, config in levels:
+                config.check_within(engine)
+        except OSError as error:
+            raise PolicyError(f"the policy {path} cannot be read: {error.strerror}") from None
+        except (msgspec.MsgspecError, LookaheadError, UnicodeDecodeError) as error:
+            raise PolicyError(f"the policy {path} cannot be used: {error}; run `nimble-coder tune` again") from None
+        if not levels:
+            raise PolicyError(f"the policy {path} has no levels: run `nimble-coder tune` again, or remove it")
+        return cls(tuple(levels))
+
+    def choose(self, load: int, prompt_length: int) -> LookaheadConfig:
+        """The (w,n,g) for a request that makes it `load` generations at once; plain where its prompt is too short."""
+        fitting = [config for at, config in self.levels if at <= load]
+        config = fitting[-1] if fitting else self.levels[0][1]
+        return config if prompt_length >= config.ngram_size - 1 else PLAIN
+
+
+def policy_of(artifact: Path) -> Path | None:
+    """Where the policy of a cache's artefact is: CACHE/policies beside CACHE/artifacts, which are never changed."""
+    if artifact.parent.name != "artifacts":
+        return None
+    return artifact.parent.with_name("policies") / f"{artifact.name}.yaml"
+
+
+def write_policy(path: Path, table: Table) -> None:
+    """Writes the file whole or not at all, so that a gateway that starts meanwhile reads one or the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    text = yaml.safe_dump(msgspec.to_builtins(table), default_flow_style=None, sort_keys=False, width=1000)
+    draft.write_text(HEADER + text, encoding="utf-8")
+    draft.rename(path)

@@ -1,0 +1,68 @@
+"""The limits hold over all workers of a service, and what one of them does the others see at once."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from nimble_coder.gateway import ledger as ledger_module
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.ledger import Ledger
+from nimble_coder.gateway.limits import RateLimiter
+
+
+def test_a_rate_limit_is_per_client_and_says_when_to_come_back() -> None:
+    limiter = RateLimiter(2, Ledger())
+    for _ in range(2):
+        limiter.check("a")
+    limiter.check("b")
+    with pytest.raises(ApiError, match="wait") as caught:
+        limiter.check("a")
+    assert caught.value.status == 429
+    assert caught.value.retry_after in range(25, 32)
+
+
+def test_an_allowance_refills_steadily(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: now)
+    ledger = Ledger()
+    assert [ledger.take("a", 3) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(20)]
+    now += 19
+    assert ledger.take("a", 3) == pytest.approx(1)
+    now += 1
+    assert [ledger.take("a", 3) for _ in range(2)] == [0.0, pytest.approx(20)]
+    now += 500
+    assert [ledger.take("a", 3) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(20)]
+
+
+def test_more_clients_than_there_is_room_for_lose_nobody_elses_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "CLIENTS", 16)
+    ledger = Ledger()
+    for _ in range(3):
+        ledger.take("greedy", 3)
+    for number in range(7):  # fewer than there are places to look at
+        assert ledger.take(f"client {number}", 3) == 0
+    assert ledger.take("greedy", 3) > 0
+
+
+def take_and_hold(directory: Path, allowed: "multiprocessing.Queue[int]") -> None:
+    ledger = Ledger(directory)
+    held = sum(ledger.add(1, limit=25) for _ in range(20))
+    allowed.put(held)
+    allowed.put(sum(ledger.take("client", 30) == 0 for _ in range(20)))
+
+
+def test_workers_share_one_limit(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    allowed = spawn.Queue()
+    workers = [spawn.Process(target=take_and_hold, args=(tmp_path, allowed)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert sum(allowed.get(timeout=5) for _ in range(6)) == 25 + 30
+    ledger = Ledger(tmp_path)
+    assert ledger.active == 25
+    ledger.add(-25)
+    assert Ledger(tmp_path).active == 0

@@ -1,0 +1,68 @@
+"""What an OpenAI client sees of an answer that calls tools, whole and streamed; the engine says a set text."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from build_engine.build import Artifact
+from nimble_coder.text.tokenizer import TextTokenizer
+from tests.gateway.conftest import stand_in_gateway
+
+CALLS = [("read_file", {"path": "a.py"}), ("list_files", {"glob": "*.py", "deep": True})]
+SAID = "I look at the files.\n"
+TEXT = SAID + "\n".join(
+    f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>" for name, arguments in CALLS
+)
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name, _ in CALLS]
+
+
+@pytest.fixture(scope="module")
+def client(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    work = tmp_path_factory.mktemp("tools")
+    with (
+        stand_in_gateway(artifact, work, tokens_per_step=3, interval=0.001, text=TEXT) as (_, gateways),
+        OpenAI(base_url=f"{gateways.addresses.http}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def asked(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """A request for exactly the text."""
+    messages = [{"role": "user", "content": "What is here?"}]
+    return {"model": "demo", "messages": messages, "tools": TOOLS, "max_tokens": len(tokenizer.encode(TEXT))}
+
+
+def test_a_whole_answer_has_the_calls_beside_its_text(client: OpenAI, asked: dict[str, Any]) -> None:
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == SAID
+    assert [(c.function.name, json.loads(c.function.arguments)) for c in choice.message.tool_calls] == CALLS
+    assert len({call.id for call in choice.message.tool_calls}) == len(CALLS)
+
+
+def test_a_streamed_answer_has_the_same_and_no_markup_in_its_text(client: OpenAI, asked: dict[str, Any]) -> None:
+    text, reasons, calls = "", [], dict[int, Any]()
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        choice = chunk.choices[0]
+        text += choice.delta.content or ""
+        reasons += [choice.finish_reason] if choice.finish_reason else []
+        for call in choice.delta.tool_calls or []:
+            assert call.type == "function"
+            assert call.id
+            calls[call.index] = (call.function.name, json.loads(call.function.arguments))
+    assert text == SAID
+    assert [calls[index] for index in sorted(calls)] == CALLS
+    assert reasons == ["tool_calls"]
+
+
+def test_without_tools_or_with_others_it_is_text(client: OpenAI, asked: dict[str, Any]) -> None:
+    others = [{"type": "function", "function": {"name": "other"}}]
+    for changed in ({"tools": []}, {"tool_choice": "none"}, {"tools": others}):
+        choice = client.chat.completions.create(**{**asked, **changed}).choices[0]
+        assert choice.finish_reason == "length"
+        assert choice.message.content == TEXT
+        assert not choice.message.tool_calls

@@ -1,0 +1,146 @@
+"""Every profile, from checkpoint to a model that a real Triton has loaded and that answers.
+
+One Triton for each backend; the profiles take turns in it. The text models, which differ by paths only, are loaded in
+test_build_to_serving.py.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
+
+from build_engine.build import Artifact, build
+from build_engine.cache import Cache
+from build_engine.engine_config import EngineConfig
+from build_engine.profiles import PROFILES, Profile
+from nimble_coder.client import CompletionClient
+from nimble_coder.triton import server
+from nimble_coder.triton.server import Addresses, TritonServer
+from tests.contract.test_contract import SUBSTITUTED
+from tests.standin.machine import GPUS, STANDIN, Machine
+
+CONTRACT = json.loads((Path(__file__).parents[1] / "contract" / "triton_contract_v0.19.0.json").read_text())
+ENGINE = CONTRACT["models"]["tensorrt_llm"]
+TENSORRT = [profile for profile in PROFILES.values() if profile.engine == "tensorrt"]
+TORCH = {replace(profile, name="", model=""): profile for profile in PROFILES.values() if profile.engine == "torch"}
+"""Those that differ by more than their model: loading PyTorch takes seconds."""
+
+
+class Stage(TritonServer):
+    """A Triton that starts empty and loads what it is told to."""
+
+    def _arguments(self, backends: Path) -> list[str]:
+        return [*super()._arguments(backends), "--model-control-mode=explicit"]
+
+
+@dataclass
+class Loader:
+    """Loads engines in turn under the one name that they all have."""
+
+    repository: Path
+    url: str
+    client: grpc.InferenceServerClient
+
+    @contextmanager
+    def loaded(self, artifact: Artifact) -> Iterator[None]:
+        """The artefact's engine model, loaded while the block runs."""
+        place = self.repository / "tensorrt_llm"
+        shutil.copytree(artifact.repository / "tensorrt_llm", place)
+        try:
+            self.client.load_model("tensorrt_llm")
+            yield
+        finally:
+            self.client.unload_model("tensorrt_llm")
+            shutil.rmtree(place)
+
+
+@contextmanager
+def running(place: Path, backends: Path) -> Iterator[Loader]:
+    (place / "repository").mkdir()
+    triton = Stage(place / "repository", Addresses.free(), place / "triton.log")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "BACKENDS", backends)
+        triton.start()
+    try:
+        with grpc.InferenceServerClient(triton.addresses.grpc) as client:
+            deadline = time.monotonic() + 30
+            while not is_live(client):
+                assert time.monotonic() < deadline, "tritonserver does not start"
+                time.sleep(0.1)
+            yield Loader(place / "repository", triton.addresses.grpc, client)
+    finally:
+        triton.stop()
+
+
+def is_live(client: grpc.InferenceServerClient) -> bool:
+    try:
+        return bool(client.is_server_live())
+    except InferenceServerException:
+        return False
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
+    """Triton with the stand-in for the C++ backend, which checks at load what that one checks."""
+    with running(tmp_path_factory.mktemp("compiled"), STANDIN / "backends") as loader:
+        yield loader
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
+    """Triton with the portable backend."""
+    with running(tmp_path_factory.mktemp("portable"), server.BACKENDS) as loader:
+        yield loader
+
+
+def served_type(kind: str) -> str:
+    """A type of the contract in the words of KServe."""
+    return SUBSTITUTED.get(kind, kind).removeprefix("TYPE_").replace("STRING", "BYTES")
+
+
+def check_loaded(loader: Loader, profile: Profile) -> None:
+    """What Triton says of the loaded model is the contract with the profile's numbers, and the model answers."""
+    assert loader.client.is_model_ready("tensorrt_llm")
+    metadata = loader.client.get_model_metadata("tensorrt_llm")
+    for found, expected in ((metadata.inputs, ENGINE["inputs"]), (metadata.outputs, ENGINE["outputs"])):
+        assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in found] == [
+            (name, served_type(kind), [-1, *dims]) for name, kind, dims, *_ in expected
+        ]
+    config = loader.client.get_model_config("tensorrt_llm").config
+    assert config.max_batch_size == profile.max_batch_size
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == profile.max_queue_size
+    with CompletionClient(loader.url) as client:
+        assert len(client.stream_tokens(list(range(20)), 3).finish().token_ids) == 3
+
+
+@pytest.mark.parametrize("profile", TENSORRT, ids=lambda profile: profile.name)
+def test_every_compiled_profile_is_built_and_loaded(
+    profile: Profile, machine: Machine, tiny_checkpoint: Path, compiled: Loader
+) -> None:
+    machine.gpus(*[GPUS[profile.gpu]] * profile.tensor_parallel)
+    machine.tensorrt_llm("0.19.0")
+    artifact = build(profile, tiny_checkpoint, Cache(machine.cache), lambda _: None)
+    with compiled.loaded(artifact):
+        check_loaded(compiled, profile)
+    found = EngineConfig.read(artifact.engine)
+    assert found.max_draft_len == profile.lookahead.max_draft_tokens
+    assert (found.max_seq_len, found.max_batch_size) == (profile.max_seq_len, profile.max_batch_size)
+    assert found.quant_algo == ("FP8" if profile.precision == "fp8" else None)
+    assert len(list(artifact.engine.glob("rank*.engine"))) == found.tensor_parallel == profile.tensor_parallel
+    assert not (artifact.directory / "work").exists()
+
+
+@pytest.mark.parametrize("profile", TORCH.values(), ids=lambda profile: profile.name)
+def test_every_portable_profile_is_built_and_loaded(
+    profile: Profile, machine: Machine, tiny_checkpoint: Path, portable: Loader
+) -> None:
+    artifact = build(profile, tiny_checkpoint, Cache(machine.cache), lambda _: None)
+    with portable.loaded(artifact):
+        check_loaded(portable, profile)
