@@ -181,7 +181,7 @@ def test_an_image_with_its_engine_needs_neither_hub_nor_cache(
 def test_an_engine_from_elsewhere_is_put_into_an_image(
     podman: Podman, build_image: str, runtime_image: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """The two lines of docs/container.md, for builders without a GPU."""
+    """The three lines of docs/container.md, for builders without a GPU."""
     tmp_path.chmod(0o2775)
     options = [*HARDENED, f"--volume={checkpoint}:/checkpoint:ro", f"--volume={tmp_path}:/store"]
     arguments = ["-p", ONE_GPU, "--from", "/checkpoint", "-m", "/store/artifact", "--mounted-at", ARTIFACT]
