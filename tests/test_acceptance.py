@@ -11,7 +11,7 @@ from build_engine.cache import Cache
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder import acceptance
 from nimble_coder.acceptance import Engines, Probe, answer, engine_probes, interface_probes, report, shell
-from nimble_coder.triton import server
+from nimble_coder.triton import installation
 from tests.standin.machine import ROOT, STANDIN, Machine
 
 SCRIPT = ROOT / "scripts" / "gpu-acceptance"
@@ -59,7 +59,7 @@ class BuiltHere(Engines):
 def test_the_engine_probes_serve_and_ask_the_engine(
     h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "BACKENDS", STANDIN / "backends")
+    monkeypatch.setattr(installation, "BACKENDS", STANDIN / "backends")
     monkeypatch.setattr(acceptance, "TOKENS", 20)
     engines = BuiltHere("h100", h100.home, tiny_checkpoint, h100.cache)
     probes = {probe.name: probe for probe in engine_probes(engines)}

@@ -15,7 +15,7 @@ from build_engine.store import create_store
 from build_engine.verify import VerificationError
 from nimble_coder.client import CompletionClient
 from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.triton import server
+from nimble_coder.triton import installation
 from nimble_coder.triton.server import Addresses, TritonError, TritonServer
 from nimble_coder.verification import verify_served
 from tests.conftest import EMBEDDED
@@ -30,7 +30,7 @@ Build = Callable[..., Artifact]
 @pytest.fixture
 def make(h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Builds a profile and verifies it behind the stand-in for the C++ backend, which checks what that one checks."""
-    monkeypatch.setattr(server, "BACKENDS", STANDIN / "backends")
+    monkeypatch.setattr(installation, "BACKENDS", STANDIN / "backends")
 
     def run(
         profile: Profile,

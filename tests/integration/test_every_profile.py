@@ -21,7 +21,7 @@ from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
 from build_engine.profiles import PROFILES, Profile
 from nimble_coder.client import CompletionClient
-from nimble_coder.triton import server
+from nimble_coder.triton import installation
 from nimble_coder.triton.server import Addresses, TritonServer
 from tests.contract.test_contract import SUBSTITUTED
 from tests.standin.machine import GPUS, STANDIN, Machine
@@ -66,7 +66,7 @@ def running(place: Path, backends: Path) -> Iterator[Loader]:
     (place / "repository").mkdir()
     triton = Stage(place / "repository", Addresses.free(), place / "triton.log")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "BACKENDS", backends)
+        patch.setattr(installation, "BACKENDS", backends)
         triton.start()
     try:
         with grpc.InferenceServerClient(triton.addresses.grpc) as client:
@@ -96,7 +96,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
 @pytest.fixture(scope="module")
 def portable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
     """Triton with the portable backend."""
-    with running(tmp_path_factory.mktemp("portable"), server.BACKENDS) as loader:
+    with running(tmp_path_factory.mktemp("portable"), installation.BACKENDS) as loader:
         yield loader
 
 
