@@ -519,28 +519,32 @@ class Qwen2 : public Model {
         const int blocks = (queries + kQueries - 1) / kQueries, all = blocks * shape_.kv_heads;
         for (int item = part.first(all); item < part.last(all); ++item) {
             const int first = item % blocks * kQueries;
-            attend_block(part, step, segment, layer, item / blocks, first, std::min(queries - first, kQueries));
+            const int count = std::min(queries - first, kQueries);
+            if (count <= kQueries / 2) attend_block<kQueries / 2>(part, step, segment, layer, item / blocks, first, count);
+            else attend_block<kQueries>(part, step, segment, layer, item / blocks, first, count);
         }
     }
 
-    // The same for `count` of the queries that share a head of keys and values; they are counted row by row.
+    // The same for `count` of the queries that share a head of keys and values; they are counted row by row. `Queries`,
+    // `count` or more, are computed together: the same numbers whatever it is.
+    template <int Queries>
     void attend_block(Part part, const Step& step, const Segment& segment, int layer, int kv_head, int first, int count) {
         const int dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
         const Weight* keys = entries(memory_.keys, layer, segment.slot, kv_head);
         const Weight* values = entries(memory_.values, layer, segment.slot, kv_head);
         std::vector<float>& room = scores_[part.index];
-        const float* query[kQueries];
-        float* scores[kQueries];
-        for (int q = 0; q < kQueries; ++q) {
+        const float* query[Queries];
+        float* scores[Queries];
+        for (int q = 0; q < Queries; ++q) {
             const int i = first + std::min(q, count - 1);
             query[q] = &qkv_[(segment.first_row + i / group) * qkv_width() + (kv_head * group + i % group) * dim];
-            scores[q] = room.data() + q * (room.size() / kQueries);
+            scores[q] = room.data() + q * (room.size() / Queries);
         }
         // First the entries that all rows of the block see, together; then those that each row sees besides.
         const int common = segment.cached + (segment.visible < 0 ? first / group + 1 : 0);
-        score(query, keys, common, scores);
-        alignas(64) float mixed[kQueries][kMaxDim];
-        float total[kQueries];
+        score<Queries>(query, keys, common, scores);
+        alignas(64) float mixed[Queries][kMaxDim];
+        float total[Queries];
         for (int q = 0; q < count; ++q) {
             int seen = common;
             each_besides(step, segment, (first + q) / group, common, [&](int64_t position) {
@@ -578,21 +582,22 @@ class Qwen2 : public Model {
     }
 
     // scores[q][i] = query[q] . keys[i] for the first `count` keys.
+    template <int Queries>
     void score(const float* const* query, const Weight* keys, int count, float* const* scores) const {
-        constexpr int kKeys = kLanes / kQueries;
+        constexpr int kKeys = kLanes / Queries;
         const int dim = shape_.head_dim;
         for (int i = 0; i < count; i += kKeys) {
-            Vec products[kQueries * kKeys] = {};
+            Vec products[Queries * kKeys] = {};
             const Weight* key[kKeys];
             for (int j = 0; j < kKeys; ++j) key[j] = keys + size_t(std::min(i + j, count - 1)) * dim;
             for (int k = 0; k < dim; k += kLanes)
                 for (int j = 0; j < kKeys; ++j) {
                     const Vec part = load(key[j] + k);
-                    for (int q = 0; q < kQueries; ++q) products[q * kKeys + j] += load(query[q] + k) * part;
+                    for (int q = 0; q < Queries; ++q) products[q * kKeys + j] += load(query[q] + k) * part;
                 }
             alignas(64) float results[kLanes];
             store(results, sums(products));
-            for (int q = 0; q < kQueries; ++q) std::memcpy(scores[q] + i, results + q * kKeys, sizeof(float) * kKeys);
+            for (int q = 0; q < Queries; ++q) std::memcpy(scores[q] + i, results + q * kKeys, sizeof(float) * kKeys);
         }
     }
 
@@ -611,16 +616,17 @@ class Qwen2 : public Model {
     }
 
     // mixed[q] = the first `count` values, weighted by scores[q].
-    void mix(float* const* scores, const Weight* values, int count, float (&mixed)[kQueries][kMaxDim]) const {
+    template <int Queries>
+    void mix(float* const* scores, const Weight* values, int count, float (&mixed)[Queries][kMaxDim]) const {
         const int dim = shape_.head_dim;
         for (int start = 0; start < dim; start += kPanel) {
-            Vec sums[kQueries][kVectors] = {};
+            Vec sums[Queries][kVectors] = {};
             for (int i = 0; i < count; ++i)
                 for (int v = 0; v < kVectors; ++v) {
                     const Vec value = load(values + size_t(i) * dim + start + v * kLanes);
-                    for (int q = 0; q < kQueries; ++q) sums[q][v] += scores[q][i] * value;
+                    for (int q = 0; q < Queries; ++q) sums[q][v] += scores[q][i] * value;
                 }
-            for (int q = 0; q < kQueries; ++q)
+            for (int q = 0; q < Queries; ++q)
                 for (int v = 0; v < kVectors; ++v) store(mixed[q] + start + v * kLanes, sums[q][v]);
         }
     }
