@@ -15,24 +15,24 @@ from rich.console import Console
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
-from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client import CompletionClient
+from nimble_coder.policy import PORTABLE
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 from nimble_coder.triton.stopping import stop_signals
 
 SHOWN = "binary_search"
-LOOKAHEAD = LookaheadConfig(4, 3, 4)
-"""The fastest of the profile's range on a CPU; larger ones are for GPUs (docs/benchmarks.md)."""
+LOOKAHEAD = PORTABLE[0][1]
+"""What the gateway gives a lone request; more drafts are for GPUs (docs/benchmarks.md)."""
 
 console = Console(highlight=False)
 
 
 def say(text: str) -> None:
-    console.print(f"[bold green]==>[/] {text}")
+    console.print(f"[bold green]==>[/] {text}", soft_wrap=True)
 
 
 def http_stream(addresses: Addresses, prompt: str, max_tokens: int) -> Iterator[str]:

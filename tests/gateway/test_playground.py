@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nimble_coder.policy import PORTABLE
 from nimble_coder.serving import Serving
 from tests.gateway.conftest import active_requests, wait_until
 
@@ -53,7 +54,7 @@ def test_a_completion_streams_with_a_shade_for_each_step(page, gateway: Serving)
         page.click("#go")
     assert "lookahead" not in sent.value.post_data_json
     finished(page)
-    assert page.inner_text("#state").endswith("lookahead (8,8,8)")
+    assert page.inner_text("#state").endswith(f"lookahead {PORTABLE[0][1]}")
     asked = {"prompt": page.input_value("#prompt"), "max_tokens": 120}
     expected = httpx.post(f"{gateway.addresses.http}/v1/completions", json=asked, timeout=30).json()
     assert page.text_content("#answer") == expected["choices"][0]["text"]
