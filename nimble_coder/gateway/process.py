@@ -76,11 +76,23 @@ class GatewayProcesses:
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
             self.check()
-            if self._is_ready():
+            if self.is_ready():
                 return waited
             tick(waited)
             time.sleep(0.05)
         raise GatewayError(f"the gateway is not ready after {timeout:.0f} s; its log says why")
+
+    def wait_listening(self, timeout: float = 60.0) -> None:
+        """Waits until a gateway answers, ready or not; raises `GatewayError`.
+
+        Only a gateway numbers its answers: somebody else may listen on the same port, and get the connection.
+        """
+        deadline = time.monotonic() + timeout
+        while "x-request-id" not in self._headers("/v1/health/live"):
+            self.check()
+            if time.monotonic() > deadline:
+                raise GatewayError(f"the gateway does not listen after {timeout:.0f} s; its log says why")
+            time.sleep(0.05)
 
     def check(self) -> None:
         """Raises `GatewayError` where a process has ended."""
@@ -126,11 +138,15 @@ class GatewayProcesses:
             "NIMBLE_TRITON_METRICS_PORT": str(t.metrics_port),
         }
 
-    def _is_ready(self) -> bool:
-        """Asks on the metrics port, which needs neither TLS nor a key."""
+    def is_ready(self) -> bool:
+        """Whether clients are told that the service is ready."""
+        return bool(self._headers("/v1/health/ready"))
+
+    def _headers(self, path: str) -> Mapping[str, str]:
+        """Of a good answer from the metrics port, which needs neither TLS nor a key; empty where there is none."""
         a = self.addresses
         try:
-            with urllib.request.urlopen(f"http://{a.peer}:{a.metrics_port}/v1/health/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(f"http://{a.peer}:{a.metrics_port}{path}", timeout=2) as answer:
+                return {name.lower(): value for name, value in answer.headers.items()}
         except (urllib.error.URLError, OSError):
-            return False
+            return {}

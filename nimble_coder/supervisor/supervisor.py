@@ -50,10 +50,11 @@ class Supervisor:
                 artifact = self._find(choose(settings))
                 self._loaded = self._loaded.for_profile(artifact.manifest.build_profile())
                 with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
-                    seconds = serving.wait_ready(settings.startup_seconds)
+                    # Before it can be ready: nobody who has seen that it is may still reach the page.
+                    serving.gateways.wait_listening()
                     page.close()
-                    self._say(f"ready after {seconds:.1f} s: {where(settings)}")
-                    self._watch(serving)
+                    if self._is_wanted_once_ready(serving, settings):
+                        self._watch(serving)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
                 if not serving.has_drained:
                     raise TritonError("a process ended before the last request had finished; its log is above")
@@ -76,6 +77,18 @@ class Supervisor:
     def _reason(self) -> str:
         """Why the service is not ready yet."""
         return f"building the engine: {self._build.progress}" if self._build else "the model is loading"
+
+    def _is_wanted_once_ready(self, serving: Serving, settings: Settings) -> bool:
+        """Waits until the service is ready. False where it was told to stop meanwhile, but clients knew already that it
+        is: then what they have sent may finish. Raises `KeyboardInterrupt` where they did not."""
+        try:
+            seconds = serving.wait_ready(settings.startup_seconds)
+        except KeyboardInterrupt:
+            if not serving.gateways.is_ready():
+                raise
+            return False
+        self._say(f"ready after {seconds:.1f} s: {where(settings)}")
+        return True
 
     def _watch(self, serving: Serving) -> None:
         """Until Ctrl-C or SIGTERM; raises the failure of a process."""
