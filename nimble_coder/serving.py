@@ -44,6 +44,8 @@ class Serving:
     log_level: str = "info"
     """Of Triton."""
     drain_seconds: float = 30.0
+    hold: bool = False
+    """Not to be called ready before `gateways.release()`: another answers on the ports until then."""
     has_drained: bool = field(default=False, init=False)
     """After the end: whether all processes have lived to see the last request finish."""
 
@@ -53,6 +55,8 @@ class Serving:
         self._work = Path(tempfile.mkdtemp(prefix="nimble-serving-"))
         try:
             self.prepare(artifact, self._work)
+            if self.hold:
+                self.gateways.hold()
             self.triton.start()
             try:
                 self.gateways.start()

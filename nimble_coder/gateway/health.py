@@ -16,6 +16,8 @@ from nimble_coder.gateway.token_stream import Generation
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN = 0.5
+SECONDS_BEFORE = 0.1
+"""The same before the first generation: clients are waiting."""
 SILENCE, IDLE_SILENCE, PATIENCE = 2.0, 10.0, 10.0
 """Seconds without a word from the engine after which it is asked for one, while it has work and while it has none; and
 how long it may take to answer."""
@@ -53,10 +55,13 @@ class Health:
                 self.reason = await self._why_not(stub)
                 if before != self.reason:
                     logger.info("not ready: %s", self.reason) if self.reason else logger.info("ready")
-                await asyncio.sleep(SECONDS_BETWEEN)
+                await asyncio.sleep(SECONDS_BETWEEN if self._generated else SECONDS_BEFORE)
         on_lost()
 
     async def _why_not(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> str:
+        hold = self._service.settings.hold
+        if hold and hold.exists():
+            return "the service is starting"
         try:
             answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name="tensorrt_llm"), timeout=5)
         except grpc.aio.AioRpcError as error:

@@ -44,6 +44,7 @@ class GatewayProcesses:
 
     def __post_init__(self) -> None:
         self._metrics = Path(tempfile.gettempdir()) / f"nimble-metrics-{secrets.token_hex(6)}"
+        self._hold = self._metrics.with_suffix(".hold")
 
     def __enter__(self) -> "GatewayProcesses":
         self.start()
@@ -82,6 +83,14 @@ class GatewayProcesses:
             time.sleep(0.05)
         raise GatewayError(f"the gateway is not ready after {timeout:.0f} s; its log says why")
 
+    def hold(self) -> None:
+        """Lets no client be told that the service is ready before `release`; to be called before `start`."""
+        self._hold.touch()
+
+    def release(self) -> None:
+        """Ends `hold`."""
+        self._hold.unlink(missing_ok=True)
+
     def wait_listening(self, timeout: float = 60.0) -> None:
         """Waits until a gateway answers, ready or not; raises `GatewayError`.
 
@@ -117,6 +126,7 @@ class GatewayProcesses:
                 process.kill()
                 process.wait()
             shutil.rmtree(self._metrics, ignore_errors=True)
+            self.release()
         return [process.returncode for process in self.processes]
 
     def environment(self) -> dict[str, str]:
@@ -128,6 +138,7 @@ class GatewayProcesses:
             **shared,
             **self.settings,
             "NIMBLE_ARTIFACT": str(self.artifact.absolute()),
+            "NIMBLE_HOLD": str(self._hold),
             "NIMBLE_HOST": a.host,
             "NIMBLE_HTTP_PORT": str(a.http_port),
             "NIMBLE_GRPC_PORT": str(a.grpc_port),

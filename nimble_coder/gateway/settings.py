@@ -118,6 +118,8 @@ class GatewaySettings(GatewayOptions, BaseSettings):
     artifact: Path
     prometheus_multiproc_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
     """Where several workers keep their metrics and limits together (the variable is prometheus-client's own)."""
+    hold: Path | None = None
+    """While this file is there the service is not ready: the start page still has the ports."""
     otel_endpoint: str = Field(
         default="",
         validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -50,9 +50,9 @@ class Supervisor:
                 artifact = self._find(choose(settings))
                 self._loaded = self._loaded.for_profile(artifact.manifest.build_profile())
                 with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
-                    # Before it can be ready: nobody who has seen that it is may still reach the page.
                     serving.gateways.wait_listening()
                     page.close()
+                    serving.gateways.release()  # nobody who has seen that the service is ready reaches the page
                     if self._is_wanted_once_ready(serving, settings):
                         self._watch(serving)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
@@ -132,6 +132,7 @@ def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Se
         changes={"kv_cache_reuse": settings.kv_cache_reuse, "kv_cache_fraction": settings.kv_cache_fraction},
         log_level=settings.log_level,
         drain_seconds=settings.drain_seconds,
+        hold=True,
     )
 
 
