@@ -85,8 +85,8 @@ class Serving:
             with suppress(TritonError):
                 self.triton.check()
                 self.has_drained = not any(codes)
-            # The gateways have let every request finish. Triton (2.51) sometimes goes on waiting for a model that
-            # nothing uses any more, until its own exit timeout; unloading takes 3 to 4 s.
+            # The gateways have let every request finish; unloading takes 3 to 4 s. Longer is not waited: a foreign
+            # client's reset can make Triton (2.51) keep a model until its exit timeout (docs/architecture.md).
             grace = 5.0 if is_wanted else 0.0
         finally:  # without any grace where a second Ctrl-C came
             self.triton.stop(grace)
