@@ -27,8 +27,8 @@ class TritonPythonModel:
             tokens_per_step=int(os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"]),
             interval=float(os.environ["NIMBLE_BENCH_INTERVAL"]),
         )
-        # Asking 64 streams every 5 ms, as a small batch can afford, costs a third of the speed.
-        self._bridge = Bridge(engine, pb_utils, exclude_input=True, cancel_check_seconds=0.05)
+        period = int(parameters["cancellation_check_period_ms"]["string_value"]) / 1000
+        self._bridge = Bridge(engine, pb_utils, exclude_input=True, cancel_check_seconds=period)
         seconds = int(parameters["stats_check_period_ms"]["string_value"]) / 1000
         self._metrics = MetricsReporter(engine, pb_utils, args["model_name"], args["model_version"], seconds)
 

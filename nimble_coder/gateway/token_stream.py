@@ -15,7 +15,7 @@ from nimble_coder.gateway.http2 import CallError, Channel
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 COUNTS = ("total_accepted_draft_tokens", "total_draft_tokens", "first_token_time_ns", "last_token_time_ns")
 LOG_PROBS = "output_log_probs"
-OUTPUTS = ("output_ids", "sequence_length", *COUNTS)
+OUTPUTS = ("output_ids", *COUNTS)
 FORMATS = {"INT32": "<i", "UINT64": "<Q", "FP32": "<f", "BOOL": "<?"}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nimble_coder.text.detokenizer import Detokenizer
+from nimble_coder.triton.sender import Sender
 
 Array = NDArray[Any]
 
@@ -128,8 +129,7 @@ class TextRequest:
         self._calls = calls
         self._accumulate = accumulate
         self._inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        self._wanted = set(request.requested_output_names())
-        self._sender = request.get_response_sender()
+        self._sender = Sender(request, pb_utils)
 
     def run(self) -> None:
         """Answers the request, whatever happens."""
@@ -138,12 +138,11 @@ class TextRequest:
             self._generate()
         except self._pb.TritonModelException as error:
             # Another model's error, or one that keeps this one from being called.
-            self._sender.send(self._pb.InferenceResponse(error=self._pb.TritonError(str(error))))
+            self._sender.fail(str(error))
         except ValueError as error:
-            refusal = self._pb.TritonError(str(error), self._pb.TritonError.INVALID_ARG)
-            self._sender.send(self._pb.InferenceResponse(error=refusal))
+            self._sender.fail(str(error), self._pb.TritonError.INVALID_ARG)
         finally:
-            self._sender.send(flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            self._sender.close()
 
     def _check(self) -> None:
         if len(self._inputs["text_input"]) != 1:
@@ -173,9 +172,7 @@ class TextRequest:
             self._send(text + rest if self._accumulate else rest, others)
 
     def _extra_outputs(self) -> list[str]:
-        return sorted(self._wanted - {"text_output"})
+        return sorted(self._sender.wanted - {"text_output"})
 
     def _send(self, text: str, others: dict[str, Array]) -> None:
-        outputs = {"text_output": np.array([text.encode()], np.object_)}
-        outputs |= {name: array for name, array in others.items() if name in self._wanted}
-        self._sender.send(self._pb.InferenceResponse([self._pb.Tensor(n, a) for n, a in outputs.items()]))
+        self._sender.send({"text_output": np.array([text.encode()], np.object_), **others})
