@@ -34,9 +34,10 @@ class CompletionError(RuntimeError):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one decoding step gave: its tokens, and the text that is certain so far."""
+    """What one decoding step gave."""
 
     text: str
+    """What is certain since the last text; of several steps that have arrived together, the last one has all."""
     token_ids: list[int]
 
 
@@ -86,6 +87,8 @@ class CompletionStream:
         self._connection.async_stream_infer(
             "tensorrt_llm", tensors(request), enable_empty_final_response=True, request_id="completion"
         )
+        self._failed: tuple[Any, InferenceServerException | None] | None = None
+        """An error that came behind tokens, to be raised after them."""
         self._finished = False
         self._chunks = self._read()
 
@@ -116,18 +119,32 @@ class CompletionStream:
     def _read(self) -> Iterator[Chunk]:
         try:
             while not self._finished:
-                result, error = self._results.get()
-                if error is not None:
-                    raise CompletionError(error.message())
-                parameters = result.get_response().parameters
-                self._finished = parameters["triton_final_response"].bool_param
-                ids = self._take(result)
+                steps = self._arrived()
+                ids = [token for step in steps for token in step]
                 text = self._detokenizer.push(ids) + (self._detokenizer.finish() if self._finished else "")
                 self.completion.text += text
-                if ids or text:
-                    yield Chunk(text, ids)
+                yield from (Chunk("", step) for step in steps[:-1] if step)
+                if steps and (steps[-1] or text):
+                    yield Chunk(text, steps[-1])
         finally:
             self.close()
+
+    def _arrived(self) -> list[list[int]]:
+        """The tokens of every decoding step that has arrived, waiting for the first. Raises `CompletionError`.
+
+        Their text is asked for together: asking the service for every step's would take longer than the step.
+        """
+        steps: list[list[int]] = []
+        while not steps or not (self._finished or self._results.empty()):
+            result, error = self._failed or self._results.get()
+            if error is not None:
+                self._failed = (result, error)
+                if steps:
+                    return steps  # the error's turn is the next one
+                raise CompletionError(error.message())
+            self._finished = result.get_response().parameters["triton_final_response"].bool_param
+            steps.append(self._take(result))
+        return steps
 
     def _take(self, result: Any) -> list[int]:
         done = self.completion

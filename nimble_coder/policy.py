@@ -15,8 +15,8 @@ HEADER = """\
 # Speeds are tokens per second of all requests together: under it, under the engine's own (W,N,G), and plainly.
 """
 
-
-PORTABLE = ((1, LookaheadConfig(1, 6, 2)), (4, LookaheadConfig(1, 4, 1)))
+PORTABLE = ((1, LookaheadConfig(1, 4, 1)), (2, LookaheadConfig(1, 3, 1)))
+"""The portable engine's on a CPU, where nobody has tuned: from load on, as docs/tuning.md measured."""
 
 
 class PolicyError(ValueError):
