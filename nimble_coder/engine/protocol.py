@@ -31,6 +31,12 @@ class QueueFullError(RuntimeError):
         super().__init__(f"Maximum queue size of {limit} has been reached, please try again later")
 
 
+GREEDY_BELOW = 1e-3
+"""Temperatures below this choose greedily: a token whose logit is 0.02 less than the best one's would have less than
+e^-20 of its probability, and 1e-40, dividing by which gives infinity, is below it. 0.01, which Continue sends, is not:
+there a gap of 0.02 still leaves e^-2."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.
@@ -39,7 +45,7 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    """0 chooses greedily, after the penalties."""
+    """0, or anything less than `GREEDY_BELOW`, chooses greedily, after the penalties."""
     top_k: int = 0
     """Only the k most likely tokens; 0: all."""
     top_p: float = 1.0
@@ -60,17 +66,26 @@ class Sampling:
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
 
     def __post_init__(self) -> None:
+        # With these bounds no logit becomes infinite; neither infinity nor NaN is within any of them.
         checks = {
-            "temperature": (self.temperature, self.temperature >= 0),
-            "runtime_top_k": (self.top_k, self.top_k >= 0),
-            "runtime_top_p": (self.top_p, 0 < self.top_p <= 1),
-            "min_p": (self.min_p, 0 <= self.min_p <= 1),
-            "repetition_penalty": (self.repetition_penalty, self.repetition_penalty > 0),
-            "min_length": (self.min_tokens, self.min_tokens >= 0),
+            "temperature": (self.temperature, 0 <= self.temperature <= 1000, "0 to 1000"),
+            "runtime_top_k": (self.top_k, self.top_k >= 0, "0 (all) or more"),
+            "runtime_top_p": (self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
+            "min_p": (self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
+            # As FP32, 0.01 is a little less.
+            "repetition_penalty": (self.repetition_penalty, 0.00999 <= self.repetition_penalty <= 100, "0.01 to 100"),
+            "presence_penalty": (self.presence_penalty, -100 <= self.presence_penalty <= 100, "-100 to 100"),
+            "frequency_penalty": (self.frequency_penalty, -100 <= self.frequency_penalty <= 100, "-100 to 100"),
+            "min_length": (self.min_tokens, self.min_tokens >= 0, "0 or more"),
         }
-        for name, (value, good) in checks.items():
+        for name, (value, good, allowed) in checks.items():
             if not good:
-                raise RequestError(f"{name} is {value}, which is out of range")
+                raise RequestError(f"{name} is {value}, which is out of range: send {allowed}")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is chosen, after the penalties."""
+        return self.temperature < GREEDY_BELOW or self.top_k == 1
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,21 @@ class Sampler:
         self._seen = set(prompt)
         self._output: list[int] = []
         self._counts: Counter[int] = Counter()
+        self.failure: Exception | None = None
 
     def choose(self, logits: torch.Tensor) -> tuple[int, float]:
-        """The next token and its log probability, from logits `[vocab_size]`."""
+        """The next token and its log probability, from logits `[vocab_size]`.
+
+        Never raises: the batch's other requests would be lost with this one. After a failure, which `failure` holds,
+        what is returned means nothing.
+        """
+        try:
+            return self._choose(logits)
+        except Exception as error:
+            self.failure = error
+            return 0, 0.0
+
+    def _choose(self, logits: torch.Tensor) -> tuple[int, float]:
         raw = logits.float().cpu()
         adjusted = self._forbid(self._penalise(raw.clone()))
         token = int(self._draw(adjusted))
@@ -51,7 +63,7 @@ class Sampler:
 
     def _draw(self, logits: torch.Tensor) -> int:
         sampling = self._sampling
-        if sampling.temperature == 0 or sampling.top_k == 1:
+        if sampling.is_greedy:
             return int(logits.argmax())
         ordered, tokens = (logits / sampling.temperature).sort(descending=True, stable=True)
         if sampling.top_k:
@@ -59,5 +71,6 @@ class Sampler:
         probabilities = ordered.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         kept = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+        kept[0] = True  # a top_p that rounds to 0 would leave nothing
         drawn = torch.multinomial(probabilities * kept, 1, generator=self._generator)
         return int(tokens[drawn])

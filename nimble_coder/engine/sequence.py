@@ -71,6 +71,11 @@ class Sequence:
         self.cached = self.reused = reused
         self._first_scheduled = time.monotonic_ns()
 
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error response; the step that failed has brought nothing."""
+        self.error = f"Encountered an error in the decoding step: {error}"
+        self.last_step = StepCount(0, 0)
+
     def draft(self) -> TokenTree:
         """The input of the next decoding step."""
         return self.lookahead.draft(self.tokens[-1])

@@ -19,7 +19,7 @@ from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2, takes
-from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Statistics
+from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Sampling, Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work
@@ -148,6 +148,7 @@ class TorchEngine:
         if outside := [i for i in request.input_ids if not 0 <= i < vocab]:
             raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
         if request.sampling:
+            self._check_sampling(request.sampling, request.end_id)
             return PLAIN
         if request.lookahead is None:
             return self._lookahead
@@ -162,6 +163,16 @@ class TorchEngine:
                 f"{request.lookahead.ngram_size - 1} (N - 1): send a smaller n, or (1,1,0) for plain decoding"
             )
         return request.lookahead
+
+    def _check_sampling(self, sampling: Sampling, end_id: int | None) -> None:
+        """Raises `RequestError` for tokens that have no logit to forbid."""
+        vocab = self._config.shape.vocab_size
+        tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
+        if sampling.min_tokens and end_id is not None:
+            tokens.append(("end_id", end_id))
+        for name, token in tokens:
+            if not 0 <= token < vocab:
+                raise RequestError(f"{name} has {token}, which is out of range: token ids go from 0 to {vocab - 1}")
 
     def _loop(self) -> None:
         while self._take_arrivals():
@@ -183,14 +194,24 @@ class TorchEngine:
     def _step(self, work: list[Work]) -> None:
         started = time.perf_counter()
         try:
-            for piece, outputs in zip(work, self._runner.run(work), strict=True):
-                self._scheduler.advance(piece, outputs)
+            outcome = self._runner.run(work)
         except Exception as error:
             # Only what took part in the step is lost, and each of its clients is told.
             logger.exception("a step of %d sequences failed", len(work))
             for piece in work:
-                piece.sequence.error = f"Encountered an error in the decoding step: {error}"
+                piece.sequence.fail(error)
+        else:
+            for piece, outputs in zip(work, outcome, strict=True):
+                self._advance(piece, outputs)
         self._counters.add(work, time.perf_counter() - started)
+
+    def _advance(self, piece: Work, outputs: list[int]) -> None:
+        """Takes in one sequence's part of a step; where that fails, the others go on."""
+        try:
+            self._scheduler.advance(piece, outputs)
+        except Exception as error:
+            logger.exception("request %d failed in a step", piece.sequence.request_id)
+            piece.sequence.fail(error)
 
     def _answer(self) -> None:
         """Sends what is new, and lets the finished go."""

@@ -98,12 +98,13 @@ def _read_row(inputs: Mapping[str, Array], row: int, sequence: int, streaming: b
 def _read_sampling(inputs: Mapping[str, Array], row: int) -> Sampling | None:
     """How to sample, or None for greedy decoding.
 
-    As in TensorRT-LLM, top-k 1 is greedy and nothing given is greedy; here a temperature above 0 alone samples too.
+    As in TensorRT-LLM, top-k 1 is greedy and nothing given is greedy; here a temperature alone samples too, from
+    `GREEDY_BELOW` on.
     """
     top_k, top_p = _number(inputs, "runtime_top_k", row, 0), _decimal(inputs, "runtime_top_p", row, 0.0)
     temperature = _decimal(inputs, "temperature", row, 1.0 if top_k > 1 or 0 < top_p < 1 else 0.0)
     sampling = Sampling(
-        temperature=0.0 if top_k == 1 else temperature,
+        temperature=temperature,
         top_k=top_k,
         top_p=top_p if top_p else 1.0,  # 0 means unset in TensorRT-LLM
         repetition_penalty=_decimal(inputs, "repetition_penalty", row, 1.0),
@@ -114,7 +115,8 @@ def _read_sampling(inputs: Mapping[str, Array], row: int) -> Sampling | None:
         log_probs=_flag(inputs, "return_log_probs", False),
     )
     # What the greedy choice cannot depend on does not cost a request its lookahead.
-    return None if replace(sampling, top_k=0, top_p=1.0) == Sampling(temperature=0.0) else sampling
+    is_plain = replace(sampling, temperature=0.0, top_k=0, top_p=1.0) == Sampling(temperature=0.0)
+    return None if sampling.is_greedy and is_plain else sampling
 
 
 def _read_words(inputs: Mapping[str, Array], name: str, row: int) -> list[list[int]]:

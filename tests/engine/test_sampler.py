@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,17 +10,21 @@ from build_engine.lookahead import PLAIN
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import FinishReason, Request, RequestError, Sampling
 from nimble_coder.engine.sampler import Sampler
+from nimble_coder.triton.tensors import read_call
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 
 PROMPT = [5, 17, 900, 33, 5, 17, 900, 34, 12, 5, 17]
+NOT_FINITE = (float("inf"), float("-inf"), float("nan"))
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 0.5])
 
 
 def drawn(sampling: Sampling, count: int = 4000) -> Counter[int]:
     """How often each token is drawn from LOGITS by independent samplers."""
-    samplers = (Sampler(sampling, [], None, seed) for seed in range(count))
-    return Counter(sampler.choose(LOGITS)[0] for sampler in samplers)
+    samplers = [Sampler(sampling, [], None, seed) for seed in range(count)]
+    found = Counter(sampler.choose(LOGITS)[0] for sampler in samplers)
+    assert not any(sampler.failure for sampler in samplers)
+    return found
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
@@ -80,17 +85,107 @@ def test_log_probs_are_those_of_the_model() -> None:
     ("name", "values"),
     [
         ("temperature", {"temperature": -0.1}),
+        ("temperature", {"temperature": 1001.0}),
+        *(("temperature", {"temperature": value}) for value in NOT_FINITE),
         ("runtime_top_k", {"top_k": -1}),
         ("runtime_top_p", {"top_p": 0.0}),
         ("runtime_top_p", {"top_p": 1.1}),
+        *(("runtime_top_p", {"top_p": value}) for value in NOT_FINITE),
         ("min_p", {"min_p": 2.0}),
-        ("repetition_penalty", {"repetition_penalty": 0.0}),
+        *(("min_p", {"min_p": value}) for value in NOT_FINITE),
+        *(("repetition_penalty", {"repetition_penalty": value}) for value in (0.0, -1.0, 1e-40, 101.0, *NOT_FINITE)),
+        *(("presence_penalty", {"presence_penalty": value}) for value in (-101.0, 101.0, *NOT_FINITE)),
+        *(("frequency_penalty", {"frequency_penalty": value}) for value in (-101.0, 101.0, *NOT_FINITE)),
         ("min_length", {"min_tokens": -1}),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, values: dict[str, float]) -> None:
-    with pytest.raises(RequestError, match=f"{name} is .* out of range"):
+    with pytest.raises(RequestError, match=f"{name} is .* out of range: send "):
         Sampling(**values)  # type: ignore[arg-type]
+
+
+def fp32(value: float) -> float:
+    """What of a number arrives in a tensor."""
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
+def test_the_bounds_themselves_are_taken_also_as_fp32() -> None:
+    for temperature in (0.0, 1000.0):
+        Sampling(temperature=temperature)
+    for low, high in ((0.01, -100.0), (100.0, 100.0)):
+        Sampling(repetition_penalty=fp32(low), presence_penalty=fp32(high), frequency_penalty=fp32(high))
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-38, 1e-20, 0.000999])
+def test_temperatures_that_would_make_infinities_are_greedy(temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, top_k=3)
+    assert sampling.is_greedy
+    assert set(drawn(sampling, 50)) == {1}
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.01, 1000.0])
+@pytest.mark.parametrize("penalty", [-100.0, 100.0])
+def test_the_extremes_within_the_bounds_draw_tokens(temperature: float, penalty: float) -> None:
+    for factor, top_p in ((0.01, 1e-50), (100.0, 1.0)):
+        sampling = Sampling(fp32(temperature), 0, top_p, 1.0, factor, penalty, penalty)
+        assert not sampling.is_greedy
+        sampler = Sampler(sampling, [0, 1, 2], None, 0)
+        assert all(0 <= sampler.choose(LOGITS)[0] < len(LOGITS) for _ in range(300))
+        assert sampler.failure is None
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_a_contract_request_is_greedy_below_the_threshold_alone(top_k: int) -> None:
+    def read(temperature: float) -> Sampling | None:
+        values = {"temperature": temperature, "runtime_top_k": top_k, "request_output_len": 1, "input_lengths": 1}
+        inputs = {name: np.array([[value]], np.float32) for name, value in values.items()}
+        return read_call({"input_ids": np.array([[5]], np.int32), **inputs}, True).requests[0].sampling
+
+    assert read(0.0) is read(1e-40) is read(0.000999) is None  # and so with lookahead
+    assert read(0.001) == Sampling(temperature=fp32(0.001), top_k=top_k)
+
+
+def test_tokens_without_a_logit_cannot_be_forbidden(load_engine: LoadEngine) -> None:
+    engine = load_engine()
+    for sampling, reason in (
+        (Sampling(bad_words=((1,), (2, 4096))), "bad_words_list has 4096"),
+        (Sampling(bad_words=((-1,),)), "bad_words_list has -1"),
+        (Sampling(min_tokens=1), "end_id has 4096"),
+    ):
+        with pytest.raises(RequestError, match=f"{reason}, which is out of range: token ids go from 0 to 4095"):
+            engine.enqueue(Request(PROMPT, 5, end_id=4096, sampling=sampling))
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_sampler_that_fails_ends_its_own_request_alone(
+    load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    engine = load_engine()
+    bystanders = [Request(PROMPT, 40), Request(PROMPT, 40, sampling=Sampling(temperature=1.0), seed=3)]
+    alone = [generate(engine, [request])[0].token_ids for request in bystanders]
+    real, broken = Sampler._draw, Sampling(temperature=1.0, top_k=7)
+
+    def draw(self: Sampler, logits: torch.Tensor) -> int:
+        if self._sampling is broken and len(self._output) == after:
+            raise RuntimeError("nothing to draw from")
+        return real(self, logits)
+
+    monkeypatch.setattr(Sampler, "_draw", draw)
+    failed, *others = generate(engine, [Request(PROMPT, 40, sampling=broken), *bystanders])
+    assert failed.error == "Encountered an error in the decoding step: nothing to draw from"
+    assert len(failed.token_ids) == after
+    assert [g.token_ids for g in others] == alone
+    assert [g.error for g in others] == [None, None]
+    assert engine.statistics().active_requests == 0
+
+
+def test_a_request_that_forbids_every_token_fails_alone(load_engine: LoadEngine) -> None:
+    engine = load_engine()
+    nothing = Sampling(temperature=1.0, bad_words=tuple((i,) for i in range(4096)))
+    alone = generate(engine, [Request(PROMPT, 40)])[0].token_ids
+    failed, other = generate(engine, [Request(PROMPT, 40, sampling=nothing), Request(PROMPT, 40)])
+    assert failed.error
+    assert (other.token_ids, other.error) == (alone, None)
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(load_engine: LoadEngine) -> None:
