@@ -1,5 +1,6 @@
 """Reads the few inputs of a KServe request that could harm other requests, in its three encodings, and checks them."""
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
@@ -22,6 +23,7 @@ INTEGERS: dict[str, tuple[str, int]] = {
 Values = dict[str, list[Any]]
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
 WANTED = ("input_ids", "input_lengths", *LOOKAHEAD, "text_input")
+HEADER_LENGTH = re.compile(r"[0-9]{1,12}")
 
 
 class KServeGuard:
@@ -34,7 +36,7 @@ class KServeGuard:
 
     def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> None:
         """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
-        if header_length is not None and not header_length.isdigit():
+        if header_length is not None and not HEADER_LENGTH.fullmatch(header_length):
             raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
         size = len(body) if header_length is None else int(header_length)
         try:
@@ -42,10 +44,10 @@ class KServeGuard:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
         if verb == "infer":
-            values = read_infer(content, body[size:])
+            values, rows = read_infer(content, body[size:])
         else:
-            values = {name: flat(content[name]) for name in WANTED if name in content}
-        length = self.check(model, values)
+            values, rows = {name: flat(content[name]) for name in WANTED if name in content}, 1
+        length = self.check(model, values, rows)
         if length is not None and self._service.limits.choose_lookahead(None, length):
             text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
             raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
@@ -54,17 +56,17 @@ class KServeGuard:
         """Checks a request and, where it names no (w,n,g), adds the policy's, or the plain one for a short prompt."""
         raw = list(request.raw_input_contents)
         values: Values = {}
+        rows = 1
         for index, tensor in enumerate(request.inputs):
             if "shared_memory_region" in tensor.parameters:
                 raise shared_memory(tensor.name)
             if tensor.name in WANTED:
                 content = raw[index] if index < len(raw) else None
                 values[tensor.name] = read_grpc(tensor, content)
-        length = self.check(request.model_name, values)
+            if tensor.name == "input_ids":
+                rows = rows_of(tensor.shape)
+        length = self.check(request.model_name, values, rows)
         if length is not None and (chosen := self._service.choose_lookahead(None, length, joining=0)):
-            rows = next(
-                (tensor.shape[0] for tensor in request.inputs if tensor.name == "input_ids" and tensor.shape), 1
-            )
             for name, value in zip(LOOKAHEAD, astuple(chosen), strict=True):
                 added = request.inputs.add(name=name, datatype="INT32", shape=[rows, 1])
                 if raw:
@@ -72,17 +74,19 @@ class KServeGuard:
                 else:
                     added.contents.int_contents.extend([value] * rows)
 
-    def check(self, model: str, values: Values) -> int | None:
-        """Raises `ApiError`; returns the prompt's length in tokens where the engine is asked without a (w,n,g)."""
+    def check(self, model: str, values: Values, rows: int) -> int | None:
+        """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
         if model in TEXT_MODELS and "text_input" in values:
             self._check_texts(values["text_input"])
         if model != "tensorrt_llm" or "input_ids" not in values:
             return None  # Triton refuses a generation without ids itself; `stop` requests have none
-        limits, length = self._service.limits, length_of(values)
-        limits.check_prompt(length)
+        limits = self._service.limits
+        shortest, longest = lengths_of(values, rows)
+        limits.check_prompt(shortest)
+        limits.check_prompt(longest)
         given = [values[name] for name in LOOKAHEAD if name in values]
         if not given:
-            return length
+            return shortest
         if len(given) < len(LOOKAHEAD) or not all(given):
             text = f"send all of {', '.join(LOOKAHEAD)}, or none of them"
             raise ApiError(400, text, "incomplete_lookahead", "lookahead")
@@ -91,7 +95,7 @@ class KServeGuard:
                 asked = LookaheadConfig(*(int(value) for value in row))
             except (LookaheadError, TypeError, ValueError) as error:
                 raise ApiError(400, str(error), "invalid_lookahead", "lookahead") from None
-            limits.choose_lookahead(asked, length)
+            limits.choose_lookahead(asked, shortest)
         return None
 
     def _check_texts(self, texts: list[Any]) -> None:
@@ -107,13 +111,24 @@ class KServeGuard:
                 raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
 
 
-def length_of(values: Mapping[str, list[Any]]) -> int:
-    """The shortest prompt's length in tokens: what is stated, and never more than there are ids."""
-    lengths = [int(value) for value in values.get("input_lengths", []) if isinstance(value, int)]
+def lengths_of(values: Mapping[str, list[Any]], rows: int) -> tuple[int, int]:
+    """The shortest and the longest prompt of a batch, in tokens: what is stated, and never more than a row has ids."""
     ids = len(values["input_ids"])
-    if lengths and any(length > ids for length in lengths):
-        raise ApiError(400, f"input_lengths is {max(lengths)}, but input_ids has {ids} tokens", "invalid_input")
-    return min(lengths, default=ids)
+    if rows < 1 or ids % rows:
+        raise ApiError(400, f"input_ids has {ids} tokens, which are no {rows} rows", "invalid_input", "input_ids")
+    width = ids // rows
+    lengths = values.get("input_lengths") or [width]
+    if not all(isinstance(length, int) for length in lengths):
+        raise ApiError(400, "input_lengths holds something that is no whole number", "invalid_input", "input_lengths")
+    if max(lengths) > width:
+        text = f"input_lengths is {max(lengths)}, but input_ids has {width} tokens"
+        raise ApiError(400, text + (" a row" if rows > 1 else ""), "invalid_input", "input_lengths")
+    return min(lengths), max(lengths)
+
+
+def rows_of(shape: Any) -> int:
+    """The batch size that the shape of `input_ids` states; Triton refuses any but one of two whole numbers."""
+    return shape[0] if len(shape) == 2 and isinstance(shape[0], int) else 1
 
 
 def flat(value: Any) -> list[Any]:
@@ -132,13 +147,13 @@ def flat(value: Any) -> list[Any]:
     return found
 
 
-def read_infer(content: Mapping[str, Any], binary: bytes) -> Values:
-    """The inputs of an `infer` body: JSON data, or binary data behind it in the order of the inputs."""
+def read_infer(content: Mapping[str, Any], binary: bytes) -> tuple[Values, int]:
+    """The inputs of an `infer` body, JSON data or binary data behind it in the order of the inputs; and the rows."""
     inputs = content.get("inputs")
     if not isinstance(inputs, list):
         raise ApiError(400, "inputs is missing: send a list of tensors", "invalid_input", "inputs")
     values: Values = {}
-    place = 0
+    place, rows = 0, 1
     for tensor in inputs:
         if not isinstance(tensor, dict):
             raise ApiError(400, "inputs holds something that is no tensor", "invalid_input", "inputs")
@@ -149,11 +164,13 @@ def read_infer(content: Mapping[str, Any], binary: bytes) -> Values:
         part = b""
         if isinstance(size, int) and size >= 0:
             part, place = binary[place : place + size], place + size
+        if name == "input_ids" and isinstance(shape := tensor.get("shape"), list):
+            rows = rows_of(shape)
         if name in WANTED:
             values[name] = (
                 unpack(str(tensor.get("datatype")), part) if size is not None else flat(tensor.get("data", []))
             )
-    return values
+    return values, rows
 
 
 def read_grpc(tensor: Any, raw: bytes | None) -> list[Any]:

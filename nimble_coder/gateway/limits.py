@@ -48,7 +48,7 @@ class EngineLimits:
 
     def check_prompt(self, length: int) -> None:
         """Raises `ApiError` for a prompt without tokens or with too many."""
-        if not length:
+        if length < 1:
             raise ApiError(400, "the prompt is empty: send at least one token", "empty_prompt", "prompt")
         if length > self.longest_prompt:
             raise ApiError(

@@ -16,7 +16,8 @@ from tritonclient.utils import InferenceServerException
 
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.client import CompletionClient, CompletionError, tensors
-from nimble_coder.gateway.kserve_guard import flat
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.kserve_guard import flat, lengths_of
 from nimble_coder.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import active_requests, wait_until
@@ -130,16 +131,21 @@ def test_http_passes_v2_through(gateway: Serving, http: httpx.Client) -> None:
     assert http.get("/v2/models/none").status_code == httpx.get(direct + "/v2/models/none").status_code
 
 
+def http_inputs(arrays: dict[str, Any]) -> list[Any]:
+    """The HTTP client's binary tensors."""
+    inputs = []
+    for name, array in arrays.items():
+        tensor = triton_http.InferInput(name, list(array.shape), "BYTES" if array.dtype == object else "INT32")
+        tensor.set_data_from_numpy(array, binary_data=True)
+        inputs.append(tensor)
+    return inputs
+
+
 def test_the_http_tritonclient_works(gateway: Serving) -> None:
     a = gateway.addresses
     with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
-        inputs = []
         arrays = {"QUERY": np.array([[b"import os"]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}
-        for name, array in arrays.items():
-            tensor = triton_http.InferInput(name, list(array.shape), "BYTES" if array.dtype == object else "INT32")
-            tensor.set_data_from_numpy(array, binary_data=True)
-            inputs.append(tensor)
-        assert client.infer("preprocessing", inputs).as_numpy("INPUT_ID").size > 1
+        assert client.infer("preprocessing", http_inputs(arrays)).as_numpy("INPUT_ID").size > 1
 
 
 def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
@@ -173,15 +179,10 @@ def test_tritons_500_for_a_wrong_type_is_the_clients_mistake(http: httpx.Client)
 def test_the_guard_reads_binary_tensors_of_http_too(gateway: Serving) -> None:
     a = gateway.addresses
     with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
-        inputs = []
         values = {"input_ids": [300] * 20, "input_lengths": [20], "request_output_len": [4]}
         values |= {"lookahead_window_size": [9], "lookahead_ngram_size": [8], "lookahead_verification_set_size": [8]}
-        for name, value in values.items():
-            tensor = triton_http.InferInput(name, [1, len(value)], "INT32")
-            tensor.set_data_from_numpy(np.array([value], np.int32), binary_data=True)
-            inputs.append(tensor)
         with pytest.raises(InferenceServerException, match="exceeds the engine"):
-            client.infer("tensorrt_llm", inputs)
+            client.infer("tensorrt_llm", http_inputs({n: np.array([value], np.int32) for n, value in values.items()}))
 
 
 def test_messages_that_are_none_are_refused(gateway: Serving) -> None:
@@ -194,6 +195,51 @@ def test_messages_that_are_none_are_refused(gateway: Serving) -> None:
             list(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff" * 9]))) or None
             empty = service_pb2.ModelInferRequest(model_name="nothing").SerializeToString()
             channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(empty)
+
+
+@pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000, b"-1", b"1.0", b""])
+def test_a_header_length_that_is_no_number_is_refused(http: httpx.Client, length: bytes) -> None:
+    headers = [(b"Inference-Header-Content-Length", length)]
+    refused = http.post("/v2/models/tensorrt_llm/infer", content=b"{}", headers=headers)
+    assert (refused.status_code, "not a number" in refused.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths", "rows", "found"),
+    [(8, [3], 1, (3, 3)), (8, [], 1, (8, 8)), (8, [1, 4], 2, (1, 4)), (8, [], 2, (4, 4)), (0, [], 1, (0, 0))],
+)
+def test_prompt_lengths_are_those_of_each_row(ids: int, lengths: list[int], rows: int, found: tuple[int, int]) -> None:
+    assert lengths_of({"input_ids": [1] * ids, "input_lengths": lengths}, rows) == found
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows", "reason"),
+    [([9], 1, "has 8 tokens"), ([1, 5], 2, "4 tokens a row"), ([2.5], 1, "whole number"), ([1], 3, "no 3 rows")],
+)
+def test_lengths_that_a_row_cannot_have_are_refused(lengths: list[Any], rows: int, reason: str) -> None:
+    with pytest.raises(ApiError, match=reason):
+        lengths_of({"input_ids": [1] * 8, "input_lengths": lengths}, rows)
+
+
+BATCH = {"input_ids": [[300] * 7000] * 2, "input_lengths": [[20], [7000]], "request_output_len": [[4], [4]]}
+"""Its second prompt is too long, its first is not."""
+
+
+def test_every_prompt_of_a_batch_is_checked(gateway: Serving, http: httpx.Client, client: Any) -> None:
+    arrays = {name: np.array(rows, np.int32) for name, rows in BATCH.items()}
+    ((_, error),) = stream(client, tensors(arrays))
+    assert error is not None
+    assert "7000 tokens" in error.message()
+    inputs = [
+        {"name": name, "shape": list(array.shape), "datatype": "INT32", "data": array.tolist()}
+        for name, array in arrays.items()
+    ]
+    refused = http.post("/v2/models/tensorrt_llm/infer", json={"inputs": inputs})
+    assert (refused.status_code, "7000 tokens" in refused.json()["error"]) == (400, True)
+    a = gateway.addresses
+    binary = triton_http.InferenceServerClient(f"{a.host}:{a.http_port}")
+    with binary, pytest.raises(InferenceServerException, match="7000 tokens"):
+        binary.infer("tensorrt_llm", http_inputs(arrays))
 
 
 def test_flat_keeps_the_order_of_nested_lists() -> None:
