@@ -1,0 +1,79 @@
+"""Tokens leave as they come: the first at once, a step's together; and no request keeps others waiting."""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from build_engine.build import Artifact
+from nimble_coder.serving import Serving
+from tests.gateway.conftest import stand_in_gateway
+
+STEP = 0.25
+"""Seconds of a decoding step of the stand-in: much longer than the way through the gateway, even on a busy machine."""
+LARGE = "x = [1, 2, 3]\n" * 400_000
+
+
+@pytest.fixture(scope="module")
+def slow(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A gateway whose engine gives three tokens every `STEP`."""
+    text = "one two three four five six seven eight nine ten<|im_start|>user"
+    with (
+        stand_in_gateway(artifact, tmp_path_factory.mktemp("pace"), 3, STEP, text) as (_, gateways),
+        httpx.Client(base_url=gateways.addresses.http, timeout=30) as client,
+    ):
+        yield client
+
+
+def test_a_steps_tokens_leave_in_one_write_and_the_first_at_once(slow: httpx.Client) -> None:
+    body = {"prompt": "x", "max_tokens": 12, "stream": True, "ignore_eos": True}
+    started, reads = time.monotonic(), []
+    with slow.stream("POST", "/v1/completions", json=body) as answer:
+        for piece in answer.iter_raw():
+            chunks = [json.loads(line[6:]) for line in piece.decode().splitlines() if line.startswith("data: {")]
+            if text := "".join(chunk["choices"][0]["text"] for chunk in chunks):
+                reads.append((time.monotonic() - started, text))
+    assert len(reads) == 4  # four steps of three tokens
+    assert reads[0][0] < STEP
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(reads)]
+    assert all(gap > STEP / 2 for gap in gaps)
+
+
+def test_a_stop_that_spells_a_control_token_ends_the_answer_there(slow: httpx.Client) -> None:
+    """Such a token never shows in the text; Continue sends this stop with every completion."""
+    body = {"prompt": "x", "max_tokens": 100, "stop": ["<|im_start|>"], "ignore_eos": True}
+    choice = slow.post("/v1/completions", json=body).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("one two three four five six seven eight nine ten", "stop")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": LARGE}]}),
+        ("/v1/completions", {"prompt": LARGE}),
+        ("/tokenize", {"content": LARGE}),
+    ],
+)
+def test_a_large_request_keeps_nobody_waiting(gateway: Serving, path: str, body: dict[str, object]) -> None:
+    """It takes seconds to tokenise; health is answered all the while."""
+    answered = threading.Event()
+
+    def send() -> None:
+        httpx.post(f"{gateway.addresses.http}{path}", json=body, timeout=60)
+        answered.set()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    longest, asked, started = 0.0, 0, time.monotonic()
+    with httpx.Client(base_url=gateway.addresses.http, timeout=30) as client:
+        while not answered.is_set():
+            before = time.monotonic()
+            assert client.get("/v1/health/live").status_code == 200
+            longest, asked = max(longest, time.monotonic() - before), asked + 1
+    sender.join()
+    assert asked > 10
+    assert longest < (time.monotonic() - started) / 3
