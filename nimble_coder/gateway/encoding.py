@@ -39,6 +39,14 @@ class PromptEncoder:
         """The id of a control token."""
         return self._control[token]
 
+    def control_id(self, text: str) -> int | None:
+        """The id of a text that spells a control token."""
+        return self._control.get(text)
+
+    def is_templated(self, prompt: str) -> bool:
+        """Whether a client has written the infill format out itself."""
+        return prompt.startswith(("<|fim_prefix|>", "<|repo_name|>", "<|file_sep|>"))
+
     @cached_property
     def fim_end_ids(self) -> tuple[int, ...]:
         """The ids behind which nothing of a filled-in middle can follow; Qwen's own examples stop at them."""
@@ -50,7 +58,8 @@ class PromptEncoder:
 
     def plain(self, text: str) -> list[int]:
         """Ids of a text, control strings in it being characters like others."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        # Of the library's ways, only the batch gives up Python's lock while it works.
+        return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
         """Ids of pieces; texts side by side are encoded as one, as the tokenizer would."""

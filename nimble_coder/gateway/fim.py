@@ -31,6 +31,11 @@ class Infill:
     repository: str = "repository"
     filename: str = ""
 
+    @property
+    def size(self) -> int:
+        """Characters of all texts."""
+        return len(self.prefix) + len(self.suffix) + sum(len(file.text) for file in self.context)
+
 
 def encode_infill(encoder: PromptEncoder, infill: Infill, budget: int) -> tuple[list[int], bool]:
     """The prompt in at most `budget` tokens, and whether something had to be left out.

@@ -14,7 +14,7 @@ async def mistral_fim(service: Service, exchange: Exchange) -> None:
     """`POST /v1/fim/completions`; answers in the shape of a chat."""
     asked = decode(FimRequest, await exchange.body(service.settings.max_body_bytes))
     model = service.check_model(asked.model)
-    ids, _ = infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.max_tokens)
+    ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.max_tokens)
     room = service.limits.room(len(ids), asked.max_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
@@ -34,7 +34,7 @@ def read_infill(asked: InfillRequest) -> Infill:
 async def llama_infill(service: Service, exchange: Exchange) -> None:
     """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
     asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
-    ids, truncated = infill_prompt(service, read_infill(asked), wanted_tokens(asked))
+    ids, truncated = await infill_prompt(service, read_infill(asked), wanted_tokens(asked))
     await answer_llama(service, exchange, asked, ids, truncated)
 
 

@@ -4,8 +4,7 @@ Shapes: docs.nvidia.com/nim/large-language-models, API reference of 1.x and 2.x;
 """
 
 import hashlib
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import distribution, version
 
 from build_engine.manifest import NAME
 from nimble_coder.gateway.exchange import Exchange
@@ -33,8 +32,7 @@ async def show_version(service: Service, exchange: Exchange) -> None:  # noqa: A
 
 def license_of() -> dict[str, object]:
     """This project's licence in NIM's `licenseInfo` shape."""
-    path = Path(__file__).parents[2] / "LICENSE"
-    content = path.read_text(encoding="utf-8") if path.is_file() else ""
+    content = distribution("nimble-coder").read_text("licenses/LICENSE") or ""
     return {
         "name": "Apache-2.0",
         "path": "LICENSE",

@@ -7,7 +7,7 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.fim import ContextFile, Infill, encode_infill
 from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling, decode
-from nimble_coder.gateway.service import Delivery, Job, Service
+from nimble_coder.gateway.service import Delivery, Job, Service, aside
 from nimble_coder.gateway.wire import CompletionWire, Wire, encode
 
 MOST_CHOICES = 128
@@ -22,28 +22,35 @@ async def completions(service: Service, exchange: Exchange) -> None:
     copies = asked.n or 1
     if (asked.best_of or copies) > copies:
         raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
-    default = service.settings.fim_max_tokens if asked.suffix else service.settings.default_max_tokens
     jobs = []
     for ids in prompts:
+        is_infill = service.encoder.id("<|fim_middle|>") in ids
+        default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
         echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
         room = service.limits.room(len(ids), asked.max_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
+    echoes = [job.echo for job in jobs]
     wire = CompletionWire(
-        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), service.token_text
+        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), service.token_text, echoes
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
 
 async def completion_prompts(service: Service, asked: CompletionRequest) -> list[list[int]]:
-    """The prompts' ids; with a suffix, the one infill prompt."""
-    if asked.suffix:
-        if not isinstance(asked.prompt, str | None):
-            raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
-        infill = Infill(
-            asked.prompt or "", asked.suffix, context_files(asked.input_extra), *names(asked.repo_name, asked.filename)
-        )
-        return [infill_prompt(service, infill, asked.max_tokens)[0]]
+    """The prompts' ids; with a suffix, the one infill prompt.
+
+    An empty suffix is what editors send at the end of a file, also with a prompt that is an infill prompt already.
+    """
     prompt = asked.prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    is_templated = asked.suffix == "" and isinstance(prompt, str) and service.encoder.is_templated(prompt)
+    if asked.suffix is not None and not is_templated:
+        if not isinstance(prompt, str | None):
+            raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
+        context = context_files(asked.input_extra)
+        infill = Infill(prompt or "", asked.suffix, context, *names(asked.repo_name, asked.filename))
+        return [(await infill_prompt(service, infill, asked.max_tokens))[0]]
     if prompt is None or prompt == []:
         raise ApiError(
             400, "prompt is missing: send a string, token ids, or a list of either", "empty_prompt", "prompt"
@@ -66,13 +73,13 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
     return prompts
 
 
-def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:
+async def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:
     """An infill prompt that leaves room for what is asked for, at least half of the context for the prompt; and
     whether it had to be cut."""
     limits = service.limits
     wanted = service.settings.fim_max_tokens if max_tokens is None else max(max_tokens, 1)
     budget = min(limits.max_input_len, limits.max_seq_len - min(wanted, limits.max_seq_len // 2))
-    return encode_infill(service.encoder, infill, budget)
+    return await aside(infill.size, encode_infill, service.encoder, infill, budget)
 
 
 def context_files(extra: Sequence[ContextText] | None) -> list[ContextFile]:
@@ -87,14 +94,15 @@ def names(repository: str | None, filename: str | None) -> tuple[str, str]:
 
 async def chat(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
-    asked = decode(ChatRequest, await exchange.body(service.settings.max_body_bytes))
+    body = await exchange.body(service.settings.max_body_bytes)
+    asked = decode(ChatRequest, body)
     model = service.check_model(asked.model)
     if asked.response_format and asked.response_format.type != "text":
         text = (
             f"response_format {asked.response_format.type[:40]!r} is not available: lookahead decoding cannot be guided"
         )
         raise ApiError(400, text, "unsupported", "response_format")
-    ids = service.chats.encode(asked)
+    ids = await aside(len(body), service.chats.encode, asked)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
@@ -117,7 +125,7 @@ async def answer_openai(
         wire,
         prompt_tokens,
         stream=bool(asked.stream),
-        every_step=bool(asked.return_token_ids or asked.logprobs),
+        every_step=bool(asked.return_token_ids or asked.wants_log_probs),
         continuous_usage=asked.wants_continuous_usage,
         headers=service.headers(asked, jobs),
     )

@@ -56,7 +56,7 @@ def build(routes: Sequence[Route]) -> dict[str, Any]:
                 "200": {"description": "The answer"},
                 **{status: refusal(text) for status, text in REFUSALS.items()},
             },
-            "security": [] if route.is_open else [{"bearer": []}, {}],
+            "security": [] if route.is_open else [{"bearer": []}, {"x-api-key": []}, {}],
         }
         if route.body:
             schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
@@ -71,7 +71,10 @@ def build(routes: Sequence[Route]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {**components, "Error": ERROR},
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
     }
 

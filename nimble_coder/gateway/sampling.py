@@ -1,11 +1,13 @@
 """A request's sampling fields as inputs of the `tensorrt_llm` contract.
 
-No temperature means greedy decoding here, whatever else is sent: editors send top_k and top_p with every infill. A
-TensorRT lookahead engine decodes greedily in any case; the portable one samples, without lookahead.
+No temperature, or one below the engine's `GREEDY_BELOW`, means greedy decoding here, whatever else is sent: editors
+send top_k and top_p with every infill. A TensorRT lookahead engine decodes greedily in any case; the portable one
+samples, without lookahead.
 """
 
 import secrets
 
+from nimble_coder.engine.protocol import GREEDY_BELOW
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 
@@ -17,7 +19,7 @@ def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: i
 
     `strict` refuses what a greedy engine would ignore.
     """
-    wants_log_probs = isinstance(asked, OpenAISampling) and bool(asked.logprobs)
+    wants_log_probs = isinstance(asked, OpenAISampling) and asked.wants_log_probs
     if wants_log_probs and (not engine_samples or asked.min_tokens):
         text = "logprobs are not available with this engine's lookahead decoding, nor with min_tokens: leave one out"
         raise ApiError(400, text, "unsupported", "logprobs")
@@ -46,7 +48,7 @@ def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: i
 
 def samples(asked: Sampling) -> bool:
     """Whether the request asks for anything but the most likely token."""
-    return bool(asked.temperature) and asked.top_k != 1
+    return (asked.temperature or 0.0) >= GREEDY_BELOW and asked.top_k != 1
 
 
 def given_penalties(asked: Sampling) -> tuple[Input, ...]:

@@ -18,6 +18,7 @@ Penalty = Annotated[float, Meta(ge=-100, le=100)]
 Factor = Annotated[float, Meta(gt=0, le=100)]
 Milliseconds = Annotated[float, Meta(ge=-1, le=86_400_000)]
 Copies = Annotated[int, Meta(ge=1, le=16)]
+Temperature = Annotated[float, Meta(ge=0, le=1000)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=64)]
 
@@ -34,7 +35,7 @@ class Sampling(Struct, kw_only=True):
 
     model: str | None = None
     stream: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Share | None = None
@@ -81,6 +82,11 @@ class OpenAISampling(Sampling, kw_only=True):
     """The token ids of every chunk too, and one chunk per decoding step (vLLM's name)."""
 
     @property
+    def wants_log_probs(self) -> bool:
+        """0 asks for the chosen tokens' alone, as every number does here."""
+        return self.logprobs is not None and self.logprobs is not False
+
+    @property
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
@@ -96,6 +102,14 @@ class ContextText(Struct, kw_only=True):
     filename: str | None = None
 
 
+class OllamaOptions(Struct, kw_only=True):
+    """What Twinny's "OpenAI compatible" provider puts where Ollama has it."""
+
+    num_predict: Length | None = None
+    temperature: Temperature | None = None
+    stop: StopString | Stops | None = None
+
+
 class CompletionRequest(OpenAISampling, kw_only=True):
     """`POST /v1/completions`; with a `suffix`, fill-in-the-middle."""
 
@@ -103,9 +117,17 @@ class CompletionRequest(OpenAISampling, kw_only=True):
     suffix: str | None = None
     echo: bool | None = None
     best_of: Copies | None = None
+    options: OllamaOptions | None = None
+    """Holds for what is not said beside it."""
     input_extra: list[ContextText] | None = None
     repo_name: str | None = None
     filename: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.options:
+            self.max_tokens = self.options.num_predict if self.max_tokens is None else self.max_tokens
+            self.temperature = self.options.temperature if self.temperature is None else self.temperature
+            self.stop = self.options.stop if self.stop is None else self.stop
 
 
 class ContentPart(Struct, kw_only=True):

@@ -12,42 +12,45 @@ from nimble_coder.gateway.schemas import (
     TokenizeRequest,
     decode,
 )
-from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.service import Service, aside
 from nimble_coder.gateway.wire import encode
 
 
 async def tokenize(service: Service, exchange: Exchange) -> None:
     """`POST /tokenize`: control strings are control tokens unless `parse_special` is false."""
-    asked = decode(TokenizeRequest, await exchange.body(service.settings.max_body_bytes))
+    body = await exchange.body(service.settings.max_body_bytes)
+    asked = decode(TokenizeRequest, body)
     if asked.messages is not None:
         chat = ChatRequest(
             messages=asked.messages, tools=asked.tools, add_generation_prompt=asked.add_generation_prompt
         )
-        ids = service.chats.encode(chat)
+        ids = await aside(len(body), service.chats.encode, chat)
     else:
         text = asked.prompt if asked.prompt is not None else asked.content
         if text is None:
             raise ApiError(400, "send the text as prompt or as content, or send messages", "empty_prompt", "prompt")
         ids = await service.encode(text, control=asked.parse_special is not False)
-    pieces = [service.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
-    tokens: object = ids
-    if asked.with_pieces:
-        tokens = [{"id": i, "piece": piece} for i, piece in zip(ids, pieces, strict=True)]
-    strings = pieces if asked.return_token_strs else None
+    await exchange.respond(200, await aside(len(body), tokenized, service, asked, ids))
+
+
+def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes:
+    """The answer: every token's text costs more than all the rest, and few ask for it."""
+    shown = [service.token_text(i) for i in ids] if asked.with_pieces or asked.return_token_strs else []
+    pairs = [{"id": i, "piece": piece} for i, piece in zip(ids, shown, strict=True)] if asked.with_pieces else None
     answer = {
         "count": len(ids),
         "max_model_len": service.limits.max_seq_len,
-        "tokens": tokens,
-        "token_strs": strings,
+        "tokens": ids if pairs is None else pairs,
+        "token_strs": shown if asked.return_token_strs else None,
     }
-    await exchange.respond(200, encode(answer))
+    return encode(answer)
 
 
 async def detokenize(service: Service, exchange: Exchange) -> None:
     """`POST /detokenize`: `prompt` is vLLM's name of the result, `content` llama.cpp's."""
     asked = decode(DetokenizeRequest, await exchange.body(service.settings.max_body_bytes))
     ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size)
-    text = service.tokenizer.decode(ids, skip_special_tokens=False)
+    text = await aside(len(ids), service.tokenizer.decode, ids, False)
     await exchange.respond(200, encode({"prompt": text, "content": text}))
 
 
@@ -66,11 +69,13 @@ async def render_completion(service: Service, exchange: Exchange) -> None:
 
 async def render_chat(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions/render`."""
-    asked = decode(ChatRequest, await exchange.body(service.settings.max_body_bytes))
-    await respond_prompts(service, exchange, [service.chats.encode(asked)])
+    body = await exchange.body(service.settings.max_body_bytes)
+    ids = await aside(len(body), service.chats.encode, decode(ChatRequest, body))
+    await respond_prompts(service, exchange, [ids])
 
 
 async def render_infill(service: Service, exchange: Exchange) -> None:
     """`POST /infill/render`."""
     asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
-    await respond_prompts(service, exchange, [infill_prompt(service, read_infill(asked), asked.n_predict)[0]])
+    ids, _ = await infill_prompt(service, read_infill(asked), asked.n_predict)
+    await respond_prompts(service, exchange, [ids])

@@ -47,14 +47,23 @@ class CompletionWire:
     stream_type = EVENT_STREAM
 
     def __init__(
-        self, request_id: str, model: str, include_usage: bool, include_ids: bool, token_text: TokenText
+        self,
+        request_id: str,
+        model: str,
+        include_usage: bool,
+        include_ids: bool,
+        token_text: TokenText,
+        echoes: Sequence[str],
     ) -> None:
+        """`echoes` has what every choice repeats before its own text."""
         self._id = f"cmpl-{request_id}"
         self._model = model
         self._created = int(time.time())
         self._include_usage = include_usage
         self._include_ids = include_ids
         self._token_text = token_text
+        self._offsets = [len(echo) for echo in echoes]
+        """Where the next token of every choice begins in its text."""
         self._head = b"data: " + encode(self._object([]))[:-2]
 
     def opening(self, index: int) -> bytes:  # noqa: ARG002
@@ -62,7 +71,7 @@ class CompletionWire:
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
         ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
-        log_probs = encode(self._log_probs(delta.token_ids, delta.log_probs)) if delta.log_probs else b"null"
+        log_probs = encode(self._log_probs(index, delta.token_ids, delta.log_probs)) if delta.log_probs else b"null"
         tail = self._tail(usage)
         return (
             b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":null%b}]%b'
@@ -84,7 +93,7 @@ class CompletionWire:
             {
                 "index": index,
                 "text": text,
-                "logprobs": self._log_probs(transcript.token_ids, transcript.log_probs),
+                "logprobs": self._log_probs(index, transcript.token_ids, transcript.log_probs),
                 "finish_reason": transcript.finish_reason,
                 "stop_reason": transcript.stop_string,
                 **({"token_ids": transcript.token_ids} if self._include_ids else {}),
@@ -93,12 +102,12 @@ class CompletionWire:
         ]
         return encode({**self._object(choices), "usage": usage})
 
-    def _log_probs(self, token_ids: list[int], values: list[float]) -> dict[str, object] | None:
+    def _log_probs(self, index: int, token_ids: list[int], values: list[float]) -> dict[str, object] | None:
         """OpenAI's `logprobs` of a completion: the chosen tokens' only."""
         if not values:
             return None
         texts = [self._token_text(token) for token in token_ids]
-        offsets = list(itertools.accumulate(map(len, texts[:-1]), initial=0))
+        *offsets, self._offsets[index] = itertools.accumulate(map(len, texts), initial=self._offsets[index])
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
 
     def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:

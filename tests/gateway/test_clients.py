@@ -4,6 +4,7 @@ Written by hand from what each client's source sends and reads; the client and t
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -182,21 +183,45 @@ def test_tabby_and_twinny_with_llama_cpp_completion(http: httpx.Client) -> None:
     assert [chunk["stop"] for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
-@pytest.mark.parametrize("kind", [{"keep_alive": "5m", "options": {"temperature": 0.2}}, {"max_tokens": 512}])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"keep_alive": "5m", "options": {"temperature": 0.0, "num_predict": 40, "stop": ["<|endoftext|>"]}},
+        {"max_tokens": 40, "temperature": 0.0},
+    ],
+)
 def test_twinny(http: httpx.Client, kind: dict[str, Any]) -> None:
-    body = {"model": "qwen2.5-coder", "prompt": TEMPLATED, "stream": True, "temperature": 0.2, **kind}
-    assert stream(http, "/v1/completions", body)
+    body = {"model": "qwen2.5-coder", "prompt": TEMPLATED, "stream": True, "ignore_eos": True, **kind}
+    chunks = stream(http, "/v1/completions", body)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks)
+    whole = post(http, "/v1/completions", {**body, "stream": False})
+    assert whole["usage"]["completion_tokens"] == 40
 
 
 def test_minuet_sends_three_alike_at_once(http: httpx.Client) -> None:
     body = {"model": "demo", "stream": True, "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 12, "top_p": 0.9}
-    answers = [stream(http, "/v1/completions", body) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(lambda _: stream(http, "/v1/completions", body), range(3)))
     texts = ["".join(chunk["choices"][0]["text"] for chunk in answer) for answer in answers]
     assert texts[0] == texts[1] == texts[2]
 
 
 def test_minuet_at_the_end_of_a_file(http: httpx.Client) -> None:
     assert stream(http, "/v1/completions", {"model": "demo", "stream": True, "prompt": PREFIX, "suffix": ""})
+    rendered = post(http, "/v1/completions/render", {"prompt": "x = '<|im_end|>'", "suffix": ""})
+    assert rendered["prompt"] == "<|fim_prefix|>x = '<|im_end|>'<|fim_suffix|><|fim_middle|>"
+    assert len(rendered["prompt_token_ids"]) > 8  # the user's control string is text
+
+
+def test_a_template_of_ones_own_with_an_empty_suffix(http: httpx.Client) -> None:
+    plain = post(http, "/v1/completions/render", {"prompt": TEMPLATED})
+    assert post(http, "/v1/completions/render", {"prompt": TEMPLATED, "suffix": ""}) == plain
+
+
+def test_a_list_of_one_prompt_takes_a_suffix(http: httpx.Client) -> None:
+    body = {"prompt": PREFIX, "suffix": SUFFIX}
+    alone = post(http, "/v1/completions/render", body)
+    assert post(http, "/v1/completions/render", {**body, "prompt": [PREFIX]}) == alone
 
 
 def test_zed_reads_every_field_strictly(http: httpx.Client) -> None:
@@ -206,6 +231,7 @@ def test_zed_reads_every_field_strictly(http: httpx.Client) -> None:
     assert {"id", "object", "created", "model", "choices", "usage"} <= set(answer)
     assert set(answer["usage"]) >= {"prompt_tokens", "completion_tokens", "total_tokens"}
     assert isinstance(answer["created"], int)
+    assert answer["choices"][0]["text"]
 
 
 def test_proxyai_custom_service(http: httpx.Client) -> None:
@@ -250,7 +276,9 @@ def test_guidellm(http: httpx.Client) -> None:
 
 def test_aiperf_completions_with_a_list_and_chat(http: httpx.Client) -> None:
     body = {"model": "demo", "prompt": [PREFIX], "stream": True, "max_tokens": 16, "min_tokens": 16, "ignore_eos": True}
-    assert stream(http, "/v1/completions", body)
+    chunks = stream(http, "/v1/completions", body)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     chat = {"model": "demo", "messages": [{"role": "user", "content": "x", "name": "user"}], "stream": True}
     extra = {"max_completion_tokens": 16, "stream_options": {"include_usage": True}, "ignore_eos": True}
     assert stream(http, "/v1/chat/completions", {**chat, **extra})[-1]["usage"]["completion_tokens"] == 16

@@ -234,6 +234,12 @@ def test_logprobs_of_the_chosen_tokens(openai: OpenAI, tokenizer: TextTokenizer)
     assert all(value <= 0 for value in whole.logprobs.token_logprobs)
     assert whole.logprobs.text_offset == [len("".join(whole.logprobs.tokens[:i])) for i in range(6)]
     chunks = [chunk.choices[0] for chunk in openai.completions.create(**asked, stream=True)]  # type: ignore[call-overload]
+    offsets = [offset for chunk in chunks if chunk.logprobs for offset in chunk.logprobs.text_offset]
+    assert offsets == whole.logprobs.text_offset
+    fewest = openai.completions.create(**{**asked, "logprobs": 0}).choices[0].logprobs
+    assert fewest == whole.logprobs
+    echoed = openai.completions.create(**asked, echo=True).choices[0].logprobs
+    assert echoed.text_offset == [offset + len(PROMPT) for offset in whole.logprobs.text_offset]
     streamed = [value for chunk in chunks if chunk.logprobs for value in chunk.logprobs.token_logprobs]
     assert streamed == whole.logprobs.token_logprobs
 

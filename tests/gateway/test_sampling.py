@@ -50,7 +50,8 @@ def test_a_greedy_engine_is_sent_nothing_and_strictly_nothing_is_ignored() -> No
 
 def test_logprobs_only_where_the_engine_has_them() -> None:
     assert inputs(OpenAISampling(logprobs=1)) == {"return_log_probs": True}
-    assert inputs(OpenAISampling(logprobs=0)) == {}
+    assert inputs(OpenAISampling(logprobs=0)) == {"return_log_probs": True}
+    assert inputs(OpenAISampling(logprobs=False)) == {}
     for engine_samples, asked in (
         (False, OpenAISampling(logprobs=1)),
         (True, OpenAISampling(logprobs=1, min_tokens=2)),
