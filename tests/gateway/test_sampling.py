@@ -3,7 +3,7 @@
 import pytest
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.sampling import contract_inputs
+from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=2**64 - 1, repetition_penalty=1.1)
@@ -29,10 +29,17 @@ def test_copies_have_seeds_of_their_own() -> None:
     assert inputs(unseeded)["random_seed"] != inputs(unseeded)["random_seed"]
 
 
-@pytest.mark.parametrize("temperature", [None, 0.0])
-def test_without_one_decoding_is_greedy(temperature: float | None) -> None:
+@pytest.mark.parametrize("temperature", [None, 0.0, 1e-40, 0.000999])
+def test_without_one_or_with_next_to_none_decoding_is_greedy(temperature: float | None) -> None:
+    assert not samples(Sampling(temperature=temperature))
     assert inputs(Sampling(temperature=temperature, top_p=0.9, top_k=40, seed=1)) == {}
     assert inputs(Sampling(temperature=0.5, top_k=1)) == {}
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.01])
+def test_from_the_threshold_on_it_samples(temperature: float) -> None:
+    assert samples(Sampling(temperature=temperature))
+    assert inputs(Sampling(temperature=temperature, seed=1)) == {"temperature": temperature, "random_seed": 1}
 
 
 def test_neutral_penalties_are_not_sent() -> None:
