@@ -12,6 +12,7 @@ from pathlib import Path
 from nimble_coder.gateway.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.schemas import ChatRequest, Message, Tool, ToolCall
+from nimble_coder.gateway.tools import Calling
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 TOOLS_HEAD = (
@@ -25,6 +26,7 @@ TOOLS_TAIL = (
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 RESULTS = ("tool", "function")
+CALL_TAG = "<tool_call>"
 
 
 class ChatPrompts:
@@ -42,15 +44,21 @@ class ChatPrompts:
             raise ApiError(400, "messages is empty: send at least one", "empty_messages", "messages")
         own_system = messages[0].role in ("system", "developer")
         system = text_of(messages[0], 0) if own_system else self._default_system
-        tools = request.tools if request.tools and request.tool_choice != "none" else []
+        calling = calling_of(request)
+        tools = request.tools if request.tools and calling.names else []
         pieces: list[Piece] = [self._start, f"system\n{system}", *self._tools(tools), self._end, "\n"]
         for index in range(int(own_system), len(messages)):
             pieces += self._message(messages, index)
         if request.continue_final_message:
             del pieces[-2:]
         elif request.add_generation_prompt:
-            pieces += [self._start, "assistant\n"]
+            pieces += [self._start, "assistant\n", *self._opening(calling)]
         return self._encoder.encode(pieces)
+
+    def _opening(self, calling: Calling) -> list[Piece]:
+        if not calling.opening:
+            return []
+        return [self._encoder.id(CALL_TAG), calling.opening.removeprefix(CALL_TAG)]
 
     def _tools(self, tools: Sequence[Tool]) -> list[Piece]:
         if not tools:
@@ -73,7 +81,7 @@ class ChatPrompts:
         return [self._start, role, *said, *self._calls(message.tool_calls), self._end, "\n"]
 
     def _calls(self, calls: Sequence[ToolCall]) -> list[Piece]:
-        opening, closing = self._encoder.id("<tool_call>"), self._encoder.id("</tool_call>")
+        opening, closing = self._encoder.id(CALL_TAG), self._encoder.id("</tool_call>")
         pieces: list[Piece] = []
         for call in calls:
             arguments = call.function.arguments
@@ -89,6 +97,45 @@ class ChatPrompts:
         opening: list[Piece] = [self._start, "user"] if is_first else []
         closing: list[Piece] = [self._end, "\n"] if is_last else []
         return [*opening, f"\n<tool_response>\n{text}\n</tool_response>", *closing]
+
+
+def calling_of(request: ChatRequest) -> Calling:
+    """What `tools` and `tool_choice` allow; raises `ApiError` for a choice that cannot be kept.
+
+    A call is demanded by beginning it in the model's place: lookahead decoding cannot be guided.
+    """
+    names = frozenset(tool.function.name for tool in request.tools or [])
+    choice = request.tool_choice
+    if choice == "none":
+        return Calling()
+    if choice in (None, "auto"):
+        return Calling(names)
+    name = None if choice == "required" else chosen_name(choice)
+    if not names or name not in (None, *names):
+        text = (
+            f"tool_choice demands {name[:80]!r}, which"
+            if name is not None
+            else "tool_choice demands a call, but nothing"
+        )
+        raise ApiError(400, f"{text} is not among the tools", "invalid_tool_choice", "tool_choice")
+    if request.continue_final_message or not request.add_generation_prompt:
+        text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+    if name is None:
+        return Calling(names, f"{CALL_TAG}\n")
+    # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
+    shown = json.dumps(name, ensure_ascii=False)
+    return Calling(names, f'{CALL_TAG}\n{{"name": {shown}, "arguments":', "stop")
+
+
+def chosen_name(choice: object) -> str:
+    """The function that a `tool_choice` names."""
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+    return name
 
 
 def text_of(message: Message, index: int) -> str:

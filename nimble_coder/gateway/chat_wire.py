@@ -4,10 +4,12 @@ import time
 from collections.abc import Sequence
 
 from nimble_coder.gateway.exchange import EVENT_STREAM
-from nimble_coder.gateway.tools import ToolCallParser
+from nimble_coder.gateway.tools import Calling, ToolCallParser
 from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.usage import Usage
 from nimble_coder.gateway.wire import DONE, TokenText, encode
+
+NO_CALLS = Calling()
 
 
 class ChatWire:
@@ -21,7 +23,7 @@ class ChatWire:
         model: str,
         include_usage: bool = False,
         include_ids: bool = False,
-        tools: frozenset[str] = frozenset(),
+        calling: Calling = NO_CALLS,
         token_text: TokenText = str,
     ) -> None:
         self._id = f"chatcmpl-{request_id}"
@@ -29,7 +31,7 @@ class ChatWire:
         self._created = int(time.time())
         self._include_usage = include_usage
         self._include_ids = include_ids
-        self._tools = tools
+        self._calling = calling
         self._token_text = token_text
         self._parsers: dict[int, ToolCallParser] = {}
         self._head = b"data: " + encode(self._object("chat.completion.chunk", []))[:-2]
@@ -38,7 +40,7 @@ class ChatWire:
         return self._chunk(index, b'{"role":"assistant","content":""}', b"null", None)
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
-        text = self._parser(index).push(delta.text) if self._tools else delta.text
+        text = self._parser(index).push(delta.text) if self._calling.names else delta.text
         if not text and not self._include_ids and not delta.log_probs:
             return b""
         ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
@@ -47,14 +49,14 @@ class ChatWire:
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
         reason, before = transcript.finish_reason, b""
-        if self._tools:
+        if self._calling.names:
             text, calls = self._parser(index).finish()
             if text:
                 before += self._chunk(index, b'{"content":%b}' % encode(text), b"null", None)
             for number, call in enumerate(calls):
                 shown = {"index": number, **call.as_json(self._call_id(index, number))}
                 before += self._chunk(index, b'{"tool_calls":[%b]}' % encode(shown), b"null", None)
-            reason = "tool_calls" if calls else reason
+            reason = self._calling.finish_reason if calls else reason
         return before + self._chunk(index, b"{}", encode(reason), usage)
 
     def closing(self, usage: Usage) -> bytes:
@@ -70,14 +72,17 @@ class ChatWire:
     def _choice(self, index: int, text: str, transcript: Transcript) -> dict[str, object]:
         message: dict[str, object] = {"role": "assistant", "content": text}
         reason = transcript.finish_reason
-        if self._tools:
+        if self._calling.names:
             parser = self._parser(index)
             said = parser.push(text)
             rest, calls = parser.finish()
+            message["content"] = said + rest
             if calls:
-                numbered = [call.as_json(self._call_id(index, number)) for number, call in enumerate(calls)]
-                message = {"role": "assistant", "content": said + rest or None, "tool_calls": numbered}
-                reason = "tool_calls"
+                message["content"] = said + rest or None
+                message["tool_calls"] = [
+                    call.as_json(self._call_id(index, number)) for number, call in enumerate(calls)
+                ]
+                reason = self._calling.finish_reason
         log_probs = self._log_probs(transcript.token_ids, transcript.log_probs)
         ids = {"token_ids": transcript.token_ids} if self._include_ids else {}
         return {"index": index, "message": message, "logprobs": log_probs, "finish_reason": reason, **ids}
@@ -94,7 +99,7 @@ class ChatWire:
         return {"content": content, "refusal": None}
 
     def _parser(self, index: int) -> ToolCallParser:
-        return self._parsers.setdefault(index, ToolCallParser(self._tools))
+        return self._parsers.setdefault(index, ToolCallParser(self._calling))
 
     def _call_id(self, index: int, number: int) -> str:
         return f"call_{self._id[9:]}_{index}_{number}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nimble_coder.gateway.chat import calling_of
 from nimble_coder.gateway.chat_wire import ChatWire
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
@@ -106,10 +107,9 @@ async def chat(service: Service, exchange: Exchange) -> None:
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
-    offered = asked.tools if asked.tools and asked.tool_choice != "none" else []
-    tools = frozenset(tool.function.name for tool in offered)
+    calling = calling_of(asked)
     wire = ChatWire(
-        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), tools, service.token_text
+        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), calling, service.token_text
     )
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 

@@ -3,16 +3,32 @@
 It is asked for `<tool_call>` and often answers with a fenced block, bare JSON, or `<tools>` (vLLM issue 32926).
 """
 
+import ast
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-OPENINGS = ("<tool_call>", "<tools>", "```")
-WRAPPED = re.compile(
-    r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)|<tools>\s*(.*?)\s*(?:</tools>|$)|```\w*\s*(.*?)\s*(?:```|$)", re.S
-)
-LONGEST_OPENING = max(map(len, OPENINGS))
+FENCE = "```"
+TAGS = ("<tool_call>", "<tools>")
+CLOSINGS = ("]", "</tool_call>", "</tools>")
+LANGUAGES = ("", "json", "tool_call", "tools", "xml")
+"""What a fence around a call may be marked with."""
+OPENING = re.compile(r"(?:```(?P<language>\w*)\s*)?(?P<tag><(?:tool_call|tools)>\s*)?(?:\[\s*)*")
+CLOSING_TAG = re.compile(r"</(?:tool_call|tools)>")
+GAP = " \t\r\n,"
+MARKS = re.compile(r"[<`{\[]")
+MARKS_IN_CODE = re.compile(r"[<`]")
+FIRST_KEYS = ("arguments", "parameters", "function", "type", "id")
+"""What a call may begin with besides its name."""
+DECODER = json.JSONDecoder(strict=False)
+LONGEST_CUT = 12
+"""The most that a text may end with of a literal or an escape that is not complete: of a pair of surrogates."""
+
+
+class UndecidedError(Exception):
+    """Only more text can tell."""
 
 
 @dataclass(frozen=True)
@@ -27,83 +43,156 @@ class Called:
         return {"id": call_id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
-class ToolCallParser:
-    """Passes text on until something begins that may be a call, and decides at the end what it was."""
+@dataclass(frozen=True)
+class Calling:
+    """What an answer may call, and whether it must."""
 
-    def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
-        """The functions offered: JSON that names another is ordinary text."""
-        self._held = ""
-        self._holding = False
-        self._began = False
+    names: frozenset[str] = frozenset()
+    """The functions offered: JSON that names another is ordinary text."""
+    opening: str = ""
+    """What the prompt has already written of a call that is demanded."""
+    finish_reason: str = "tool_calls"
+    """Of an answer with calls."""
+
+
+class ToolCallParser:
+    """Tells calls from text. Text is passed on as soon as it cannot be part of a call; all of it is, but for the markup
+    of calls and the blanks around them where there is nothing else."""
+
+    def __init__(self, calling: Calling) -> None:
+        self._names = calling.names
+        names = [f'{{"name":"{squeeze(name)}"' for name in calling.names]
+        self._beginnings = (*names, *(f'{{"{key}":' for key in FIRST_KEYS))
+        self._enough = 2 * max(map(len, self._beginnings))
+        """So many characters tell how JSON begins; where most of them are blanks, its end has to."""
+        self._held = calling.opening
+        self._calls: list[Called] = []
+        self._is_over = False
+        self._has_text = False
+        """Since the start, or since the last call."""
+        self._closings: tuple[str, ...] = ()
+        """What still belongs to the last call if it comes next."""
+        self._fence: str | None = None
+        """The language of the fence that the text is in."""
 
     def push(self, text: str) -> str:
         """The text that cannot be part of a call."""
-        held = self._held + text
-        if self._holding:
-            self._held = held
-            return ""
-        place = self._opening(held)
-        if place is not None:
-            self._holding, self._held = True, held[place:]
-            return held[:place]
-        keep = self._tail(held)
-        self._held = held[keep:]
-        self._began = self._began or bool(held[:keep].strip())
-        return held[:keep]
+        self._held += text
+        return self._pass_on()
 
     def finish(self) -> tuple[str, list[Called]]:
-        """The rest of the text, and the calls; text that only looked like one is given back."""
-        calls = parse_calls(self._held, self._names)
-        if not calls:
-            return self._held, []
-        return "", calls
+        """The rest of the text, and all calls; text that only looked like one is given back."""
+        self._is_over = True
+        shown = self._pass_on()
+        return shown if self._calls else shown + self._held, self._calls
 
-    def _opening(self, held: str) -> int | None:
-        """Where a call may begin: at any tag or fence, and at a bracket that opens the answer."""
-        found = [place for opening in OPENINGS if (place := held.find(opening)) >= 0]
-        start = held.lstrip()
-        if not self._began and start[:1] in ("{", "["):
-            found.append(len(held) - len(start))
-        return min(found) if found else None
-
-    def _tail(self, held: str) -> int:
-        """Where the longest tail begins that an opening begins with; blanks at the very start wait too."""
-        if not self._began and not held.strip():
-            return 0
-        for start in range(max(0, len(held) - LONGEST_OPENING + 1), len(held)):
-            if any(opening.startswith(held[start:]) for opening in OPENINGS):
-                return start
-        return len(held)
-
-
-def parse_calls(text: str, names: frozenset[str]) -> list[Called]:
-    """The calls in a text that consists of calls; empty where it does not."""
-    bodies = [next(filter(None, groups), "") for groups in WRAPPED.findall(text)] or [text]
-    calls: list[Called] = []
-    for body in bodies:
-        for value in read_json(body):
-            for item in value if isinstance(value, list) else [value]:
-                call = as_call(item, names)
-                if call is None:
-                    return []
-                calls.append(call)
-    return calls
-
-
-def read_json(text: str) -> list[Any]:
-    """The JSON values that stand one after the other in a text; empty where there is anything else."""
-    decoder, values, place = json.JSONDecoder(strict=False), [], 0
-    text = text.strip()
-    while place < len(text):
+    def _pass_on(self) -> str:
+        shown, place = "", 0
         try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            return []
-        values.append(value)
-        while place < len(text) and text[place] in " \t\r\n,":
-            place += 1
-    return values
+            while True:
+                start = place if self._has_text else len(self._held) - len(self._held[place:].lstrip(GAP))
+                if start == len(self._held):
+                    break
+                closing = next((c for c in self._closings if self._held.startswith(c, start)), None)
+                if closing:
+                    place = start + len(closing)
+                    self._closings = CLOSINGS if closing == FENCE else self._closings
+                    continue
+                end, call = self._next(start)
+                if call:
+                    self._calls.append(call)
+                else:
+                    shown += self._held[place:end]
+                    self._closings = ()
+                self._has_text = call is None
+                place = end
+        except UndecidedError:
+            pass
+        self._held = self._held[place:]
+        return shown
+
+    def _next(self, start: int) -> tuple[int, Called | None]:
+        """Where the call or the piece of text ends that begins here."""
+        held = self._held
+        in_code = self._fence not in (None, *LANGUAGES)
+        mark = (MARKS_IN_CODE if in_code else MARKS).search(held, start)
+        opening = OPENING.match(held, start) if mark and mark.start() == start else None
+        if not opening:
+            return mark.start() if mark else len(held), None
+        self._wait_if(is_cut(held, start, (FENCE, *TAGS, *self._closings)))
+        language = opening["language"]
+        if language == "" and self._fence is not None:
+            self._fence = None
+            return start + len(FENCE), None
+        found = self._call(opening)
+        if found:
+            is_fenced = language is not None or FENCE in self._closings
+            self._closings = (*CLOSINGS, FENCE) if is_fenced else CLOSINGS
+        if language is None:
+            return found or (start + 1, None)
+        self._fence = None if found else language.lower()
+        return found or (start + len(FENCE), None)
+
+    def _call(self, opening: re.Match[str]) -> tuple[int, Called] | None:
+        """The call behind an opening and where it ends; None for anything else."""
+        held, start, language = self._held, opening.end(), (opening["language"] or "").lower()
+        if opening.end("language") == len(held) and any(known.startswith(language) for known in LANGUAGES):
+            self._wait_if(True)
+        if language not in LANGUAGES:
+            return None
+        self._wait_if(start == len(held) or is_cut(held, start, TAGS))
+        beginning = squeeze(held[start : start + self._enough])
+        if not any(known.startswith(beginning) or beginning.startswith(known) for known in self._beginnings):
+            return None
+        try:
+            value, end = DECODER.raw_decode(held, start)
+        except (ValueError, RecursionError) as error:
+            self._wait_if(may_go_on(error, held))
+            if not opening["tag"]:
+                return None
+            closing = CLOSING_TAG.search(held, start)
+            self._wait_if(closing is None)
+            end = closing.start() if closing else len(held)
+            value = read_python(held[start:end])
+        is_bare = opening["tag"] is None and opening["language"] is None
+        if is_bare and self._has_text and not has_exact_shape(value):
+            return None
+        call = as_call(value, self._names)
+        return (end, call) if call else None
+
+    def _wait_if(self, can_tell_later: bool) -> None:
+        if can_tell_later and not self._is_over:
+            raise UndecidedError
+
+
+def squeeze(text: str) -> str:
+    """A text without blanks, its quotes being JSON's."""
+    return "".join(text.split()).replace("'", '"')
+
+
+def is_cut(text: str, start: int, known: Iterable[str]) -> bool:
+    """Whether a text ends within, or right behind, one of the known strings that begins here."""
+    return any(len(text) - start <= len(k) and k.startswith(text[start:]) for k in known)
+
+
+def may_go_on(error: Exception, text: str) -> bool:
+    """Whether more text could mend it: what JSON's decoder stumbled over is at the end."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos + LONGEST_CUT > len(text)
+
+
+def read_python(text: str) -> Any:
+    """The value of a Python literal; None where it is none."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def has_exact_shape(value: Any) -> bool:
+    """Whether it is `{"name": ..., "arguments": {...}}` and nothing more: enough to tell a call amid text."""
+    return isinstance(value, dict) and value.keys() == {"name", "arguments"} and isinstance(value["arguments"], dict)
 
 
 def as_call(value: Any, names: frozenset[str]) -> Called | None:
@@ -113,8 +202,12 @@ def as_call(value: Any, names: frozenset[str]) -> Called | None:
     inner = value.get("function")
     if isinstance(inner, dict):
         value = inner
-    name, arguments = value.get("name"), value.get("arguments", value.get("parameters", {}))
+    name, arguments = value.get("name"), value.get("arguments", value.get("parameters")) or {}
     if not isinstance(name, str) or name not in names:
         return None
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError):
+        return None  # a lone surrogate, NaN, or what only Python has
     return Called(name, text)

@@ -1,62 +1,223 @@
 """Tool calls are found in every form that Qwen2.5-Coder writes them, and text that only looks like one stays text."""
 
 import json
+import time
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nimble_coder.gateway.tools import Called, ToolCallParser
+from nimble_coder.gateway.tools import Called, Calling, ToolCallParser
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
-NAMES = frozenset({"get_weather", "add"})
+OTHER = '{"name": "add", "arguments": {"a": 1}}'
+UNKNOWN = '{"name": "unknown", "arguments": {"a": 1}}'
+CODE = "```python\nx = {'a': [1]}\nprint(x)\n```\n"
+CALLING = Calling(frozenset({"get_weather", "add"}))
+
+Parsed = tuple[str, list[Called]]
 
 
-def parse(text: str, size: int) -> tuple[str, list[Called]]:
-    parser = ToolCallParser(NAMES)
-    shown = "".join(parser.push(text[i : i + size]) for i in range(0, len(text), size))
+def parse(pieces: list[str]) -> Parsed:
+    parser = ToolCallParser(CALLING)
+    shown = "".join([parser.push(piece) for piece in pieces])
     rest, calls = parser.finish()
     return shown + rest, calls
 
 
-@pytest.mark.parametrize("size", [1, 3, 1000])
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (CALL, ""),
-        (f"\n{CALL}\n", "\n"),
-        (f"<tool_call>\n{CALL}\n</tool_call>", ""),
-        (f"<tool_call>\n{CALL}", ""),
-        (f"<tools>{CALL}</tools>", ""),
-        (f"```json\n{CALL}\n```", ""),
-        (f"Let me look.\n<tool_call>\n{CALL}\n</tool_call>", "Let me look.\n"),
-        (f"[{CALL}]", ""),
-        (f'{{"type": "function", "function": {CALL}}}', ""),
-    ],
-)
-def test_every_form_is_a_call(text: str, shown: str, size: int) -> None:
-    said, calls = parse(text, size)
-    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("get_weather", {"city": "Zürich"})]
-    assert said.strip() == shown.strip()
+def parse_anyhow(text: str) -> Parsed:
+    """What the text is, which is the same wherever it is cut."""
+    whole = parse([text])
+    assert parse(list(text)) == whole
+    for place in range(1, len(text)):
+        assert parse([text[:place], text[place:]]) == whole, place
+    return whole
 
 
-@pytest.mark.parametrize("size", [1, 3, 1000])
+def shown_at_once(text: str) -> list[str]:
+    """What each character lets out."""
+    parser = ToolCallParser(CALLING)
+    return [parser.push(character) for character in text]
+
+
+def wanted(*calls: str) -> list[Called]:
+    values = [json.loads(call) for call in calls]
+    return [Called(value["name"], json.dumps(value["arguments"], ensure_ascii=False)) for value in values]
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "plain text < with { brackets",
-        "```python\nprint(1)\n```\ndone",
-        '{"name": "unknown", "arguments": {}}',
+        CALL,
+        f"\n{CALL}\n",
+        f"<tool_call>\n{CALL}\n</tool_call>",
+        f"<tool_call>\n{CALL}",
+        f"{CALL}\n</tool_call>",
+        f"<tools>{CALL}</tools>",
+        f"```json\n{CALL}\n```",
+        f"```{CALL}```",
+        f"```JSON\n{CALL}",
+        f"```xml\n<tool_call>\n{CALL}\n</tool_call>\n```",
+        f"[{CALL}]",
+        f"```json\n[\n{CALL}\n]\n```\n",
+        f'{{"type": "function", "function": {CALL}}}',
+        CALL.replace("arguments", "parameters"),
+        f"<tool_call>\n{CALL.replace(chr(34), chr(39))}\n</tool_call>",
+    ],
+)
+def test_every_form_is_a_call(text: str) -> None:
+    assert parse_anyhow(text) == ("", wanted(CALL))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain text < with { brackets [ and ` ticks, 1 <2, </tool_call> <tool> ``",
+        CODE + "done",
+        f"{CODE}{CODE}",
+        f"```python\ncall = {CALL}\n```",
+        UNKNOWN,
+        f"It is {UNKNOWN}.",
         '{"key": 1}',
+        '```json\n{"key": 1}\n```\nand more',
+        '```json\n{"id": 1, "more": [2]}\n```\nand more',
+        "```\n[1, 2]\n```",
+        "```jsonc\n{}\n```",
+        '{"name": "add", "arguments": {"a": 1',
+        '{"name": "add", "arguments": {"a": one}} and so on',
+        '{"name": "add", "arguments": {"a": NaN}}',
+        '{"name": "add", "arguments": {"a": "\\ud800"}}',
+        'As in {"name": "add"}.',
+        'As in {"name": "add", "arguments": {"a": 1}, "x": 2}.',
+        'As in {"name": "add", "arguments": "a"}.',
+        "As in {'name': 'add', 'arguments': {'a': 1}}.",
         "<tool_call>not json</tool_call>",
-        "{" * 2000,
+        "<tool_call>\n{'name': 'add', 'arguments': {1, 2}}\n</tool_call>",
+        "<tool_call>\n{'name': 'add', 'arguments': {'a': 1}\n</tool_call>",
+        "<tool_call>",
+        "```",
+        "  \n",
+        "{" * 200,
+        "[" * 200,
         "",
     ],
 )
-def test_anything_else_stays_text(text: str, size: int) -> None:
-    assert parse(text, size) == (text, [])
+def test_anything_else_stays_text(text: str) -> None:
+    assert parse_anyhow(text) == (text, [])
 
 
-def test_several_calls() -> None:
-    text = f'<tool_call>{CALL}</tool_call>\n<tool_call>{{"name": "add", "arguments": {{"a": 1}}}}</tool_call>'
-    _, calls = parse(text, 4)
-    assert [call.name for call in calls] == ["get_weather", "add"]
-    assert parse(f"{CALL}\n{CALL}", 5)[1] == [calls[0], calls[0]]
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Let me look.\n<tool_call>\n{CALL}\n</tool_call>", "Let me look.\n"),
+        (f"Here:\n{CODE}Now I call.\n<tool_call>\n{CALL}\n</tool_call>", f"Here:\n{CODE}Now I call.\n"),
+        (f"<tool_call>\n{CALL}\n</tool_call>\nThat is it.\n", "\nThat is it.\n"),
+        (f"```json\n{CALL}\n```\n{CODE}", f"\n{CODE}"),
+        (f"{CODE}```json\n{CALL}\n```", CODE),
+        (f"{CODE}{CALL}\nand more", f"{CODE}\nand more"),
+        (f"I will call {CALL}, then look.", "I will call , then look."),
+    ],
+)
+def test_all_text_around_a_call_is_kept(text: str, shown: str) -> None:
+    assert parse_anyhow(text) == (shown, wanted(CALL))
+
+
+@pytest.mark.parametrize("value", ["```python\nprint()\n```", "a </tool_call> b", "}]}\\", "<tool_call>{", "\\u00e9\n"])
+@pytest.mark.parametrize("form", ["{}", "```json\n{}\n```", "<tool_call>\n{}\n</tool_call>", "Now:\n{}"])
+def test_an_argument_may_hold_markup(form: str, value: str) -> None:
+    call = json.dumps({"name": "add", "arguments": {"code": value}})
+    assert parse_anyhow(form.replace("{}", call)) == ("Now:\n" if "Now" in form else "", wanted(call))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<tool_call>{CALL}</tool_call>\n<tool_call>{OTHER}</tool_call>\n",
+        f"{CALL}\n{OTHER}",
+        f"[{CALL}, {OTHER}]",
+        f"```json\n{CALL}\n{OTHER}\n```",
+        f"```json\n{CALL}\n```\n\n```json\n{OTHER}\n```",
+        f"<tools>\n{CALL}\n{OTHER}\n</tools>",
+    ],
+)
+def test_what_separates_calls_is_no_text(text: str) -> None:
+    assert parse_anyhow(text) == ("", wanted(CALL, OTHER))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"<tool_call>{UNKNOWN}</tool_call>\n<tool_call>{CALL}</tool_call>", f"<tool_call>{UNKNOWN}</tool_call>\n"),
+        (f"<tool_call>{CALL}</tool_call>\n<tool_call>{UNKNOWN}</tool_call>", f"\n<tool_call>{UNKNOWN}</tool_call>"),
+        (f"{UNKNOWN}\n{CALL}", f"{UNKNOWN}\n"),
+        (f"[{CALL}, {UNKNOWN}]", f", {UNKNOWN}]"),
+        (f"```json\n{UNKNOWN}\n{CALL}\n```", f"```json\n{UNKNOWN}\n\n```"),
+    ],
+)
+def test_a_call_survives_an_unknown_one_beside_it(text: str, shown: str) -> None:
+    assert parse_anyhow(text) == (shown, wanted(CALL))
+
+
+FRAGMENTS = [
+    CALL,
+    OTHER,
+    UNKNOWN,
+    CODE,
+    "<tool_call>",
+    "</tool_call>",
+    "<tools>",
+    "```",
+    "json",
+    "\n",
+    " ",
+    ",",
+    "[",
+    "]",
+]
+FRAGMENTS += ["{", "}", '"', "'", "x", '{"name"', ': "add", "arg', "<tool_call>{'name': 'add'}</tool_call>", "\\u12"]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.lists(st.integers(0, 400), max_size=6))
+def test_any_text_is_the_same_however_it_is_cut(fragments: list[str], cuts: list[int]) -> None:
+    text = "".join(fragments)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    whole = parse([text])
+    assert parse([text[start:end] for start, end in pairwise(places)]) == whole
+    assert parse(list(text)) == whole
+    if not whole[1]:
+        assert whole[0] == text
+
+
+def test_a_code_block_comes_step_by_step() -> None:
+    said = shown_at_once(CODE + "done")
+    assert said[:4] == ["", "", "", "```p"]
+    assert said[4:-8] == list(CODE[4:-4])
+    assert "".join(said) == CODE + "done"
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("``` x", 5),
+        ("```json\nx", 9),
+        ('{"key', 3),
+        ('```\n{"key', 7),
+        ('{"name": "ge_weather"', 13),
+        ("<tool_call>no", 12),
+        ("<tooth", 5),
+        ("See [1", 6),
+    ],
+)
+def test_what_cannot_be_a_call_any_more_is_let_go(text: str, after: int) -> None:
+    said = shown_at_once(text)
+    assert "".join(said[:after]) == text[:after]
+    assert said[after:] == list(text[after:])
+    assert len("".join(said[: after - 1])) < after - 1
+
+
+def test_a_text_full_of_brackets_takes_no_time() -> None:
+    began = time.process_time()
+    for text in ('{"a": [' * 40_000, "``<" * 40_000, '{"name": "add", "arguments": {' * 5_000):
+        assert parse([text]) == (text, [])
+    assert time.process_time() - began < 5
