@@ -5,9 +5,10 @@ Bytes are passed on as they come; only requests that run the model are looked in
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,6 +16,7 @@ from tritonclient.grpc import service_pb2
 
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve_guard import KServeGuard
+from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.tracing import Attributes
 
@@ -27,6 +29,9 @@ BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UN
 """Triton's statuses of an inference that say less than their texts do."""
 STUB_DIED = b"is not healthy"
 """In Triton's words for the death of a Python backend's process."""
+EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
+MORE_FOLLOWS = b"\n\x15" + FINAL.encode() + b"\x12\x02\x08\x00"
+"""The bytes of a false one, which every response but a request's last has: finding them is cheaper than parsing."""
 Forward = Callable[[bytes], Awaitable[bytes]]
 Context = Any
 """`grpc.aio.ServicerContext`; grpcio has no types."""
@@ -40,6 +45,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._guard = KServeGuard(service)
         options = [("grpc.max_receive_message_length", UNLIMITED), ("grpc.max_send_message_length", UNLIMITED)]
         self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
+        self._relays: set[Relay] = set()
 
     async def start(self) -> grpc.aio.Server:
         """Listens on the configured port, with TLS where there is a certificate; raises `OSError`."""
@@ -58,6 +64,11 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise OSError(f"gRPC cannot listen on {address}: {error}") from None
         await server.start()
         return server
+
+    def drain(self) -> None:
+        """Ends the streams on which nothing runs; the others end themselves once that is so."""
+        for relay in self._relays:
+            relay.end_if_idle()
 
     async def close(self) -> None:
         """Ends the connection to Triton."""
@@ -93,8 +104,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 client = self._check_caller(name, context)
                 if name == INFER:
                     self._service.rate.check(client)
-                    with self._service.admission.admit():
-                        answer = await self._infer(forward, message)
+                    answer = await self._infer(forward, message)
                 else:
                     check_message(name, message)
                     answer = await forward(message)
@@ -106,8 +116,11 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         return handle
 
     async def _infer(self, forward: Forward, message: bytes) -> bytes:
+        request = read_request(message)
+        self._guard.check_grpc(request)
         try:
-            return await forward(self._guarded(message).SerializeToString())
+            with self._service.admission.admit():
+                return await forward(request.SerializeToString())
         except grpc.aio.AioRpcError as error:
             if error.code() in BY_TEXT:
                 raise from_triton(error.details() or "") from None
@@ -118,50 +131,19 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         started = time.time_ns()
         try:
             client = self._check_caller(STREAM, context)
-            with self._service.admission.admit():
-                await self._relay(requests, context, client)
+            if self._service.admission.draining:
+                raise draining()
+            upstream = self._triton.stream_stream(PREFIX + STREAM)()
+            relay = Relay(self._service, self._guard, client, upstream, context)
+            self._relays.add(relay)
+            try:
+                with self._service.admission.abandonable():
+                    await relay.run(requests)
+            finally:
+                self._relays.discard(relay)
             self._count(STREAM, grpc.StatusCode.OK, context, started)
         except (ApiError, grpc.aio.AioRpcError) as error:
             await self._refuse(STREAM, context, error, started)
-
-    async def _relay(self, requests: AsyncIterator[bytes], context: Context, client: str) -> None:
-        upstream = self._triton.stream_stream(PREFIX + STREAM)()
-        writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
-        feeder = asyncio.create_task(self._feed(requests, upstream, context, writing, client))
-        try:
-            async for message in upstream:
-                if len(message) < 256 and STUB_DIED in message:
-                    self._service.admission.abandon()
-                async with writing:
-                    await context.write(message)
-        finally:
-            feeder.cancel()
-            upstream.cancel()  # the engine hears of a client that goes away
-
-    async def _feed(
-        self, requests: AsyncIterator[bytes], upstream: Any, context: Context, writing: asyncio.Lock, client: str
-    ) -> None:
-        async for message in requests:
-            try:
-                self._service.rate.check(client)
-                request = self._guarded(message)
-            except ApiError as error:
-                self._service.metrics.errors.labels(error.kind).inc()
-                answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
-                async with writing:
-                    await context.write(answer.SerializeToString())
-            else:
-                await upstream.write(request.SerializeToString())
-        await upstream.done_writing()
-
-    def _guarded(self, message: bytes) -> service_pb2.ModelInferRequest:
-        """The request as Triton may see it; raises `ApiError`."""
-        try:
-            request = service_pb2.ModelInferRequest.FromString(message)
-        except DecodeError:
-            raise ApiError(400, "the message is not a ModelInferRequest", "invalid_message") from None
-        self._guard.check_grpc(request)
-        return request
 
     async def _refuse(
         self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError, started: int
@@ -185,6 +167,123 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             }
             failed = status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
             self._service.tracing.record(PREFIX[1:] + name, started, metadata_of(context), attributes, failed)
+
+
+class Sent(NamedTuple):
+    """A request on a stream that has not got its last response yet."""
+
+    places: int
+    wants_empty_final: bool
+
+
+class Relay:
+    """One stream. Each of its requests takes a place when it is sent and gives it back with its last response."""
+
+    def __init__(self, service: Service, guard: KServeGuard, client: str, upstream: Any, context: Context) -> None:
+        self._service, self._guard, self._client = service, guard, client
+        self._upstream, self._context = upstream, context
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
+        self._feeder: asyncio.Task[None] | None = None
+        self._sent: dict[str, deque[Sent]] = {}
+        """By request id, which need not be unique."""
+        self._is_ended = False
+
+    async def run(self, requests: AsyncIterator[bytes]) -> None:
+        """Passes messages on until Triton ends the stream; raises `ApiError` where that is because of `end_if_idle`."""
+        self._feeder = asyncio.create_task(self._feed(requests))
+        try:
+            async for message in self._upstream:
+                if len(message) < 256 and STUB_DIED in message:
+                    self._service.admission.abandon()
+                if MORE_FOLLOWS in message or self._settle(message):
+                    await self._write(message)
+        finally:
+            self._feeder.cancel()
+            self._upstream.cancel()  # the engine hears of a client that goes away
+            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
+        if self._is_ended:
+            raise draining()
+
+    def end_if_idle(self) -> None:
+        """Takes no more requests where none is running; Triton then ends the stream.
+
+        It is not cancelled: Triton (2.51) may never free the requests that it has just answered.
+        """
+        if self._feeder and not self._feeder.done() and not self._sent:
+            self._is_ended = True
+            self._feeder.cancel()
+
+    async def _feed(self, requests: AsyncIterator[bytes]) -> None:
+        try:
+            async for message in requests:
+                request = service_pb2.ModelInferRequest()
+                try:
+                    request = read_request(message)
+                    self._admit(request)
+                except ApiError as error:
+                    await self._refuse(request.id, error)
+                else:
+                    await self._upstream.write(request.SerializeToString())
+        finally:
+            await self._upstream.done_writing()
+
+    def _admit(self, request: service_pb2.ModelInferRequest) -> None:
+        """Takes the request's place and makes Triton mark its last response; raises `ApiError`."""
+        self._service.rate.check(self._client)
+        self._guard.check_grpc(request)
+        places = 0 if stops(request) else 1
+        if places:
+            self._service.admission.enter()
+        option = request.parameters[EMPTY_FINAL]
+        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param))
+        option.bool_param = True
+
+    def _settle(self, message: bytes) -> bool:
+        """Gives a place back where this is a request's last response; False for one that the client did not ask for."""
+        answer = service_pb2.ModelStreamInferResponse.FromString(message)
+        response = answer.infer_response
+        if FINAL in response.parameters and not response.parameters[FINAL].bool_param:
+            return True
+        waiting = self._sent.get(response.id)
+        if not waiting:
+            return True
+        sent = waiting.popleft()
+        if not waiting:
+            del self._sent[response.id]
+        if sent.places:
+            self._service.admission.leave()
+        if self._service.admission.draining:
+            self.end_if_idle()
+        return bool(sent.wants_empty_final or response.outputs or answer.error_message)
+
+    async def _refuse(self, request_id: str, error: ApiError) -> None:
+        """Says so as Triton does, which harms no other request of the stream."""
+        self._service.metrics.errors.labels(error.kind).inc()
+        answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
+        answer.infer_response.id = request_id
+        await self._write(answer.SerializeToString())
+
+    async def _write(self, message: bytes) -> None:
+        async with self._writing:
+            await self._context.write(message)
+
+
+def read_request(message: bytes) -> service_pb2.ModelInferRequest:
+    """A request that is to be looked into; raises `ApiError`."""
+    try:
+        return service_pb2.ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise ApiError(400, "the message is not a ModelInferRequest", "invalid_message") from None
+
+
+def stops(request: service_pb2.ModelInferRequest) -> bool:
+    """Whether it generates nothing, but ends the running request of the same id: that must work in a full service."""
+    raw = request.raw_input_contents
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name == "stop" and request.model_name == "tensorrt_llm":
+            content = raw[index] if index < len(raw) else bytes(tensor.contents.bool_contents)
+            return content[:1] not in (b"", b"\0")
+    return False
 
 
 def metadata_of(context: Context) -> dict[str, str]:

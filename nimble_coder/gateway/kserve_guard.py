@@ -66,7 +66,7 @@ class KServeGuard:
             if tensor.name == "input_ids":
                 rows = rows_of(tensor.shape)
         length = self.check(request.model_name, values, rows)
-        if length is not None and (chosen := self._service.choose_lookahead(None, length, joining=0)):
+        if length is not None and (chosen := self._service.choose_lookahead(None, length, joining=1)):
             for name, value in zip(LOOKAHEAD, astuple(chosen), strict=True):
                 added = request.inputs.add(name=name, datatype="INT32", shape=[rows, 1])
                 if raw:

@@ -112,17 +112,27 @@ class Admission:
         """Generations in flight in all workers."""
         return self._ledger.active
 
-    @contextmanager
-    def admit(self, count: int = 1) -> Iterator[None]:
-        """Holds `count` places for the running task; raises `ApiError` 503 while draining and where the engine is lost,
-        429 when full."""
+    def enter(self, count: int = 1) -> None:
+        """Takes `count` places; raises `ApiError` 503 while draining, 429 when full, 400 for more than there are."""
+        if count > self.limit:
+            text = f"{count} answers in one request, {self.limit} generations at once is the limit: ask for fewer"
+            raise ApiError(400, text, "too_many_choices", "n")
         if self.draining:
-            raise ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
+            raise draining()
         if not self._ledger.add(count, self.limit):
             text = f"{self.active} generations are running or waiting, {self.limit} is the limit: try again shortly"
             raise ApiError(429, text, "too_many_requests", retry_after=1)
-        task = asyncio.current_task()
         self._hold(count)
+
+    def leave(self, count: int = 1) -> None:
+        """Gives places back."""
+        self._hold(-count)
+        self._ledger.add(-count)
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """Lets `abandon` end the running task here: raises `ApiError` 503 then."""
+        task = asyncio.current_task()
         self._tasks.add(task)
         try:
             yield
@@ -133,12 +143,25 @@ class Admission:
         finally:
             self._tasks.discard(task)
             self._abandoned.discard(task)
-            self._hold(-count)
-            self._ledger.add(-count)
+
+    @contextmanager
+    def admit(self, count: int = 1) -> Iterator[None]:
+        """Holds `count` places for the running task; raises what `enter` and `abandonable` raise."""
+        self.enter(count)
+        try:
+            with self.abandonable():
+                yield
+        finally:
+            self.leave(count)
 
     def _hold(self, count: int) -> None:
         self.own += count
         self._gauge.set(self.own)
+
+
+def draining() -> ApiError:
+    """The refusal of a service that shuts down."""
+    return ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
 
 
 class RateLimiter:

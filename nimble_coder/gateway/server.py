@@ -81,6 +81,7 @@ class Gateway:
         gc.set_threshold(50_000, 20, 100)
         logger.info("HTTP on %s:%d, gRPC on %d, metrics on %d", s.host, s.http_port, s.grpc_port, s.metrics_port)
         await self._stop.wait()
+        proxy.drain()
         await self._drain()
         watching.cancel()
         api.should_exit = metrics.should_exit = True

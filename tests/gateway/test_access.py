@@ -1,6 +1,7 @@
 """Keys, rate limit, concurrency, TLS, CORS, draining: each on a gateway of its own over the shared Triton."""
 
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -9,15 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from openai import OpenAI
 from tritonclient.utils import InferenceServerException
 
 from build_engine.build import Artifact
-from nimble_coder.client import CompletionClient, CompletionError
+from nimble_coder.client import CompletionClient, CompletionError, tensors
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.keys import ApiKeys
 from nimble_coder.gateway.process import GatewayError, GatewayProcesses
@@ -25,6 +28,7 @@ from nimble_coder.http_client import HttpClient
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 from tests.gateway.conftest import wait_until
+from tests.gateway.test_kserve import generation
 
 BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
 
@@ -134,6 +138,114 @@ def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: 
         assert (first.status_code, second.status_code) == (200, 200)
         third = http.post("/v1/completions", json=BODY)
         assert (third.status_code, third.headers["retry-after"]) == (429, "1")
+
+
+def test_more_answers_than_the_limit_are_refused_for_good(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    with gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g:
+        refused = httpx.post(f"{g.addresses.http}/v1/completions", json={**BODY, "n": 5})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
+        assert "2 generations at once is the limit" in refused.json()["error"]["message"]
+        assert "retry-after" not in refused.headers
+
+
+class OpenStream:
+    """A KServe stream that stays open, and what came back on it."""
+
+    def __init__(self, address: str) -> None:
+        self._client = triton_grpc.InferenceServerClient(address)
+        self.answers: list[tuple[str, bool]] = []
+        """Request id, and whether it was the final response."""
+        self.errors: list[str] = []
+        self._client.start_stream(self._take)
+
+    def _take(self, result: Any, error: InferenceServerException | None) -> None:
+        if error is not None:
+            self.errors.append(str(error))
+        else:
+            response = result.get_response()
+            self.answers.append((response.id, response.parameters["triton_final_response"].bool_param))
+
+    def send(self, request_id: str, max_tokens: int, **more: object) -> None:
+        arrays = {name: np.array([[value]]) for name, value in more.items()}
+        inputs = [*generation([300] * 20, max_tokens), *tensors(arrays)]
+        self._client.async_stream_infer("tensorrt_llm", inputs, request_id=request_id)
+
+    @property
+    def finished(self) -> set[str]:
+        return {request_id for request_id, is_final in self.answers if is_final}
+
+    def close(self) -> None:
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
+
+
+@contextmanager
+def open_streams(g: GatewayProcesses, count: int) -> Iterator[list[OpenStream]]:
+    streams = [OpenStream(g.addresses.grpc) for _ in range(count)]
+    yield streams
+    for stream in streams:
+        stream.close()
+
+
+def running(http: httpx.Client) -> int:
+    page = http.get("/metrics").text
+    return int(float(re.findall(r"^num_requests_running(?:{.*})? (.*)$", page, re.MULTILINE)[0]))
+
+
+def test_every_request_of_a_stream_counts_until_its_last_response(
+    artifact: Artifact, gateway: Serving, log: Path
+) -> None:
+    with (
+        gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g,
+        httpx.Client(base_url=g.addresses.http) as http,
+        open_streams(g, 2) as (stream, idle),
+    ):
+        for number in range(10):
+            stream.send(str(number), 3000)
+        assert wait_until(lambda: len(stream.errors) == 8)
+        assert all("2 is the limit" in error for error in stream.errors)
+        assert wait_until(lambda: {request_id for request_id, _ in stream.answers} == {"0", "1"})
+        assert running(http) == 2
+        assert http.post("/v1/completions", json=BODY).status_code == 429
+        idle.send("other", 1)
+        assert wait_until(lambda: len(idle.errors) == 1)
+        stream.send("0", 1, stop=True)  # generates nothing, and so needs no place
+        assert wait_until(lambda: running(http) == 1)
+        idle.send("again", 1)
+        assert wait_until(lambda: idle.finished == {"again"})
+        stream.send("1", 1, stop=True)
+        assert wait_until(lambda: running(http) == 0)
+        assert http.post("/v1/completions", json={**BODY, "n": 2}).status_code == 200  # both streams are still open
+        assert len(idle.errors) == 1
+        assert all("cancelled" in error for error in stream.errors[8:])
+
+
+def test_the_end_of_a_stream_gives_its_places_back(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    with (
+        gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g,
+        httpx.Client(base_url=g.addresses.http) as http,
+    ):
+        with open_streams(g, 1) as (stream,):
+            stream.send("0", 3000)
+            stream.send("1", 3000)
+            assert wait_until(lambda: running(http) == 2)
+        assert wait_until(lambda: running(http) == 0)
+
+
+def test_sigterm_ends_idle_streams_at_once_and_the_others_when_they_have_finished(
+    artifact: Artifact, gateway: Serving, log: Path
+) -> None:
+    with gateway_with(artifact, gateway, log) as g, open_streams(g, 3) as (first, second, busy):
+        first.send("0", 1)
+        busy.send("long", 1500)
+        assert wait_until(lambda: first.finished == {"0"} and bool(busy.answers))
+        g.processes[0].terminate()
+        assert wait_until(lambda: bool(first.errors and second.errors), 1)
+        assert not busy.finished
+        assert all("shutting down" in error for error in first.errors + second.errors)
+        assert wait_until(lambda: busy.finished == {"long"}, 20)
+        assert wait_until(lambda: bool(busy.errors), 1)
+        assert g.processes[0].wait(5) == 0
 
 
 @pytest.fixture

@@ -120,6 +120,56 @@ def test_a_stream_that_is_cancelled_frees_its_slot(gateway: Serving, tokenizer: 
     client.close()
 
 
+def responses(address: str, model: str, inputs: list[Any], asks_for_empty: bool) -> list[tuple[str, bool, int, str]]:
+    """Id, whether it is the final one, number of outputs and error of each response on a stream of its own."""
+    request = service_pb2.ModelInferRequest(model_name=model, id="x7")
+    for tensor in inputs:
+        request.inputs.append(tensor._get_tensor())
+        request.raw_input_contents.append(tensor._get_content())
+    if asks_for_empty:
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+    found = []
+    with grpc.insecure_channel(address) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        for message in call(iter([request.SerializeToString()])):
+            answer = service_pb2.ModelStreamInferResponse.FromString(message)
+            response = answer.infer_response
+            is_final = response.parameters["triton_final_response"].bool_param
+            found.append((response.id, is_final, len(response.outputs), answer.error_message))
+    return found
+
+
+TEXT = {
+    "text_input": np.array([[b"import os"]], np.object_),
+    "max_tokens": np.array([[2]], np.int32),
+    "stream": np.array([[True]]),
+}
+
+
+@pytest.mark.parametrize("asks_for_empty", [False, True])
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        ("tensorrt_llm", generation([300] * 20, 1)),
+        ("tensorrt_llm", [*generation([1], 1), *tensors({"stop": np.array([[True]])})]),
+        ("tensorrt_llm_bls", tensors(TEXT)),
+        ("ensemble", tensors(TEXT)),
+        ("nothing", generation([300] * 20)),
+    ],
+    ids=["generation", "stop", "bls", "ensemble", "unknown"],
+)
+def test_a_stream_has_the_responses_that_tritons_own_has(
+    gateway: Serving, model: str, inputs: list[Any], asks_for_empty: bool
+) -> None:
+    """The gateway has every last response marked, also for clients that did not ask: those must not see more."""
+    proxied, direct = (
+        responses(address, model, inputs, asks_for_empty)
+        for address in (gateway.addresses.grpc, gateway.triton.addresses.grpc)
+    )
+    assert [answer[1:] for answer in proxied][-1:] == [answer[1:] for answer in direct][-1:]
+    assert {answer[0] for answer in proxied} == {answer[0] for answer in direct}
+
+
 def test_http_passes_v2_through(gateway: Serving, http: httpx.Client) -> None:
     direct = gateway.triton.addresses.http
     for path in ("/v2", "/v2/models/ensemble/config", "/v2/models/tensorrt_llm/stats", "/v2/models/ensemble"):

@@ -63,6 +63,12 @@ def test_places_are_given_back_also_after_an_error() -> None:
     asyncio.run(use(admission(2)))
 
 
+def test_more_answers_than_there_are_places_will_never_be_given() -> None:
+    with pytest.raises(ApiError, match="5 answers in one request, 2 generations at once is the limit") as caught:
+        admission(2).enter(5)
+    assert (caught.value.status, caught.value.retry_after) == (400, None)
+
+
 def test_generations_of_a_lost_engine_end_with_503_and_those_that_are_cancelled_do_not() -> None:
     async def generate(places: Admission) -> None:
         with places.admit():
