@@ -112,12 +112,8 @@ def calling_of(request: ChatRequest) -> Calling:
         return Calling(names)
     name = None if choice == "required" else chosen_name(choice)
     if not names or name not in (None, *names):
-        text = (
-            f"tool_choice demands {name[:80]!r}, which"
-            if name is not None
-            else "tool_choice demands a call, but nothing"
-        )
-        raise ApiError(400, f"{text} is not among the tools", "invalid_tool_choice", "tool_choice")
+        text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     if request.continue_final_message or not request.add_generation_prompt:
         text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")

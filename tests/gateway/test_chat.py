@@ -70,6 +70,52 @@ def test_tools_calls_and_results_in_qwens_words(chats: ChatPrompts, tokenizer: T
     assert "# Tools" not in text_of(chats, tokenizer, messages, tools=[TOOL], tool_choice="none")
 
 
+ADD = {"type": "function", "function": {"name": "add"}}
+USER = [{"role": "user", "content": "1 + 1?"}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "opening"),
+    [
+        (None, ""),
+        ("auto", ""),
+        ("required", "<tool_call>\n"),
+        (ADD, '<tool_call>\n{"name": "add", "arguments":'),
+    ],
+)
+def test_a_demanded_call_is_begun(
+    chats: ChatPrompts, tokenizer: TextTokenizer, encoder: PromptEncoder, choice: object, opening: str
+) -> None:
+    text = text_of(chats, tokenizer, USER, tools=[TOOL], tool_choice=choice)
+    assert text.endswith(f"<|im_start|>assistant\n{opening}")
+    ids = chats.encode(request(USER, tools=[TOOL], tool_choice=choice))
+    assert ids.count(encoder.id("<tool_call>")) == 2 + bool(opening)  # two are in the template's own words about tools
+
+
+def test_without_tools_or_choice_none_is_rendered(chats: ChatPrompts) -> None:
+    plain = chats.encode(request(USER))
+    assert chats.encode(request(USER, tools=[TOOL], tool_choice="none")) == plain
+    assert chats.encode(request(USER, tools=[], tool_choice="auto")) == plain
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tool_choice": "required"}, "demands a call, and"),
+        ({"tool_choice": ADD}, "demands 'add', and"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "demands 'sub', and"),
+        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice is not known"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice is not known"),
+        ({"tools": [TOOL], "tool_choice": "required", "continue_final_message": True}, "only a new turn"),
+        ({"tools": [TOOL], "tool_choice": ADD, "add_generation_prompt": False}, "only a new turn"),
+    ],
+)
+def test_a_choice_that_cannot_be_kept_is_refused(chats: ChatPrompts, fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        chats.encode(request(USER, **fields))
+    assert (caught.value.status, caught.value.param) == (400, "tool_choice")
+
+
 def test_the_last_message_can_be_continued(chats: ChatPrompts, tokenizer: TextTokenizer) -> None:
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "def f("}]
     assert text_of(chats, tokenizer, messages, continue_final_message=True).endswith("<|im_start|>assistant\ndef f(")

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from build_engine.build import Artifact
 from nimble_coder.text.tokenizer import TextTokenizer
@@ -19,21 +21,30 @@ TEXT = SAID + "\n".join(
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name, _ in CALLS]
 
 
-@pytest.fixture(scope="module")
-def client(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    work = tmp_path_factory.mktemp("tools")
+@contextmanager
+def client_of(artifact: Artifact, work: Path, text: str) -> Iterator[OpenAI]:
     with (
-        stand_in_gateway(artifact, work, tokens_per_step=3, interval=0.001, text=TEXT) as (_, gateways),
+        stand_in_gateway(artifact, work, tokens_per_step=3, interval=0.001, text=text) as (_, gateways),
         OpenAI(base_url=f"{gateways.addresses.http}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client
 
 
-@pytest.fixture
-def asked(tokenizer: TextTokenizer) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def client(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    with client_of(artifact, tmp_path_factory.mktemp("tools"), TEXT) as client:
+        yield client
+
+
+def request_for(text: str, tokenizer: TextTokenizer) -> dict[str, Any]:
     """A request for exactly the text."""
     messages = [{"role": "user", "content": "What is here?"}]
-    return {"model": "demo", "messages": messages, "tools": TOOLS, "max_tokens": len(tokenizer.encode(TEXT))}
+    return {"model": "demo", "messages": messages, "tools": TOOLS, "max_tokens": len(tokenizer.encode(text))}
+
+
+@pytest.fixture
+def asked(tokenizer: TextTokenizer) -> dict[str, Any]:
+    return request_for(TEXT, tokenizer)
 
 
 def test_a_whole_answer_has_the_calls_beside_its_text(client: OpenAI, asked: dict[str, Any]) -> None:
@@ -44,7 +55,8 @@ def test_a_whole_answer_has_the_calls_beside_its_text(client: OpenAI, asked: dic
     assert len({call.id for call in choice.message.tool_calls}) == len(CALLS)
 
 
-def test_a_streamed_answer_has_the_same_and_no_markup_in_its_text(client: OpenAI, asked: dict[str, Any]) -> None:
+def streamed(client: OpenAI, asked: dict[str, Any]) -> tuple[str, list[str], list[Any]]:
+    """The text, the reasons to finish, and the calls."""
     text, reasons, calls = "", [], dict[int, Any]()
     for chunk in client.chat.completions.create(**asked, stream=True):
         choice = chunk.choices[0]
@@ -54,9 +66,11 @@ def test_a_streamed_answer_has_the_same_and_no_markup_in_its_text(client: OpenAI
             assert call.type == "function"
             assert call.id
             calls[call.index] = (call.function.name, json.loads(call.function.arguments))
-    assert text == SAID
-    assert [calls[index] for index in sorted(calls)] == CALLS
-    assert reasons == ["tool_calls"]
+    return text, reasons, [calls[index] for index in sorted(calls)]
+
+
+def test_a_streamed_answer_has_the_same_and_no_markup_in_its_text(client: OpenAI, asked: dict[str, Any]) -> None:
+    assert streamed(client, asked) == (SAID, ["tool_calls"], CALLS)
 
 
 def test_without_tools_or_with_others_it_is_text(client: OpenAI, asked: dict[str, Any]) -> None:
@@ -66,3 +80,34 @@ def test_without_tools_or_with_others_it_is_text(client: OpenAI, asked: dict[str
         assert choice.finish_reason == "length"
         assert choice.message.content == TEXT
         assert not choice.message.tool_calls
+
+
+READ = {"type": "function", "function": {"name": "read_file"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "reason"),
+    [
+        (READ, ' {"path": "a.py"}}\n</tool_call>', "stop"),
+        ("required", '{"name": "read_file", "arguments": {"path": "a.py"}}\n</tool_call>', "tool_calls"),
+    ],
+)
+def test_a_demanded_call_goes_on_from_its_opening(
+    artifact: Artifact, tmp_path: Path, tokenizer: TextTokenizer, choice: Any, text: str, reason: str
+) -> None:
+    asked = {**request_for(text, tokenizer), "tool_choice": choice}
+    with client_of(artifact, tmp_path, text) as client:
+        whole = client.chat.completions.create(**asked).choices[0]
+        assert streamed(client, asked) == ("", [reason], CALLS[:1])
+        cut = client.chat.completions.create(**{**asked, "max_tokens": 3}).choices[0]
+    assert (whole.finish_reason, whole.message.content) == (reason, None)
+    assert [(c.function.name, json.loads(c.function.arguments)) for c in whole.message.tool_calls or []] == CALLS[:1]
+    assert (cut.finish_reason, cut.message.tool_calls) == ("length", None)
+    assert (cut.message.content or "").startswith("<tool_call>\n")
+
+
+def test_a_choice_that_cannot_be_kept_is_refused(client: OpenAI, asked: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError, match="'write_file', and there is no such tool"):
+        client.chat.completions.create(
+            **asked, tool_choice={"type": "function", "function": {"name": "write_file"}}, stream=True
+        )
