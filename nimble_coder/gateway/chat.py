@@ -142,8 +142,8 @@ def text_of(message: Message, index: int) -> str:
     for part in message.content:
         if isinstance(part, str):
             texts.append(part)
-        elif part.text is not None:
-            texts.append(part.text)
+        elif (said := part.text if part.refusal is None else part.refusal) is not None:
+            texts.append(said)
         else:
             text = f"content of type {part.type[:40]!r} is not supported: this model reads text only"
             raise ApiError(400, text, "unsupported_content", f"messages[{index}].content")

@@ -7,7 +7,7 @@ from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.tools import Calling, ToolCallParser
 from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.usage import Usage
-from nimble_coder.gateway.wire import DONE, TokenText, encode
+from nimble_coder.gateway.wire import DONE, TokenBytes, encode
 
 NO_CALLS = Calling()
 
@@ -21,10 +21,10 @@ class ChatWire:
         self,
         request_id: str,
         model: str,
+        token_bytes: TokenBytes,
         include_usage: bool = False,
         include_ids: bool = False,
         calling: Calling = NO_CALLS,
-        token_text: TokenText = str,
     ) -> None:
         self._id = f"chatcmpl-{request_id}"
         self._model = model
@@ -32,7 +32,7 @@ class ChatWire:
         self._include_usage = include_usage
         self._include_ids = include_ids
         self._calling = calling
-        self._token_text = token_text
+        self._token_bytes = token_bytes
         self._parsers: dict[int, ToolCallParser] = {}
         self._head = b"data: " + encode(self._object("chat.completion.chunk", []))[:-2]
 
@@ -91,10 +91,10 @@ class ChatWire:
         """OpenAI's `logprobs` of a chat: the chosen tokens' only."""
         if not values:
             return None
-        texts = [self._token_text(token) for token in token_ids]
+        pieces = [self._token_bytes(token) for token in token_ids]
         content = [
-            {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
-            for text, value in zip(texts, values, strict=True)
+            {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece), "top_logprobs": []}
+            for piece, value in zip(pieces, values, strict=True)
         ]
         return {"content": content, "refusal": None}
 

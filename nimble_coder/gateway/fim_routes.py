@@ -18,7 +18,8 @@ async def mistral_fim(service: Service, exchange: Exchange) -> None:
     room = service.limits.room(len(ids), asked.max_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
-    wire = ChatWire(exchange.request_id, model, include_usage=True, include_ids=bool(asked.return_token_ids))
+    token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
+    wire = ChatWire(exchange.request_id, model, token_bytes, include_usage=True, include_ids=include_ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 
 

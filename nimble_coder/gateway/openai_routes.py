@@ -30,9 +30,9 @@ async def completions(service: Service, exchange: Exchange) -> None:
         echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
         room = service.limits.room(len(ids), asked.max_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
-    echoes = [job.echo for job in jobs]
+    token_bytes, echoes = service.tokenizer.token_bytes, [job.echo for job in jobs]
     wire = CompletionWire(
-        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), service.token_text, echoes
+        exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), echoes
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
@@ -107,10 +107,8 @@ async def chat(service: Service, exchange: Exchange) -> None:
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
-    calling = calling_of(asked)
-    wire = ChatWire(
-        exchange.request_id, model, asked.wants_usage, bool(asked.return_token_ids), calling, service.token_text
-    )
+    token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
+    wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 
 

@@ -135,6 +135,8 @@ class ContentPart(Struct, kw_only=True):
 
     type: str = "text"
     text: str | None = None
+    refusal: str | None = None
+    """What an assistant said instead of a text."""
 
 
 class FunctionCall(Struct, kw_only=True):

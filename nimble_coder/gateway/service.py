@@ -128,7 +128,7 @@ class Service:
         lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
         ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
-        # A control token never shows in the text, so a stop string that spells one is looked for among the ids.
+        # Special tokens do not show in the text, so a stop string that spells one is looked for among the ids.
         spelled = [i for stop in asked.stops if (i := self.encoder.control_id(stop)) is not None]
         own_stops = (*(asked.stop_token_ids or ()), *spelled)
         min_tokens = asked.min_tokens or 0

@@ -16,7 +16,7 @@ from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.usage import Usage
 
 encode = msgspec.json.Encoder().encode
-TokenText = Callable[[int], str]
+TokenBytes = Callable[[int], bytes]
 DONE = b"data: [DONE]\n\n"
 
 
@@ -50,9 +50,9 @@ class CompletionWire:
         self,
         request_id: str,
         model: str,
+        token_bytes: TokenBytes,
         include_usage: bool,
         include_ids: bool,
-        token_text: TokenText,
         echoes: Sequence[str],
     ) -> None:
         """`echoes` has what every choice repeats before its own text."""
@@ -61,7 +61,7 @@ class CompletionWire:
         self._created = int(time.time())
         self._include_usage = include_usage
         self._include_ids = include_ids
-        self._token_text = token_text
+        self._token_bytes = token_bytes
         self._offsets = [len(echo) for echo in echoes]
         """Where the next token of every choice begins in its text."""
         self._head = b"data: " + encode(self._object([]))[:-2]
@@ -106,7 +106,7 @@ class CompletionWire:
         """OpenAI's `logprobs` of a completion: the chosen tokens' only."""
         if not values:
             return None
-        texts = [self._token_text(token) for token in token_ids]
+        texts = [self._token_bytes(token).decode(errors="replace") for token in token_ids]
         *offsets, self._offsets[index] = itertools.accumulate(map(len, texts), initial=self._offsets[index])
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
 

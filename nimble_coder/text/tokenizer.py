@@ -7,6 +7,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+OTHERS = tuple(byte for byte in range(256) if byte not in PRINTABLE)
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(OTHERS)}
+"""Byte-level BPE's spelling of bytes as characters (GPT-2's `bytes_to_unicode`)."""
+
 
 class TextTokenizer:
     """`tokenizer.json` and the ids its checkpoint stops at. Control tokens in the text become control tokens."""
@@ -23,6 +28,13 @@ class TextTokenizer:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for: of a character that several tokens make up, this one's bytes."""
+        text = self._tokenizer.id_to_token(token) or ""
+        if all(letter in BYTES for letter in text):
+            return bytes(BYTES[letter] for letter in text)
+        return text.encode()  # a control token
 
     @cached_property
     def end_ids(self) -> list[int]:

@@ -241,6 +241,12 @@ def test_proxyai_custom_service(http: httpx.Client) -> None:
     assert not any(stop in text for stop in stops)
 
 
+def test_a_refusal_in_a_history_is_text(http: httpx.Client) -> None:
+    part = {"type": "refusal", "refusal": "I will not."}
+    rendered = post(http, "/v1/chat/completions/render", {"messages": [{"role": "assistant", "content": [part]}]})
+    assert "<|im_start|>assistant\nI will not.<|im_end|>" in rendered["prompt"]
+
+
 def test_cline(http: httpx.Client) -> None:
     body = {
         "model": "qwen2.5-coder",

@@ -250,5 +250,6 @@ def test_logprobs_of_a_chat(openai: OpenAI) -> None:
     found = answer.choices[0].logprobs
     assert found is not None
     assert found.content is not None
+    assert bytes(b for token in found.content for b in token.bytes or ()).decode() == answer.choices[0].message.content
     assert "".join(token.token for token in found.content) == answer.choices[0].message.content
     assert all(token.logprob <= 0 for token in found.content)

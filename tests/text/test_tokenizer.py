@@ -53,3 +53,10 @@ def test_transformers_reads_it_alike_and_renders_chatml() -> None:
         "<|im_start|>system\nYou are a helpful coding assistant.<|im_end|>\n"
         "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(x):\n\treturn x", "naïve 世界 🙂\u200d🔥", "\x00\x7f\xa0\xad", "<|im_start|>a<|im_end|>"]
+)
+def test_the_bytes_of_tokens_are_the_texts(text: str) -> None:
+    assert b"".join(map(TOKENIZER.token_bytes, TOKENIZER.encode(text))).decode() == text
