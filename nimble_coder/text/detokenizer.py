@@ -35,11 +35,15 @@ class Detokenizer:
         return text
 
     def _hold_back(self, text: str) -> str:
-        """Keeps the shortest tail that holds the incomplete character, and gives out the rest."""
+        """Keeps the shortest tail that holds the incomplete character, and gives out the rest.
+
+        No character crosses a cut whose sides read alike alone and together, whether it is whole or broken.
+        """
         for size in range(1, LONGEST_CHARACTER):
-            head = self._decode(self._pending[:-size]) if size < len(self._pending) else ""
-            if not head.endswith("\ufffd"):
-                self._pending = self._pending[-size:]
-                return head
+            head, tail = self._pending[:-size], self._pending[-size:]
+            before = self._decode(head) if head else ""
+            if before + self._decode(tail) == text:
+                self._pending = tail
+                return before
         self._pending = []  # no character takes that many tokens: these bytes are not UTF-8 and never will be
         return text

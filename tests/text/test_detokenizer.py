@@ -1,7 +1,7 @@
 """Text comes out as soon as it is certain, and never half a character."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nimble_coder.text.detokenizer import Detokenizer
@@ -46,11 +46,22 @@ def test_a_character_that_never_ends_shows_as_a_replacement() -> None:
     assert detokenizer.finish() == "\ufffd"
 
 
-@given(st.lists(st.integers(0, 4073), max_size=40))
-def test_tokens_that_are_no_utf8_delay_nothing_for_long(ids: list[int]) -> None:
-    texts = pieces(ids, [1])
-    assert texts.count("") <= len(ids) + 1
-    assert "".join(texts).replace("\ufffd", "") == TOKENIZER.decode(ids).replace("\ufffd", "")
+BROKEN = [94, 94, 94, 126, 94]
+"""Continuation bytes that nothing begins, and then a character of two bytes."""
+
+
+@given(st.lists(st.integers(0, 4073), max_size=40), st.lists(st.integers(1, 3), min_size=1, max_size=3))
+@example(BROKEN, [1])
+def test_tokens_that_are_no_utf8_come_out_as_they_would_at_once(ids: list[int], sizes: list[int]) -> None:
+    assert "".join(pieces(ids, sizes)) == TOKENIZER.decode(ids)
+
+
+@given(st.lists(st.integers(0, 255), max_size=40))
+def test_tokens_that_are_no_utf8_are_held_for_three_at_most(ids: list[int]) -> None:
+    detokenizer, given_out = Detokenizer(TOKENIZER.decode), ""
+    for count, token in enumerate(ids, 1):
+        given_out += detokenizer.push([token])
+        assert given_out.startswith(TOKENIZER.decode(ids[: max(count - 3, 0)]).rstrip("\ufffd"))
 
 
 @pytest.mark.parametrize("text", ["", "\n", "def f():\n\treturn 'ü'\n"])
