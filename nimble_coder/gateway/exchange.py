@@ -18,6 +18,8 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
+BODY_SECONDS = 60.0
+"""How long a body may take: 8 MiB, the usual limit, at 1.2 Mbit/s. One that never ends would be held for ever."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -59,7 +61,15 @@ class Exchange:
         return (raw + (b"?" + query if query else b"")).decode("latin-1")
 
     async def body(self, limit: int) -> bytes:
-        """The whole body; raises `ApiError` 413 above `limit` bytes, and `ClientGone`."""
+        """The whole body; raises `ApiError` 413 above `limit` bytes, 408 where it takes too long, and `ClientGone`."""
+        try:
+            return await asyncio.wait_for(self._read_body(limit), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            self.extra_headers = [*self.extra_headers, (b"connection", b"close")]  # the rest may still come
+            text = f"the body has not arrived in {BODY_SECONDS:.0f} s: send the request again"
+            raise ApiError(408, text, "request_timeout") from None
+
+    async def _read_body(self, limit: int) -> bytes:
         too_large = ApiError(413, f"the body is larger than {limit} bytes: send less", "content_too_large")
         declared = self.header("content-length") or "0"
         if declared.isdigit() and int(declared) > limit:

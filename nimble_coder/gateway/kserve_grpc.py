@@ -21,8 +21,19 @@ from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.tracing import Attributes
 
 PREFIX = "/inference.GRPCInferenceService/"
-PROBES = {"ServerLive", "ServerReady", "ModelReady"}
-READING = {*PROBES, "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics"}
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+PROBES = {"ServerLive", "ServerReady", "ModelReady", HEALTH_CHECK}
+NOT_READY = {"ServerReady": b"", HEALTH_CHECK: b"\x08\x02"}
+"""Answers in protobuf: `ready` is false, and the status is NOT_SERVING."""
+READING = {
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+}
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 UNLIMITED = -1
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
@@ -77,9 +88,9 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call, raw bytes on both sides; None for another service's."""
         method = str(details.method)
-        if not method.startswith(PREFIX):
+        name = method.removeprefix(PREFIX)
+        if name == method != HEALTH_CHECK:
             return None
-        name = method[len(PREFIX) :]
         if name == STREAM:
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._unary(name, method))
@@ -105,6 +116,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 if name == INFER:
                     self._service.rate.check(client)
                     answer = await self._infer(forward, message)
+                elif name in NOT_READY and self._service.admission.draining:
+                    answer = NOT_READY[name]
                 else:
                     check_message(name, message)
                     answer = await forward(message)
@@ -157,7 +170,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:
         """A call that has ended, in the metrics and, where it ran the model, in the trace."""
-        method = name if name in READING or name in (INFER, STREAM) else "administrative"
+        method = name if name in {*READING, *PROBES, INFER, STREAM} else "administrative"
         self._service.metrics.grpc_requests.labels(method, status.name).inc()
         if name in (INFER, STREAM):
             attributes: Attributes = {

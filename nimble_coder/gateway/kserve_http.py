@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import zlib
 
 import httpx
 import msgspec
@@ -9,13 +10,18 @@ import msgspec
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.kserve_guard import KServeGuard
+from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.service import Service
 
 GENERATING = re.compile(r"models/[^/]+(?:/versions/[^/]+)?/(?:infer|generate|generate_stream)")
 READING = re.compile(
     r"(?:|health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:|/ready|/config|/stats)|models/stats)"
 )
-KEPT = ("content-type", "accept", "inference-header-content-length", "content-encoding", "accept-encoding")
+READY = "health/ready"
+PROBES = ("/v2/health/live", "/v2/health/ready")
+"""Open to callers without a key, as they are over gRPC."""
+GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+KEPT = ("content-type", "accept", "inference-header-content-length", "accept-encoding")
 RETURNED = (b"inference-header-content-length", b"content-encoding")
 
 
@@ -46,7 +52,10 @@ class TritonHttp:
         generating = exchange.method == "POST" and GENERATING.fullmatch(path)
         if not generating and not (exchange.method == "GET" and READING.fullmatch(path)):
             self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))
-        body = await exchange.body(self._service.settings.max_body_bytes)
+        if path == READY and self._service.admission.draining:
+            raise draining()
+        limit = self._service.settings.max_body_bytes
+        body = uncompressed(await exchange.body(limit), exchange.header("content-encoding"), limit)
         if generating:
             model = path.split("/")[1]
             header_length = exchange.header("inference-header-content-length")
@@ -77,6 +86,24 @@ class TritonHttp:
                 raise ApiError(503, f"Triton ended the answer early: {error}", "engine_unavailable") from None
             finally:
                 await asyncio.shield(answer.aclose())
+
+
+def uncompressed(body: bytes, encoding: str | None, limit: int) -> bytes:
+    """What Triton gets too, so that it cannot read anything else than what was checked. Raises `ApiError`."""
+    if encoding is None or encoding.lower() == "identity":
+        return body
+    if encoding.lower() not in ("gzip", "deflate"):
+        raise ApiError(415, f"Content-Encoding {encoding[:40]!r} is not known: use gzip or deflate", "unsupported")
+    inflater = zlib.decompressobj(GZIP_OR_ZLIB)
+    try:
+        content = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ApiError(400, f"the body is not {encoding.lower()}: {error}", "invalid_encoding") from None
+    if len(content) > limit:
+        raise ApiError(413, f"the body is larger than {limit} bytes when uncompressed: send less", "content_too_large")
+    if not inflater.eof or inflater.unused_data:
+        raise ApiError(400, f"the body is not one whole {encoding.lower()} stream", "invalid_encoding")
+    return content
 
 
 def text_of(body: bytes) -> str:

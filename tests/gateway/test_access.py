@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -64,8 +65,12 @@ def test_keys_are_asked_for_on_http_and_grpc(artifact: Artifact, gateway: Servin
             assert http.post(unload, headers={"x-api-key": "first"}).status_code == 403
             assert http.post(unload, headers={"x-api-key": "boss"}).status_code != 403
             assert http.get("/v2/models/ensemble").status_code == 401
+            for path in ("/v2/health/live", "/v2/health/ready"):
+                assert http.get(path).status_code == 200
+                assert http.post(path).status_code == 401
         client = triton_grpc.InferenceServerClient(g.addresses.grpc)
         assert client.is_server_live()
+        assert health_of(g) == SERVING
         with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
             client.get_server_metadata()
         assert client.get_server_metadata(headers={"authorization": "Bearer first"}).name == "triton"
@@ -146,6 +151,16 @@ def test_more_answers_than_the_limit_are_refused_for_good(artifact: Artifact, ga
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
         assert "2 generations at once is the limit" in refused.json()["error"]["message"]
         assert "retry-after" not in refused.headers
+
+
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
+
+
+def health_of(g: GatewayProcesses) -> bytes:
+    """The answer to `grpc.health.v1`, which probes of Kubernetes and load balancers ask."""
+    with grpc.insecure_channel(g.addresses.grpc) as channel:
+        answer: bytes = channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
+        return answer
 
 
 class OpenStream:
@@ -237,11 +252,16 @@ def test_sigterm_ends_idle_streams_at_once_and_the_others_when_they_have_finishe
 ) -> None:
     with gateway_with(artifact, gateway, log) as g, open_streams(g, 3) as (first, second, busy):
         first.send("0", 1)
-        busy.send("long", 1500)
+        busy.send("long", 3000)
         assert wait_until(lambda: first.finished == {"0"} and bool(busy.answers))
         g.processes[0].terminate()
         assert wait_until(lambda: bool(first.errors and second.errors), 1)
         assert not busy.finished
+        assert health_of(g) == NOT_SERVING
+        with triton_grpc.InferenceServerClient(g.addresses.grpc) as client:
+            assert not client.is_server_ready()
+        assert httpx.get(f"{g.addresses.http}/v2/health/ready").status_code == 503
+        assert httpx.get(f"{g.addresses.http}/v2/health/live").status_code == 200
         assert all("shutting down" in error for error in first.errors + second.errors)
         assert wait_until(lambda: busy.finished == {"long"}, 20)
         assert wait_until(lambda: bool(busy.errors), 1)

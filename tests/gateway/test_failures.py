@@ -1,5 +1,6 @@
 """When the engine fails, clients are told, in the stream too, and readiness says so."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from build_engine.build import Artifact
 from build_engine.lookahead import PLAIN
 from nimble_coder.client import Completion, CompletionClient, CompletionError
 from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.exchange import Exchange, Message
 from nimble_coder.gateway.process import GatewayError
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses, TritonError, TritonServer
@@ -51,6 +53,29 @@ def test_tritons_texts_become_statuses(text: str, status: int, code: str) -> Non
 def test_grpc_statuses_say_the_same() -> None:
     assert ApiError(429, "x").grpc_status == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ApiError(500, "x").grpc_status == grpc.StatusCode.INTERNAL
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        exchange = Exchange(scope, receive, send)
+        with pytest.raises(ApiError, match="has not arrived") as caught:
+            await exchange.body(1 << 20)
+        await exchange.fail(caught.value)
+
+    monkeypatch.setattr("nimble_coder.gateway.exchange.BODY_SECONDS", 0.1)
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_back(

@@ -1,5 +1,6 @@
 """KServe v2 through the gateway: the unmodified tritonclient works, and what would harm others does not get through."""
 
+import gzip
 import queue
 import re
 import time
@@ -196,6 +197,46 @@ def test_the_http_tritonclient_works(gateway: Serving) -> None:
     with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
         arrays = {"QUERY": np.array([[b"import os"]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}
         assert client.infer("preprocessing", http_inputs(arrays)).as_numpy("INPUT_ID").size > 1
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_requests_are_read(gateway: Serving, algorithm: str) -> None:
+    a = gateway.addresses
+    with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
+        arrays = {"QUERY": np.array([[b"import os"]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}
+        answer = client.infer(
+            "preprocessing",
+            http_inputs(arrays),
+            request_compression_algorithm=algorithm,
+            response_compression_algorithm=algorithm,
+        )
+        assert answer.as_numpy("INPUT_ID").size > 1
+        with pytest.raises(InferenceServerException, match="7000 tokens"):
+            long = {name: np.array(rows, np.int32) for name, rows in BATCH.items()}
+            client.infer("tensorrt_llm", http_inputs(long), request_compression_algorithm=algorithm)
+
+
+HARMLESS = b'{"text_input": "import os", "max_tokens": 2}'
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        ("GZIP", gzip.compress(HARMLESS), 200),
+        ("identity", HARMLESS, 200),
+        ("gzip", gzip.compress(b" " * (9 << 20)), 413),
+        ("gzip", gzip.compress(HARMLESS)[:-4], 400),
+        ("gzip", gzip.compress(HARMLESS) + gzip.compress(b"more"), 400),
+        ("gzip", HARMLESS, 400),
+        ("br", HARMLESS, 415),
+    ],
+    ids=["gzip", "identity", "bomb", "cut", "two", "none", "unknown"],
+)
+def test_a_compressed_body_is_checked_as_triton_would_read_it(
+    http: httpx.Client, encoding: str, body: bytes, status: int
+) -> None:
+    answer = http.post("/v2/models/ensemble/generate", content=body, headers={"content-encoding": encoding})
+    assert answer.status_code == status, answer.text
 
 
 def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
