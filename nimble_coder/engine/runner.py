@@ -1,8 +1,12 @@
 """Runs a step's work on the model and brings its choices back, a piece of work at a time."""
 
+import torch
+
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.model import Model
+from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.scheduler import Decode, Work
+from nimble_coder.engine.sequence import Sequence
 
 
 class ModelRunner:
@@ -11,22 +15,30 @@ class ModelRunner:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def run(self, work: list[Work]) -> list[list[int]]:
+    def run(self, work: list[Work]) -> list[list[int] | Exception]:
         """One forward pass. For each piece of work, the chosen token behind every node of its tree, or behind the
-        prompt's last token, or nothing for a chunk that does not end its prompt."""
+        prompt's last token, or nothing for a chunk that does not end its prompt; or why no token could be drawn for it,
+        which is no reason for the others to fail."""
         builder = BatchBuilder()
         counts = [self._add(builder, piece) for piece in work]
         outcome = self._model.run(builder.build(any(piece.sequence.sampler for piece in work)))
-        outputs, start = [], 0
+        outputs: list[list[int] | Exception] = []
+        start = 0
         for piece, count in zip(work, counts, strict=True):
-            choices = outcome.choices[start : start + count]
             if count and piece.sequence.sampler and outcome.logits is not None:
-                token, log_prob = piece.sequence.sampler.choose(outcome.logits[start])
-                piece.sequence.log_probs.append(log_prob)
-                choices = [token]
-            outputs.append(choices)
+                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, outcome.logits[start]))
+            else:
+                outputs.append(outcome.choices[start : start + count])
             start += count
         return outputs
+
+    def _draw(self, sequence: Sequence, sampler: Sampler, logits: torch.Tensor) -> list[int] | Exception:
+        try:
+            token, log_prob = sampler.choose(logits)
+        except Exception as error:
+            return error
+        sequence.log_probs.append(log_prob)
+        return [token]
 
     def _add(self, builder: BatchBuilder, piece: Work) -> int:
         sequence = piece.sequence

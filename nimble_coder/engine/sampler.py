@@ -17,21 +17,9 @@ class Sampler:
         self._seen = set(prompt)
         self._output: list[int] = []
         self._counts: Counter[int] = Counter()
-        self.failure: Exception | None = None
 
     def choose(self, logits: torch.Tensor) -> tuple[int, float]:
-        """The next token and its log probability, from logits `[vocab_size]`.
-
-        Never raises: the batch's other requests would be lost with this one. After a failure, which `failure` holds,
-        what is returned means nothing.
-        """
-        try:
-            return self._choose(logits)
-        except Exception as error:
-            self.failure = error
-            return 0, 0.0
-
-    def _choose(self, logits: torch.Tensor) -> tuple[int, float]:
+        """The next token and its log probability, from logits `[vocab_size]`."""
         raw = logits.float().cpu()
         adjusted = self._forbid(self._penalise(raw.clone()))
         token = int(self._draw(adjusted))

@@ -71,13 +71,8 @@ class Scheduler:
             self.running.append(sequence)
 
     def advance(self, work: Work, outputs: list[int]) -> None:
-        """Takes in what the model said: `outputs` holds the chosen token behind each row whose logits were wanted.
-
-        Raises what the sequence's sampler failed with.
-        """
+        """Takes in what the model said: `outputs` holds the chosen token behind each row whose logits were wanted."""
         sequence = work.sequence
-        if sequence.sampler and sequence.sampler.failure:
-            raise sequence.sampler.failure
         if isinstance(work, Prefill):
             last = work.is_last
             sequence.cached += len(work.tokens)

@@ -205,9 +205,11 @@ class TorchEngine:
                 self._advance(piece, outputs)
         self._counters.add(work, time.perf_counter() - started)
 
-    def _advance(self, piece: Work, outputs: list[int]) -> None:
-        """Takes in one sequence's part of a step; where that fails, the others go on."""
+    def _advance(self, piece: Work, outputs: list[int] | Exception) -> None:
+        """Takes in one sequence's part of a step; where that failed or fails, the others go on."""
         try:
+            if isinstance(outputs, Exception):
+                raise outputs
             self._scheduler.advance(piece, outputs)
         except Exception as error:
             logger.exception("request %d failed in a step", piece.sequence.request_id)

@@ -22,9 +22,7 @@ LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 0.5])
 def drawn(sampling: Sampling, count: int = 4000) -> Counter[int]:
     """How often each token is drawn from LOGITS by independent samplers."""
     samplers = [Sampler(sampling, [], None, seed) for seed in range(count)]
-    found = Counter(sampler.choose(LOGITS)[0] for sampler in samplers)
-    assert not any(sampler.failure for sampler in samplers)
-    return found
+    return Counter(sampler.choose(LOGITS)[0] for sampler in samplers)
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
@@ -131,7 +129,6 @@ def test_the_extremes_within_the_bounds_draw_tokens(temperature: float, penalty:
         assert not sampling.is_greedy
         sampler = Sampler(sampling, [0, 1, 2], None, 0)
         assert all(0 <= sampler.choose(LOGITS)[0] < len(LOGITS) for _ in range(300))
-        assert sampler.failure is None
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
