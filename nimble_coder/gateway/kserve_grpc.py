@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.limits import draining
-from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.service import Service, aside
 from nimble_coder.gateway.tracing import Attributes
 
 PREFIX = "/inference.GRPCInferenceService/"
@@ -130,7 +130,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _infer(self, forward: Forward, message: bytes) -> bytes:
         request = read_request(message)
-        self._guard.check_grpc(request)
+        await aside(len(message), self._guard.check_grpc, request)
         try:
             with self._service.admission.admit():
                 return await forward(request.SerializeToString())
@@ -232,6 +232,8 @@ class Relay:
                 request = service_pb2.ModelInferRequest()
                 try:
                     request = read_request(message)
+                    self._service.rate.check(self._client)
+                    await aside(len(message), self._guard.check_grpc, request)
                     self._admit(request)
                 except ApiError as error:
                     await self._refuse(request.id, error)
@@ -242,8 +244,6 @@ class Relay:
 
     def _admit(self, request: service_pb2.ModelInferRequest) -> None:
         """Takes the request's place and makes Triton mark its last response; raises `ApiError`."""
-        self._service.rate.check(self._client)
-        self._guard.check_grpc(request)
         places = 0 if stops(request) else 1
         if places:
             self._service.admission.enter()

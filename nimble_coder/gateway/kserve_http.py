@@ -11,7 +11,7 @@ from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.limits import draining
-from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.service import Service, aside
 
 GENERATING = re.compile(r"models/[^/]+(?:/versions/[^/]+)?/(?:infer|generate|generate_stream)")
 READING = re.compile(
@@ -59,7 +59,7 @@ class TritonHttp:
         if generating:
             model = path.split("/")[1]
             header_length = exchange.header("inference-header-content-length")
-            self._guard.check_http(model, path.rsplit("/", 1)[1], body, header_length)
+            await aside(len(body), self._guard.check_http, model, path.rsplit("/", 1)[1], body, header_length)
             with self._service.admission.admit():
                 await self._pass(exchange, body)
         else:

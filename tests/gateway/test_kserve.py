@@ -282,10 +282,13 @@ def test_messages_that_are_none_are_refused(gateway: Serving) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\xff\xff\xff")
             assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
-        with pytest.raises(grpc.RpcError):
-            list(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff" * 9]))) or None
+        with pytest.raises(grpc.RpcError) as caught:
             empty = service_pb2.ModelInferRequest(model_name="nothing").SerializeToString()
             channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(empty)
+        assert "nothing" in caught.value.details()
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff" * 9]))
+        answers = [service_pb2.ModelStreamInferResponse.FromString(answer) for answer in stream]
+        assert [answer.error_message for answer in answers] == ["the message is not a ModelInferRequest"]
 
 
 @pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000, b"-1", b"1.0", b""])

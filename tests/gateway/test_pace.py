@@ -56,6 +56,7 @@ def test_a_stop_that_spells_a_control_token_ends_the_answer_there(slow: httpx.Cl
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": LARGE}]}),
         ("/v1/completions", {"prompt": LARGE}),
         ("/tokenize", {"content": LARGE}),
+        ("/v2/models/ensemble/generate", {"text_input": LARGE, "max_tokens": 1}),
     ],
 )
 def test_a_large_request_keeps_nobody_waiting(gateway: Serving, path: str, body: dict[str, object]) -> None:
