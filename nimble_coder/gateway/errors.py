@@ -28,6 +28,8 @@ class ApiError(Exception):
     param: str | None = None
     retry_after: int | None = None
     """Seconds."""
+    allowed: tuple[str, ...] = ()
+    """The methods that would do."""
 
     def __str__(self) -> str:
         return self.message
@@ -51,7 +53,8 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        return [(b"retry-after", str(self.retry_after).encode())] if self.retry_after is not None else []
+        wait = [(b"retry-after", str(self.retry_after).encode())] if self.retry_after is not None else []
+        return [*wait, (b"allow", ", ".join(self.allowed).encode())] if self.allowed else wait
 
     @property
     def grpc_status(self) -> grpc.StatusCode:

@@ -130,4 +130,6 @@ def find_route(method: str, path: str) -> tuple[Route, str]:
         raise ApiError(404, f"there is no {path[:100]!r} here: GET /docs lists what there is", "unknown_path")
     if method == "OPTIONS":
         return next(r for r in ROUTES if r.path == path or path.startswith(r.path.split("{")[0])), ""
-    raise ApiError(405, f"{method} is not allowed for {path[:100]!r}: use {' or '.join(sorted(methods))}", "method")
+    allowed = tuple(sorted(methods))
+    text = f"{method} is not allowed for {path[:100]!r}: use {' or '.join(allowed)}"
+    raise ApiError(405, text, "method", allowed=allowed)

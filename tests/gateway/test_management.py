@@ -89,6 +89,7 @@ def test_wrong_paths_and_methods_have_openai_errors(
     answer = http.request(method, path)
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 def test_bodies_that_are_no_json_or_too_large(http: httpx.Client) -> None:
