@@ -153,8 +153,9 @@ class TextRequest:
     def _generate(self) -> None:
         # A flag comes without its batch dimension here, and the engine wants one.
         passed = {theirs: self._inputs[ours].reshape(1, -1) for ours, theirs in PASSED.items() if ours in self._inputs}
+        is_streamed = bool(passed.get("streaming", np.zeros(1)).any())
         request_id, outputs = uuid4().hex, ["output_ids", "sequence_length", *self._extra_outputs()]
-        detokenizer, text = Detokenizer(self._calls.decode), ""
+        detokenizer, text, sent = Detokenizer(self._calls.decode), "", 0
         others: dict[str, Array] = {}
         """What came with tokens whose text is not certain yet."""
         for answer in self._calls.generate({**self._calls.prepare(self._inputs), **passed}, request_id, outputs):
@@ -163,13 +164,13 @@ class TextRequest:
                 return
             ids = answer.get("output_ids", np.zeros(0, np.int32)).reshape(-1).tolist()
             others |= answer
-            if piece := detokenizer.push(ids):
-                text += piece
-                self._send(text if self._accumulate else piece, others)
-                others = {}
-        rest = detokenizer.finish()
-        if rest or others or not text:
-            self._send(text + rest if self._accumulate else rest, others)
+            text += detokenizer.push(ids)
+            if is_streamed and len(text) > sent:
+                self._send(text if self._accumulate else text[sent:], others)
+                others, sent = {}, len(text)
+        text += detokenizer.finish()
+        if others or not sent or len(text) > sent:
+            self._send(text if self._accumulate else text[sent:], others)
 
     def _extra_outputs(self) -> list[str]:
         return sorted(self._sender.wanted - {"text_output"})
