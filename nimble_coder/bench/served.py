@@ -76,9 +76,8 @@ def main() -> None:
         if choice.artifact is None:
             raise NoEngineError(f"there is no engine of {choice.profile.name} yet: run build-engine first")
         with tempfile.TemporaryDirectory() as work, stop_signals():
-            addresses = Addresses.free()
-            log = Path(work) / "log"
-            with Serving(choice.artifact.directory, addresses, settings.engine_threads, log=log) as serving:
+            artifact, addresses, log = choice.artifact.directory, Addresses.free(), Path(work) / "log"
+            with Serving(artifact, addresses, settings.engine_threads, settings.engine_device, log=log) as serving:
                 serving.wait_ready(settings.startup_seconds)
                 with CompletionClient(addresses.grpc) as client:
                     client.complete("import os\n", 8)

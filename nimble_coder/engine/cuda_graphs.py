@@ -39,6 +39,9 @@ class GraphedQwen2:
 
     def __init__(self, model: Qwen2, tokens_per_step: int) -> None:
         self._model = model
+        # A padded step also reads entries that nobody has written, and a NaN among them outlives its weight of 0.
+        model.cache.keys.zero_()
+        model.cache.values.zero_()
         self._rows = [*(rows for rows in ROWS if rows < tokens_per_step), tokens_per_step]
         self._steps: dict[Shape, PaddedStep] = {}
 

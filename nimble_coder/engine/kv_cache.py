@@ -51,10 +51,6 @@ class KVCache:
         self._clock = 0
 
     @property
-    def bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()
-
-    @property
     def free_slots(self) -> int:
         return sum(not slot.in_use for slot in self._slots)
 

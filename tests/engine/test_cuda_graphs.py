@@ -21,6 +21,9 @@ def models() -> tuple[Qwen2, GraphedQwen2]:
     torch.manual_seed(2)
     weights = {name: tensor.float() * 6 for name, tensor in random_weights(SHAPE, DEVICE).items()}
     caches = [KVCache(SHAPE, 4, 200 + 30, torch.float32, DEVICE) for _ in range(2)]
+    for cache in caches:  # memory that nobody has written may hold anything
+        cache.keys.fill_(torch.nan)
+        cache.values.fill_(torch.nan)
     plain, below = (Qwen2(SHAPE, dict(weights), cache) for cache in caches)
     return plain, GraphedQwen2(below, tokens_per_step=30)
 
