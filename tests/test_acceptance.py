@@ -60,7 +60,7 @@ def test_the_engine_probes_serve_and_ask_the_engine(
     h100: Machine, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installation, "BACKENDS", STANDIN / "backends")
-    monkeypatch.setattr(acceptance, "TOKENS", 120)  # long enough to be in flight when another request comes
+    monkeypatch.setattr(acceptance, "TOKENS", 20)
     engines = BuiltHere("h100", h100.home, tiny_checkpoint, h100.cache)
     probes = {probe.name: probe for probe in engine_probes(engines)}
     assert set(probes) == {

@@ -131,4 +131,5 @@ def test_the_portable_engine_is_verified_in_the_same_way(h100: Machine, tiny_che
     artifact = build(profile, tiny_checkpoint, Cache(h100.cache), lambda _: None, verifier=verify_served)
     record = artifact.manifest.verification
     assert record is not None
-    assert (record["status"], record["identical"], record["near_ties"]) == ("passed", 8, 0)
+    assert (record["identical"], record["near_ties"]) == (8, 0)
+    assert record["status"] in ("passed", "slower")  # by the machine's mood: random weights accept few drafts
