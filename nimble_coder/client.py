@@ -124,7 +124,7 @@ class CompletionStream:
                 text = self._detokenizer.push(ids) + (self._detokenizer.finish() if self._finished else "")
                 self.completion.text += text
                 yield from (Chunk("", step) for step in steps[:-1] if step)
-                if steps and (steps[-1] or text):
+                if steps[-1] or text:
                     yield Chunk(text, steps[-1])
         finally:
             self.close()

@@ -8,7 +8,7 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.fim import ContextFile, Infill, encode_infill
 from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling, decode
-from nimble_coder.gateway.service import Delivery, Job, Service, aside
+from nimble_coder.gateway.service import Delivery, Job, Service, aside, wants_every_step
 from nimble_coder.gateway.wire import CompletionWire, Wire, encode
 
 MOST_CHOICES = 128
@@ -123,7 +123,7 @@ async def answer_openai(
         wire,
         prompt_tokens,
         stream=bool(asked.stream),
-        every_step=bool(asked.return_token_ids or asked.wants_log_probs),
+        every_step=wants_every_step(asked),
         continuous_usage=asked.wants_continuous_usage,
         headers=service.headers(asked, jobs),
     )

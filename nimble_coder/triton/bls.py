@@ -138,7 +138,7 @@ class TextRequest:
             self._generate()
         except self._pb.TritonModelException as error:
             # Another model's error, or one that keeps this one from being called.
-            self._sender.fail(str(error))
+            self._sender.fail(str(error), self._pb.TritonError.INTERNAL)
         except ValueError as error:
             self._sender.fail(str(error), self._pb.TritonError.INVALID_ARG)
         finally:

@@ -32,9 +32,9 @@ class Sender:
         tensors = [self._pb.Tensor(name, array) for name, array in outputs.items() if name in self.wanted]
         self._sender.send(self._pb.InferenceResponse(tensors), flags=self._flags(is_last))
 
-    def fail(self, message: str, code: int | None = None, is_last: bool = False) -> None:
-        """Sends an error; the code is one of `TritonError`'s, its INTERNAL where none is given."""
-        error = self._pb.TritonError(message) if code is None else self._pb.TritonError(message, code)
+    def fail(self, message: str, code: int, is_last: bool = False) -> None:
+        """Sends an error; the code is one of `TritonError`'s."""
+        error = self._pb.TritonError(message, code)
         self._sender.send(self._pb.InferenceResponse(error=error), flags=self._flags(is_last))
 
     def close(self) -> None:
