@@ -334,7 +334,7 @@ def test_cors_for_the_origins_that_are_configured(artifact: Artifact, gateway: S
 def test_sigterm_lets_running_requests_finish_and_sends_new_ones_away(
     artifact: Artifact, gateway: Serving, log: Path
 ) -> None:
-    long = {"prompt": "import os\nimport ", "max_tokens": 700, "ignore_eos": True, "stream": True}
+    long = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
     with gateway_with(artifact, gateway, log) as g, httpx.Client(base_url=g.addresses.http, timeout=60) as http:
         with http.stream("POST", "/v1/completions", json=long) as stream:
             lines = stream.iter_lines()

@@ -97,7 +97,7 @@ def test_its_processes_have_no_rights(served: Container) -> None:
 def test_sigterm_lets_a_stream_finish_and_refuses_new_work(podman: Podman, cpu_image: str) -> None:
     with podman.start(cpu_image) as container:
         wait_ready(container)
-        events = stream(container, "def add(a, b):", 400)
+        events = stream(container, "def add(a, b):", 6000)
         received = [next(events)]
         os.kill(container.pid, signal.SIGTERM)
         rest = threading.Thread(target=lambda: received.extend(events))

@@ -195,17 +195,17 @@ def test_thirty_two_requests_at_once_get_what_each_gets_alone(triton: TritonServ
 def test_cancelling_frees_the_slot_long_before_the_end(triton: TritonServer, client: CompletionClient) -> None:
     wait_idle(triton)
     before = gauge(triton, "nimble_lookahead_totals", "generated_tokens")
-    with client.stream("x = 1\n", 2000, PLAIN) as stream:
+    with client.stream("x = 1\n", 6000, PLAIN) as stream:
         for _ in range(5):
             next(stream)
     wait_idle(triton)
     time.sleep(0.6)  # the gauges are set four times a second
-    assert gauge(triton, "nimble_lookahead_totals", "generated_tokens") - before < 500
+    assert gauge(triton, "nimble_lookahead_totals", "generated_tokens") - before < 1500
 
 
 def test_a_stop_request_ends_the_request_of_the_same_id(triton: TritonServer, tokenizer: TextTokenizer) -> None:
     wait_idle(triton)
-    inputs = arrays(tokenizer.encode("x = 1\n"), 2000, streaming=np.array([[True]]))
+    inputs = arrays(tokenizer.encode("x = 1\n"), 6000, streaming=np.array([[True]]))
     inputs["lookahead_window_size"] = inputs["lookahead_ngram_size"] = np.array([[1]], np.int32)
     inputs["lookahead_verification_set_size"] = np.array([[0]], np.int32)
     with ThreadPoolExecutor(1) as pool:
@@ -219,12 +219,12 @@ def test_a_stop_request_ends_the_request_of_the_same_id(triton: TritonServer, to
         except InferenceServerException as error:
             assert "cancelled" in str(error)
         else:
-            assert sum(r.as_numpy("output_ids").size for r in received if r.as_numpy("output_ids") is not None) < 2000
+            assert sum(r.as_numpy("output_ids").size for r in received if r.as_numpy("output_ids") is not None) < 6000
 
 
 def test_a_client_that_is_killed_frees_its_slot(triton: TritonServer, client: CompletionClient) -> None:
     wait_idle(triton)
-    command = [sys.executable, "-m", "nimble_coder.cli", "complete", "x = 1\n", "--max-tokens", "2000"]
+    command = [sys.executable, "-m", "nimble_coder.cli", "complete", "x = 1\n", "--max-tokens", "6000"]
     command += ["--no-lookahead", "--url", triton.addresses.grpc]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

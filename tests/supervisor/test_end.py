@@ -11,7 +11,7 @@ import pytest
 from build_engine.build import Artifact
 from tests.supervisor.conftest import Service, Start, is_alive
 
-LONG = {"prompt": "import os\nimport ", "max_tokens": 900, "ignore_eos": True, "stream": True}
+LONG = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
 SHORT = {"prompt": "import os\nimport ", "max_tokens": 2}
 
 
@@ -83,7 +83,7 @@ def test_sigterm_before_it_is_ready_ends_it_with_130(start: Start, artifact: Art
 def test_a_second_signal_does_not_wait_for_what_runs(served: Service) -> None:
     with (
         httpx.Client(base_url=served.addresses.http, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 6000}) as stream,
+        http.stream("POST", "/v1/completions", json=LONG) as stream,
     ):
         lines = stream.iter_lines()  # kept, since the response is closed with it
         next(lines)
@@ -96,7 +96,7 @@ def test_a_second_signal_does_not_wait_for_what_runs(served: Service) -> None:
 def test_a_process_that_dies_while_the_service_drains_is_no_clean_end(served: Service) -> None:
     with (
         httpx.Client(base_url=served.addresses.http, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 6000}) as stream,
+        http.stream("POST", "/v1/completions", json=LONG) as stream,
     ):
         lines = stream.iter_lines()  # kept, since the response is closed with it
         next(lines)
