@@ -39,7 +39,11 @@ def wait_ready(container: Container, timeout: float = 60.0) -> float:
 
 
 def complete_over_grpc(container: Container, prompt: str, tokens: int) -> str:
-    with CompletionClient(f"{container.address}:8001") as client:
+    return complete_over_grpc_at(f"{container.address}:8001", prompt, tokens)
+
+
+def complete_over_grpc_at(url: str, prompt: str, tokens: int) -> str:
+    with CompletionClient(url) as client:
         return "".join(chunk.text for chunk in client.stream(prompt, tokens))
 
 
