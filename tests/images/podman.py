@@ -138,6 +138,7 @@ class Podman:
         return subprocess.run(
             self.command(*arguments),
             env=self.environment,
+            cwd=self.work,  # where memory runs out, conmon leaves a file in its working directory
             capture_output=True,
             text=True,
             timeout=timeout,
