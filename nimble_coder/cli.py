@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder import build_commands, service_commands
-from nimble_coder.terminal import console, fail
+from nimble_coder.terminal import console, fail, tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(build_commands.app)
@@ -118,6 +119,9 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:  # installed without an extra
+        tell(f"{error}: this command needs pip install 'nimble-coder[serve]'; `complete` alone does without")
+        sys.exit(ExitCode.OTHER)
 
 
 if __name__ == "__main__":

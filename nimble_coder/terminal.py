@@ -15,9 +15,14 @@ def say(text: str) -> None:
     console.print(f"  {text}", style="dim", soft_wrap=True, markup=False)
 
 
+def tell(problem: str) -> None:
+    """What went wrong, one line."""
+    console.print(f"error: {problem}", style="red", soft_wrap=True, markup=False)
+
+
 def fail(error: Exception) -> NoReturn:
     """Ends the command with one line on standard error, and the exit code that the error's class names (`ExitCode`)."""
-    console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+    tell(str(error))
     raise typer.Exit(exit_code_of(error))
 
 

@@ -67,6 +67,15 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], code: int, reason: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("missing", "arguments"), [("safetensors", ["cache", "list"]), ("yaml", ["serve"])])
+def test_a_missing_extra_is_told_in_one_line(missing: str, arguments: list[str]) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from nimble_coder.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'nimble-coder[serve]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_servers_refusal_reaches_the_person(triton: TritonServer) -> None:
     done = run("complete", "def f(x):", "--lookahead", "9,8,8", "--url", triton.addresses.grpc)
     assert done.returncode == 1
