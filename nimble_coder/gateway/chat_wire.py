@@ -3,11 +3,24 @@
 import time
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
+from nimble_coder.gateway.answers import (
+    AssistantMessage,
+    CalledTool,
+    CalledToolChunk,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatFinishReason,
+    ChatLogProbs,
+    TokenLogProb,
+    Usage,
+)
 from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.tools import Calling, ToolCallParser
 from nimble_coder.gateway.transcript import Delta, Transcript
-from nimble_coder.gateway.usage import Usage
-from nimble_coder.gateway.wire import DONE, TokenBytes, encode
+from nimble_coder.gateway.wire import DONE, TokenBytes, encode, reason_of
 
 NO_CALLS = Calling()
 
@@ -34,7 +47,8 @@ class ChatWire:
         self._calling = calling
         self._token_bytes = token_bytes
         self._parsers: dict[int, ToolCallParser] = {}
-        self._head = b"data: " + encode(self._object("chat.completion.chunk", []))[:-2]
+        # A stream's head ends inside `choices`, the last field that it has.
+        self._head = b"data: " + encode(ChatChunk(self._id, self._created, model, []))[:-2]
 
     def opening(self, index: int) -> bytes:
         return self._chunk(index, b'{"role":"assistant","content":""}', b"null", None)
@@ -48,13 +62,14 @@ class ChatWire:
         return self._chunk(index, b'{"content":%b}' % encode(text), b"null" + ids, usage, log_probs)
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
-        reason, before = transcript.finish_reason, b""
+        reason: ChatFinishReason = reason_of(transcript)
+        before = b""
         if self._calling.names:
             text, calls = self._parser(index).finish()
             if text:
                 before += self._chunk(index, b'{"content":%b}' % encode(text), b"null", None)
             for number, call in enumerate(calls):
-                shown = {"index": number, **call.as_json(self._call_id(index, number))}
+                shown = CalledToolChunk(number, self._call_id(index, number), call)
                 before += self._chunk(index, b'{"tool_calls":[%b]}' % encode(shown), b"null", None)
             reason = self._calling.finish_reason if calls else reason
         return before + self._chunk(index, b"{}", encode(reason), usage)
@@ -67,46 +82,41 @@ class ChatWire:
             self._choice(index, text, transcript)
             for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
         ]
-        return encode({**self._object("chat.completion", choices), "usage": usage})
+        return encode(ChatCompletion(self._id, self._created, self._model, choices, usage))
 
-    def _choice(self, index: int, text: str, transcript: Transcript) -> dict[str, object]:
-        message: dict[str, object] = {"role": "assistant", "content": text}
-        reason = transcript.finish_reason
+    def _choice(self, index: int, text: str, transcript: Transcript) -> ChatChoice:
+        message = AssistantMessage("assistant", text)
+        reason: ChatFinishReason = reason_of(transcript)
         if self._calling.names:
             parser = self._parser(index)
             said = parser.push(text)
             rest, calls = parser.finish()
-            message["content"] = said + rest
+            message.content = said + rest
             if calls:
-                message["content"] = said + rest or None
-                message["tool_calls"] = [
-                    call.as_json(self._call_id(index, number)) for number, call in enumerate(calls)
+                message.content = said + rest or None
+                message.tool_calls = [
+                    CalledTool(self._call_id(index, number), call) for number, call in enumerate(calls)
                 ]
                 reason = self._calling.finish_reason
         log_probs = self._log_probs(transcript.token_ids, transcript.log_probs)
-        ids = {"token_ids": transcript.token_ids} if self._include_ids else {}
-        return {"index": index, "message": message, "logprobs": log_probs, "finish_reason": reason, **ids}
+        return ChatChoice(index, message, log_probs, reason, transcript.token_ids if self._include_ids else UNSET)
 
-    def _log_probs(self, token_ids: list[int], values: list[float]) -> dict[str, object] | None:
+    def _log_probs(self, token_ids: list[int], values: list[float]) -> ChatLogProbs | None:
         """OpenAI's `logprobs` of a chat: the chosen tokens' only."""
         if not values:
             return None
         pieces = [self._token_bytes(token) for token in token_ids]
         content = [
-            {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece), "top_logprobs": []}
+            TokenLogProb(piece.decode(errors="replace"), value, list(piece), [])
             for piece, value in zip(pieces, values, strict=True)
         ]
-        return {"content": content, "refusal": None}
+        return ChatLogProbs(content)
 
     def _parser(self, index: int) -> ToolCallParser:
         return self._parsers.setdefault(index, ToolCallParser(self._calling))
 
     def _call_id(self, index: int, number: int) -> str:
         return f"call_{self._id[9:]}_{index}_{number}"
-
-    def _object(self, kind: str, choices: list[dict[str, object]]) -> dict[str, object]:
-        """`choices` comes last: a stream's head ends inside it."""
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
 
     def _chunk(self, index: int, delta: bytes, reason: bytes, usage: Usage | None, log_probs: bytes = b"null") -> bytes:
         return (

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import grpc
 import msgspec
 
+from nimble_coder.gateway.answers import Error, ErrorResponse, KServeError
+
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -41,15 +43,14 @@ class ApiError(Exception):
 
     @property
     def body(self) -> bytes:
-        """OpenAI's error object; the SDK reads message, type, param and code."""
+        """As the OpenAI routes have it."""
         kind = TYPES.get(self.status, "invalid_request_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": error})
+        return msgspec.json.encode(ErrorResponse(Error(self.message, kind, self.param, self.code)))
 
     @property
     def kserve_body(self) -> bytes:
-        """KServe's error object: `error` is the text itself there, and tritonclient reads it so."""
-        return msgspec.json.encode({"error": self.message})
+        """As the routes under `/v2` have it."""
+        return msgspec.json.encode(KServeError(self.message))
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from nimble_coder.gateway.answers import LlamaFields, LlamaResult, LlamaSettings, LlamaTimings, StopType, Usage
 from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.schemas import InfillRequest
 from nimble_coder.gateway.transcript import Delta, Transcript
-from nimble_coder.gateway.usage import Usage
 from nimble_coder.gateway.wire import encode
 
 
@@ -40,67 +42,67 @@ class LlamaWire:
         chosen = [self._chosen(result) for result in results]
         return encode(chosen[0] if len(chosen) == 1 else chosen)
 
-    def _result(self, index: int, text: str, transcript: Transcript) -> dict[str, Any]:
+    def _result(self, index: int, text: str, transcript: Transcript) -> LlamaResult:
         tokens = 0 if self._warm_only else transcript.tokens
-        return {
-            "index": index,
-            "content": "" if self._warm_only else text,
-            "tokens": transcript.token_ids if self._asked.return_tokens and not self._warm_only else [],
-            "id_slot": 0,
-            "stop": True,
-            "model": self._model,
-            "tokens_predicted": tokens,
-            "tokens_evaluated": self._prompt_tokens,
-            "tokens_cached": self._prompt_tokens + tokens,
-            "generation_settings": self._settings(),
-            "has_new_line": "\n" in text,
-            "truncated": self._truncated,
-            "stop_type": self._stop_type(transcript),
-            "stopping_word": transcript.stop_string or "",
-            "timings": self._timings(transcript, tokens),
-        }
+        return LlamaResult(
+            index=index,
+            content="" if self._warm_only else text,
+            tokens=transcript.token_ids if self._asked.return_tokens and not self._warm_only else [],
+            id_slot=0,
+            stop=True,
+            model=self._model,
+            tokens_predicted=tokens,
+            tokens_evaluated=self._prompt_tokens,
+            tokens_cached=self._prompt_tokens + tokens,
+            generation_settings=self._settings(),
+            has_new_line="\n" in text,
+            truncated=self._truncated,
+            stop_type=self._stop_type(transcript),
+            stopping_word=transcript.stop_string or "",
+            timings=self._timings(transcript, tokens),
+        )
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> LlamaSettings:
         """What is in force."""
-        return {
-            "n_predict": self._asked.n_predict if self._asked.n_predict is not None else self._asked.max_tokens,
-            "temperature": self._asked.temperature or 0.0,
-            "top_k": self._asked.top_k or 0,
-            "top_p": self._asked.top_p or 1.0,
-            "stop": list(self._asked.stops),
-            "stream": bool(self._asked.stream),
-        }
+        return LlamaSettings(
+            n_predict=self._asked.n_predict if self._asked.n_predict is not None else self._asked.max_tokens,
+            temperature=self._asked.temperature or 0.0,
+            top_k=self._asked.top_k or 0,
+            top_p=self._asked.top_p or 1.0,
+            stop=list(self._asked.stops),
+            stream=bool(self._asked.stream),
+        )
 
     @staticmethod
-    def _stop_type(transcript: Transcript) -> str:
+    def _stop_type(transcript: Transcript) -> StopType:
         if transcript.stop_string is not None:
             return "word"
         return "limit" if transcript.finish_reason == "length" else "eos"
 
-    def _timings(self, transcript: Transcript, tokens: int) -> dict[str, Any]:
+    def _timings(self, transcript: Transcript, tokens: int) -> LlamaTimings:
         first = transcript.first_token or transcript.finished
         prompt_ms = (first - transcript.started) * 1000
         predicted_ms = (transcript.finished - first) * 1000
-        return {
-            "prompt_n": self._prompt_tokens,
-            "prompt_ms": prompt_ms,
-            "prompt_per_token_ms": prompt_ms / max(self._prompt_tokens, 1),
-            "prompt_per_second": 1000 * self._prompt_tokens / max(prompt_ms, 0.001),
-            "predicted_n": tokens,
-            "predicted_ms": predicted_ms,
-            "predicted_per_token_ms": predicted_ms / max(tokens, 1),
-            "predicted_per_second": 1000 * tokens / max(predicted_ms, 0.001),
-            "draft_n": transcript.draft_tokens,
-            "draft_n_accepted": transcript.accepted_draft_tokens,
-        }
+        return LlamaTimings(
+            prompt_n=self._prompt_tokens,
+            prompt_ms=prompt_ms,
+            prompt_per_token_ms=prompt_ms / max(self._prompt_tokens, 1),
+            prompt_per_second=1000 * self._prompt_tokens / max(prompt_ms, 0.001),
+            predicted_n=tokens,
+            predicted_ms=predicted_ms,
+            predicted_per_token_ms=predicted_ms / max(tokens, 1),
+            predicted_per_second=1000 * tokens / max(predicted_ms, 0.001),
+            draft_n=transcript.draft_tokens,
+            draft_n_accepted=transcript.accepted_draft_tokens,
+        )
 
-    def _chosen(self, result: dict[str, Any]) -> dict[str, Any]:
+    def _chosen(self, result: LlamaResult) -> LlamaResult | LlamaFields:
         """Only the `response_fields`, where they are given: `timings/prompt_n` stays the key of what it names."""
         if not self._asked.response_fields:
             return result
-        chosen: dict[str, Any] = {}
+        fields, chosen = msgspec.to_builtins(result), {}
         for field in self._asked.response_fields:
-            value: Any = result
+            value: Any = fields
             for part in field.split("/"):
                 value = value.get(part) if isinstance(value, dict) else None
             if value is not None:

@@ -7,6 +7,16 @@ import hashlib
 from importlib.metadata import distribution, version
 
 from build_engine.manifest import NAME
+from nimble_coder.gateway.answers import (
+    DefaultSettings,
+    Health,
+    License,
+    ManifestFile,
+    Metadata,
+    ModelInfo,
+    Props,
+    Version,
+)
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.wire import encode
@@ -17,7 +27,7 @@ API_VERSION = "2.0"
 
 async def live(service: Service, exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /v1/health/live`: the process answers."""
-    await exchange.respond(200, encode({"object": "health.response", "message": "Service is live."}))
+    await exchange.respond(200, encode(Health("Service is live.")))
 
 
 def release() -> str:
@@ -27,21 +37,21 @@ def release() -> str:
 
 async def show_version(service: Service, exchange: Exchange) -> None:  # noqa: ARG001
     """`GET /v1/version`."""
-    await exchange.respond(200, encode({"release": release(), "api": API_VERSION, "version": release()}))
+    await exchange.respond(200, encode(Version(release(), API_VERSION, release())))
 
 
-def license_of() -> dict[str, object]:
-    """This project's licence in NIM's `licenseInfo` shape."""
+def license_of() -> License:
+    """This project's licence."""
     content = distribution("nimble-coder").read_text("licenses/LICENSE") or ""
-    return {
-        "name": "Apache-2.0",
-        "path": "LICENSE",
-        "sha": hashlib.sha256(content.encode()).hexdigest(),
-        "size": len(content.encode()),
-        "url": "https://www.apache.org/licenses/LICENSE-2.0",
-        "type": "text/plain",
-        "content": content,
-    }
+    return License(
+        name="Apache-2.0",
+        path="LICENSE",
+        sha=hashlib.sha256(content.encode()).hexdigest(),
+        size=len(content.encode()),
+        url="https://www.apache.org/licenses/LICENSE-2.0",
+        type="text/plain",
+        content=content,
+    )
 
 
 async def show_license(service: Service, exchange: Exchange) -> None:  # noqa: ARG001
@@ -52,29 +62,29 @@ async def show_license(service: Service, exchange: Exchange) -> None:  # noqa: A
 async def metadata(service: Service, exchange: Exchange) -> None:
     """`GET /v1/metadata`: what is served and what it was made from."""
     manifest = service.artifact.manifest
-    answer = {
-        "version": release(),
-        "assetInfo": [f"{record.path} sha256:{record.sha256}" for record in manifest.files],
-        "licenseInfo": license_of(),
-        "modelInfo": [{"shortName": service.names[0], "modelUrl": manifest.profile["model"]}],
-        "repository_override": "",
-        "selectedModelProfileId": manifest.key,
-    }
+    answer = Metadata(
+        version=release(),
+        asset_info=[f"{record.path} sha256:{record.sha256}" for record in manifest.files],
+        license_info=license_of(),
+        model_info=[ModelInfo(service.names[0], manifest.profile["model"])],
+        selected_model_profile_id=manifest.key,
+        repository_override="",
+    )
     await exchange.respond(200, encode(answer))
 
 
 async def show_manifest(service: Service, exchange: Exchange) -> None:
     """`GET /v1/manifest`: the artefact's manifest as one string."""
     text = (service.artifact.directory / NAME).read_text(encoding="utf-8")
-    await exchange.respond(200, encode({"manifest_file": text}))
+    await exchange.respond(200, encode(ManifestFile(text)))
 
 
 async def props(service: Service, exchange: Exchange) -> None:
     """`GET /props`: what llama.cpp's clients look at."""
-    answer = {
-        "default_generation_settings": {"n_ctx": service.limits.max_seq_len},
-        "total_slots": service.limits.max_batch_size,
-        "model_path": service.names[0],
-        "lookahead": str(service.limits.lookahead),
-    }
+    answer = Props(
+        default_generation_settings=DefaultSettings(service.limits.max_seq_len),
+        total_slots=service.limits.max_batch_size,
+        model_path=service.names[0],
+        lookahead=str(service.limits.lookahead),
+    )
     await exchange.respond(200, encode(answer))

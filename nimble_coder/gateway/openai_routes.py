@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nimble_coder.gateway.answers import Model, Models
 from nimble_coder.gateway.chat import calling_of
 from nimble_coder.gateway.chat_wire import ChatWire
 from nimble_coder.gateway.errors import ApiError
@@ -130,23 +131,14 @@ async def answer_openai(
     await service.answer(exchange, jobs, delivery)
 
 
-def model_object(service: Service, name: str) -> dict[str, object]:
-    """An entry of `/v1/models`, with vLLM's `max_model_len`, which Continue reads."""
-    return {
-        "id": name,
-        "object": "model",
-        "created": service.started,
-        "owned_by": "nimble-coder",
-        "root": service.names[0],
-        "parent": None,
-        "max_model_len": service.limits.max_seq_len,
-    }
+def model_object(service: Service, name: str) -> Model:
+    """An entry of `/v1/models`."""
+    return Model(name, service.started, "nimble-coder", service.names[0], service.limits.max_seq_len)
 
 
 async def models(service: Service, exchange: Exchange) -> None:
     """`GET /v1/models`: every name the model answers to."""
-    data = [model_object(service, name) for name in service.names]
-    await exchange.respond(200, encode({"object": "list", "data": data}))
+    await exchange.respond(200, encode(Models([model_object(service, name) for name in service.names])))
 
 
 async def model(service: Service, exchange: Exchange) -> None:

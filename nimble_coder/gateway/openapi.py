@@ -1,40 +1,49 @@
-"""The OpenAPI document, made from the routes and the request types, and a page that shows it."""
+"""The OpenAPI document, made from the routes and the types of what they read and answer, and a page that shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
+from nimble_coder.gateway.answers import ErrorResponse, KServeError
 from nimble_coder.gateway.management import release
 from nimble_coder.gateway.route import Route
 
-ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
+REFUSALS = {
+    400: "The request is wrong; the message says what",
+    401: "No valid API key",
+    403: "Only for the administrator",
+    404: "No such model or path",
+    408: "The body has not arrived in time",
+    413: "The body is too large",
+    415: "An unknown Content-Encoding",
+    429: "Too many requests; see Retry-After",
+    500: "The engine failed",
+    503: "Not ready; see Retry-After",
+}
+REQUEST_ID = {
+    "x-request-id": {
+        "description": "The request's own, or a new one; the log has it",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
+DECODING = {
+    "x-nimble-decoding": {
+        "description": "How the tokens were chosen",
+        "required": True,
+        "schema": {"enum": ["greedy", "sampling"]},
+    },
+    "x-nimble-lookahead": {
+        "description": "The (w,n,g) that was used; 1,1,0 is plain decoding",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9]+,[0-9]+,[0-9]+$"},
     },
 }
-REFUSALS = {
-    "400": "The request is wrong; the message says what",
-    "401": "No valid API key",
-    "403": "Only for the administrator",
-    "404": "No such model or path",
-    "413": "The body is too large",
-    "429": "Too many requests; see Retry-After",
-    "503": "Not ready; see Retry-After",
-}
+WAIT = {"retry-after": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 
 
 @cache
@@ -45,32 +54,23 @@ def document(routes: tuple[Route, ...]) -> bytes:
 
 def build(routes: Sequence[Route]) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes."""
-    types = [route.body for route in routes if route.body]
-    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    types = {kind: None for route in routes for kind in types_of(route)}
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    shown = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        operation: dict[str, Any] = {
-            "summary": route.summary,
-            "operationId": f"{route.method.lower()}_{route.path.strip('/').replace('/', '_').strip('{}') or 'root'}",
-            "responses": {
-                "200": {"description": "The answer"},
-                **{status: refusal(text) for status, text in REFUSALS.items()},
-            },
-            "security": [] if route.is_open else [{"bearer": []}, {"x-api-key": []}, {}],
-        }
-        if route.body:
-            schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
-            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-        if "{" in route.path:
-            name = route.path[route.path.index("{") + 1 : -1]
-            operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
+        paths.setdefault(route.path, {})[route.method.lower()] = operation(route, shown)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Nimble Coder", "version": release()},
         "paths": paths,
         "components": {
-            "schemas": {**components, "Error": ERROR},
+            "schemas": components,
+            "responses": {
+                refusal_name(route, status): refusal(status, shown[error_of(route)])
+                for route in routes
+                for status in route.statuses
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -79,10 +79,63 @@ def build(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def refusal(text: str) -> dict[str, Any]:
-    """A response with OpenAI's error object."""
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {"description": text, "content": content}
+def operation(route: Route, shown: Mapping[Any, Any]) -> dict[str, Any]:
+    """One route, with the types' schemas as they are `shown`."""
+    refusals = {
+        str(status): {"$ref": f"#/components/responses/{refusal_name(route, status)}"} for status in route.statuses
+    }
+    described: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": f"{route.method.lower()}_{route.path.strip('/').replace('/', '_').strip('{}') or 'root'}",
+        "responses": {"200": success(route, shown), **refusals},
+        "security": [] if route.is_open else [{"bearer": []}, {"x-api-key": []}, {}],
+    }
+    if route.body:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": shown[route.body]}}}
+    if "{" in route.path:
+        name = route.path[route.path.index("{") + 1 : -1]
+        described["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]
+    return described
+
+
+def types_of(route: Route) -> list[Any]:
+    """All that a route reads and answers."""
+    answers = [kind for answer in route.answers for kind in answer.types]
+    return [*([route.body] if route.body else []), *answers, error_of(route)]
+
+
+def error_of(route: Route) -> type[Struct]:
+    """The shape of its refusals."""
+    return KServeError if route.path.startswith("/v2") else ErrorResponse
+
+
+def refusal_name(route: Route, status: int) -> str:
+    """Its key among the responses that routes share."""
+    return f"{error_of(route).__name__}{status}"
+
+
+def success(route: Route, shown: Mapping[Any, Any]) -> dict[str, Any]:
+    """The response 200; a stream's schema is that of one event."""
+    content = {}
+    for answer in route.answers:
+        schemas = [shown[kind] for kind in answer.types]
+        schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0] if schemas else {"type": "string"}
+        is_stream = answer.content_type == "text/event-stream"
+        content[answer.content_type] = {"schema": event(schema) if is_stream else schema}
+    headers = {**REQUEST_ID, **(DECODING if route.is_generating else {})}
+    return {"description": "The answer", "headers": headers, "content": content}
+
+
+def event(schema: dict[str, Any]) -> dict[str, Any]:
+    """A server-sent event, whose data is JSON; OpenAI's streams end with one that says so."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    return {"type": "object", "required": ["data"], "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}}}
+
+
+def refusal(status: int, schema: dict[str, Any]) -> dict[str, Any]:
+    """A response with an error object."""
+    headers = {**REQUEST_ID, **(WAIT if status in (429, 503) else {})}
+    return {"description": REFUSALS[status], "headers": headers, "content": {"application/json": {"schema": schema}}}
 
 
 @cache
@@ -90,13 +143,10 @@ def page(routes: tuple[Route, ...]) -> bytes:
     """`/docs`: routes and fields as plain HTML."""
     content = build(routes)
     rows = []
-    for path, operations in content["paths"].items():
-        for method, operation in operations.items():
-            rows.append(f"<tr><td>{method.upper()}</td><td><code>{escape(path)}</code></td>")
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            name = body.get("$ref", "").rsplit("/", 1)[-1]
-            link = f'<a href="#{name}">{name}</a>' if name else ""
-            rows.append(f"<td>{escape(operation['summary'])}</td><td>{link}</td></tr>")
+    for route in routes:
+        rows.append(f"<tr><td>{route.method}</td><td><code>{escape(route.path)}</code></td>")
+        rows.append(f"<td>{escape(route.summary)}</td><td>{links([route.body])}</td>")
+        rows.append(f"<td>{links(kind for answer in route.answers for kind in answer.types)}</td></tr>")
     types = []
     for name, schema in content["components"]["schemas"].items():
         fields = "".join(
@@ -113,6 +163,12 @@ def page(routes: tuple[Route, ...]) -> bytes:
         f"<table>{''.join(rows)}</table>{''.join(types)}"
     )
     return text.encode()
+
+
+def links(types: Iterable[Any]) -> str:
+    """To those of the types that have a description of their own."""
+    names = [kind.__name__ for kind in types if isinstance(kind, type) and issubclass(kind, Struct)]
+    return ", ".join(f'<a href="#{name}">{name}</a>' for name in dict.fromkeys(names))
 
 
 def shown_type(spec: dict[str, Any]) -> str:

@@ -1,15 +1,37 @@
 """Every route of the HTTP side: the one table that requests, the OpenAPI page and the tests go by."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from nimble_coder.gateway import fim_routes, management, openai_routes, openapi, playground, schemas, text_routes
+from nimble_coder.gateway.answers import (
+    ChatChunk,
+    ChatCompletion,
+    Completion,
+    CompletionChunk,
+    ErrorResponse,
+    Health,
+    License,
+    LlamaChunk,
+    LlamaFields,
+    LlamaResult,
+    ManifestFile,
+    Metadata,
+    Model,
+    Models,
+    Props,
+    RenderedPrompts,
+    Text,
+    Tokens,
+    Version,
+)
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
-from nimble_coder.gateway.route import Handler, Route
+from nimble_coder.gateway.route import Answer, Handler, Route
 from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.wire import encode
 
 if TYPE_CHECKING:
     from nimble_coder.gateway.app import App
@@ -28,20 +50,31 @@ def on_service(handler: Generating) -> Handler:
     return handle
 
 
-def generates(path: str, handler: Generating, body: type[Struct], summary: str) -> Route:
-    """A route that runs the model."""
-    return Route("POST", path, on_service(handler), summary, body, is_limited=True)
+def generates(
+    path: str, handler: Generating, body: type[Struct], summary: str, whole: tuple[Any, ...], chunk: tuple[Any, ...]
+) -> Route:
+    """A route that runs the model; `whole` and `chunk` are the types of its answers."""
+    answers = (Answer(whole), Answer((*chunk, ErrorResponse), "text/event-stream"))
+    refusals = (404, 500, 503)
+    return Route(
+        "POST", path, on_service(handler), summary, answers, body, refusals, is_limited=True, is_generating=True
+    )
 
 
-def shows(path: str, handler: Generating, summary: str, is_open: bool = True) -> Route:
+def reads(path: str, handler: Generating, body: type[Struct], summary: str, answer: type[Struct]) -> Route:
+    """A route that tells something about a text."""
+    return Route("POST", path, on_service(handler), summary, (Answer((answer,)),), body, is_limited=True)
+
+
+def shows(path: str, handler: Generating, summary: str, answer: type[Struct], is_open: bool = True) -> Route:
     """A route that tells something about the service."""
-    return Route("GET", path, on_service(handler), summary, is_open=is_open)
+    return Route("GET", path, on_service(handler), summary, (Answer((answer,)),), is_open=is_open)
 
 
 async def ready(app: "App", exchange: Exchange) -> None:
     """`GET /v1/health/ready`: 503 until a generation has worked, and while the service drains."""
     if app.health.is_ready:
-        await exchange.respond(200, b'{"object":"health.response","message":"Service is ready."}')
+        await exchange.respond(200, encode(Health("Service is ready.")))
         return
     reason = app.health.reason or "the service is shutting down"
     raise ApiError(503, f"not ready: {reason}", "not_ready", retry_after=1)
@@ -74,42 +107,95 @@ async def pass_to_triton(app: "App", exchange: Exchange) -> None:
 
 
 HEALTH = [
-    Route("GET", path, ready, "Ready to answer", is_open=True)
+    Route("GET", path, ready, "Ready to answer", (Answer((Health,)),), refusals=(503,), is_open=True)
     for path in ("/v1/health/ready", "/health/ready", "/health")
 ]
-LIVE = [shows(path, management.live, "The process is up") for path in ("/v1/health/live", "/health/live")]
-METRICS = [Route("GET", path, metrics, "Prometheus metrics", is_open=True) for path in ("/v1/metrics", "/metrics")]
+LIVE = [shows(path, management.live, "The process is up", Health) for path in ("/v1/health/live", "/health/live")]
+METRICS = [
+    Route("GET", path, metrics, "Prometheus metrics", (Answer(content_type="text/plain"),), is_open=True)
+    for path in ("/v1/metrics", "/metrics")
+]
+PAGE = (Answer(content_type="text/html"),)
+LLAMA = (LlamaResult, list[LlamaResult], LlamaFields), (LlamaChunk, LlamaResult)
+KSERVE = (
+    Answer((dict,)),
+    Answer((dict,), "text/event-stream"),
+    *(Answer(content_type=kind) for kind in ("application/octet-stream", "text/plain")),
+)
 PASSED = [
-    Route(method, path, pass_to_triton, "KServe v2, passed to Triton", is_limited=method == "POST")
+    Route(
+        method,
+        path,
+        pass_to_triton,
+        "KServe v2, passed to Triton",
+        KSERVE,
+        refusals=(400, 403, 404, 408, 413, 415, 500, 503),
+        is_limited=method == "POST",
+    )
     for method in ("GET", "POST")
     for path in ("/v2", "/v2/{path}")
 ]
 ROUTES = (
-    generates("/v1/completions", openai_routes.completions, schemas.CompletionRequest, "Complete a text, or fill in"),
-    generates("/v1/chat/completions", openai_routes.chat, schemas.ChatRequest, "Answer a chat"),
-    generates("/v1/fim/completions", fim_routes.mistral_fim, schemas.FimRequest, "Fill in (Mistral's format)"),
-    generates("/infill", fim_routes.llama_infill, schemas.InfillRequest, "Fill in (llama.cpp's format)"),
-    generates("/completion", fim_routes.llama_completion, schemas.InfillRequest, "Complete (llama.cpp's format)"),
-    generates("/tokenize", text_routes.tokenize, schemas.TokenizeRequest, "Text to token ids"),
-    generates("/detokenize", text_routes.detokenize, schemas.DetokenizeRequest, "Token ids to text"),
-    generates("/v1/completions/render", text_routes.render_completion, schemas.CompletionRequest, "The prompt as sent"),
-    generates("/v1/chat/completions/render", text_routes.render_chat, schemas.ChatRequest, "The prompt as sent"),
-    generates("/infill/render", text_routes.render_infill, schemas.InfillRequest, "The prompt as sent"),
-    shows("/v1/models", openai_routes.models, "Models", is_open=False),
-    shows("/models", openai_routes.models, "Models", is_open=False),
-    shows("/v1/models/{model}", openai_routes.model, "One model", is_open=False),
+    generates(
+        "/v1/completions",
+        openai_routes.completions,
+        schemas.CompletionRequest,
+        "Complete a text, or fill in",
+        (Completion,),
+        (CompletionChunk,),
+    ),
+    generates(
+        "/v1/chat/completions",
+        openai_routes.chat,
+        schemas.ChatRequest,
+        "Answer a chat",
+        (ChatCompletion,),
+        (ChatChunk,),
+    ),
+    generates(
+        "/v1/fim/completions",
+        fim_routes.mistral_fim,
+        schemas.FimRequest,
+        "Fill in (Mistral's format)",
+        (ChatCompletion,),
+        (ChatChunk,),
+    ),
+    generates("/infill", fim_routes.llama_infill, schemas.InfillRequest, "Fill in (llama.cpp's format)", *LLAMA),
+    generates("/completion", fim_routes.llama_completion, schemas.InfillRequest, "Complete (llama.cpp's)", *LLAMA),
+    reads("/tokenize", text_routes.tokenize, schemas.TokenizeRequest, "Text to token ids", Tokens),
+    reads("/detokenize", text_routes.detokenize, schemas.DetokenizeRequest, "Token ids to text", Text),
+    reads(
+        "/v1/completions/render",
+        text_routes.render_completion,
+        schemas.CompletionRequest,
+        "The prompt as sent",
+        RenderedPrompts,
+    ),
+    reads(
+        "/v1/chat/completions/render",
+        text_routes.render_chat,
+        schemas.ChatRequest,
+        "The prompt as sent",
+        RenderedPrompts,
+    ),
+    reads("/infill/render", text_routes.render_infill, schemas.InfillRequest, "The prompt as sent", RenderedPrompts),
+    shows("/v1/models", openai_routes.models, "Models", Models, is_open=False),
+    shows("/models", openai_routes.models, "Models", Models, is_open=False),
+    Route(
+        "GET", "/v1/models/{model}", on_service(openai_routes.model), "One model", (Answer((Model,)),), refusals=(404,)
+    ),
     *LIVE,
     *HEALTH,
     *METRICS,
-    shows("/v1/version", management.show_version, "Version"),
-    shows("/version", management.show_version, "Version"),
-    shows("/v1/license", management.show_license, "Licence"),
-    shows("/v1/metadata", management.metadata, "What is served", is_open=False),
-    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", is_open=False),
-    shows("/props", management.props, "llama.cpp's properties", is_open=False),
-    Route("GET", "/openapi.json", show_openapi, "This API", is_open=True),
-    Route("GET", "/docs", docs, "This API as a page", is_open=True),
-    Route("GET", "/", show_playground, "Playground", is_open=True),
+    shows("/v1/version", management.show_version, "Version", Version),
+    shows("/version", management.show_version, "Version", Version),
+    shows("/v1/license", management.show_license, "Licence", License),
+    shows("/v1/metadata", management.metadata, "What is served", Metadata, is_open=False),
+    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", ManifestFile, is_open=False),
+    shows("/props", management.props, "llama.cpp's properties", Props, is_open=False),
+    Route("GET", "/openapi.json", show_openapi, "This API", (Answer((dict,)),), is_open=True),
+    Route("GET", "/docs", docs, "This API as a page", PAGE, is_open=True),
+    Route("GET", "/", show_playground, "Playground", PAGE, is_open=True),
     *PASSED,
 )
 EXACT = {(route.method, route.path): route for route in ROUTES if not route.path.endswith("}")}

@@ -1,5 +1,6 @@
 """Routes about text and tokens that do not touch the engine: tokenize, detokenize, and prompts as they are rendered."""
 
+from nimble_coder.gateway.answers import RenderedPrompt, RenderedPrompts, Text, TokenPiece, Tokens
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.fim_routes import read_infill
@@ -36,29 +37,25 @@ async def tokenize(service: Service, exchange: Exchange) -> None:
 def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes:
     """The answer: every token's text costs more than all the rest, and few ask for it."""
     shown = [service.token_text(i) for i in ids] if asked.with_pieces or asked.return_token_strs else []
-    pairs = [{"id": i, "piece": piece} for i, piece in zip(ids, shown, strict=True)] if asked.with_pieces else None
-    answer = {
-        "count": len(ids),
-        "max_model_len": service.limits.max_seq_len,
-        "tokens": ids if pairs is None else pairs,
-        "token_strs": shown if asked.return_token_strs else None,
-    }
-    return encode(answer)
+    tokens: list[int | TokenPiece] = [*ids]
+    if asked.with_pieces:
+        tokens = [TokenPiece(i, piece) for i, piece in zip(ids, shown, strict=True)]
+    return encode(Tokens(len(ids), service.limits.max_seq_len, tokens, shown if asked.return_token_strs else None))
 
 
 async def detokenize(service: Service, exchange: Exchange) -> None:
-    """`POST /detokenize`: `prompt` is vLLM's name of the result, `content` llama.cpp's."""
+    """`POST /detokenize`."""
     asked = decode(DetokenizeRequest, await exchange.body(service.settings.max_body_bytes))
     ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size)
     text = await aside(len(ids), service.tokenizer.decode, ids, False)
-    await exchange.respond(200, encode({"prompt": text, "content": text}))
+    await exchange.respond(200, encode(Text(text, text)))
 
 
 async def respond_prompts(service: Service, exchange: Exchange, prompts: list[list[int]]) -> None:
     """The prompts as text, with control tokens spelled out, and as ids."""
     texts = [service.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts]
-    data = [{"prompt": text, "prompt_token_ids": ids} for text, ids in zip(texts, prompts, strict=True)]
-    await exchange.respond(200, encode({**data[0], "prompts": data}))
+    data = [RenderedPrompt(text, ids) for text, ids in zip(texts, prompts, strict=True)]
+    await exchange.respond(200, encode(RenderedPrompts(texts[0], prompts[0], data)))
 
 
 async def render_completion(service: Service, exchange: Exchange) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nimble_coder.gateway.answers import CalledFunction, ChatFinishReason
+
 FENCE = "```"
 TAGS = ("<tool_call>", "<tools>")
 CLOSINGS = ("]", "</tool_call>", "</tools>")
@@ -32,18 +34,6 @@ class UndecidedError(Exception):
 
 
 @dataclass(frozen=True)
-class Called:
-    """One call: a function's name and its arguments as JSON text."""
-
-    name: str
-    arguments: str
-
-    def as_json(self, call_id: str) -> dict[str, Any]:
-        """An element of `tool_calls`."""
-        return {"id": call_id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
-
-
-@dataclass(frozen=True)
 class Calling:
     """What an answer may call, and whether it must."""
 
@@ -51,7 +41,7 @@ class Calling:
     """The functions offered: JSON that names another is ordinary text."""
     opening: str = ""
     """What the prompt has already written of a call that is demanded."""
-    finish_reason: str = "tool_calls"
+    finish_reason: ChatFinishReason = "tool_calls"
     """Of an answer with calls."""
 
 
@@ -66,7 +56,7 @@ class ToolCallParser:
         self._enough = 2 * max(map(len, self._beginnings))
         """So many characters tell how JSON begins; where most of them are blanks, its end has to."""
         self._held = calling.opening
-        self._calls: list[Called] = []
+        self._calls: list[CalledFunction] = []
         self._is_over = False
         self._has_text = False
         """Since the start, or since the last call."""
@@ -80,7 +70,7 @@ class ToolCallParser:
         self._held += text
         return self._pass_on()
 
-    def finish(self) -> tuple[str, list[Called]]:
+    def finish(self) -> tuple[str, list[CalledFunction]]:
         """The rest of the text, and all calls; text that only looked like one is given back."""
         self._is_over = True
         shown = self._pass_on()
@@ -111,7 +101,7 @@ class ToolCallParser:
         self._held = self._held[place:]
         return shown
 
-    def _next(self, start: int) -> tuple[int, Called | None]:
+    def _next(self, start: int) -> tuple[int, CalledFunction | None]:
         """Where the call or the piece of text ends that begins here."""
         held = self._held
         in_code = self._fence not in (None, *LANGUAGES)
@@ -133,7 +123,7 @@ class ToolCallParser:
         self._fence = None if found else language.lower()
         return found or (start + len(FENCE), None)
 
-    def _call(self, opening: re.Match[str]) -> tuple[int, Called] | None:
+    def _call(self, opening: re.Match[str]) -> tuple[int, CalledFunction] | None:
         """The call behind an opening and where it ends; None for anything else."""
         held, start, language = self._held, opening.end(), (opening["language"] or "").lower()
         if opening.end("language") == len(held) and any(known.startswith(language) for known in LANGUAGES):
@@ -195,7 +185,7 @@ def has_exact_shape(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"name", "arguments"} and isinstance(value["arguments"], dict)
 
 
-def as_call(value: Any, names: frozenset[str]) -> Called | None:
+def as_call(value: Any, names: frozenset[str]) -> CalledFunction | None:
     """A call of an offered function, or None."""
     if not isinstance(value, dict):
         return None
@@ -210,4 +200,4 @@ def as_call(value: Any, names: frozenset[str]) -> Called | None:
         text.encode()
     except (ValueError, TypeError, RecursionError):
         return None  # a lone surrogate, NaN, or what only Python has
-    return Called(name, text)
+    return CalledFunction(name, text)

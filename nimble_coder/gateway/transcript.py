@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from nimble_coder.gateway.answers import FinishReason
 from nimble_coder.gateway.stops import StopMatcher
 from nimble_coder.gateway.token_stream import Step
 from nimble_coder.text.detokenizer import Detokenizer
@@ -51,8 +52,8 @@ class Transcript:
         self.token_ids: list[int] = []
         self.log_probs: list[float] = []
         self.steps = 0
-        self.finish_reason: str | None = None
-        """None while it goes on, then `stop` or `length`."""
+        self.finish_reason: FinishReason | None = None
+        """None while it goes on."""
         self.ended_by_id = False
         self.accepted_draft_tokens = 0
         self.draft_tokens = 0

@@ -2,26 +2,16 @@
 
 from collections.abc import Sequence
 
+from nimble_coder.gateway.answers import DraftCounts, Usage
 from nimble_coder.gateway.transcript import Transcript
-
-Usage = dict[str, object]
 
 
 def usage_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> Usage:
-    """Accepted and rejected drafts stand where OpenAI reports those of predicted outputs; they are whole once the
-    engine has sent its last response, which a stop string may forestall."""
+    """The counts of drafts are whole once the engine has sent its last response, which a stop string may forestall."""
     completion = sum(t.tokens for t in transcripts)
     accepted = sum(t.accepted_draft_tokens for t in transcripts)
     rejected = sum(t.draft_tokens for t in transcripts) - accepted
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion,
-        "total_tokens": prompt_tokens + completion,
-        "completion_tokens_details": {
-            "accepted_prediction_tokens": accepted,
-            "rejected_prediction_tokens": rejected,
-        },
-    }
+    return Usage(prompt_tokens, completion, prompt_tokens + completion, DraftCounts(accepted, rejected))
 
 
 def figures_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> dict[str, int | float]:

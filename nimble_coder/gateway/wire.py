@@ -10,10 +10,18 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET
 
+from nimble_coder.gateway.answers import (
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogProbs,
+    FinishReason,
+    Usage,
+)
 from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.transcript import Delta, Transcript
-from nimble_coder.gateway.usage import Usage
 
 encode = msgspec.json.Encoder().encode
 TokenBytes = Callable[[int], bytes]
@@ -64,7 +72,8 @@ class CompletionWire:
         self._token_bytes = token_bytes
         self._offsets = [len(echo) for echo in echoes]
         """Where the next token of every choice begins in its text."""
-        self._head = b"data: " + encode(self._object([]))[:-2]
+        # A stream's head ends inside `choices`, the last field that it has.
+        self._head = b"data: " + encode(CompletionChunk(self._id, self._created, model, []))[:-2]
 
     def opening(self, index: int) -> bytes:  # noqa: ARG002
         return b""
@@ -89,31 +98,32 @@ class CompletionWire:
         return (self._head + b"]" + self._tail(usage) if self._include_usage else b"") + DONE
 
     def whole(self, texts: Sequence[str], transcripts: Sequence[Transcript], usage: Usage) -> bytes:
-        choices: list[dict[str, object]] = [
-            {
-                "index": index,
-                "text": text,
-                "logprobs": self._log_probs(index, transcript.token_ids, transcript.log_probs),
-                "finish_reason": transcript.finish_reason,
-                "stop_reason": transcript.stop_string,
-                **({"token_ids": transcript.token_ids} if self._include_ids else {}),
-            }
+        choices = [
+            CompletionChoice(
+                index,
+                text,
+                self._log_probs(index, transcript.token_ids, transcript.log_probs),
+                reason_of(transcript),
+                transcript.stop_string,
+                transcript.token_ids if self._include_ids else UNSET,
+            )
             for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
         ]
-        return encode({**self._object(choices), "usage": usage})
+        return encode(Completion(self._id, self._created, self._model, choices, usage))
 
-    def _log_probs(self, index: int, token_ids: list[int], values: list[float]) -> dict[str, object] | None:
+    def _log_probs(self, index: int, token_ids: list[int], values: list[float]) -> CompletionLogProbs | None:
         """OpenAI's `logprobs` of a completion: the chosen tokens' only."""
         if not values:
             return None
         texts = [self._token_bytes(token).decode(errors="replace") for token in token_ids]
         *offsets, self._offsets[index] = itertools.accumulate(map(len, texts), initial=self._offsets[index])
-        return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
-
-    def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:
-        """`choices` comes last: a stream's head ends inside it."""
-        head = {"id": self._id, "object": "text_completion", "created": self._created, "model": self._model}
-        return {**head, "choices": choices}
+        return CompletionLogProbs(texts, values, offsets)
 
     def _tail(self, usage: Usage | None) -> bytes:
         return b',"usage":%b}\n\n' % encode(usage) if usage else b"}\n\n"
+
+
+def reason_of(transcript: Transcript) -> FinishReason:
+    """Why an answer that is complete has ended."""
+    assert transcript.finish_reason is not None  # noqa: S101 - a generation ends with a reason or an error
+    return transcript.finish_reason

@@ -18,6 +18,7 @@ from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
 from nimble_coder.triton.server import Addresses, TritonServer
+from tests.gateway.conformance import CheckingClient
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +32,16 @@ def gateway(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def http(gateway: Serving) -> Iterator[httpx.Client]:
-    """Requests to the gateway."""
-    with httpx.Client(base_url=gateway.addresses.http, timeout=60) as client:
+    """Requests to the gateway, whose answers must be what the OpenAPI document says."""
+    with CheckingClient(base_url=gateway.addresses.http, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 def openai(gateway: Serving) -> Iterator[OpenAI]:
     """The OpenAI SDK, pointed at the gateway."""
-    with OpenAI(base_url=f"{gateway.addresses.http}/v1", api_key="none", max_retries=0) as client:
+    url = f"{gateway.addresses.http}/v1"
+    with CheckingClient() as http, OpenAI(base_url=url, api_key="none", max_retries=0, http_client=http) as client:
         yield client
 
 

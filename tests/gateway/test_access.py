@@ -28,6 +28,7 @@ from nimble_coder.gateway.process import GatewayError, GatewayProcesses
 from nimble_coder.http_client import HttpClient
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
+from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 from tests.gateway.test_kserve import generation
 
@@ -50,7 +51,7 @@ def log(tmp_path: Path) -> Path:
 
 def test_keys_are_asked_for_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path) -> None:
     with gateway_with(artifact, gateway, log, api_keys="first, second", admin_key="boss") as g:
-        with httpx.Client(base_url=g.addresses.http) as http:
+        with CheckingClient(base_url=g.addresses.http) as http:
             assert http.post("/v1/completions", json=BODY).status_code == 401
             assert http.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
             for headers in (
@@ -121,7 +122,10 @@ def test_a_key_file_that_is_missing_or_empty_does_not_open_the_service(tmp_path:
 
 
 def test_the_rate_limit_holds_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path) -> None:
-    with gateway_with(artifact, gateway, log, requests_per_minute=3) as g, httpx.Client(base_url=g.addresses.http) as h:
+    with (
+        gateway_with(artifact, gateway, log, requests_per_minute=3) as g,
+        CheckingClient(base_url=g.addresses.http) as h,
+    ):
         answers = [h.post("/v1/completions", json=BODY) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         assert int(answers[-1].headers["retry-after"]) > 0
@@ -136,7 +140,7 @@ def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: 
     endless = {"prompt": "import os\nimport ", "max_tokens": 3000, "ignore_eos": True, "stream": True}
     with (
         gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g,
-        httpx.Client(base_url=g.addresses.http, timeout=30) as http,
+        CheckingClient(base_url=g.addresses.http, timeout=30) as http,
         http.stream("POST", "/v1/completions", json=endless) as first,
         http.stream("POST", "/v1/completions", json=endless) as second,
     ):
@@ -212,7 +216,7 @@ def test_every_request_of_a_stream_counts_until_its_last_response(
 ) -> None:
     with (
         gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g,
-        httpx.Client(base_url=g.addresses.http) as http,
+        CheckingClient(base_url=g.addresses.http) as http,
         open_streams(g, 2) as (stream, idle),
     ):
         for number in range(10):
@@ -238,7 +242,7 @@ def test_every_request_of_a_stream_counts_until_its_last_response(
 def test_the_end_of_a_stream_gives_its_places_back(artifact: Artifact, gateway: Serving, log: Path) -> None:
     with (
         gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g,
-        httpx.Client(base_url=g.addresses.http) as http,
+        CheckingClient(base_url=g.addresses.http) as http,
     ):
         with open_streams(g, 1) as (stream,):
             stream.send("0", 3000)
@@ -335,7 +339,7 @@ def test_sigterm_lets_running_requests_finish_and_sends_new_ones_away(
     artifact: Artifact, gateway: Serving, log: Path
 ) -> None:
     long = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
-    with gateway_with(artifact, gateway, log) as g, httpx.Client(base_url=g.addresses.http, timeout=60) as http:
+    with gateway_with(artifact, gateway, log) as g, CheckingClient(base_url=g.addresses.http, timeout=60) as http:
         with http.stream("POST", "/v1/completions", json=long) as stream:
             lines = stream.iter_lines()
             next(lines)

@@ -8,7 +8,6 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import httpx
 import pytest
 from openai import APIError, OpenAI
 
@@ -20,6 +19,7 @@ from nimble_coder.gateway.exchange import Exchange, Message
 from nimble_coder.gateway.process import GatewayError
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
@@ -84,7 +84,7 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
     log = tmp_path_factory.mktemp("failing") / "log"
     with Serving(artifact.directory, Addresses.free(), log=log) as serving:
         serving.wait_ready()
-        http = httpx.Client(base_url=serving.addresses.http, timeout=20)
+        http = CheckingClient(base_url=serving.addresses.http, timeout=20)
         openai = OpenAI(base_url=f"{serving.addresses.http}/v1", api_key="x", max_retries=0)
         extra = {"ignore_eos": True}
         stream = openai.completions.create(model="demo", prompt=PROMPT, max_tokens=6000, stream=True, extra_body=extra)
@@ -131,7 +131,7 @@ def test_an_engine_that_dies_ends_what_it_ran_and_the_service(
     endless = {"prompt": PROMPT, "max_tokens": 6000, "ignore_eos": True, "lookahead": False}
     with (
         Serving(artifact.directory, Addresses.free(), log=log) as serving,
-        httpx.Client(base_url=serving.addresses.http, timeout=30) as http,
+        CheckingClient(base_url=serving.addresses.http, timeout=30) as http,
         CompletionClient(serving.addresses.grpc) as client,
         ThreadPoolExecutor() as clients,
     ):

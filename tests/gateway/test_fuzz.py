@@ -1,4 +1,5 @@
-"""Whatever is sent, nothing fails inside, nothing hangs, and nobody else's request is harmed.
+"""Whatever is sent, nothing fails inside, nothing hangs, and nobody else's request is harmed; and every answer is one
+that the OpenAPI document describes.
 
 The engine is the benchmark's stand-in, so that cases cost little; everything in front of it is real. The number of
 cases of each test is `NIMBLE_FUZZ_CASES`; `scripts/fuzz` runs the whole of it, more than 20,000.
@@ -24,6 +25,7 @@ from build_engine.build import Artifact
 from nimble_coder.gateway.openapi import build
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.gateway.routes import ROUTES
+from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import stand_in_gateway
 
 pytestmark = pytest.mark.timeout(3600)
@@ -92,7 +94,7 @@ def target(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def http(target: GatewayProcesses) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=target.addresses.http, timeout=15) as client:
+    with CheckingClient(base_url=target.addresses.http, timeout=15) as client:
         yield client
 
 

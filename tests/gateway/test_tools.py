@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.tools import Called, Calling, ToolCallParser
+from nimble_coder.gateway.answers import CalledFunction
+from nimble_coder.gateway.tools import Calling, ToolCallParser
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
 OTHER = '{"name": "add", "arguments": {"a": 1}}'
@@ -16,7 +17,7 @@ UNKNOWN = '{"name": "unknown", "arguments": {"a": 1}}'
 CODE = "```python\nx = {'a': [1]}\nprint(x)\n```\n"
 CALLING = Calling(frozenset({"get_weather", "add"}))
 
-Parsed = tuple[str, list[Called]]
+Parsed = tuple[str, list[CalledFunction]]
 
 
 def parse(pieces: list[str]) -> Parsed:
@@ -41,9 +42,9 @@ def shown_at_once(text: str) -> list[str]:
     return [parser.push(character) for character in text]
 
 
-def wanted(*calls: str) -> list[Called]:
+def wanted(*calls: str) -> list[CalledFunction]:
     values = [json.loads(call) for call in calls]
-    return [Called(value["name"], json.dumps(value["arguments"], ensure_ascii=False)) for value in values]
+    return [CalledFunction(value["name"], json.dumps(value["arguments"], ensure_ascii=False)) for value in values]
 
 
 @pytest.mark.parametrize(
