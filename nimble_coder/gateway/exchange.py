@@ -19,7 +19,8 @@ Headers = list[tuple[bytes, bytes]]
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 BODY_SECONDS = 60.0
-"""How long a body may take: 8 MiB, the usual limit, at 1.2 Mbit/s. One that never ends would be held for ever."""
+"""How long a body may take: 8 MiB, the usual limit, at 1.2 Mbit/s; and the head before it. What never ends would be
+held for ever."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 

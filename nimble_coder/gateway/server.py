@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from nimble_coder.gateway.app import App
+from nimble_coder.gateway.connection import Connection
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
 from nimble_coder.gateway.health import EngineLostError
@@ -109,6 +110,7 @@ def uvicorn_config(app: App | MetricsOnly, settings: GatewaySettings, tls: bool)
     """Access lines are the application's own: uvicorn's would hold whole paths."""
     return uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -119,7 +121,6 @@ def uvicorn_config(app: App | MetricsOnly, settings: GatewaySettings, tls: bool)
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and settings.tls_client_ca else ssl.CERT_NONE,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=65_536,
     )
 
 

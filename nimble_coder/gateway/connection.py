@@ -1,0 +1,76 @@
+"""An HTTP connection whose request heads have a limit of time and of size: uvicorn's have neither with httptools."""
+
+import asyncio
+from http import HTTPStatus
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import BODY_SECONDS
+
+HEAD_BYTES = 65_536
+
+
+class Connection(HttpToolsProtocol):
+    """Closes itself where a head does not end: the first one, and one that a connection that is kept alive begins.
+
+    What waits for a next head and has none of it yet, uvicorn's own timer ends. Nothing here happens per token.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """See `asyncio.Protocol`; under TLS, the handshake is over."""
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        self._size = 0
+        self._is_in_head = True
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        was_in_head, cycle = self._is_in_head, self.cycle
+        super().data_received(data)
+        if self.cycle is not cycle or self.transport.get_protocol() is not self:
+            return  # a head has ended, that of a websocket maybe
+        if was_in_head:
+            self._size += len(data)
+            if self._size > HEAD_BYTES:
+                self._refuse(
+                    ApiError(431, f"the headers are larger than {HEAD_BYTES} bytes: send less", "headers_too_large")
+                )
+        if cycle is not None and cycle.response_complete and self._timer is None:
+            self._wait()  # for the end of a head, or of a body that was refused before it had come
+
+    def on_headers_complete(self) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._stop_waiting()
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._size = 0
+        self._is_in_head = True
+        super().on_message_complete()
+
+    def _wait(self) -> None:
+        text = f"the headers have not arrived in {BODY_SECONDS:.0f} s: send the request again"
+        self._timer = self.loop.call_later(BODY_SECONDS, self._refuse, ApiError(408, text, "request_timeout"))
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, error: ApiError) -> None:
+        """Closes the connection, with an answer where none is being sent."""
+        self._stop_waiting()
+        if self.cycle is None or self.cycle.response_complete:
+            head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(error.body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + error.body)
+        self.transport.close()

@@ -1,0 +1,148 @@
+"""A head that never ends is given up, and nothing else is: over real sockets, with the gateway's own configuration."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from nimble_coder.gateway.connection import HEAD_BYTES
+from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
+from nimble_coder.gateway.server import HttpServer, listen, uvicorn_config
+from nimble_coder.gateway.settings import GatewaySettings
+from tests.gateway.conftest import wait_until
+
+SECONDS = 1.0
+"""For a head in these tests."""
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+PARTS = 5
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application whose answers to `/slow` take twice as long as a head may, and whose others come at once."""
+    exchange = Exchange(scope, receive, send)
+    await exchange.start(200, b"text/plain")
+    for _ in range(PARTS):
+        if exchange.path == "/slow":
+            await asyncio.sleep(2 * SECONDS / PARTS)
+        await exchange.write(b"part")
+    await exchange.write(b"", more=False)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
+    monkeypatch.setattr("nimble_coder.gateway.connection.BODY_SECONDS", SECONDS)
+    settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
+    listener = listen("127.0.0.1", 0)
+    server = HttpServer(uvicorn_config(answer, settings, tls=False))  # type: ignore[arg-type] # any application
+    thread = threading.Thread(target=lambda: uvloop.run(server.serve([listener])))
+    thread.start()
+    assert wait_until(lambda: server.started)
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    found = b""
+    with suppress(ConnectionResetError):  # it closes while something is still on its way to it
+        while part := connection.recv(65536):
+            found += part
+    return found
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer in chunks, whose last is empty."""
+    found = b""
+    while not found.endswith(b"0\r\n\r\n"):
+        part = connection.recv(65536)
+        assert part, f"closed after {found!r}"
+        found += part
+    return found
+
+
+def dribble(connection: socket.socket, line: bytes) -> None:
+    """Sends a line again and again until the server says something or closes."""
+    connection.settimeout(SECONDS / 20)
+    with suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(400):
+            connection.sendall(line)
+            with suppress(TimeoutError):
+                connection.recv(1, socket.MSG_PEEK)
+                break
+    connection.settimeout(30)
+
+
+def is_408(found: bytes) -> bool:
+    head, _, body = found.partition(b"\r\n\r\n")
+    return head.startswith(b"HTTP/1.1 408 ") and json.loads(body)["error"]["code"] == "request_timeout"
+
+
+def test_a_connection_that_sends_nothing_is_closed(port: int) -> None:
+    with connected(port) as connection:
+        assert is_408(read_to_end(connection))
+
+
+def test_headers_that_go_on_for_ever_are_given_up(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        dribble(connection, b"x: y\r\n")
+        assert is_408(read_to_end(connection))
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1\r\nx: y", b"\r\n"])
+def test_a_next_head_that_does_not_end_is_given_up(port: int, line: bytes) -> None:
+    with connected(port) as connection:
+        connection.sendall(REQUEST)
+        assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(line)
+        assert is_408(read_to_end(connection))
+
+
+def test_an_answer_may_take_longer_and_a_connection_may_rest_longer(port: int) -> None:
+    """uvicorn's own limit of rest is 75 s."""
+    with connected(port) as connection:
+        connection.sendall(REQUEST.replace(b"/", b"/slow", 1))
+        assert read_answer(connection).count(b"part") == PARTS
+        connection.settimeout(2 * SECONDS)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(30)
+        connection.sendall(REQUEST)
+        assert read_answer(connection).count(b"part") == PARTS
+
+
+def test_a_head_that_comes_in_pieces_is_read(port: int) -> None:
+    with connected(port) as connection:
+        for place in range(len(REQUEST)):
+            connection.sendall(REQUEST[place : place + 1])
+        assert read_answer(connection).count(b"part") == PARTS
+
+
+@pytest.mark.parametrize("size", [HEAD_BYTES, HEAD_BYTES + 1])
+def test_headers_that_are_too_large_are_refused(port: int, size: int) -> None:
+    begun = b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * (HEAD_BYTES // 6)
+    with connected(port) as connection:
+        connection.sendall(begun[:HEAD_BYTES].ljust(size, b"x"))
+        assert read_to_end(connection)[9:12] == (b"408" if size == HEAD_BYTES else b"431")
+
+
+def test_a_body_counts_as_no_header(port: int) -> None:
+    body = b"x" * (4 * HEAD_BYTES)
+    head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    with connected(port) as connection:
+        for _ in range(2):
+            connection.sendall(head.encode() + body)
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
