@@ -329,3 +329,11 @@ def test_tokenize_and_detokenize_are_each_others_inverse(http: httpx.Client) -> 
     assert len(plain["tokens"]) > 1
     chat = post(http, "/tokenize", {"messages": [{"role": "user", "content": "hi"}]})
     assert chat["count"] > 5
+
+
+def test_lua_writes_integers_as_floats(http: httpx.Client) -> None:
+    body = {"prompt": PREFIX, "max_tokens": 16.0, "ignore_eos": True}
+    assert post(http, "/v1/completions", body)["usage"]["completion_tokens"] == 16
+    assert post(http, "/infill", {**LLAMA_VIM, "n_predict": 4.0, "response_fields": None})["tokens_predicted"] <= 4
+    refused = http.post("/v1/completions", json={**body, "max_tokens": 16.5})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens")

@@ -1,0 +1,65 @@
+"""Bodies are read as clients mean them, and what cannot be meant is refused with its field."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Struct
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.routes import ROUTES
+from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, decode
+
+REQUIRED: dict[str, Any] = {"prompt": "x", "messages": [], "tokens": []}
+BODIES = {route.body for route in ROUTES if route.body}
+
+
+def takes_integers(spec: dict[str, Any]) -> bool:
+    return any(part.get("type") == "integer" for part in spec.get("anyOf", [spec]))
+
+
+def integer_fields() -> list[tuple[type[Struct], str]]:
+    """Every field of every body that may be an integer."""
+    found = []
+    for kind in sorted(BODIES, key=lambda kind: kind.__name__):
+        (_,), components = msgspec.json.schema_components([kind])
+        properties = components[kind.__name__]["properties"]
+        found += [(kind, name) for name, spec in properties.items() if takes_integers(spec)]
+    return found
+
+
+def body_of(kind: type[Struct], fields: dict[str, Any]) -> bytes:
+    needed = {name: REQUIRED[name] for name in REQUIRED if name in kind.__struct_fields__}
+    return json.dumps({**needed, **fields}).encode()
+
+
+def test_there_are_integer_fields() -> None:
+    assert {(CompletionRequest, "max_tokens"), (ChatRequest, "n"), (CompletionRequest, "seed")} <= set(integer_fields())
+
+
+@pytest.mark.parametrize(("kind", "name"), integer_fields())
+def test_an_integer_may_be_written_as_a_float(kind: type[Struct], name: str) -> None:
+    assert decode(kind, body_of(kind, {name: 2.0})) == decode(kind, body_of(kind, {name: 2}))
+    with pytest.raises(ApiError, match=r"Expected `.*int.*`, got `float`") as caught:
+        decode(kind, body_of(kind, {name: 2.5}))
+    assert (caught.value.status, caught.value.param) == (400, name)
+
+
+@pytest.mark.parametrize("value", ["16", "16.0", True, [16.0], 1e10, -2.0])
+def test_what_is_no_such_integer_is_refused(value: object) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(CompletionRequest, body_of(CompletionRequest, {"max_tokens": value}))
+    assert (caught.value.status, caught.value.param) == (400, "max_tokens")
+
+
+def test_integers_in_lists_may_be_written_so_too() -> None:
+    asked = decode(CompletionRequest, b'{"prompt": [1.0, 2, 3e0], "lookahead": [4.0, 3, 4.0], "temperature": 1.0}')
+    assert (asked.prompt, asked.lookahead, asked.temperature) == ([1, 2, 3], [4, 3, 4], 1.0)
+    assert decode(DetokenizeRequest, b'{"tokens": [7.0]}').tokens == [7]
+
+
+def test_other_numbers_stay_as_they_are() -> None:
+    asked = decode(CompletionRequest, b'{"prompt": "x", "max_tokens": 16.0, "temperature": 0.25, "top_p": 1}')
+    assert (asked.temperature, asked.top_p) == (0.25, 1.0)
+    assert isinstance(asked.top_p, float)
