@@ -8,7 +8,7 @@ from contextlib import suppress
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import ClientGone, Exchange, Headers, Receive, Scope, Send
 from nimble_coder.gateway.health import Health
-from nimble_coder.gateway.kserve_http import PROBES, TritonHttp
+from nimble_coder.gateway.kserve_http import TritonHttp
 from nimble_coder.gateway.route import Route
 from nimble_coder.gateway.routes import find_route
 from nimble_coder.gateway.service import Service
@@ -63,7 +63,7 @@ class App:
         if exchange.method == "OPTIONS":
             await exchange.respond(204, b"")
             return
-        if not (route.is_open or (exchange.path in PROBES and route.method == "GET")):
+        if not route.is_open:
             authorization, x_api_key = exchange.header("authorization"), exchange.header("x-api-key")
             name = self.service.keys.check(authorization, x_api_key)
             exchange.client = name or str((exchange.scope.get("client") or ("unknown",))[0])

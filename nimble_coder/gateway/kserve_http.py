@@ -18,8 +18,6 @@ READING = re.compile(
     r"(?:|health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:|/ready|/config|/stats)|models/stats)"
 )
 READY = "health/ready"
-PROBES = ("/v2/health/live", "/v2/health/ready")
-"""Open to callers without a key, as they are over gRPC."""
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 KEPT = ("content-type", "accept", "inference-header-content-length", "accept-encoding")
 RETURNED = (b"inference-header-content-length", b"content-encoding")
@@ -48,7 +46,7 @@ class TritonHttp:
 
     async def forward(self, exchange: Exchange) -> None:
         """Passes a request on and its answer back as it comes; hangs up on Triton when the client does."""
-        path = exchange.parameter
+        path = exchange.path[len("/v2/") :]
         generating = exchange.method == "POST" and GENERATING.fullmatch(path)
         if not generating and not (exchange.method == "GET" and READING.fullmatch(path)):
             self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))

@@ -120,8 +120,21 @@ LLAMA = (LlamaResult, list[LlamaResult], LlamaFields), (LlamaChunk, LlamaResult)
 KSERVE = (
     Answer((dict,)),
     Answer((dict,), "text/event-stream"),
-    *(Answer(content_type=kind) for kind in ("application/octet-stream", "text/plain")),
+    Answer(content_type="application/octet-stream"),
 )
+# Open as they are over gRPC.
+PROBES = [
+    Route(
+        "GET",
+        path,
+        pass_to_triton,
+        summary,
+        (Answer(content_type="text/plain"),),
+        refusals=(400, 408, 413, 503),
+        is_open=True,
+    )
+    for path, summary in (("/v2/health/live", "Triton is up"), ("/v2/health/ready", "Triton is ready"))
+]
 PASSED = [
     Route(
         method,
@@ -196,6 +209,7 @@ ROUTES = (
     Route("GET", "/openapi.json", show_openapi, "This API", (Answer((dict,)),), is_open=True),
     Route("GET", "/docs", docs, "This API as a page", PAGE, is_open=True),
     Route("GET", "/", show_playground, "Playground", PAGE, is_open=True),
+    *PROBES,
     *PASSED,
 )
 EXACT = {(route.method, route.path): route for route in ROUTES if not route.path.endswith("}")}
