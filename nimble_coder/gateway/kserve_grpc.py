@@ -130,9 +130,9 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _infer(self, forward: Forward, message: bytes) -> bytes:
         request = read_request(message)
-        await aside(len(message), self._guard.check_grpc, request)
+        generations = await aside(len(message), self._guard.check_grpc, request)
         try:
-            with self._service.admission.admit():
+            with self._service.admission.admit(generations):
                 return await forward(request.SerializeToString())
         except grpc.aio.AioRpcError as error:
             if error.code() in BY_TEXT:
@@ -190,7 +190,7 @@ class Sent(NamedTuple):
 
 
 class Relay:
-    """One stream. Each of its requests takes a place when it is sent and gives it back with its last response."""
+    """One stream. Each of its requests takes its places when it is sent and gives them back with its last response."""
 
     def __init__(self, service: Service, guard: KServeGuard, client: str, upstream: Any, context: Context) -> None:
         self._service, self._guard, self._client = service, guard, client
@@ -233,8 +233,8 @@ class Relay:
                 try:
                     request = read_request(message)
                     self._service.rate.check(self._client)
-                    await aside(len(message), self._guard.check_grpc, request)
-                    self._admit(request)
+                    generations = await aside(len(message), self._guard.check_grpc, request)
+                    self._admit(request, 0 if stops(request) else generations)
                 except ApiError as error:
                     await self._refuse(request.id, error)
                 else:
@@ -242,17 +242,16 @@ class Relay:
         finally:
             await self._upstream.done_writing()
 
-    def _admit(self, request: service_pb2.ModelInferRequest) -> None:
-        """Takes the request's place and makes Triton mark its last response; raises `ApiError`."""
-        places = 0 if stops(request) else 1
+    def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
+        """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
         if places:
-            self._service.admission.enter()
+            self._service.admission.enter(places)
         option = request.parameters[EMPTY_FINAL]
         self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param))
         option.bool_param = True
 
     def _settle(self, message: bytes) -> bool:
-        """Gives a place back where this is a request's last response; False for one that the client did not ask for."""
+        """Gives its places back where this is a request's last response; False for one that nobody asked for."""
         answer = service_pb2.ModelStreamInferResponse.FromString(message)
         response = answer.infer_response
         if FINAL in response.parameters and not response.parameters[FINAL].bool_param:
@@ -264,7 +263,7 @@ class Relay:
         if not waiting:
             del self._sent[response.id]
         if sent.places:
-            self._service.admission.leave()
+            self._service.admission.leave(sent.places)
         if self._service.admission.draining:
             self.end_if_idle()
         return bool(sent.wants_empty_final or response.outputs or answer.error_message)

@@ -22,7 +22,9 @@ INTEGERS: dict[str, tuple[str, int]] = {
 }
 Values = dict[str, list[Any]]
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
-WANTED = ("input_ids", "input_lengths", *LOOKAHEAD, "text_input")
+PROMPTS = ("input_ids", "text_input")
+COPIES = "num_return_sequences"
+WANTED = (*PROMPTS, "input_lengths", COPIES, *LOOKAHEAD)
 HEADER_LENGTH = re.compile(r"[0-9]{1,12}")
 
 
@@ -34,8 +36,8 @@ class KServeGuard:
         self._reads_before_prompt = service.artifact.manifest.profile["engine"] != "torch"
         """TensorRT-LLM 0.19 does, where the prompt is shorter than N - 1; the portable engine does not."""
 
-    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> None:
-        """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
+    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> int:
+        """Checks the body of `infer`, `generate` or `generate_stream`, counts its generations; raises `ApiError`."""
         if header_length is not None and not HEADER_LENGTH.fullmatch(header_length):
             raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
         size = len(body) if header_length is None else int(header_length)
@@ -51,9 +53,11 @@ class KServeGuard:
         if length is not None and self._service.limits.choose_lookahead(None, length):
             text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
             raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
+        return generations_of(values, rows)
 
-    def check_grpc(self, request: service_pb2.ModelInferRequest) -> None:
-        """Checks a request and, where it names no (w,n,g), adds the policy's, or the plain one for a short prompt."""
+    def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
+        """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
+        for a short prompt; raises `ApiError`."""
         raw = list(request.raw_input_contents)
         values: Values = {}
         rows = 1
@@ -63,16 +67,18 @@ class KServeGuard:
             if tensor.name in WANTED:
                 content = raw[index] if index < len(raw) else None
                 values[tensor.name] = read_grpc(tensor, content)
-            if tensor.name == "input_ids":
+            if tensor.name in PROMPTS:
                 rows = rows_of(tensor.shape)
         length = self.check(request.model_name, values, rows)
-        if length is not None and (chosen := self._service.choose_lookahead(None, length, joining=1)):
+        generations = generations_of(values, rows)
+        if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):
             for name, value in zip(LOOKAHEAD, astuple(chosen), strict=True):
                 added = request.inputs.add(name=name, datatype="INT32", shape=[rows, 1])
                 if raw:
                     request.raw_input_contents.append(struct.pack("<i", value) * rows)
                 else:
                     added.contents.int_contents.extend([value] * rows)
+        return generations
 
     def check(self, model: str, values: Values, rows: int) -> int | None:
         """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
@@ -126,8 +132,14 @@ def lengths_of(values: Mapping[str, list[Any]], rows: int) -> tuple[int, int]:
     return min(lengths), max(lengths)
 
 
+def generations_of(values: Mapping[str, list[Any]], rows: int) -> int:
+    """How many a request asks for: as many of each row as `num_return_sequences` says, which the engine checks."""
+    copies = [value for value in values.get(COPIES, []) if isinstance(value, int)]
+    return max(rows, 1) * max([1, *copies])
+
+
 def rows_of(shape: Any) -> int:
-    """The batch size that the shape of `input_ids` states; Triton refuses any but one of two whole numbers."""
+    """The batch size that the shape of the prompts states; Triton refuses any but one of two whole numbers."""
     return shape[0] if len(shape) == 2 and isinstance(shape[0], int) else 1
 
 
@@ -164,7 +176,7 @@ def read_infer(content: Mapping[str, Any], binary: bytes) -> tuple[Values, int]:
         part = b""
         if isinstance(size, int) and size >= 0:
             part, place = binary[place : place + size], place + size
-        if name == "input_ids" and isinstance(shape := tensor.get("shape"), list):
+        if name in PROMPTS and isinstance(shape := tensor.get("shape"), list):
             rows = rows_of(shape)
         if name in WANTED:
             values[name] = (

@@ -57,8 +57,9 @@ class TritonHttp:
         if generating:
             model = path.split("/")[1]
             header_length = exchange.header("inference-header-content-length")
-            await aside(len(body), self._guard.check_http, model, path.rsplit("/", 1)[1], body, header_length)
-            with self._service.admission.admit():
+            verb = path.rsplit("/", 1)[1]
+            generations = await aside(len(body), self._guard.check_http, model, verb, body, header_length)
+            with self._service.admission.admit(generations):
                 await self._pass(exchange, body)
         else:
             await self._pass(exchange, body)

@@ -189,6 +189,9 @@ class OpenStream:
     def send(self, request_id: str, max_tokens: int, **more: object) -> None:
         arrays = {name: np.array([[value]]) for name, value in more.items()}
         inputs = [*generation([300] * 20, max_tokens), *tensors(arrays)]
+        self.send_inputs(request_id, inputs)
+
+    def send_inputs(self, request_id: str, inputs: list[Any]) -> None:
         self._client.async_stream_infer("tensorrt_llm", inputs, request_id=request_id)
 
     @property

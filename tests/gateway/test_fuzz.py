@@ -149,7 +149,8 @@ FIELDS = [
     "temperature", "top_p", "top_k", "seed", "lookahead", "stop_token_ids", "min_tokens", "ignore_eos", "echo",
     "logprobs", "input_extra", "input_prefix", "n_predict", "tokens", "response_fields", "t_max_predict_ms", "model",
     "return_token_ids", "repetition_penalty", "presence_penalty", "text_input", "input_ids", "input_lengths", "inputs",
-    "request_output_len", "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size",
+    "request_output_len", "num_return_sequences",
+    "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size",
 ]  # fmt: skip
 numbers = st.one_of(st.integers(-(2**70), 2**70), st.sampled_from([0, 1, 8, 2**31 - 1, 2**31, -1, 4095, 4096]))
 strings = st.one_of(st.text(max_size=30), st.sampled_from(["<|fim_middle|>", "", "\x00", "🦀", "é" * 50, "a" * 3000]))
@@ -228,7 +229,7 @@ def test_heads_of_any_kind(target: GatewayProcesses, path: str, method: str, hea
 
 tensors = st.builds(
     lambda name, datatype, shape: {"name": name, "datatype": datatype, "shape": shape},
-    st.sampled_from(["input_ids", "input_lengths", "request_output_len", "streaming", "stop_words_list", *FIELDS[-3:]]),
+    st.sampled_from(["input_ids", "input_lengths", "request_output_len", "streaming", "stop_words_list", *FIELDS[-4:]]),
     st.sampled_from(["INT32", "INT64", "BOOL", "FP32", "BYTES", "UINT8", ""]),
     st.lists(st.integers(-1, 9), max_size=3),
 )
