@@ -5,7 +5,7 @@ Shaped after TensorRT-LLM's executor (`tensorrt_llm.bindings.executor`), the sec
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from build_engine.lookahead import LookaheadConfig
 
@@ -37,6 +37,24 @@ e^-20 of its probability, and 1e-40, dividing by which gives infinity, is below 
 there a gap of 0.02 still leaves e^-2."""
 
 
+class Bounds(NamedTuple):
+    """What a number may be, for the engine and for the gateway in front of it."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.least:g} to {self.most:g}"
+
+    def hold(self, value: float) -> bool:
+        """As FP32, a bound may be a little less than it is; NaN is within none."""
+        return self.least - 1e-6 * abs(self.least) <= value <= self.most
+
+
+# With these no logit becomes infinite.
+TEMPERATURE, SHARE, FACTOR, PENALTY = Bounds(0, 1000), Bounds(0, 1), Bounds(0.01, 100), Bounds(-100, 100)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.
@@ -66,19 +84,20 @@ class Sampling:
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
 
     def __post_init__(self) -> None:
-        # With these bounds no logit becomes infinite; neither infinity nor NaN is within any of them.
-        checks = {
-            "temperature": (self.temperature, 0 <= self.temperature <= 1000, "0 to 1000"),
+        for name, (value, bounds) in {
+            "temperature": (self.temperature, TEMPERATURE),
+            "min_p": (self.min_p, SHARE),
+            "repetition_penalty": (self.repetition_penalty, FACTOR),
+            "presence_penalty": (self.presence_penalty, PENALTY),
+            "frequency_penalty": (self.frequency_penalty, PENALTY),
+        }.items():
+            if not bounds.hold(value):
+                raise RequestError(f"{name} is {value}, which is out of range: send {bounds}")
+        for name, (value, good, allowed) in {
             "runtime_top_k": (self.top_k, self.top_k >= 0, "0 (all) or more"),
             "runtime_top_p": (self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
-            "min_p": (self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
-            # As FP32, 0.01 is a little less.
-            "repetition_penalty": (self.repetition_penalty, 0.00999 <= self.repetition_penalty <= 100, "0.01 to 100"),
-            "presence_penalty": (self.presence_penalty, -100 <= self.presence_penalty <= 100, "-100 to 100"),
-            "frequency_penalty": (self.frequency_penalty, -100 <= self.frequency_penalty <= 100, "-100 to 100"),
             "min_length": (self.min_tokens, self.min_tokens >= 0, "0 or more"),
-        }
-        for name, (value, good, allowed) in checks.items():
+        }.items():
             if not good:
                 raise RequestError(f"{name} is {value}, which is out of range: send {allowed}")
 

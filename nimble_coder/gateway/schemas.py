@@ -9,16 +9,23 @@ import msgspec
 from msgspec import Meta, Struct
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from nimble_coder.engine.protocol import FACTOR, PENALTY, SHARE, TEMPERATURE, Bounds
 from nimble_coder.gateway.errors import ApiError
+
+
+def within(bounds: Bounds) -> Meta:
+    """The engine's bounds of a number as those of a field."""
+    return Meta(ge=bounds.least, le=bounds.most)
+
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Length = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Penalty = Annotated[float, Meta(ge=-100, le=100)]
-Factor = Annotated[float, Meta(ge=0.01, le=100)]
+Share = Annotated[float, within(SHARE)]
+Penalty = Annotated[float, within(PENALTY)]
+Factor = Annotated[float, within(FACTOR)]
 Milliseconds = Annotated[float, Meta(ge=-1, le=86_400_000)]
 Copies = Annotated[int, Meta(ge=1, le=16)]
-Temperature = Annotated[float, Meta(ge=0, le=1000)]
+Temperature = Annotated[float, within(TEMPERATURE)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=64)]
 

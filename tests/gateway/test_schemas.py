@@ -1,12 +1,15 @@
 """Bodies are read as clients mean them, and what cannot be meant is refused with its field."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec import Struct
 
+from nimble_coder.engine.protocol import FACTOR, PENALTY, TEMPERATURE, Bounds, RequestError, Sampling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.routes import ROUTES
 from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, decode
@@ -63,3 +66,28 @@ def test_other_numbers_stay_as_they_are() -> None:
     asked = decode(CompletionRequest, b'{"prompt": "x", "max_tokens": 16.0, "temperature": 0.25, "top_p": 1}')
     assert (asked.temperature, asked.top_p) == (0.25, 1.0)
     assert isinstance(asked.top_p, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("temperature", TEMPERATURE),
+        ("repetition_penalty", FACTOR),
+        ("presence_penalty", PENALTY),
+        ("frequency_penalty", PENALTY),
+    ],
+)
+def test_sampling_numbers_have_the_engines_bounds(name: str, bounds: Bounds) -> None:
+    for value in bounds:
+        decode(CompletionRequest, body_of(CompletionRequest, {name: value}))
+        Sampling(**{name: value})  # type: ignore[arg-type]
+    for value in (bounds.least - 0.1, bounds.most + 0.1):
+        with pytest.raises(ApiError, match=name):
+            decode(CompletionRequest, body_of(CompletionRequest, {name: value}))
+        with pytest.raises(RequestError, match=name):
+            Sampling(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_gateway_takes_nothing_of_the_engine_that_needs_pytorch() -> None:
+    without = "import sys; sys.modules['torch'] = None; import nimble_coder.gateway.server"
+    subprocess.run([sys.executable, "-c", without], check=True)
