@@ -1,7 +1,9 @@
 """The OpenAPI document is valid, and describes what is really answered; `http` checks every answer against it."""
 
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +24,12 @@ PROMPT = {"prompt": "import os\n", "max_tokens": 4}
 
 def test_it_is_valid() -> None:
     schemathesis.openapi.from_dict(build(ROUTES)).validate()
+
+
+def test_the_documentation_names_every_route() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    named = set(re.findall(r"`(?:GET |POST )?(/[^`]*)`", text))
+    assert [route.path for route in ROUTES if not route.path.startswith("/v2") and route.path not in named] == []
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.method == "GET" and "{" not in r.path], ids=lambda r: r.path)
