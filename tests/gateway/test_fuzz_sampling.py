@@ -62,18 +62,28 @@ def stream_long(client: httpx.Client, started: Event) -> str:
     return text
 
 
+def stream_on(client: httpx.Client, started: Event, over: Event) -> set[str]:
+    """The texts of one long completion after the other."""
+    texts = set()
+    while not over.is_set():
+        texts.add(stream_long(client, started))
+    return texts
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-def test_hostile_sampling_beside_a_long_stream(gateway: Serving, http: httpx.Client, path: str) -> None:
+def test_hostile_sampling_beside_long_streams(gateway: Serving, http: httpx.Client, path: str) -> None:
     said = {"prompt": "import os", "messages": [{"role": "user", "content": "import os"}], "max_tokens": 4}
-    started = Event()
+    started, over = Event(), Event()
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=gateway.addresses.http, timeout=60) as other:
         alone = stream_long(other, Event())
-        beside = pool.submit(stream_long, other, started)
+        beside = pool.submit(stream_on, other, started, over)
         assert started.wait(30)
-        for body in HOSTILE:
-            check(http.post(path, content=json.dumps({**said, **body})))
-        assert not beside.done(), "the stream was too short to be harmed"
-        assert beside.result() == alone
+        try:
+            for body in HOSTILE:
+                check(http.post(path, content=json.dumps({**said, **body})))
+        finally:
+            over.set()
+        assert beside.result() == {alone}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-40, 0.000999, 0.001, 0.01])
