@@ -73,8 +73,8 @@ class TritonHttp:
             except httpx.HTTPError as error:
                 raise ApiError(503, f"Triton does not answer: {error}", "engine_unavailable", retry_after=1) from None
             try:
-                if answer.status_code >= 500:
-                    raise from_triton(text_of(await answer.aread()))
+                if answer.status_code >= 400:
+                    raise refusal(answer.status_code, await answer.aread())
                 kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
                 content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
                 await exchange.start(answer.status_code, content_type, kept)
@@ -105,9 +105,11 @@ def uncompressed(body: bytes, encoding: str | None, limit: int) -> bytes:
     return content
 
 
-def text_of(body: bytes) -> str:
-    """Triton's words for an error; it calls a wrong JSON type an internal one."""
+def refusal(status: int, body: bytes) -> ApiError:
+    """What Triton answers where it refuses or fails; to it a wrong JSON type is an internal error, and the refusal of a
+    stream an event."""
     try:
-        return msgspec.json.decode(body, type=dict[str, str])["error"]
+        text = msgspec.json.decode(body.removeprefix(b"data: "), type=dict[str, str])["error"]
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
-        return body.decode("utf-8", "replace")
+        text = body.decode("utf-8", "replace")
+    return from_triton(text) if status >= 500 else ApiError(status, text)

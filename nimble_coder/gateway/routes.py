@@ -116,7 +116,7 @@ METRICS = [
     for path in ("/v1/metrics", "/metrics")
 ]
 PAGE = (Answer(content_type="text/html"),)
-LLAMA = (LlamaResult, list[LlamaResult], LlamaFields), (LlamaChunk, LlamaResult)
+LLAMA = (LlamaResult, list[LlamaResult], LlamaFields, list[LlamaFields]), (LlamaChunk, LlamaResult)
 KSERVE = (
     Answer((dict,)),
     Answer((dict,), "text/event-stream"),

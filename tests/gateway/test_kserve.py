@@ -261,10 +261,17 @@ def test_a_single_inference_of_a_model_that_streams_is_the_clients_mistake(http:
         client.infer("tensorrt_llm", generation([300] * 20))
 
 
-def test_tritons_500_for_a_wrong_type_is_the_clients_mistake(http: httpx.Client) -> None:
-    refused = http.post("/v2/models/ensemble/generate", json={"text_input": PROMPT, "max_tokens": 2, "stream": "x"})
-    assert refused.status_code == 400
-    assert "parse" in refused.json()["error"]
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+@pytest.mark.parametrize(
+    ("wrong", "reason"), [({"stream": "x"}, "^Unable to parse"), ({"num_return_sequences": -1}, "ask for 1 to 64$")]
+)
+def test_what_triton_refuses_is_the_clients_mistake_and_no_event(
+    http: httpx.Client, verb: str, wrong: dict[str, Any], reason: str
+) -> None:
+    """Triton says 500 for a wrong type, and wraps a stream's refusal into an event."""
+    refused = http.post(f"/v2/models/ensemble/{verb}", json={"text_input": PROMPT, "max_tokens": 2, **wrong})
+    assert (refused.status_code, refused.headers["content-type"]) == (400, "application/json")
+    assert re.search(reason, refused.json()["error"])
 
 
 def test_the_guard_reads_binary_tensors_of_http_too(gateway: Serving) -> None:

@@ -50,6 +50,10 @@ def test_what_is_shown_is_described(http: httpx.Client, route: Any) -> None:
         ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "max_tokens": 4}),
         ("/infill", {"input_prefix": "a", "input_suffix": "b", "n_predict": 4, "n_cmpl": 2, "return_tokens": True}),
         ("/completion", {"prompt": "import os\n", "n_predict": 64, "stop": ["\n"]}),
+        (
+            "/completion",
+            {"prompt": "import os\n", "n_predict": 2, "n_cmpl": 2, "response_fields": ["timings/prompt_n"]},
+        ),
         ("/tokenize", {"prompt": "a", "with_pieces": True, "return_token_strs": True}),
         ("/detokenize", {"tokens": [300, 301]}),
         ("/v1/completions/render", {"prompt": ["a", "b"]}),
