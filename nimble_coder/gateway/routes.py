@@ -5,27 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from nimble_coder.gateway import fim_routes, management, openai_routes, openapi, playground, schemas, text_routes
-from nimble_coder.gateway.answers import (
-    ChatChunk,
-    ChatCompletion,
-    Completion,
-    CompletionChunk,
-    ErrorResponse,
-    Health,
-    License,
-    LlamaChunk,
-    LlamaFields,
-    LlamaResult,
-    ManifestFile,
-    Metadata,
-    Model,
-    Models,
-    Props,
-    RenderedPrompts,
-    Text,
-    Tokens,
-    Version,
+from nimble_coder.gateway import (
+    answers,
+    fim_routes,
+    management,
+    openai_routes,
+    openapi,
+    playground,
+    schemas,
+    text_routes,
 )
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
@@ -54,11 +42,9 @@ def generates(
     path: str, handler: Generating, body: type[Struct], summary: str, whole: tuple[Any, ...], chunk: tuple[Any, ...]
 ) -> Route:
     """A route that runs the model; `whole` and `chunk` are the types of its answers."""
-    answers = (Answer(whole), Answer((*chunk, ErrorResponse), "text/event-stream"))
+    given = (Answer(whole), Answer((*chunk, answers.ErrorResponse), "text/event-stream"))
     refusals = (404, 500, 503)
-    return Route(
-        "POST", path, on_service(handler), summary, answers, body, refusals, is_limited=True, is_generating=True
-    )
+    return Route("POST", path, on_service(handler), summary, given, body, refusals, is_limited=True, is_generating=True)
 
 
 def reads(path: str, handler: Generating, body: type[Struct], summary: str, answer: type[Struct]) -> Route:
@@ -74,7 +60,7 @@ def shows(path: str, handler: Generating, summary: str, answer: type[Struct], is
 async def ready(app: "App", exchange: Exchange) -> None:
     """`GET /v1/health/ready`: 503 until a generation has worked, and while the service drains."""
     if app.health.is_ready:
-        await exchange.respond(200, encode(Health("Service is ready.")))
+        await exchange.respond(200, encode(answers.Health("Service is ready.")))
         return
     reason = app.health.reason or "the service is shutting down"
     raise ApiError(503, f"not ready: {reason}", "not_ready", retry_after=1)
@@ -107,32 +93,22 @@ async def pass_to_triton(app: "App", exchange: Exchange) -> None:
 
 
 HEALTH = [
-    Route("GET", path, ready, "Ready to answer", (Answer((Health,)),), refusals=(503,), is_open=True)
+    Route("GET", path, ready, "Ready to answer", (Answer((answers.Health,)),), refusals=(503,), is_open=True)
     for path in ("/v1/health/ready", "/health/ready", "/health")
 ]
-LIVE = [shows(path, management.live, "The process is up", Health) for path in ("/v1/health/live", "/health/live")]
+LIVE = [
+    shows(path, management.live, "The process is up", answers.Health) for path in ("/v1/health/live", "/health/live")
+]
 METRICS = [
     Route("GET", path, metrics, "Prometheus metrics", (Answer(content_type="text/plain"),), is_open=True)
     for path in ("/v1/metrics", "/metrics")
 ]
+ONE = (Answer((answers.Model,)),)
 PAGE = (Answer(content_type="text/html"),)
-LLAMA = (LlamaResult, list[LlamaResult], LlamaFields, list[LlamaFields]), (LlamaChunk, LlamaResult)
-KSERVE = (
-    Answer((dict,)),
-    Answer((dict,), "text/event-stream"),
-    Answer(content_type="application/octet-stream"),
-)
-# Open as they are over gRPC.
-PROBES = [
-    Route(
-        "GET",
-        path,
-        pass_to_triton,
-        summary,
-        (Answer(content_type="text/plain"),),
-        refusals=(400, 408, 413, 503),
-        is_open=True,
-    )
+KSERVE = (Answer((dict,)), Answer((dict,), "text/event-stream"), Answer(content_type="application/octet-stream"))
+BY_TRITON = (400, 408, 413, 415, 500, 503)
+PROBES = [  # open as they are over gRPC
+    Route("GET", path, pass_to_triton, summary, (Answer(content_type="text/plain"),), None, BY_TRITON, is_open=True)
     for path, summary in (("/v2/health/live", "Triton is up"), ("/v2/health/ready", "Triton is ready"))
 ]
 PASSED = [
@@ -142,70 +118,44 @@ PASSED = [
         pass_to_triton,
         "KServe v2, passed to Triton",
         KSERVE,
-        refusals=(400, 403, 404, 408, 413, 415, 500, 503),
+        refusals=(403, 404, *BY_TRITON),
         is_limited=method == "POST",
     )
     for method in ("GET", "POST")
     for path in ("/v2", "/v2/{path}")
 ]
+COMPLETION = (answers.Completion,), (answers.CompletionChunk,)
+CHAT = (answers.ChatCompletion,), (answers.ChatChunk,)
+LLAMA = (
+    (answers.LlamaResult, list[answers.LlamaResult], answers.LlamaFields, list[answers.LlamaFields]),
+    (answers.LlamaChunk, answers.LlamaResult),
+)
+RENDERED = "The prompt as sent", answers.RenderedPrompts
 ROUTES = (
     generates(
-        "/v1/completions",
-        openai_routes.completions,
-        schemas.CompletionRequest,
-        "Complete a text, or fill in",
-        (Completion,),
-        (CompletionChunk,),
+        "/v1/completions", openai_routes.completions, schemas.CompletionRequest, "Complete or fill in", *COMPLETION
     ),
-    generates(
-        "/v1/chat/completions",
-        openai_routes.chat,
-        schemas.ChatRequest,
-        "Answer a chat",
-        (ChatCompletion,),
-        (ChatChunk,),
-    ),
-    generates(
-        "/v1/fim/completions",
-        fim_routes.mistral_fim,
-        schemas.FimRequest,
-        "Fill in (Mistral's format)",
-        (ChatCompletion,),
-        (ChatChunk,),
-    ),
-    generates("/infill", fim_routes.llama_infill, schemas.InfillRequest, "Fill in (llama.cpp's format)", *LLAMA),
+    generates("/v1/chat/completions", openai_routes.chat, schemas.ChatRequest, "Answer a chat", *CHAT),
+    generates("/v1/fim/completions", fim_routes.mistral_fim, schemas.FimRequest, "Fill in (Mistral's)", *CHAT),
+    generates("/infill", fim_routes.llama_infill, schemas.InfillRequest, "Fill in (llama.cpp's)", *LLAMA),
     generates("/completion", fim_routes.llama_completion, schemas.InfillRequest, "Complete (llama.cpp's)", *LLAMA),
-    reads("/tokenize", text_routes.tokenize, schemas.TokenizeRequest, "Text to token ids", Tokens),
-    reads("/detokenize", text_routes.detokenize, schemas.DetokenizeRequest, "Token ids to text", Text),
-    reads(
-        "/v1/completions/render",
-        text_routes.render_completion,
-        schemas.CompletionRequest,
-        "The prompt as sent",
-        RenderedPrompts,
-    ),
-    reads(
-        "/v1/chat/completions/render",
-        text_routes.render_chat,
-        schemas.ChatRequest,
-        "The prompt as sent",
-        RenderedPrompts,
-    ),
-    reads("/infill/render", text_routes.render_infill, schemas.InfillRequest, "The prompt as sent", RenderedPrompts),
-    shows("/v1/models", openai_routes.models, "Models", Models, is_open=False),
-    shows("/models", openai_routes.models, "Models", Models, is_open=False),
-    Route(
-        "GET", "/v1/models/{model}", on_service(openai_routes.model), "One model", (Answer((Model,)),), refusals=(404,)
-    ),
+    reads("/tokenize", text_routes.tokenize, schemas.TokenizeRequest, "Text to token ids", answers.Tokens),
+    reads("/detokenize", text_routes.detokenize, schemas.DetokenizeRequest, "Token ids to text", answers.Text),
+    reads("/v1/completions/render", text_routes.render_completion, schemas.CompletionRequest, *RENDERED),
+    reads("/v1/chat/completions/render", text_routes.render_chat, schemas.ChatRequest, *RENDERED),
+    reads("/infill/render", text_routes.render_infill, schemas.InfillRequest, *RENDERED),
+    shows("/v1/models", openai_routes.models, "Models", answers.Models, is_open=False),
+    shows("/models", openai_routes.models, "Models", answers.Models, is_open=False),
+    Route("GET", "/v1/models/{model}", on_service(openai_routes.model), "One model", ONE, refusals=(404,)),
     *LIVE,
     *HEALTH,
     *METRICS,
-    shows("/v1/version", management.show_version, "Version", Version),
-    shows("/version", management.show_version, "Version", Version),
-    shows("/v1/license", management.show_license, "Licence", License),
-    shows("/v1/metadata", management.metadata, "What is served", Metadata, is_open=False),
-    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", ManifestFile, is_open=False),
-    shows("/props", management.props, "llama.cpp's properties", Props, is_open=False),
+    shows("/v1/version", management.show_version, "Version", answers.Version),
+    shows("/version", management.show_version, "Version", answers.Version),
+    shows("/v1/license", management.show_license, "Licence", answers.License),
+    shows("/v1/metadata", management.metadata, "What is served", answers.Metadata, is_open=False),
+    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", answers.ManifestFile, is_open=False),
+    shows("/props", management.props, "llama.cpp's properties", answers.Props, is_open=False),
     Route("GET", "/openapi.json", show_openapi, "This API", (Answer((dict,)),), is_open=True),
     Route("GET", "/docs", docs, "This API as a page", PAGE, is_open=True),
     Route("GET", "/", show_playground, "Playground", PAGE, is_open=True),
