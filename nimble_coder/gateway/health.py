@@ -53,6 +53,7 @@ class Health:
             while not self.is_lost:
                 before = self.reason
                 self.reason = await self._why_not(stub)
+                self._service.metrics.ready.set(self.is_ready)
                 if before != self.reason:
                     logger.info("not ready: %s", self.reason) if self.reason else logger.info("ready")
                 await asyncio.sleep(SECONDS_BETWEEN if self._generated else SECONDS_BEFORE)

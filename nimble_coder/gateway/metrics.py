@@ -24,6 +24,9 @@ class GatewayMetrics:
     def __init__(self, workers_directory: Path | None = None) -> None:
         self._directory = workers_directory
         own = self._registry = CollectorRegistry()
+        self.ready = Gauge(
+            "nimble_ready", "1 while the service is ready, 0 otherwise", registry=own, multiprocess_mode="livemin"
+        )
         self.running = Gauge("num_requests_running", "Generations in flight", registry=own, multiprocess_mode="livesum")
         self.requests = Counter(
             "nimble_http_requests", "Requests by route and status", ["route", "status"], registry=own

@@ -100,7 +100,9 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
         assert http.get("/v2/models/ensemble").status_code == 503
         assert wait_until(lambda: http.get("/v1/health/ready").status_code == 503)
         assert http.get("/v1/health/live").status_code == 200
-        assert "num_requests_running 0.0" in http.get("/metrics").text
+        metrics = http.get("/metrics").text
+        assert "num_requests_running 0.0" in metrics
+        assert "nimble_ready 0.0" in metrics
         with TritonServer(artifact.repository, serving.triton.addresses, log) as again:
             again.wait_ready()
             assert wait_until(lambda: http.get("/v1/health/ready").status_code == 200, 20)

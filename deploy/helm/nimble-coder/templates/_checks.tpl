@@ -1,0 +1,41 @@
+{{/* Values that are right one by one, but cannot work together. */}}
+{{- define "nimble-coder.checks" -}}
+{{- $gpus := int .Values.gpu.count }}
+{{- $profile := .Values.settings.model_profile | default "" }}
+{{- $named := regexFind "-tp[0-9]+" $profile | trimPrefix "-tp" | default "1" | int }}
+{{- $ranks := .Values.settings.tensor_parallel_size | default $named | int }}
+{{- if and (gt $ranks 1) (lt $gpus $ranks) }}
+{{- fail (printf "gpu.count is %d, but the engine is split over %d GPUs: set gpu.count=%d" $gpus $ranks $ranks) }}
+{{- end }}
+{{- $unit := ternary 1024 1 (hasSuffix "Gi" .Values.sharedMemory) }}
+{{- if and (gt $gpus 1) (lt (mul (regexFind "^[0-9]+" .Values.sharedMemory | int) $unit) 1024) }}
+{{- fail (printf "sharedMemory is %s, but the ranks of an engine on %d GPUs need 1Gi or more" .Values.sharedMemory $gpus) }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail (printf "autoscaling.minReplicas is %v, more than autoscaling.maxReplicas, which is %v" .minReplicas .maxReplicas) }}
+{{- end }}
+{{- end }}
+{{- if and (include "nimble-coder.cacheIsForOnePod" .) (or .Values.autoscaling.enabled (gt (int .Values.replicas) 1)) }}
+{{- fail (printf "cache.accessMode is %s, which only one pod can mount, but there are to be several: use ReadWriteMany, or an image that carries its engine and cache.enabled=false" .Values.cache.accessMode) }}
+{{- end }}
+{{- if and .Values.cache.enabled (eq .Values.cache.accessMode "ReadOnlyMany") (not .Values.cache.existingClaim) }}
+{{- fail "cache.accessMode is ReadOnlyMany, but a new claim is empty: name a filled one in cache.existingClaim" }}
+{{- end }}
+{{- if and .Values.tls.clientCaSecret (not .Values.tls.secret) }}
+{{- fail "tls.clientCaSecret needs tls.secret: clients' certificates are asked for under TLS only" }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- fail "ingress.enabled needs ingress.hosts" }}
+{{- end }}
+{{- with .Values.gateway }}
+{{- if and .parentRefs (not .httpHostnames) (not .grpcHostnames) }}
+{{- fail "gateway.parentRefs needs gateway.httpHostnames, gateway.grpcHostnames or both" }}
+{{- end }}
+{{- range .httpHostnames }}
+{{- if has . $.Values.gateway.grpcHostnames }}
+{{- fail (printf "gateway: %s is a host name of HTTP and of gRPC, of which a Gateway accepts only one: give them different names" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

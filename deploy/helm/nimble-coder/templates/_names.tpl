@@ -1,0 +1,52 @@
+{{/* What things are called and how they find each other. */}}
+
+{{- define "nimble-coder.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride }}
+{{- else if contains .Chart.Name .Release.Name }}
+{{- .Release.Name }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 53 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "nimble-coder.release" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of the pods that serve, and of nothing else. */}}
+{{- define "nimble-coder.selector" -}}
+{{ include "nimble-coder.release" . }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "nimble-coder.labels" -}}
+{{ include "nimble-coder.release" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "nimble-coder.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- .Values.serviceAccount.name | default (include "nimble-coder.fullname" .) }}
+{{- else }}
+{{- .Values.serviceAccount.name | default "default" }}
+{{- end }}
+{{- end }}
+
+{{- define "nimble-coder.image" -}}
+{{- $default := printf "%s%s" .Chart.AppVersion (ternary "" "-cpu" (gt (int .Values.gpu.count) 0)) }}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (.tag | default $default) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "nimble-coder.claim" -}}
+{{- .Values.cache.existingClaim | default (printf "%s-cache" (include "nimble-coder.fullname" .)) }}
+{{- end }}

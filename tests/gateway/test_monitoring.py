@@ -1,0 +1,80 @@
+"""The alerts, the dashboard and the autoscaler ask for metrics that a real service has."""
+
+import json
+import re
+import urllib.request
+
+import httpx
+import pytest
+import yaml
+
+from nimble_coder.client import CompletionClient
+from nimble_coder.serving import Serving
+from tests.helm.chart import CHART, EVERYTHING, ROOT, render
+
+SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")
+LABEL = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
+PROMETHEUS = {"up"}
+"""Made by Prometheus itself."""
+SCRAPED = {"job", "namespace"}
+"""Labels that the scraping adds."""
+
+
+def expressions() -> dict[str, str]:
+    """Of every alert and every panel, by where it stands."""
+    groups = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"]
+    found = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+    for panel in json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]:
+        found |= {f"{panel['title']}, {target['refId']}": target["expr"] for target in panel["targets"]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(gateway: Serving) -> str:
+    """The metrics of a service that has answered over both protocols, refused something, and is scraped again."""
+    url = gateway.addresses.http
+    httpx.post(f"{url}/v1/completions", json={"prompt": "import os\nimport ", "max_tokens": 24}, timeout=60)
+    httpx.post(f"{url}/v1/completions", json={"prompt": ""})
+    with CompletionClient(gateway.addresses.grpc) as client:
+        client.complete("import os\nimport ", 24)
+    with urllib.request.urlopen(gateway.addresses.metrics, timeout=5) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+@pytest.mark.parametrize("where", expressions())
+def test_an_expression_asks_for_metrics_and_labels_that_are_there(where: str, page: str) -> None:
+    expression = expressions()[where]
+    selectors = SELECTOR.findall(expression)
+    assert selectors
+    assert len(selectors) == expression.count("{")
+    for name, conditions in selectors:
+        assert 'job="nimble-coder"' in conditions
+        if name in PROMETHEUS:
+            continue
+        lines = re.findall(rf"^{name}(?:\{{(.*)\}})? \S+$", page, re.MULTILINE)
+        assert lines, f"{name} is not on the page"
+        there = set(LABEL.findall(lines[0])) | SCRAPED
+        assert set(LABEL.findall(conditions)) <= there
+    for label in re.findall(r"by \(([^)]+)\)", expression):
+        assert set(re.split(r"[, ]+", label)) - {"le"} - SCRAPED <= set(LABEL.findall(page))
+
+
+def test_values_that_expressions_ask_for_are_there(page: str) -> None:
+    assert re.search(r'nv_trt_llm_request_metrics\{[^}]*request_type="waiting"', page)
+    assert 'route="/v1/completions",status="200"' in page
+    assert 'status="OK"' in page
+
+
+def test_the_autoscaler_asks_for_a_metric_that_is_there(page: str) -> None:
+    (metric,) = render(EVERYTHING).one("HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert re.search(rf"^{metric['pods']['metric']['name']} \S+$", page, re.MULTILINE)
+
+
+def test_ready_is_a_metric(page: str) -> None:
+    assert "\nnimble_ready 1.0\n" in page
+
+
+def test_the_scraped_job_is_the_one_that_expressions_ask_for() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text())
+    assert [job["job_name"] for job in config["scrape_configs"]] == ["nimble-coder"]

@@ -1,0 +1,163 @@
+"""Who reaches the pods, by which way, and what watches them."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.helm.chart import CPU, EVERYTHING, MTLS, NAME, NAMESPACE, RELEASE, Document, Rendered, render
+
+
+def matches(selector: Document, labels: Document) -> bool:
+    return bool(selector.items() <= labels.items())
+
+
+def labels_of_pods(rendered: Rendered) -> Document:
+    labels: Document = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def ports(service: Document) -> dict[str, tuple[int, str]]:
+    return {port["name"]: (port["port"], port["appProtocol"]) for port in service["spec"]["ports"]}
+
+
+def test_services_find_the_pods_that_serve_and_not_the_one_that_tests() -> None:
+    rendered = render(EVERYTHING)
+    selectors = [service["spec"]["selector"] for service in rendered.all("Service")]
+    kinds = ("Deployment", "PodDisruptionBudget")
+    selectors += [rendered.one(kind)["spec"]["selector"]["matchLabels"] for kind in kinds]
+    selectors.append(rendered.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"])
+    for selector in selectors:
+        assert matches(selector, labels_of_pods(rendered))
+        assert not matches(selector, rendered.one("Pod", "-test")["metadata"]["labels"])
+
+
+def test_services_lead_to_ports_of_the_container() -> None:
+    rendered = render()
+    there = {port["name"] for port in rendered.container["ports"]}
+    assert {port["targetPort"] for each in rendered.all("Service") for port in each["spec"]["ports"]} == there
+
+
+def test_the_metrics_are_never_published_with_the_api() -> None:
+    rendered = render(EVERYTHING)
+    api, metrics = rendered.one("Service"), rendered.one("Service", "-metrics")
+    assert (api["spec"]["type"], metrics["spec"]["type"]) == ("LoadBalancer", "ClusterIP")
+    assert set(ports(api)) == {"http", "grpc"}
+    assert ports(metrics) == {"metrics": (8002, "http")}
+
+
+def test_the_ports_say_what_they_speak() -> None:
+    assert ports(render().one("Service")) == {"http": (8000, "http"), "grpc": (8001, "kubernetes.io/h2c")}
+    encrypted = render({"tls": {"secret": "certificate"}}).one("Service")
+    assert ports(encrypted) == {"http": (8000, "https"), "grpc": (8001, "https")}
+
+
+def test_ingress_and_routes_lead_to_ports_of_the_service() -> None:
+    rendered = render(EVERYTHING)
+    service = rendered.one("Service")
+    (rule,) = rendered.one("Ingress")["spec"]["rules"]
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    assert rule["host"] == "coder.example.com"
+    assert backend["name"] == service["metadata"]["name"]
+    assert backend["port"]["name"] in ports(service)
+    for kind, port, hostnames in (("HTTPRoute", "http", "httpHostnames"), ("GRPCRoute", "grpc", "grpcHostnames")):
+        spec = rendered.one(kind)["spec"]
+        assert spec["rules"] == [{"backendRefs": [{"name": NAME, "port": ports(service)[port][0]}]}]
+        assert spec["hostnames"] == EVERYTHING["gateway"][hostnames]
+        assert spec["parentRefs"] == EVERYTHING["gateway"]["parentRefs"]
+
+
+def test_a_route_without_a_host_name_is_none() -> None:
+    rendered = render({"gateway": {"parentRefs": [{"name": "edge"}], "httpHostnames": ["a.b"]}})
+    assert [len(rendered.all(kind)) for kind in ("HTTPRoute", "GRPCRoute")] == [1, 0]
+
+
+def test_nothing_optional_is_there_unasked() -> None:
+    assert sorted({document["kind"] for document in render(CPU).documents}) == [
+        "ConfigMap",
+        "Deployment",
+        "Pod",
+        "Service",
+        "ServiceAccount",
+    ]
+
+
+def test_the_network_policy_lets_in_who_is_named_and_the_test() -> None:
+    rendered = render(EVERYTHING)
+    wanted = EVERYTHING["networkPolicy"]
+    spec = rendered.one("NetworkPolicy")["spec"]
+    api, metrics = spec["ingress"]
+    assert [port["port"] for port in api["ports"]] == ["http", "grpc"]
+    *clients, test = api["from"]
+    assert clients == wanted["clients"]
+    assert matches(test["podSelector"]["matchLabels"], rendered.one("Pod", "-test")["metadata"]["labels"])
+    assert ([port["port"] for port in metrics["ports"]], metrics["from"]) == (["metrics"], wanted["scrapers"])
+    assert spec["egress"] == wanted["egress"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+
+
+@pytest.mark.parametrize("egress", [[{}], []])
+def test_without_names_the_network_policy_is_about_ports_and_what_goes_out(egress: list[Any]) -> None:
+    spec = render({"networkPolicy": {"enabled": True, "egress": egress}}).one("NetworkPolicy")["spec"]
+    assert [sorted(rule) for rule in spec["ingress"]] == [["ports"], ["ports"]]
+    assert spec["egress"] == egress
+
+
+def test_each_pod_is_scraped_once_under_the_name_that_the_rules_know() -> None:
+    rendered = render(EVERYTHING)
+    spec = rendered.one("ServiceMonitor")["spec"]
+    (service,) = [
+        each for each in rendered.all("Service") if matches(spec["selector"]["matchLabels"], each["metadata"]["labels"])
+    ]
+    (endpoint,) = spec["endpoints"]
+    assert endpoint["port"] in ports(service)
+    job = service["metadata"]["labels"][spec["jobLabel"]]
+    rules = [rule for group in rendered.one("PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+    assert {name for rule in rules for name in re.findall(r'job="([^"]+)"', rule["expr"])} == {job}
+
+
+def test_the_labels_that_prometheus_asks_for_are_there() -> None:
+    rendered = render(EVERYTHING)
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert rendered.one(kind)["metadata"]["labels"]["release"] == "prometheus"
+    assert rendered.one("ConfigMap", "-dashboard")["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_the_autoscaler_alone_decides_how_many_pods_there_are() -> None:
+    rendered = render(EVERYTHING)
+    spec = rendered.one("HorizontalPodAutoscaler")["spec"]
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME}
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 4)
+    assert "replicas" not in rendered.one("Deployment")["spec"]
+    assert render(CPU, {"replicas": 3}).one("Deployment")["spec"]["replicas"] == 3
+
+
+def test_helm_test_asks_the_service_over_both_protocols() -> None:
+    (container,) = render().one("Pod", "-test")["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    address = f"{NAME}.{NAMESPACE}.svc"
+    assert environment == {"NIMBLE_URL": f"{address}:8001", "NIMBLE_HTTP_URL": f"http://{address}:8000"}
+    script = container["args"][0]
+    assert [line for line in script.splitlines() if line.startswith("nimble-coder complete")] == [
+        "nimble-coder complete 'def add(a, b):' --max-tokens 16 --stats",
+        "nimble-coder complete 'def add(a, b):' --max-tokens 16 --stats --openai",
+    ]
+
+
+def test_helm_test_has_no_private_key_and_cannot_show_a_certificate() -> None:
+    spec = render({"tls": {"secret": "certificate"}}).one("Pod", "-test")["spec"]
+    (tls,) = [volume for volume in spec["volumes"] if volume["name"] == "tls"]
+    assert [item["key"] for item in tls["secret"]["items"]] == ["ca.crt"]
+    assert "--tls" in spec["containers"][0]["args"][0]
+    assert render(EVERYTHING, MTLS).all("Pod") == []
+
+
+def test_the_notes_say_how_to_call_it() -> None:
+    notes = render().notes
+    assert f"http://{NAME}.{NAMESPACE}.svc:8000" in notes
+    assert f"helm test {RELEASE} --namespace {NAMESPACE}" in notes
+    assert "No API keys are set" in notes
+    closed = render(EVERYTHING, MTLS).notes
+    assert "No API keys are set" not in closed
+    assert "helm test" not in closed
+    assert "https://coder.example.com" in closed
