@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 # crun refuses hybrid cgroups; without systemd there is no cgroup manager and no journal. Podman's own defaults for the
 # limits are above what an unprivileged root may set.
 CONTAINERS = """
@@ -65,7 +67,11 @@ class Container:
     @property
     def address(self) -> str:
         """Its address on the internal network, which the host is part of and the rest of the world is not."""
-        return self.state("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        if pod := self.state("{{.Pod}}"):
+            infra = self.podman.run("pod", "inspect", "--format", "{{.InfraContainerID}}", pod).strip()
+            return Container(self.podman, infra, self.started).state(address) if infra != self.name else ""
+        return self.state(address)
 
     @property
     def is_running(self) -> bool:
@@ -208,6 +214,22 @@ class Podman:
         arguments = ["run", "--rm", "--no-healthcheck", f"--user={user}", f"--network={network}"]
         return self.call(*arguments, *options, image, *command)
 
+    @contextmanager
+    def play(self, *documents: dict[str, Any]) -> Iterator[Container]:
+        """The container of the one pod that Kubernetes' objects describe; in the end it and its volumes are removed."""
+        file = self.work / "tmp" / "pod.yaml"
+        file.write_text(yaml.safe_dump_all(documents))
+        started = time.monotonic()
+        played = self.run("kube", "play", "--network=internal", str(file))
+        container = played.split("Container:\n")[1].split()[0]
+        try:
+            yield Container(self, container, started)
+        finally:
+            self.run("pod", "rm", "--force", "--time=0", self.run("inspect", "--format", "{{.Pod}}", container).strip())
+            self.run("volume", "prune", "--force")  # another of the same name would find what is in it
+
     def remove_containers(self) -> None:
         """What an interrupted run left."""
+        self.run("pod", "rm", "--all", "--force", "--time=0")
         self.run("rm", "--all", "--force", "--time=0")
+        self.run("volume", "rm", "--all", "--force")

@@ -1,5 +1,6 @@
 """The files around the images: linted, valid, and in step with each other."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from build_engine.versions import CONTAINER
 from tests.images.bases import ROOT
 
+RULES, DASHBOARD = (ROOT / "deploy/helm/nimble-coder/files" / name for name in ("rules.yaml", "dashboard.json"))
 HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
@@ -47,6 +49,27 @@ def test_compose_builds_targets_that_exist() -> None:
 
 def test_prometheus_accepts_its_configuration() -> None:
     succeeds("promtool", "check", "config", "deploy/monitoring/prometheus.yml")
+
+
+def test_alerts_fire_when_they_should_and_not_otherwise() -> None:
+    succeeds("promtool", "test", "rules", "tests/images/alerts.yaml")
+    alerts = {rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+    tests = yaml.safe_load((ROOT / "tests/images/alerts.yaml").read_text())["tests"]
+    assert {each["alertname"] for test in tests for each in test["alert_rule_test"] if each["exp_alerts"]} == alerts
+
+
+def test_prometheus_understands_every_panel_of_the_dashboard(tmp_path: Path) -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    rules = [{"record": f"panel:{i}", "expr": each.replace("$__rate_interval", "1m")} for i, each in enumerate(asked)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    succeeds("promtool", "check", "rules", tmp_path / "rules.yaml")
+
+
+def test_compose_gives_prometheus_the_rules() -> None:
+    volumes = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["prometheus"]["volumes"]
+    (rules,) = [volume for volume in volumes if volume.endswith(":/etc/prometheus/rules.yaml:ro")]
+    assert ROOT / rules.split(":")[0] == RULES
 
 
 def test_the_lock_pins_what_the_project_asks_for_and_what_it_is_tested_with() -> None:
