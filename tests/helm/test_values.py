@@ -33,6 +33,7 @@ SHARED = {"cache": {"accessMode": "ReadWriteMany"}}
         ({"podDisruptionBudget": {"maxUnavailable": "some"}}, "at '/podDisruptionBudget/maxUnavailable'"),
         ({"podAnnotations": {"scrape": True}}, "at '/podAnnotations/scrape': got boolean, want string"),
         ({"extraEnv": [{"value": "x"}]}, "at '/extraEnv/0': missing property 'name'"),
+        ({"cache": None}, "at '': missing property 'cache'"),
     ],
 )
 def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
@@ -75,6 +76,7 @@ def test_what_cannot_work_together_is_refused(values: Values, message: str) -> N
         {"gpu": {"count": 2}, "settings": {"tensor_parallel_size": 2}, "sharedMemory": "1024Mi"},
         {"settings": {"model_profile": "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"}},
         {"settings": {"model_profile": "demo"}, "replicas": 0},
+        {"settings": None, "tolerations": None, "podSecurityContext": None, "resources": {"requests": None}},
     ],
 )
 def test_what_can_is_not(values: Values) -> None:

@@ -1,9 +1,10 @@
 {{/* Values that are right one by one, but cannot work together. */}}
 {{- define "nimble-coder.checks" -}}
 {{- $gpus := int .Values.gpu.count }}
-{{- $profile := .Values.settings.model_profile | default "" }}
+{{- $settings := .Values.settings | default dict }}
+{{- $profile := $settings.model_profile | default "" }}
 {{- $named := regexFind "-tp[0-9]+" $profile | trimPrefix "-tp" | default "1" | int }}
-{{- $ranks := .Values.settings.tensor_parallel_size | default $named | int }}
+{{- $ranks := $settings.tensor_parallel_size | default $named | int }}
 {{- if and (gt $ranks 1) (lt $gpus $ranks) }}
 {{- fail (printf "gpu.count is %d, but the engine is split over %d GPUs: set gpu.count=%d" $gpus $ranks $ranks) }}
 {{- end }}

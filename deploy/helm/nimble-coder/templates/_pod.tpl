@@ -38,13 +38,13 @@ rollingUpdate:
 {{- define "nimble-coder.preStopSeconds" -}}5{{- end }}
 {{- define "nimble-coder.graceSeconds" -}}
 {{- $drain := 30.0 }}
-{{- if hasKey .Values.settings "drain_seconds" }}{{ $drain = .Values.settings.drain_seconds }}{{ end }}
+{{- with .Values.settings }}{{ if hasKey . "drain_seconds" }}{{ $drain = .drain_seconds }}{{ end }}{{ end }}
 {{- add (ceil $drain) 10 (include "nimble-coder.preStopSeconds" .) }}
 {{- end }}
 
 {{/* The settings file: what was chosen, and where the chart mounts what belongs to it. */}}
 {{- define "nimble-coder.settings" -}}
-{{- $settings := deepCopy .Values.settings }}
+{{- $settings := deepCopy (.Values.settings | default dict) }}
 {{- with .Values.apiKeys }}
 {{- if .secret }}{{ $_ := set $settings "api_keys_file" (printf "/etc/nimble-coder/keys/%s" .key) }}{{ end }}
 {{- end }}
