@@ -1,6 +1,7 @@
 """The chart, rendered by the real Helm."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,13 @@ EVERYTHING: Values = {
 MTLS: Values = {"tls": {"clientCaSecret": "clients"}}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rendered:
     """What one set of values makes."""
 
     files: dict[str, str]
 
-    @property
+    @cached_property
     def documents(self) -> list[Document]:
         """Without the notes, which are for people."""
         texts = [text for path, text in self.files.items() if not path.endswith("NOTES.txt")]

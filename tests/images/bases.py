@@ -1,9 +1,12 @@
 """The base images, made here because no registry is needed for a test: Debian with Python, and NVIDIA's stand-in."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from build_engine.versions import CONTAINER
@@ -14,6 +17,35 @@ PYTHON = "docker.io/library/python:3.11-slim-bookworm"
 TRITON = "nvcr.io/nvidia/tritonserver"
 PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv,python3-pip,libpython3.11"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+SOURCES = ("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
+FOLDERS = ("requirements", "build_engine", "nimble_coder", "model_repository", "backends")
+
+
+@contextmanager
+def shared_podman(token: str) -> Iterator[Podman]:
+    """Podman in the directory that NIMBLE_IMAGES_WORK names; `token` is in everything secret that builds are given."""
+    work = Path(os.environ.get("NIMBLE_IMAGES_WORK", "~/.cache/nimble-coder-images")).expanduser().absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    say(f"images and logs are kept in {work}")
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions would remove each other's containers
+        engine = Podman(work)
+        engine.build_options = build_options(engine, token)
+        yield engine
+        engine.remove_containers()
+        engine.run("network", "rm", "--force", "internal")
+
+
+def make_context(podman: Podman) -> Path:
+    """What the images are made of, copied from the working tree."""
+    place = podman.work / "context"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for name in SOURCES:
+        shutil.copy2(ROOT / name, place)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return place
 
 
 def debian_mirror() -> str:

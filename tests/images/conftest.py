@@ -1,6 +1,5 @@
 """Each image is built once a session, in a storage that the next session finds again."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -10,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.bases import ROOT, build_options, make_python_base, make_triton_base
+from tests.images.bases import ROOT, make_context, make_python_base, make_triton_base, shared_podman
 from tests.images.podman import Podman, say
 
-SOURCES = ("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
-FOLDERS = ("requirements", "build_engine", "nimble_coder", "model_repository", "backends")
 CPU, BUILD, RUNTIME, WITH_ENGINE = (
     f"localhost/nimble-coder:{target}" for target in ("runtime-cpu", "build", "runtime", "runtime-with-engine")
 )
@@ -30,28 +27,14 @@ def token() -> str:
 def podman(token: str) -> Iterator[Podman]:
     if os.geteuid():
         pytest.fail("the images are built and run as root: run scripts/test-images as root")
-    work = Path(os.environ.get("NIMBLE_IMAGES_WORK", "~/.cache/nimble-coder-images")).expanduser().absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    say(f"images and logs are kept in {work}")
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions would remove each other's containers
-        engine = Podman(work)
-        engine.build_options = build_options(engine, token)
+    with shared_podman(token) as engine:
         yield engine
-        engine.remove_containers()
-        engine.run("network", "rm", "--force", "internal")
 
 
 @pytest.fixture(scope="session")
 def context(podman: Podman, token: str) -> Path:
     """The build context: the working tree, with a secret lying about as in a developer's."""
-    place = podman.work / "context"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    for name in SOURCES:
-        shutil.copy2(ROOT / name, place)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    place = make_context(podman)
     (place / ".env").write_text(f"HF_TOKEN={token}\n")
     return place
 
