@@ -38,11 +38,10 @@ class Connection(HttpToolsProtocol):
             return  # a head has ended, that of a websocket maybe
         if was_in_head:
             self._size += len(data)
-            if self._size > HEAD_BYTES:
-                self._refuse(
-                    ApiError(431, f"the headers are larger than {HEAD_BYTES} bytes: send less", "headers_too_large")
-                )
-        if cycle is not None and cycle.response_complete and self._timer is None:
+        if self._size > HEAD_BYTES:
+            text = f"the headers are larger than {HEAD_BYTES} bytes: send less"
+            self._refuse(ApiError(431, text, "headers_too_large"))
+        elif cycle is not None and cycle.response_complete and self._timer is None:
             self._wait()  # for the end of a head, or of a body that was refused before it had come
 
     def on_headers_complete(self) -> None:
