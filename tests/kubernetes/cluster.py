@@ -1,7 +1,7 @@
 """A Kubernetes cluster of one node in namespaces of its own, from programs that lie in one directory.
 
-Everything runs in the network, mount and process namespaces of `scripts/test-kubernetes`, and ends with them. Debian has
-no CoreDNS, so a dnsmasq answers for the Services.
+Everything runs in the network, mount and process namespaces of `scripts/test-kubernetes` and ends with them. No
+package has CoreDNS, so a dnsmasq answers for the Services.
 """
 
 import json
