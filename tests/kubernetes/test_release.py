@@ -104,7 +104,7 @@ def test_helm_test_completes(config: helm.Config, url: str) -> None:
 def test_new_keys_are_read_without_a_restart(cluster: Cluster, url: str) -> None:
     before = pods(cluster)
     store_keys(cluster, "kept", "new")
-    cluster.wait("the new key is known", lambda: complete(url, "new") == 200, 120)
+    cluster.wait("the new key is known", lambda: complete(url, "new") == 200, 180)
     assert [complete(url, key) for key in ("kept", "old")] == [200, 401]
     assert pods(cluster) == before
 
