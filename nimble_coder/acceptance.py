@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from build_engine.build import Artifact, BuildOptions, workshop
@@ -236,7 +236,7 @@ def report(results: list[Result]) -> str:
     lines = [
         "# GPU acceptance",
         "",
-        f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {right} of {len(results)} as expected.",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {right} of {len(results)} as expected.",
     ]
     lines += [f"- {gpu}" for gpu in detect_hardware().gpus]
     for result in results:

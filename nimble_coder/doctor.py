@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +41,7 @@ SHARED_MEMORY, SHARED_MEMORY_RANKS = 32 * MIB, GIB
 OPEN_FILES = 4096
 STACK = 64 * MIB
 """NVIDIA's containers ask for --ulimit stack=67108864."""
-RELEASED = datetime(2025, 5, 1, tzinfo=timezone.utc)
+RELEASED = datetime(2025, 5, 1, tzinfo=UTC)
 """No clock that is right shows less."""
 
 Verdict = Literal["ok", "warning", "wrong"]
@@ -256,7 +256,7 @@ def check_engine(settings: Settings) -> tuple[Finding, Choice | None]:
 
 def check_clock(choice: Choice | None) -> Finding:
     """Certificates and tokens depend on it."""
-    now, known = datetime.fromtimestamp(time.time(), timezone.utc), RELEASED
+    now, known = datetime.fromtimestamp(time.time(), UTC), RELEASED
     if choice and choice.artifact:
         known = max(known, datetime.fromisoformat(choice.artifact.manifest.built_at))
     seen = now.isoformat(timespec="seconds")

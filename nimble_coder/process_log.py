@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 from collections import deque
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -41,7 +41,7 @@ class ProcessLog:
     def say(self, name: str, text: str, level: str = "info") -> None:
         """A line of this process's own, or of another's."""
         if self._json:
-            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
             text = json.dumps({"time": now, "level": level, "process": name, "message": text}, ensure_ascii=False)
         else:
             text = f"[{name}] {text}"

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import astuple, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from build_engine.build import Artifact
@@ -171,7 +171,7 @@ def provenance(artifact: Artifact) -> Measured:
     gpus = ", ".join(gpu.product for gpu in detect_hardware().gpus)
     return Measured(
         artifact=artifact.directory.name,
-        date=datetime.now(timezone.utc).date().isoformat(),
+        date=datetime.now(UTC).date().isoformat(),
         machine=gpus or f"{platform.machine()}, {os.cpu_count()} cores",
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )

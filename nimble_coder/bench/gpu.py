@@ -11,7 +11,7 @@ import argparse
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ def sections(dry_run: bool) -> dict[str, list[str]]:
 def machine(dry_run: bool) -> str:
     """What the figures were measured on."""
     name = "CPU, a dry run" if dry_run else torch.cuda.get_device_name()
-    day = datetime.now(timezone.utc).date().isoformat()
+    day = datetime.now(UTC).date().isoformat()
     return f"{day}; {name}; PyTorch {torch.__version__}; Python {platform.python_version()}"
 
 

@@ -65,7 +65,7 @@ class Exchange:
         """The whole body; raises `ApiError` 413 above `limit` bytes, 408 where it takes too long, and `ClientGone`."""
         try:
             return await asyncio.wait_for(self._read_body(limit), BODY_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.extra_headers = [*self.extra_headers, (b"connection", b"close")]  # the rest may still come
             text = f"the body has not arrived in {BODY_SECONDS:.0f} s: send the request again"
             raise ApiError(408, text, "request_timeout") from None

@@ -80,7 +80,7 @@ class Health:
     async def _ping(self) -> str:
         try:
             await asyncio.wait_for(self._service.streams.ping(), PATIENCE)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return f"the engine has not answered for {PATIENCE:.0f} s"
         except ApiError as error:
             self._look_for_loss(error)
@@ -99,7 +99,7 @@ class Health:
         generation = Generation(ids, 1, (), lookahead, streaming=False)
         try:
             await asyncio.wait_for(self._finish(generation), 60)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return "a generation failed: no answer in 60 s"
         except ApiError as error:
             self._look_for_loss(error)

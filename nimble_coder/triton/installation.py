@@ -41,7 +41,7 @@ class Installation:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         path = self.root / "python_backend_stubs" / version / STUB
         if not path.is_file():
-            raise TritonError(f"this Triton has no Python backend for Python {version}: use 3.10 to 3.13")
+            raise TritonError(f"this Triton has no Python backend for Python {version}: use 3.11 or 3.12")
         return path
 
     def launch(self, arguments: list[str], shared_memory: str) -> list[str]:
