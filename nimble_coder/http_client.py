@@ -8,7 +8,7 @@ for text in client.chat("How do I sort a dictionary?"):
 import http.client
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,7 +46,7 @@ class HttpClient:
         max_tokens: int = 128,
         lookahead: LookaheadConfig | None = None,
         stop: tuple[str, ...] = (),
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Continues a text, or fills in between it and a suffix. Raises `CompletionError`."""
         asked = {"prompt": prompt, "suffix": suffix}
         for choice in self._stream("/v1/completions", asked, max_tokens, lookahead, stop):
@@ -58,7 +58,7 @@ class HttpClient:
         max_tokens: int = 128,
         lookahead: LookaheadConfig | None = None,
         stop: tuple[str, ...] = (),
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Answers a question. Raises `CompletionError`."""
         asked = {"messages": [{"role": "user", "content": question}]}
         for choice in self._stream("/v1/chat/completions", asked, max_tokens, lookahead, stop):

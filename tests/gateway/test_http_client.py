@@ -58,7 +58,7 @@ def test_mistakes_are_told_in_one_line(gateway: Serving, arguments: list[str], r
 def test_leaving_early_frees_the_slot(gateway: Serving) -> None:
     texts = HttpClient(gateway.addresses.http).complete(PROMPT, max_tokens=6000)
     next(texts)
-    texts.close()  # type: ignore[attr-defined]
+    texts.close()
     assert wait_until(lambda: active_requests(gateway) == 0, 2)
 
 
