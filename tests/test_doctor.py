@@ -6,6 +6,8 @@ import resource
 import shutil
 import socket
 import subprocess
+import tempfile
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -109,21 +111,21 @@ def test_ports_tls_cache_and_clock(artifact: Artifact, machine: Machine, monkeyp
     assert wrong(found) == {"ports", "tls"}
     assert found["settings"].verdict == "warning"
     assert "would be built" in found["engine"].seen
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(2 << 30, 2 << 30, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2 << 30, 2 << 30, 1000))
     assert "cache" in wrong(findings(NIM_CACHE_PATH=machine.home / "cache"))
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert {"cache", "temporary files"} <= wrong(findings(NIM_CACHE_PATH=machine.home / "cache"))
-    monkeypatch.setattr(doctor.time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     assert doctor.check_clock(None).is_wrong
 
 
 def test_a_temporary_directory_that_libraries_cannot_be_loaded_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", tmp_path]
+    mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", tmp_path]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
-    monkeypatch.setattr(doctor.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found = doctor.check_temporary(needs_gpu=False)
     subprocess.run(["umount", tmp_path], check=True)
     assert found.is_wrong

@@ -12,6 +12,7 @@ import json
 import platform
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def packed(files: list[SourceFile], tokenizer: Tokenizer, rng: random.Random) ->
     return rows[order]
 
 
-def batches(files: list[SourceFile], tokenizer: Tokenizer, rng: random.Random, size: int):  # type: ignore[no-untyped-def]
+def batches(files: list[SourceFile], tokenizer: Tokenizer, rng: random.Random, size: int) -> Iterator[torch.Tensor]:
     """Endless batches, each epoch with new cuts and new infilling spans."""
     while True:
         yield from (batch for batch in packed(files, tokenizer, rng).split(size) if len(batch) == size)
@@ -107,7 +108,8 @@ def train(arguments: argparse.Namespace) -> None:
     kept, held_out = [f for f in files if not f.held_out], [f for f in files if f.held_out]
     tokenizer = train_tokenizer((f.text for f in kept), VOCAB)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Qwen2ForCausalLM(configuration(tokenizer)).to(device=device, dtype=torch.float32).train()
+    # transformers declares its `to` as a function that is never bound to the model.
+    model = Qwen2ForCausalLM(configuration(tokenizer)).to(device=device, dtype=torch.float32).train()  # type: ignore[call-arg]
     examination = packed(held_out, tokenizer, random.Random(SEED))[:96].to(device)
     stream = batches(kept, tokenizer, rng, arguments.batch)
     steppers = optimizers(model)
@@ -154,7 +156,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: Tokenizer, run: Run, output: Path) 
     """Writes the checkpoint in Hugging Face layout, weights in bfloat16, and the card."""
     output.mkdir(parents=True, exist_ok=True)
     stops = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
-    exported = copy.deepcopy(model).to(torch.bfloat16)
+    exported = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type] # as in train()
     exported.generation_config = GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=stops[1])
     exported.save_pretrained(output)
     tokenizer.save(str(output / "tokenizer.json"))

@@ -112,7 +112,7 @@ class PaddedStep:
             self._logits = self._forward()
             return
         if self._graph is None:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # libraries choose and allocate at their first calls, outside of graphs
                 for _ in range(2):

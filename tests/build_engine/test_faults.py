@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,9 +218,9 @@ def test_what_is_in_a_read_only_cache_is_found_and_cannot_be_pruned(
     ids=["no GPU", "other GPU", "one GPU", "0.18.2", "0.20.0", "1.0.0", "none", "compiler", "partial", "conversion"],
 )
 def test_what_is_wrong_with_the_machine_or_the_build_has_its_exit_code(
-    h100: Machine, tiny_checkpoint: Path, prepare: object, code: int, message: str
+    h100: Machine, tiny_checkpoint: Path, prepare: Callable[[Machine], object], code: int, message: str
 ) -> None:
-    prepare(h100)  # type: ignore[operator]
+    prepare(h100)
     answer = subprocess.run(command(h100, tiny_checkpoint), capture_output=True, text=True, check=False)
     assert answer.returncode == code, answer.stderr
     assert message in answer.stderr
@@ -270,8 +271,8 @@ def test_an_engine_does_not_start_on_another_machine(h100: Machine, tiny_checkpo
         Artifact.open(artifact.directory).check_machine()
 
 
-def wait_for(condition: object, seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -101,9 +102,9 @@ def test_a_variant_has_another_name_and_id() -> None:
         ({"engine": "torch", "gpu": ANY, "lookahead": LookaheadConfig(1, 1, 0)}, "needs draft tokens"),
     ],
 )
-def test_limits_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:
+def test_limits_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ProfileError, match=message):
-        replace(PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"], **changes)  # type: ignore[arg-type]
+        replace(PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"], **changes)
 
 
 def test_max_num_tokens_covers_one_step_of_a_full_batch() -> None:

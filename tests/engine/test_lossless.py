@@ -15,7 +15,7 @@ from build_engine.build import Artifact, build
 from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from build_engine.profiles import find_profile
+from build_engine.profiles import Precision, find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.batch import BatchBuilder
@@ -45,7 +45,7 @@ def prompts(artifact: Artifact) -> list[list[int]]:
     return found
 
 
-def embedded(directory: Path, precision: str) -> Artifact:
+def embedded(directory: Path, precision: Precision) -> Artifact:
     profile = replace(find_profile("demo"), precision=precision, lookahead=WIDEST)
     return build(profile, None, Cache(directory), silent)
 
@@ -67,7 +67,7 @@ def running(artifact: Artifact) -> Iterator[TorchEngine]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: str) -> None:
+def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: Precision) -> None:
     artifact = embedded(tmp_path, precision)
     cases = prompts(artifact)
     with running(artifact) as engine:

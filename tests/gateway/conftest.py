@@ -41,7 +41,11 @@ def http(gateway: Serving) -> Iterator[httpx.Client]:
 def openai(gateway: Serving) -> Iterator[OpenAI]:
     """The OpenAI SDK, pointed at the gateway."""
     url = f"{gateway.addresses.http}/v1"
-    with CheckingClient() as http, OpenAI(base_url=url, api_key="none", max_retries=0, http_client=http) as client:
+    with (
+        CheckingClient() as http,
+        # The SDK takes httpx's clients too, and declares only those of its own httpx2.
+        OpenAI(base_url=url, api_key="none", max_retries=0, http_client=http) as client,  # type: ignore[arg-type]
+    ):
         yield client
 
 
@@ -107,5 +111,5 @@ def events(text: str) -> list[str]:
 
 def read_log(serving: Serving) -> str:
     """Everything Triton and the gateway wrote."""
-    assert serving.log is not None
-    return Path(serving.log).read_text(errors="replace")
+    assert isinstance(serving.log, Path)
+    return serving.log.read_text(errors="replace")

@@ -90,7 +90,7 @@ def test_continue_detects_the_context_length(http: httpx.Client) -> None:
     assert model["max_model_len"] == 8192
 
 
-LLAMA_VIM = {
+LLAMA_VIM: dict[str, Any] = {
     "id_slot": 0,
     "input_prefix": "import os\n\n",
     "input_suffix": SUFFIX,
@@ -122,7 +122,7 @@ def test_llama_vim_infill(http: httpx.Client) -> None:
     answer = http.post("/infill", json=LLAMA_VIM)
     assert answer.text.lstrip().startswith("{")
     assert '"content":' in answer.text
-    assert set(answer.json()) == set(LLAMA_VIM["response_fields"])  # type: ignore[call-overload]
+    assert set(answer.json()) == set(LLAMA_VIM["response_fields"])
     assert answer.json()["timings/predicted_n"] <= 24
 
 

@@ -18,7 +18,8 @@ from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange, Message
 from nimble_coder.gateway.process import GatewayError
 from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.triton.errors import TritonError
+from nimble_coder.triton.server import Addresses, TritonServer
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 

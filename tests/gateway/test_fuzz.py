@@ -111,7 +111,9 @@ schema = schemathesis.openapi.from_dict(build(ROUTES))
 
 @schema.parametrize()
 @settings(parent=fuzz, max_examples=max(CASES // 10, 5))
-def test_what_the_openapi_document_allows_and_what_it_does_not(case: schemathesis.Case, http: httpx.Client) -> None:
+def test_what_the_openapi_document_allows_and_what_it_does_not(
+    case: schemathesis.Case[Any], http: httpx.Client
+) -> None:
     arguments = case.as_transport_kwargs(base_url=str(http.base_url))
     sent = {name: value for name, value in arguments.items() if name in ("method", "url", "json", "data", "headers")}
     data = sent.pop("data", None)

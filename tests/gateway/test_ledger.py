@@ -1,6 +1,7 @@
 """The limits hold over all workers of a service, and what one of them does the others see at once."""
 
 import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_rate_limit_is_per_client_and_says_when_to_come_back() -> None:
 
 def test_an_allowance_refills_steadily(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(ledger_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     ledger = Ledger()
     assert [ledger.take("a", 3) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(20)]
     now += 19

@@ -1,6 +1,7 @@
 """NIM's management routes, the documentation, and errors of the HTTP layer."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -97,7 +98,7 @@ def test_bodies_that_are_no_json_or_too_large(http: httpx.Client) -> None:
         assert http.post("/v1/completions", content=body).status_code == 400
     assert http.post("/v1/completions", content=b" " * (9 << 20)).status_code == 413
 
-    def pieces():  # type: ignore[no-untyped-def]
+    def pieces() -> Iterator[bytes]:
         for _ in range(9):
             yield b" " * (1 << 20)
 

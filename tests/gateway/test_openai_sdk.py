@@ -1,10 +1,17 @@
 """The unmodified OpenAI SDK against the whole service: what it sends is understood, what it reads is there."""
 
 import asyncio
+from typing import Any
 
 import openai as sdk
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types import Completion
+from openai.types.chat import (
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageParam,
+    ChatCompletionStreamOptionsParam,
+)
 
 from nimble_coder.client import CompletionClient
 from nimble_coder.serving import Serving
@@ -12,6 +19,17 @@ from nimble_coder.text.tokenizer import TextTokenizer
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 MODEL = "qwen2.5-coder"
+
+
+def tokens_of(completion: Completion) -> int:
+    assert completion.usage is not None
+    return completion.usage.completion_tokens
+
+
+def token_ids_of(completion: Completion) -> Any:
+    """A field of the first choice that the SDK does not declare."""
+    choice: Any = completion.choices[0]
+    return choice.token_ids
 
 
 def test_a_completion_is_what_the_engine_gives_on_its_own(openai: OpenAI, gateway: Serving) -> None:
@@ -27,20 +45,20 @@ def test_a_completion_is_what_the_engine_gives_on_its_own(openai: OpenAI, gatewa
 
 def test_a_streamed_completion_is_the_same_text(openai: OpenAI) -> None:
     whole = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=24)
-    options = {"include_usage": True}
+    options: ChatCompletionStreamOptionsParam = {"include_usage": True}
     chunks = list(
-        openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=24, stream=True, stream_options=options)  # type: ignore[call-overload]
+        openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=24, stream=True, stream_options=options)
     )
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
     assert chunks[-1].choices == []
-    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens  # type: ignore[union-attr]
+    assert tokens_of(chunks[-1]) == tokens_of(whole)
 
 
 def test_continuous_usage_counts_up(openai: OpenAI) -> None:
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    chunks = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20, stream=True, stream_options=options)  # type: ignore[call-overload]
-    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20, stream=True, stream_options=options)
+    counts = [tokens_of(chunk) for chunk in chunks]
     assert counts == sorted(counts)
     assert counts[-1] == 20
 
@@ -95,12 +113,12 @@ def test_finish_reason_tells_the_budget_from_the_model(openai: OpenAI) -> None:
     cut = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3)
     assert cut.choices[0].finish_reason == "length"
     token = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=6, extra_body={"return_token_ids": True})
-    third = token.choices[0].token_ids[2]  # type: ignore[attr-defined]
+    third = token_ids_of(token)[2]
     ended = openai.completions.create(
         model=MODEL, prompt=PROMPT, max_tokens=6, extra_body={"stop_token_ids": [third], "return_token_ids": True}
     )
     assert ended.choices[0].finish_reason == "stop"
-    assert third not in ended.choices[0].token_ids  # type: ignore[attr-defined]
+    assert third not in token_ids_of(ended)
 
 
 def test_ignore_eos_and_min_tokens_give_a_fixed_length(openai: OpenAI) -> None:
@@ -132,27 +150,35 @@ def test_a_suffix_fills_in_the_middle(openai: OpenAI) -> None:
 
 
 def test_chat_whole_and_streamed(openai: OpenAI) -> None:
-    messages = [{"role": "user", "content": "Write a function that adds two numbers."}]
-    whole = openai.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=24, temperature=0)  # type: ignore[arg-type]
-    chunks = list(openai.chat.completions.create(model=MODEL, messages=messages, max_tokens=24, stream=True))  # type: ignore[call-overload]
+    messages: list[ChatCompletionMessageParam] = [
+        {"role": "user", "content": "Write a function that adds two numbers."}
+    ]
+    whole = openai.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=24, temperature=0)
+    chunks = list(openai.chat.completions.create(model=MODEL, messages=messages, max_tokens=24, stream=True))
     assert whole.choices[0].message.role == chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
 
 
 def test_chat_takes_parts_tools_and_results(openai: OpenAI) -> None:
-    function = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
-    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-    messages = [
+    tool: ChatCompletionFunctionToolParam = {
+        "type": "function",
+        "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}},
+    }
+    messages: list[ChatCompletionMessageParam] = [
         {"role": "developer", "content": [{"type": "text", "text": "Be short."}]},
         {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}],
+        },
         {"role": "tool", "tool_call_id": "1", "content": "2"},
     ]
     answer = openai.chat.completions.create(
         model=MODEL,
-        messages=messages,  # type: ignore[arg-type]
-        tools=[{"type": "function", "function": function}],  # type: ignore[list-item]
+        messages=messages,
+        tools=[tool],
         parallel_tool_calls=False,
         max_tokens=8,
     )
@@ -160,9 +186,9 @@ def test_chat_takes_parts_tools_and_results(openai: OpenAI) -> None:
 
 
 def test_models_tell_the_context_and_the_aliases(openai: OpenAI) -> None:
-    models = {model.id: model for model in openai.models.list()}
+    models: dict[str, Any] = {model.id: model for model in openai.models.list()}
     assert set(models) == {"demo", "qwen2.5-coder"}
-    assert models["demo"].max_model_len == 8192  # type: ignore[attr-defined]
+    assert models["demo"].max_model_len == 8192
     assert openai.models.retrieve("demo").id == "demo"
 
 
@@ -182,16 +208,16 @@ def test_models_tell_the_context_and_the_aliases(openai: OpenAI) -> None:
     ],
 )
 def test_refusals_have_their_status_and_a_code(
-    openai: OpenAI, error: type[sdk.APIStatusError], arguments: dict[str, object], code: str
+    openai: OpenAI, error: type[sdk.APIStatusError], arguments: dict[str, Any], code: str
 ) -> None:
     with pytest.raises(error) as caught:
-        openai.completions.create(**{"model": MODEL, "prompt": PROMPT, "max_tokens": 4, **arguments})  # type: ignore[call-overload]
+        openai.completions.create(**{"model": MODEL, "prompt": PROMPT, "max_tokens": 4, **arguments})
     assert caught.value.code == code
     assert caught.value.request_id
 
 
 def test_a_very_short_prompt_works(openai: OpenAI) -> None:
-    assert openai.completions.create(model=MODEL, prompt="x", max_tokens=4).usage.completion_tokens == 4  # type: ignore[union-attr]
+    assert tokens_of(openai.completions.create(model=MODEL, prompt="x", max_tokens=4)) == 4
 
 
 def test_many_async_streams_at_once(gateway: Serving) -> None:
@@ -228,12 +254,12 @@ def test_a_temperature_samples_and_a_seed_repeats_it(openai: OpenAI) -> None:
 
 
 def test_logprobs_of_the_chosen_tokens(openai: OpenAI, tokenizer: TextTokenizer) -> None:
-    asked = {"model": MODEL, "prompt": PROMPT, "max_tokens": 6, "logprobs": 1}
-    whole = openai.completions.create(**asked).choices[0]  # type: ignore[call-overload]
+    asked: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "max_tokens": 6, "logprobs": 1}
+    whole = openai.completions.create(**asked).choices[0]
     assert "".join(whole.logprobs.tokens) == whole.text
     assert all(value <= 0 for value in whole.logprobs.token_logprobs)
     assert whole.logprobs.text_offset == [len("".join(whole.logprobs.tokens[:i])) for i in range(6)]
-    chunks = [chunk.choices[0] for chunk in openai.completions.create(**asked, stream=True)]  # type: ignore[call-overload]
+    chunks = [chunk.choices[0] for chunk in openai.completions.create(**asked, stream=True)]
     offsets = [offset for chunk in chunks if chunk.logprobs for offset in chunk.logprobs.text_offset]
     assert offsets == whole.logprobs.text_offset
     fewest = openai.completions.create(**{**asked, "logprobs": 0}).choices[0].logprobs
@@ -245,8 +271,8 @@ def test_logprobs_of_the_chosen_tokens(openai: OpenAI, tokenizer: TextTokenizer)
 
 
 def test_logprobs_of_a_chat(openai: OpenAI) -> None:
-    messages = [{"role": "user", "content": "x"}]
-    answer = openai.chat.completions.create(model=MODEL, messages=messages, max_tokens=5, logprobs=True)  # type: ignore[arg-type]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "x"}]
+    answer = openai.chat.completions.create(model=MODEL, messages=messages, max_tokens=5, logprobs=True)
     found = answer.choices[0].logprobs
     assert found is not None
     assert found.content is not None

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -14,13 +15,16 @@ from nimble_coder.policy import PORTABLE
 from nimble_coder.serving import Serving
 from tests.gateway.conftest import active_requests, wait_until
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs: pip install playwright")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+def browser() -> Iterator["Browser"]:
     with (
         playwright.sync_playwright() as driver,
         driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
@@ -29,7 +33,7 @@ def browser() -> Iterator[object]:
 
 
 @pytest.fixture
-def page(browser, gateway: Serving) -> Iterator[object]:  # type: ignore[no-untyped-def]
+def page(browser: "Browser", gateway: Serving) -> Iterator["Page"]:
     """The page, loaded; errors and requests to anywhere else fail the test."""
     page = browser.new_page(viewport={"width": 1200, "height": 760}, color_scheme="light")
     complaints: list[str] = []
@@ -43,16 +47,21 @@ def page(browser, gateway: Serving) -> Iterator[object]:  # type: ignore[no-unty
     assert complaints == []
 
 
-def finished(page) -> None:  # type: ignore[no-untyped-def]
+def body_of(request: "Request") -> Any:
+    """What was sent, of which the driver only says that it may be nothing."""
+    return request.post_data_json
+
+
+def finished(page: "Page") -> None:
     playwright.expect(page.locator("#state")).to_have_text(re.compile("^finished"), timeout=30_000)
 
 
 @needs_browser
-def test_a_completion_streams_with_a_shade_for_each_step(page, gateway: Serving) -> None:  # type: ignore[no-untyped-def]
+def test_a_completion_streams_with_a_shade_for_each_step(page: "Page", gateway: Serving) -> None:
     assert "(8,8,8)" in page.inner_text("#model")
     with page.expect_request("**/v1/completions") as sent:
         page.click("#go")
-    assert "lookahead" not in sent.value.post_data_json
+    assert "lookahead" not in body_of(sent.value)
     finished(page)
     assert page.inner_text("#state").endswith(f"lookahead {PORTABLE[0][1]}")
     asked = {"prompt": page.input_value("#prompt"), "max_tokens": 120}
@@ -69,7 +78,7 @@ def test_a_completion_streams_with_a_shade_for_each_step(page, gateway: Serving)
 
 
 @needs_browser
-def test_lookahead_can_be_switched_off_and_changes_no_text(page) -> None:  # type: ignore[no-untyped-def]
+def test_lookahead_can_be_switched_off_and_changes_no_text(page: "Page") -> None:
     page.click("#go")
     finished(page)
     fast = page.text_content("#answer")
@@ -83,18 +92,18 @@ def test_lookahead_can_be_switched_off_and_changes_no_text(page) -> None:  # typ
 
 
 @needs_browser
-def test_smaller_wng_can_be_chosen_and_larger_cannot(page) -> None:  # type: ignore[no-untyped-def]
+def test_smaller_wng_can_be_chosen_and_larger_cannot(page: "Page") -> None:
     for name, value in (("w", "4"), ("n", "3"), ("g", "4")):
         page.fill(f"#{name}", value)
     with page.expect_request("**/v1/completions") as asked:
         page.click("#go")
-    assert asked.value.post_data_json["lookahead"] == [4, 3, 4]
+    assert body_of(asked.value)["lookahead"] == [4, 3, 4]
     finished(page)
     assert page.inner_text("#state").endswith("lookahead (4,3,4)")
     page.fill("#n", "")
     with page.expect_request("**/v1/completions") as asked:
         page.click("#go")
-    assert asked.value.post_data_json["lookahead"] == [4, 8, 4]
+    assert body_of(asked.value)["lookahead"] == [4, 8, 4]
     finished(page)
     page.fill("#w", "99")
     page.click("#go")
@@ -102,17 +111,17 @@ def test_smaller_wng_can_be_chosen_and_larger_cannot(page) -> None:  # type: ign
 
 
 @needs_browser
-def test_infill_shows_the_suffix_behind_the_answer(page) -> None:  # type: ignore[no-untyped-def]
+def test_infill_shows_the_suffix_behind_the_answer(page: "Page") -> None:
     page.select_option("#mode", "infill")
     with page.expect_request("**/v1/completions") as asked:
         page.click("#go")
-    assert "def push" in asked.value.post_data_json["suffix"]
+    assert "def push" in body_of(asked.value)["suffix"]
     finished(page)
     playwright.expect(page.locator("#answer .given")).to_have_text(re.compile("def push"))
 
 
 @needs_browser
-def test_stop_ends_the_generation_in_the_engine(page, gateway: Serving) -> None:  # type: ignore[no-untyped-def]
+def test_stop_ends_the_generation_in_the_engine(page: "Page", gateway: Serving) -> None:
     page.fill("#max_tokens", "8000")
     page.fill("#prompt", "import os\nimport sys\n\ndef main(argv):\n    ")
     page.click("#go")

@@ -79,13 +79,15 @@ def test_other_numbers_stay_as_they_are() -> None:
 )
 def test_sampling_numbers_have_the_engines_bounds(name: str, bounds: Bounds) -> None:
     for value in bounds:
-        decode(CompletionRequest, body_of(CompletionRequest, {name: value}))
-        Sampling(**{name: value})  # type: ignore[arg-type]
+        field: dict[str, Any] = {name: value}
+        decode(CompletionRequest, body_of(CompletionRequest, field))
+        Sampling(**field)
     for value in (bounds.least - 0.1, bounds.most + 0.1):
+        field = {name: value}
         with pytest.raises(ApiError, match=name):
-            decode(CompletionRequest, body_of(CompletionRequest, {name: value}))
+            decode(CompletionRequest, body_of(CompletionRequest, field))
         with pytest.raises(RequestError, match=name):
-            Sampling(**{name: value})  # type: ignore[arg-type]
+            Sampling(**field)
 
 
 def test_the_gateway_takes_nothing_of_the_engine_that_needs_pytorch() -> None:

@@ -75,7 +75,8 @@ def test_a_streamed_answer_has_the_same_and_no_markup_in_its_text(client: OpenAI
 
 def test_without_tools_or_with_others_it_is_text(client: OpenAI, asked: dict[str, Any]) -> None:
     others = [{"type": "function", "function": {"name": "other"}}]
-    for changed in ({"tools": []}, {"tool_choice": "none"}, {"tools": others}):
+    changes: list[dict[str, Any]] = [{"tools": []}, {"tool_choice": "none"}, {"tools": others}]
+    for changed in changes:
         choice = client.chat.completions.create(**{**asked, **changed}).choices[0]
         assert choice.finish_reason == "length"
         assert choice.message.content == TEXT

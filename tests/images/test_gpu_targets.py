@@ -156,8 +156,8 @@ def test_an_image_with_its_engine_needs_neither_hub_nor_cache(
     podman: Podman, context: Path, runtime_image: str, checkpoint: Path, token: str
 ) -> None:
     """The engine is compiled while the image is built, from a private model whose token is a build secret."""
-    for hub in list(podman.work.glob("tmp/buildah-cache*/**/huggingface")):  # an earlier session's, of another model
-        shutil.rmtree(hub.parent)
+    for cache in list(podman.work.glob("tmp/buildah-cache*/**/huggingface")):  # an earlier session's, of another model
+        shutil.rmtree(cache.parent)
     secret = podman.work / "token"
     secret.write_text(token)
     with Hub("Qwen/Qwen2.5-Coder-7B-Instruct", checkpoint, token=token) as hub:

@@ -184,7 +184,7 @@ def test_an_engine_is_built_into_a_mounted_cache(podman: Podman, cpu_image: str,
 def test_a_changed_line_is_in_the_image_within_fifteen_seconds(
     podman: Podman, context: Path, cpu_image: str, tmp_path: Path
 ) -> None:
-    changed, image, seconds = tmp_path / "context", "localhost/nimble-coder:changed", []
+    changed, image, seconds = tmp_path / "context", "localhost/nimble-coder:changed", list[float]()
     shutil.copytree(context, changed)
     before = set(podman.run("images", "--all", "--quiet").split())
     try:

@@ -3,7 +3,7 @@
 import queue
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ def request(prompts: list[bytes], max_tokens: int = 60, **more: Any) -> Any:
     return tensors({"text_input": text, "max_tokens": np.full((count, 1), max_tokens, np.int32), **more})
 
 
-STREAM = {"stream": np.array([[True]])}
-METRICS = {"return_perf_metrics": np.array([[True]])}
+STREAM: dict[str, Any] = {"stream": np.array([[True]])}
+METRICS: dict[str, Any] = {"return_perf_metrics": np.array([[True]])}
 
 
-def stream(server: TritonServer, inputs: Any, **more: Any) -> Iterator[tuple[Any, bool]]:
+def stream(server: TritonServer, inputs: Any, **more: Any) -> Generator[tuple[Any, bool], None, None]:
     """Results, and whether each is the last; raises what the model refuses."""
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with grpc.InferenceServerClient(server.addresses.grpc) as client:
@@ -79,7 +79,7 @@ def test_without_streaming_the_whole_text_comes_at_once(server: TritonServer) ->
 def test_stop_words_and_metrics_are_passed_on(server: TritonServer) -> None:
     whole = texts(server, request([b"def f(x):"]))[0].decode()
     word = next(character for character in whole if character.isascii() and character.isprintable())
-    stops = {"stop_words": np.array([[word.encode()]], np.object_)}
+    stops: dict[str, Any] = {"stop_words": np.array([[word.encode()]], np.object_)}
     (stopped,) = texts(server, request([b"def f(x):"], **stops))
     assert stopped.decode() == whole[: whole.index(word) + 1]
     outputs = [grpc.InferRequestedOutput(name) for name in ("text_output", "total_draft_tokens", "acceptance_rate")]
@@ -116,7 +116,7 @@ def test_requests_run_at_once(server: TritonServer) -> None:
 def test_a_client_that_leaves_ends_the_engines_request(server: TritonServer) -> None:
     answers = stream(server, request([b"def f(x):"], 3000, **STREAM))
     next(answers)
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
     deadline = time.monotonic() + 10
     while active(server):
         assert time.monotonic() < deadline, "the engine still runs it"

@@ -16,7 +16,8 @@ from build_engine.verify import VerificationError
 from nimble_coder.client import CompletionClient
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.triton import installation
-from nimble_coder.triton.server import Addresses, TritonError, TritonServer
+from nimble_coder.triton.errors import TritonError
+from nimble_coder.triton.server import Addresses, TritonServer
 from nimble_coder.verification import verify_served
 from tests.conftest import EMBEDDED
 from tests.standin.machine import STANDIN, Machine

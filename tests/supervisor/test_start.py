@@ -142,7 +142,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system without room, where this test may mount one."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
+    mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
     (place / "filler").write_bytes(bytes(950_000))

@@ -11,11 +11,12 @@ import threading
 import time
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Response
+from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Request, Response, Statistics
 from nimble_coder.triton.bridge import Bridge
 
 NEEDED = (
@@ -28,7 +29,7 @@ NEEDED = (
 LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 
 
-def load(parameters):
+def load(parameters: dict[str, str]) -> LookaheadConfig:
     """The engine's largest (W, N, G); raises what the C++ backend says."""
     for name in NEEDED:
         if name not in parameters:
@@ -60,12 +61,13 @@ class Engine:
     STANDIN_ENGINE: `slow` makes lookahead steps slow, `wrong` makes them give other tokens, `crash` makes them fail.
     """
 
-    def __init__(self, lookahead):
-        self._lookahead, self._ids, self._answers = lookahead, count(1), queue.SimpleQueue()
+    def __init__(self, lookahead: LookaheadConfig) -> None:
+        self._lookahead, self._ids = lookahead, count(1)
+        self._answers: queue.SimpleQueue[Response] = queue.SimpleQueue()
         self._fault = os.environ.get("STANDIN_ENGINE")
         self._failed_until = 0
 
-    def enqueue(self, request):
+    def enqueue(self, request: Request) -> int:
         engine_id = next(self._ids)
         try:
             (request.lookahead or PLAIN).check_within(self._lookahead)
@@ -74,7 +76,7 @@ class Engine:
         threading.Thread(target=self._run, args=(engine_id, request), daemon=True).start()
         return engine_id
 
-    def _run(self, engine_id, request):
+    def _run(self, engine_id: int, request: Request) -> None:
         drafting = not (request.lookahead or self._lookahead).is_plain
         token, done, accepted = request.input_ids[-1], 0, 0
         while done < request.max_tokens:
@@ -96,28 +98,31 @@ class Engine:
             metrics = PerfMetrics(now, now, now, now, accepted, 3 * accepted, 0, 0) if last else None
             self._answers.put(Response(engine_id, step, FinishReason.LENGTH if last else None, metrics))
 
-    def responses(self, timeout):
+    def responses(self, timeout: float) -> list[Response]:
         try:
             return [self._answers.get(timeout=timeout)]
         except queue.Empty:
             return []
 
-    def cancel(self, request_id):
+    def cancel(self, request_id: int) -> None:
         pass
 
-    def shutdown(self):
+    def statistics(self) -> Statistics:
+        raise NotImplementedError  # the bridge asks for none
+
+    def shutdown(self) -> None:
         pass
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._bridge = Bridge(Engine(load(parameters)), pb_utils, exclude_input=True, cancel_check_seconds=0.1)
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> None:
         for request in requests:
             self._bridge.take(request)
 
-    def finalize(self):
+    def finalize(self) -> None:
         self._bridge.close()
