@@ -83,14 +83,6 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     return make
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where workers run side by side, tests that share a Triton stay on one of them, and so does the rest of a file."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        shared = [name for name in ("gateway", "triton") if name in item.fixturenames]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
-
-
 def silent(_: str) -> None:
     """Progress that nobody reads."""
 

@@ -1,5 +1,6 @@
 """The acceptance script on stand-ins: it asks everything, stops at nothing, and its report says what was seen."""
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,16 @@ SCRIPT = ROOT / "scripts" / "gpu-acceptance"
 
 
 def run(machine: Machine, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    # PYTHON would name the bare interpreter that scripts/test was asked to make its environment with.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
     return subprocess.run(
-        [SCRIPT, *arguments], capture_output=True, text=True, cwd=machine.home, check=False, timeout=120
+        [SCRIPT, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=machine.home,
+        check=False,
+        timeout=120,
     )
 
 
