@@ -6,12 +6,12 @@ writes that part anew; a test keeps it current.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from nimble_coder.settings.model import Settings
+from tests.helm.chart import CHART
 
-SCHEMA = Path(__file__).parents[2] / "deploy" / "helm" / "nimble-coder" / "values.schema.json"
+SCHEMA = CHART / "values.schema.json"
 THE_IMAGES = {"host", "cache_path", "baked_artifact"}
 """Environment variables of the image, which go before the file that the chart writes."""
 THE_CHARTS = {

@@ -18,6 +18,7 @@ TRITON = "nvcr.io/nvidia/tritonserver"
 PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv,python3-pip,libpython3.11"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SOURCES = ("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
+CPU = "localhost/nimble-coder:runtime-cpu"
 FOLDERS = ("requirements", "build_engine", "nimble_coder", "model_repository", "backends")
 
 
@@ -46,6 +47,14 @@ def make_context(podman: Podman) -> Path:
     for name in FOLDERS:
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     return place
+
+
+def make_cpu_image(podman: Podman, context: Path) -> str:
+    """The target that needs no GPU."""
+    make_python_base(podman)
+    say("building runtime-cpu (two minutes the first time)")
+    podman.build(context, CPU, "--target=runtime-cpu")
+    return CPU
 
 
 def debian_mirror() -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.bases import ROOT, make_context, make_python_base, make_triton_base, shared_podman
+from tests.images.bases import ROOT, make_context, make_cpu_image, make_python_base, make_triton_base, shared_podman
 from tests.images.podman import Podman, say
 
-CPU, BUILD, RUNTIME, WITH_ENGINE = (
-    f"localhost/nimble-coder:{target}" for target in ("runtime-cpu", "build", "runtime", "runtime-with-engine")
+BUILD, RUNTIME, WITH_ENGINE = (
+    f"localhost/nimble-coder:{target}" for target in ("build", "runtime", "runtime-with-engine")
 )
 
 
@@ -41,10 +41,7 @@ def context(podman: Podman, token: str) -> Path:
 
 @pytest.fixture(scope="session")
 def cpu_image(podman: Podman, context: Path) -> str:
-    make_python_base(podman)
-    say("building runtime-cpu (two minutes the first time)")
-    podman.build(context, CPU, "--target=runtime-cpu")
-    return CPU
+    return make_cpu_image(podman, context)
 
 
 @pytest.fixture(scope="session")
