@@ -36,6 +36,9 @@ GREEDY_BELOW = 1e-3
 e^-20 of its probability, and 1e-40, dividing by which gives infinity, is below it. 0.01, which Continue sends, is not:
 there a gap of 0.02 still leaves e^-2."""
 
+GREEDY_SHARE = 1e-6
+"""A top-p below this leaves the most likely token alone: of any vocabulary we know it has at least this share."""
+
 
 class Bounds(NamedTuple):
     """What a number may be, for the engine and for the gateway in front of it."""

@@ -68,7 +68,7 @@ class LlamaWire:
             n_predict=self._asked.n_predict if self._asked.n_predict is not None else self._asked.max_tokens,
             temperature=self._asked.temperature or 0.0,
             top_k=self._asked.top_k or 0,
-            top_p=self._asked.top_p or 1.0,
+            top_p=1.0 if self._asked.top_p is None else self._asked.top_p,
             stop=list(self._asked.stops),
             stream=bool(self._asked.stream),
         )

@@ -1,13 +1,13 @@
 """A request's sampling fields as inputs of the `tensorrt_llm` contract.
 
 No temperature, or one below the engine's `GREEDY_BELOW`, means greedy decoding here, whatever else is sent: editors
-send top_k and top_p with every infill. A TensorRT lookahead engine decodes greedily in any case; the portable one
-samples, without lookahead.
+send top_k and top_p with every infill. So does a top_p of 0. A TensorRT lookahead engine decodes greedily in any case;
+the portable one samples, without lookahead.
 """
 
 import secrets
 
-from nimble_coder.engine.protocol import GREEDY_BELOW
+from nimble_coder.engine.protocol import GREEDY_BELOW, GREEDY_SHARE
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 
@@ -39,7 +39,7 @@ def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: i
         ("temperature", "FP32", asked.temperature or 0.0),
         ("random_seed", "UINT64", (seed + copy) % 2**64),
     ]
-    if asked.top_p:
+    if asked.top_p is not None:
         inputs.append(("runtime_top_p", "FP32", asked.top_p))
     if asked.top_k is not None and asked.top_k > 0:
         inputs.append(("runtime_top_k", "INT32", asked.top_k))
@@ -48,7 +48,8 @@ def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: i
 
 def samples(asked: Sampling) -> bool:
     """Whether the request asks for anything but the most likely token."""
-    return (asked.temperature or 0.0) >= GREEDY_BELOW and asked.top_k != 1
+    is_cut_to_one = asked.top_k == 1 or (asked.top_p is not None and asked.top_p < GREEDY_SHARE)
+    return (asked.temperature or 0.0) >= GREEDY_BELOW and not is_cut_to_one
 
 
 def given_penalties(asked: Sampling) -> tuple[Input, ...]:

@@ -98,15 +98,17 @@ def _read_row(inputs: Mapping[str, Array], row: int, sequence: int, streaming: b
 def _read_sampling(inputs: Mapping[str, Array], row: int) -> Sampling | None:
     """How to sample, or None for greedy decoding.
 
-    As in TensorRT-LLM, top-k 1 is greedy and nothing given is greedy; here a temperature alone samples too, from
-    `GREEDY_BELOW` on.
+    As in TensorRT-LLM, top-k 1 is greedy, nothing given is greedy, and so is a top-p of 0, unless it stands beside a
+    top-k and means nothing (`setupTopKRuntimeArgs`); here a temperature alone samples too, from `GREEDY_BELOW` on.
     """
-    top_k, top_p = _number(inputs, "runtime_top_k", row, 0), _decimal(inputs, "runtime_top_p", row, 0.0)
+    top_k, top_p = _number(inputs, "runtime_top_k", row, 0), _decimal(inputs, "runtime_top_p", row, 1.0)
+    if top_p == 0:
+        top_k, top_p = top_k or 1, 1.0
     temperature = _decimal(inputs, "temperature", row, 1.0 if top_k > 1 or 0 < top_p < 1 else 0.0)
     sampling = Sampling(
         temperature=temperature,
         top_k=top_k,
-        top_p=top_p if top_p else 1.0,  # 0 means unset in TensorRT-LLM
+        top_p=top_p,
         repetition_penalty=_decimal(inputs, "repetition_penalty", row, 1.0),
         presence_penalty=_decimal(inputs, "presence_penalty", row, 0.0),
         frequency_penalty=_decimal(inputs, "frequency_penalty", row, 0.0),

@@ -143,6 +143,18 @@ def test_a_contract_request_is_greedy_below_the_threshold_alone(top_k: int) -> N
     assert read(0.001) == Sampling(temperature=fp32(0.001), top_k=top_k)
 
 
+@pytest.mark.parametrize(("top_k", "kept"), [(0, 1), (5, 5)])
+def test_a_top_p_of_nothing_is_greedy_unless_it_stands_beside_a_top_k(top_k: int, kept: int) -> None:
+    inputs = {
+        **{name: np.array([[1]], np.int32) for name in ("input_ids", "input_lengths", "request_output_len")},
+        "temperature": np.array([[2.0]], np.float32),
+        "runtime_top_p": np.array([[-0.0]], np.float32),
+        "runtime_top_k": np.array([[top_k]], np.int32),
+    }
+    sampling = read_call(inputs, True).requests[0].sampling
+    assert (1 if sampling is None else sampling.top_k) == kept
+
+
 def test_tokens_without_a_logit_cannot_be_forbidden(load_engine: LoadEngine) -> None:
     engine = load_engine()
     for sampling, reason in (

@@ -36,6 +36,12 @@ def test_without_one_or_with_next_to_none_decoding_is_greedy(temperature: float 
     assert inputs(Sampling(temperature=0.5, top_k=1)) == {}
 
 
+@pytest.mark.parametrize("top_p", [0.0, -0.0, 1e-50, 1e-40, 9e-7])
+def test_a_share_of_nothing_is_the_most_likely_token(top_p: float) -> None:
+    assert not samples(Sampling(temperature=2.0, top_p=top_p))
+    assert inputs(Sampling(temperature=2.0, top_p=top_p, repetition_penalty=1.1)) == {"repetition_penalty": 1.1}
+
+
 @pytest.mark.parametrize("temperature", [0.001, 0.01])
 def test_from_the_threshold_on_it_samples(temperature: float) -> None:
     assert samples(Sampling(temperature=temperature))
