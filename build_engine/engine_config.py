@@ -16,6 +16,8 @@ from build_engine.profiles import Profile
 TORCH_ENGINE = "torch-1"
 """The portable engine's `version`: changes whenever the layout of its weights does, so that no old one is taken for a
 new one."""
+WEIGHTS = "rank0.safetensors"
+"""The portable engine's file of weights, beside its `config.json`."""
 LOOKAHEAD_DECODING = 8
 """`speculative_decoding_mode` of a lookahead engine (SpeculativeDecodingMode in TensorRT-LLM)."""
 PLAIN_DECODING = 1

@@ -95,7 +95,9 @@ def tune(
         Path | None, typer.Option(help="Folder of .txt files to complete; coding prompts by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Where the policy is written; into the cache by default.")] = None,
-    threads: Annotated[int, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="Threads of the engine's step.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="Threads of the engine's step, as in serve.")
+    ] = None,
 ) -> None:
     """Measure which (w,n,g) is fastest at which load, and write the policy that the gateway goes by."""
     from nimble_coder.tune_command import run_tune

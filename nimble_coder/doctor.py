@@ -13,7 +13,7 @@ from typing import Literal
 
 from build_engine.build import Artifact
 from build_engine.cache import Cache
-from build_engine.engine_config import EngineConfig
+from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.versions import (
     CONTAINER,
@@ -23,6 +23,7 @@ from build_engine.versions import (
     check_version,
     installed_tensorrt_llm,
 )
+from nimble_coder.engine.cores import Cores
 from nimble_coder.health import ask
 from nimble_coder.installed import container_release
 from nimble_coder.settings.loading import Loaded
@@ -77,6 +78,7 @@ def examine(loaded: Loaded) -> list[Finding]:
         check_open_files(),
         check_locked_memory(ranks),
         check_stack(needs_gpu),
+        check_cores(settings, choice),
         check_temporary(needs_gpu),
         check_cache(settings, choice),
         check_ports(settings),
@@ -184,6 +186,22 @@ def check_stack(needs_gpu: bool) -> Finding:
     if not needs_gpu or soft >= STACK:
         return Finding("stack", "ok", _shown(soft))
     return Finding("stack", "warning", _shown(soft), f"--ulimit stack={STACK}")
+
+
+def check_cores(settings: Settings, choice: Choice | None) -> Finding:
+    """How many threads the portable engine's step gets on a CPU; a step waits for the slowest of them."""
+    cores, asked = Cores.here(), settings.engine_threads
+    if choice is None or choice.profile.engine != "torch":
+        return Finding("cores", "ok", str(cores))
+    if asked and asked > cores.usable:
+        seen = f"{cores}, but the engine's step is to have {asked} threads"
+        return Finding("cores", "warning", seen, f"leave NIMBLE_ENGINE_THREADS out, or set at most {cores.usable}")
+    if asked:
+        return Finding("cores", "ok", f"{cores}; the engine's step has {asked} threads, as asked")
+    if choice.artifact is None:
+        return Finding("cores", "ok", f"{cores}; the engine's step has those that Triton and the gateway leave")
+    threads = cores.threads((choice.artifact.engine / WEIGHTS).stat().st_size)
+    return Finding("cores", "ok", f"{cores}; on a CPU the engine's step has {threads} of them")
 
 
 def _limit(number: int) -> float:

@@ -28,8 +28,8 @@ class Serving:
     artifact: Path
     addresses: Addresses = field(default_factory=Addresses)
     """Where the gateway listens."""
-    threads: int = 1
-    """Threads of the portable engine's step on a CPU."""
+    threads: int | None = None
+    """Threads of the portable engine's step on a CPU; None leaves the number to the engine."""
     device: str = "auto"
     """What the portable engine runs on."""
     workers: int = 1

@@ -126,7 +126,7 @@ async def measure(load: Load, plan: Plan, tick: Tick) -> list[Level]:
 
 
 @contextmanager
-def serving(artifact: Artifact, threads: int) -> Iterator[Addresses]:
+def serving(artifact: Artifact, threads: int | None) -> Iterator[Addresses]:
     """The artefact in Triton, as the runtime stage starts it, on free ports."""
     artifact.check_machine()
     with (
@@ -138,7 +138,12 @@ def serving(artifact: Artifact, threads: int) -> Iterator[Addresses]:
 
 
 def tune(
-    artifact: Artifact, plan: Plan, tokens: int, threads: int = 1, prompts: Path = OWN, tick: Tick = lambda _: None
+    artifact: Artifact,
+    plan: Plan,
+    tokens: int,
+    threads: int | None = None,
+    prompts: Path = OWN,
+    tick: Tick = lambda _: None,
 ) -> Table:
     """Measures an artefact. `tokens` are generated for each prompt. Raises `PolicyError` where there is nothing to
     choose or an engine that fails, and `TritonError`."""

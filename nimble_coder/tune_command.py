@@ -22,7 +22,7 @@ def run_tune(
     rounds: int,
     prompts: Path | None,
     output: Path | None,
-    threads: int,
+    threads: int | None,
 ) -> None:
     """Measures, shows and writes; raises `PolicyError` for what cannot be measured or written to."""
     artifact = Artifact.open(directory)

@@ -19,6 +19,7 @@ from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import PROFILES
 from nimble_coder import doctor
 from nimble_coder.doctor import Finding, examine
+from nimble_coder.engine.cores import Cores
 from nimble_coder.settings.loading import load
 from tests.standin.machine import A100, T4, Machine
 from tests.supervisor.conftest import COMMAND
@@ -42,6 +43,16 @@ def test_a_machine_without_a_gpu_is_well_for_the_portable_engine(artifact: Artif
     found = findings(NIMBLE_ARTIFACT=artifact.directory)
     assert wrong(found) == set()
     assert "13 files as built" in found["engine"].seen
+
+
+def test_the_cores_of_the_engines_step_are_told(artifact: Artifact, machine: Machine) -> None:
+    usable = Cores.here().usable
+    cores = findings(NIMBLE_ARTIFACT=artifact.directory)["cores"]
+    assert cores.verdict == "ok"
+    assert cores.seen == f"{Cores.here()}; on a CPU the engine's step has 1 of them"
+    assert findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_ENGINE_THREADS=usable)["cores"].verdict == "ok"
+    more = findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_ENGINE_THREADS=usable + 1)["cores"]
+    assert (more.verdict, more.remedy) == ("warning", f"leave NIMBLE_ENGINE_THREADS out, or set at most {usable}")
 
 
 def test_what_a_compiled_engine_needs_is_asked_of_the_machine(

@@ -34,7 +34,7 @@ class TritonPythonModel:
         options = TorchEngineOptions(
             reuse_kv_cache=parameters["enable_kv_cache_reuse"].lower() == "true",
             max_queue_size=queue or TorchEngineOptions.max_queue_size,
-            threads=int(os.environ.get("NIMBLE_ENGINE_THREADS", TorchEngineOptions.threads)),
+            threads=int(os.environ["NIMBLE_ENGINE_THREADS"]) if "NIMBLE_ENGINE_THREADS" in os.environ else None,
             device=os.environ.get("NIMBLE_ENGINE_DEVICE", "auto"),
         )
         engine = TorchEngine(Path(parameters["gpt_model_path"]), lookahead, options)

@@ -14,10 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.engine_config import DTYPES, TORCH_ENGINE, EngineConfig
+from build_engine.engine_config import DTYPES, TORCH_ENGINE, WEIGHTS, EngineConfig
 from build_engine.profiles import Profile, ProfileError
-
-WEIGHTS = "rank0.safetensors"
 
 Source = Callable[[str], torch.Tensor]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from build_engine.engine_config import TORCH_ENGINE, EngineConfig, EngineConfigError
-from build_engine.engines.torch import WEIGHTS
+from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.engine.compiled import find_step
+from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
@@ -33,8 +33,8 @@ class TorchEngineOptions:
     """What the runtime chooses about an engine that is already built."""
 
     max_queue_size: int = 128
-    threads: int = 1
-    """Of a step on a CPU. PyTorch's spin while they wait: more than there are idle cores is slower by far."""
+    threads: int | None = None
+    """Of a step on a CPU; None takes the cores that Triton and the gateway leave (`cores.py`)."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU where there is one that PyTorch can use."""
     reuse_kv_cache: bool = True
@@ -230,13 +230,16 @@ class TorchEngine:
 
 
 def load_model(
-    engine_dir: Path, config: EngineConfig, cache: KVCache, lookahead: LookaheadConfig, threads: int
+    engine_dir: Path, config: EngineConfig, cache: KVCache, lookahead: LookaheadConfig, threads: int | None
 ) -> Model:
     """On a GPU the PyTorch model in CUDA graphs; on a CPU the compiled step, else PyTorch's operators."""
     device, shape = cache.keys.device, config.shape
     libraries = find_step() if device.type == "cpu" and takes(shape, cache.keys.dtype) else []
     weights = load_file(engine_dir / WEIGHTS, device=str(device))
-    logger.info("the step runs on %s", libraries[0].name if libraries else f"PyTorch's operators ({device})")
+    cores = Cores.here()
+    threads = threads or cores.threads((engine_dir / WEIGHTS).stat().st_size)
+    where = f"{threads} threads ({cores})" if device.type == "cpu" else str(device)
+    logger.info("the step runs on %s, on %s", libraries[0].name if libraries else "PyTorch's operators", where)
     if libraries:
         return NativeQwen2(libraries[0], shape, weights, cache, threads)
     torch.set_num_threads(threads)

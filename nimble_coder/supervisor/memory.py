@@ -2,22 +2,18 @@
 
 from pathlib import Path
 
-ROOT = Path("/sys/fs/cgroup")
+from nimble_coder.control_group import MEMBERSHIP, ROOT, directories
+
 COUNTERS = ("memory.events", "memory.oom_control")
 """Of cgroup v2 and v1; both have a line `oom_kill N`."""
 
 
-def oom_kills(root: Path = ROOT, membership: Path = Path("/proc/self/cgroup")) -> int:
+def oom_kills(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """How many processes of this control group the kernel has killed; 0 where it does not say."""
-    for line in membership.read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        # Inside a container the group is mounted as the root, whatever its path is outside.
-        for place in (root / controllers / path.lstrip("/"), root / controllers):
-            for name in COUNTERS:
-                if (place / name).is_file():
-                    return _count((place / name).read_text(encoding="utf-8"))
+    for place in directories("memory", root, membership):
+        for name in COUNTERS:
+            if (place / name).is_file():
+                return _count((place / name).read_text(encoding="utf-8"))
     return 0
 
 

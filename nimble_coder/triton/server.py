@@ -26,6 +26,7 @@ from nimble_coder.triton.installation import STUB, Installation, shared_libpytho
 
 SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
 """Variables that Triton and the code in its models have no use for."""
+THREADS = "NIMBLE_ENGINE_THREADS"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
 
 
@@ -94,8 +95,8 @@ class TritonServer:
     repository: Path
     addresses: Addresses = field(default_factory=Addresses)
     log: Log = None
-    threads: int = 1
-    """Threads of the portable engine's step on a CPU."""
+    threads: int | None = None
+    """Threads of the portable engine's step on a CPU; None leaves the number to the engine."""
     log_level: str = "info"
     device: str = "auto"
     """What the portable engine runs on: `cpu`, `cuda`, or `auto`."""
@@ -249,9 +250,9 @@ class TritonServer:
     def _environment(self, library: Path | None) -> dict[str, str]:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
         environment = {
-            **{name: value for name, value in os.environ.items() if name not in SECRETS},
+            **{name: value for name, value in os.environ.items() if name not in (*SECRETS, THREADS)},
+            **({THREADS: str(self.threads)} if self.threads else {}),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            "NIMBLE_ENGINE_THREADS": str(self.threads),
             "NIMBLE_ENGINE_DEVICE": self.device,
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others
         }
