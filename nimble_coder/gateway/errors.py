@@ -77,6 +77,8 @@ ENGINE_LOST = "engine_lost"
 # Triton's C++ backend reports everything as INTERNAL, so the text decides (TensorRT-LLM 0.19 and our portable twin).
 BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
     (re.compile(r"Stub process .* is not healthy"), 503, ENGINE_LOST),
+    (re.compile(r"unknown model"), 404, "model_not_found"),
+    (re.compile(r"expected number of inputs|data-type is|unexpected total byte size"), 400, "invalid_input"),
     (re.compile(r"Prompt length \(\d+\) exceeds"), 400, "context_length_exceeded"),
     (
         re.compile(r"maximum queue size|queue is full|Exceeds maximum queue size", re.IGNORECASE),
@@ -97,8 +99,6 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
 def from_triton(text: str) -> ApiError:
     """The answer to an error that Triton or the engine behind it gave as text."""
     text = re.sub(r"^Executor failed process requestId \d+ due to the following error: ", "", text)
-    if "decoupled transaction policy" in text:  # a single inference, where Triton answers 501
-        return ApiError(400, "this model streams its answers: use generate_stream or ModelStreamInfer", "unsupported")
     for pattern, status, code in BY_TEXT:
         if pattern.search(text):
             return ApiError(status, text, code, retry_after=1 if status in (429, 503) else None)

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.kserve_guard import KServeGuard
+from nimble_coder.gateway.kserve_guard import KServeGuard, stops
+from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
 from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.service import Service, aside
 from nimble_coder.gateway.tracing import Attributes
@@ -56,6 +57,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._guard = KServeGuard(service)
         options = [("grpc.max_receive_message_length", UNLIMITED), ("grpc.max_send_message_length", UNLIMITED)]
         self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
+        self._single = UnaryInference(service, self._guard)
         self._relays: set[Relay] = set()
 
     async def start(self) -> grpc.aio.Server:
@@ -82,7 +84,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             relay.end_if_idle()
 
     async def close(self) -> None:
-        """Ends the connection to Triton."""
+        """Ends the connections to Triton."""
+        await self._single.close()
         await self._triton.close()
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -130,6 +133,9 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _infer(self, forward: Forward, message: bytes) -> bytes:
         request = read_request(message)
+        if request.model_name in STREAMING:
+            answer: bytes = (await self._single.answer(request)).SerializeToString()
+            return answer
         generations = await aside(len(message), self._guard.check_grpc, request)
         try:
             with self._service.admission.admit(generations):
@@ -286,16 +292,6 @@ def read_request(message: bytes) -> service_pb2.ModelInferRequest:
         return service_pb2.ModelInferRequest.FromString(message)
     except DecodeError:
         raise ApiError(400, "the message is not a ModelInferRequest", "invalid_message") from None
-
-
-def stops(request: service_pb2.ModelInferRequest) -> bool:
-    """Whether it generates nothing, but ends the running request of the same id: that must work in a full service."""
-    raw = request.raw_input_contents
-    for index, tensor in enumerate(request.inputs):
-        if tensor.name == "stop" and request.model_name == "tensorrt_llm":
-            content = raw[index] if index < len(raw) else bytes(tensor.contents.bool_contents)
-            return content[:1] not in (b"", b"\0")
-    return False
 
 
 def metadata_of(context: Context) -> dict[str, str]:

@@ -38,15 +38,9 @@ class KServeGuard:
 
     def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> int:
         """Checks the body of `infer`, `generate` or `generate_stream`, counts its generations; raises `ApiError`."""
-        if header_length is not None and not HEADER_LENGTH.fullmatch(header_length):
-            raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
-        size = len(body) if header_length is None else int(header_length)
-        try:
-            content = msgspec.json.decode(body[:size], type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
+        content, binary = split_body(body, header_length)
         if verb == "infer":
-            values, rows = read_infer(content, body[size:])
+            values, rows = read_infer(content, binary)
         else:
             values, rows = {name: flat(content[name]) for name in WANTED if name in content}, 1
         length = self.check(model, values, rows)
@@ -115,6 +109,27 @@ class KServeGuard:
                 needed = service.limits.lookahead.ngram_size - 1
                 why = f"the prompt has {length} tokens, this engine needs {needed}: "
                 raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
+
+
+def stops(request: service_pb2.ModelInferRequest) -> bool:
+    """Whether it generates nothing, but ends the running request of the same id: that must work in a full service."""
+    raw = request.raw_input_contents
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name == "stop" and request.model_name == "tensorrt_llm":
+            content = raw[index] if index < len(raw) else bytes(tensor.contents.bool_contents)
+            return content[:1] not in (b"", b"\0")
+    return False
+
+
+def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    """A body's JSON object and the binary data behind it; raises `ApiError`."""
+    if header_length is not None and not HEADER_LENGTH.fullmatch(header_length):
+        raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
+    size = len(body) if header_length is None else int(header_length)
+    try:
+        return msgspec.json.decode(body[:size], type=dict[str, Any]), body[size:]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
 
 
 def lengths_of(values: Mapping[str, list[Any]], rows: int) -> tuple[int, int]:

@@ -9,11 +9,13 @@ import msgspec
 
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange
-from nimble_coder.gateway.kserve_guard import KServeGuard
+from nimble_coder.gateway.kserve_guard import KServeGuard, split_body
+from nimble_coder.gateway.kserve_json import read_generate, read_infer, write_generate, write_infer
+from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
 from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.service import Service, aside
 
-GENERATING = re.compile(r"models/[^/]+(?:/versions/[^/]+)?/(?:infer|generate|generate_stream)")
+GENERATING = re.compile(r"models/([^/]+)(?:/versions/([^/]+))?/(infer|generate|generate_stream)")
 READING = re.compile(
     r"(?:|health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:|/ready|/config|/stats)|models/stats)"
 )
@@ -29,11 +31,13 @@ class TritonHttp:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._guard = KServeGuard(service)
+        self._single = UnaryInference(service, self._guard)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(base_url=service.settings.triton_http, timeout=None, limits=limits)  # noqa: S113 - a generation may take long
 
     async def close(self) -> None:
         """Closes the connections."""
+        await self._single.close()
         await self._client.aclose()
 
     async def metrics(self) -> bytes:
@@ -55,14 +59,38 @@ class TritonHttp:
         limit = self._service.settings.max_body_bytes
         body = uncompressed(await exchange.body(limit), exchange.header("content-encoding"), limit)
         if generating:
-            model = path.split("/")[1]
+            model, version, verb = generating.groups()
+            if model in STREAMING and verb != "generate_stream":
+                await self._answer(exchange, (model, version, verb), body)
+                return
             header_length = exchange.header("inference-header-content-length")
-            verb = path.rsplit("/", 1)[1]
             generations = await aside(len(body), self._guard.check_http, model, verb, body, header_length)
             with self._service.admission.admit(generations):
                 await self._pass(exchange, body)
         else:
             await self._pass(exchange, body)
+
+    async def _answer(self, exchange: Exchange, target: tuple[str, str | None, str], body: bytes) -> None:
+        """Answers a single inference on a model that streams."""
+        model, version, verb = target
+        header_length = exchange.header("inference-header-content-length")
+        content, binary = await aside(len(body), split_body, body, header_length)
+        if verb == "infer":
+            request = await aside(len(body), read_infer, content, binary)
+        else:
+            request = await aside(len(body), read_generate, content, self._single.config(model))
+        request.model_name, request.model_version = model, version or ""
+        async with exchange.connected():
+            response = await self._single.answer(request)
+        if verb == "generate":
+            await exchange.respond(200, write_generate(response))
+            return
+        answer, json_length = write_infer(response, content)
+        if json_length is None:
+            await exchange.respond(200, answer)
+        else:
+            lengths = [(b"inference-header-content-length", str(json_length).encode())]
+            await exchange.respond(200, answer, b"application/octet-stream", lengths)
 
     async def _pass(self, exchange: Exchange, body: bytes) -> None:
         headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}

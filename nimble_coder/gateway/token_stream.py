@@ -66,7 +66,11 @@ class TokenStreams:
 
         It is asked to stop a request that there is not, which costs it nothing and changes nothing.
         """
-        call = await self._channel.call(METHOD, stop_request("ping"))
+        await self.stop("ping")
+
+    async def stop(self, request_id: str) -> None:
+        """Ends the running requests of that id, which may be none; raises `ApiError`."""
+        call = await self._channel.call(METHOD, stop_request(request_id))
         try:
             while messages := await call.read():
                 if read_step(messages).is_final:

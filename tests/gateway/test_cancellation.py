@@ -42,16 +42,19 @@ def ignore(result: object, error: object) -> None:
     """What a stream brings is not looked at."""
 
 
-def send_grpc(addresses: Addresses, streaming: bool) -> HangUp:
+def send_grpc(addresses: Addresses, streaming: bool, single: bool) -> HangUp:
     """A `tensorrt_llm` request by the unmodified tritonclient; returns what cancels it."""
     client = triton_grpc.InferenceServerClient(addresses.grpc)
-    client.start_stream(ignore)
     arrays = {
         "input_ids": np.array([TOKENS["input_ids"]], np.int32),
         "input_lengths": np.array([[8]], np.int32),
         "request_output_len": np.array([[6000]], np.int32),
         "streaming": np.array([[streaming]]),
     }
+    if single:
+        cancel: HangUp = client.async_infer("tensorrt_llm", tensors(arrays), ignore).cancel
+        return cancel
+    client.start_stream(ignore)
     client.async_stream_infer("tensorrt_llm", tensors(arrays))
 
     def hang_up() -> None:
@@ -69,6 +72,8 @@ HTTP_WAYS: dict[str, tuple[str, dict[str, object]]] = {
     "chat, streamed": ("/v1/chat/completions", {**CHAT, "stream": True}),
     "chat, whole": ("/v1/chat/completions", CHAT),
     "infill, whole": ("/infill", INFILL),
+    "KServe generate": ("/v2/models/tensorrt_llm/generate", TOKENS),
+    "KServe generate of the ensemble": ("/v2/models/ensemble/generate", {"text_input": PROMPT, "max_tokens": 6000}),
     "KServe generate_stream": ("/v2/models/tensorrt_llm/generate_stream", {**TOKENS, "streaming": True}),
 }
 
@@ -80,7 +85,7 @@ def slow(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield triton, gateways.addresses
 
 
-@pytest.mark.parametrize("way", [*HTTP_WAYS, "gRPC, streamed", "gRPC, whole"])
+@pytest.mark.parametrize("way", [*HTTP_WAYS, "gRPC, streamed", "gRPC, whole", "gRPC, single"])
 def test_a_client_that_goes_away_frees_its_slot_within_one_decoding_step(
     slow: tuple[TritonServer, Addresses], way: str
 ) -> None:
@@ -88,7 +93,7 @@ def test_a_client_that_goes_away_frees_its_slot_within_one_decoding_step(
     choices = 3 if "three" in way else 1
     before = engine_gauge(triton, "request_steps")
     if way.startswith("gRPC"):
-        hang_up = send_grpc(addresses, streaming="streamed" in way)
+        hang_up = send_grpc(addresses, streaming="streamed" in way, single="single" in way)
     else:
         hang_up = send(addresses, *HTTP_WAYS[way]).close
     assert wait_until(lambda: engine_gauge(triton, "request_steps") >= before + 2 * choices)
