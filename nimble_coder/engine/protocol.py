@@ -56,6 +56,7 @@ class Bounds(NamedTuple):
 
 # With these no logit becomes infinite.
 TEMPERATURE, SHARE, FACTOR, PENALTY = Bounds(0, 1000), Bounds(0, 1), Bounds(0.01, 100), Bounds(-100, 100)
+BIAS = Bounds(-100, 100)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Sampling:
     """The end id cannot be chosen before this many tokens."""
     bad_words: tuple[tuple[int, ...], ...] = ()
     """Token sequences that are never completed."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit); the least that is allowed forbids the token."""
     log_probs: bool = False
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
 
@@ -93,6 +96,7 @@ class Sampling:
             "repetition_penalty": (self.repetition_penalty, FACTOR),
             "presence_penalty": (self.presence_penalty, PENALTY),
             "frequency_penalty": (self.frequency_penalty, PENALTY),
+            **{f"logit_bias of {token}": (bias, BIAS) for token, bias in self.logit_bias},
         }.items():
             if not bounds.hold(value):
                 raise RequestError(f"{name} is {value}, which is out of range: send {bounds}")

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from nimble_coder.engine.protocol import Sampling
+from nimble_coder.engine.protocol import BIAS, Sampling
 
 
 class Sampler:
@@ -17,6 +17,9 @@ class Sampler:
         self._seen = set(prompt)
         self._output: list[int] = []
         self._counts: Counter[int] = Counter()
+        self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.long)
+        biases = [-torch.inf if bias <= BIAS.least else bias for _, bias in sampling.logit_bias]
+        self._biases = torch.tensor(biases, dtype=torch.float32)
 
     def choose(self, logits: torch.Tensor) -> tuple[int, float]:
         """The next token and its log probability, from logits `[vocab_size]`."""
@@ -39,6 +42,7 @@ class Sampler:
             tokens = torch.tensor(list(self._counts))
             times = torch.tensor([float(n) for n in self._counts.values()])
             logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
+        logits[self._biased] += self._biases
         return logits
 
     def _forbid(self, logits: torch.Tensor) -> torch.Tensor:

@@ -168,6 +168,7 @@ class TorchEngine:
         """Raises `RequestError` for tokens that have no logit to forbid."""
         vocab = self._config.shape.vocab_size
         tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
+        tokens += [("logit_bias", i) for i, _ in sampling.logit_bias]
         if sampling.min_tokens and end_id is not None:
             tokens.append(("end_id", end_id))
         for name, token in tokens:

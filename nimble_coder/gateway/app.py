@@ -94,7 +94,10 @@ class App:
             (b"vary", b"origin"),
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
             (b"access-control-allow-headers", allowed.encode("latin-1")),
-            (b"access-control-expose-headers", b"x-request-id, x-nimble-decoding, x-nimble-lookahead"),
+            (
+                b"access-control-expose-headers",
+                b"x-request-id, x-nimble-decoding, x-nimble-lookahead, x-nimble-ignored",
+            ),
             (b"access-control-max-age", b"600"),
         ]
 

@@ -51,7 +51,7 @@ class ChatPrompts:
             pieces += self._message(messages, index)
         if request.continue_final_message:
             del pieces[-2:]
-        elif request.add_generation_prompt:
+        elif request.add_generation_prompt is not False:
             pieces += [self._start, "assistant\n", *self._opening(calling)]
         return self._encoder.encode(pieces)
 
@@ -114,7 +114,7 @@ def calling_of(request: ChatRequest) -> Calling:
     if not names or name not in (None, *names):
         text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
-    if request.continue_final_message or not request.add_generation_prompt:
+    if request.continue_final_message or request.add_generation_prompt is False:
         text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     if name is None:

@@ -75,6 +75,10 @@ class PromptEncoder:
             ids.append(piece)
         return ids + self.plain(text) if text else ids
 
+    def raw(self, text: str) -> list[int]:
+        """Ids of a raw prompt, in which control strings are meant as control tokens."""
+        return self.encode(self.split(text))
+
     def check_ids(self, ids: Sequence[object], vocab_size: int) -> list[int]:
         """A prompt given as token ids; raises `ApiError` for what is none."""
         checked: list[int] = []

@@ -86,7 +86,11 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
         "engine_queue_full",
     ),
     (re.compile(r"unable to parse|failed to parse|attempt to access JSON", re.IGNORECASE), 400, "invalid_input"),
-    (re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|the prompt "), 400, "invalid_input"),
+    (
+        re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|logit_bias|min_p|the prompt "),
+        400,
+        "invalid_input",
+    ),
     (
         re.compile(r"is not supported|out of range|Streaming is only supported|expects|unexpected (shape|datatype)"),
         400,

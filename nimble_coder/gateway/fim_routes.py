@@ -6,13 +6,13 @@ from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.fim import Infill
 from nimble_coder.gateway.llama_wire import LlamaWire
 from nimble_coder.gateway.openai_routes import answer_openai, context_files, infill_prompt, names
-from nimble_coder.gateway.schemas import FimRequest, InfillRequest, decode
+from nimble_coder.gateway.schemas import FimRequest, InfillRequest
 from nimble_coder.gateway.service import Delivery, Service
 
 
 async def mistral_fim(service: Service, exchange: Exchange) -> None:
     """`POST /v1/fim/completions`; answers in the shape of a chat."""
-    asked = decode(FimRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, FimRequest)
     model = service.check_model(asked.model)
     ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.max_tokens)
     room = service.limits.room(len(ids), asked.max_tokens, service.settings.fim_max_tokens)
@@ -34,14 +34,14 @@ def read_infill(asked: InfillRequest) -> Infill:
 
 async def llama_infill(service: Service, exchange: Exchange) -> None:
     """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
-    asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, InfillRequest)
     ids, truncated = await infill_prompt(service, read_infill(asked), wanted_tokens(asked))
     await answer_llama(service, exchange, asked, ids, truncated)
 
 
 async def llama_completion(service: Service, exchange: Exchange) -> None:
     """`POST /completion`: a raw prompt, control tokens written out."""
-    asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, InfillRequest)
     prompt = asked.prompt
     if prompt is None:
         raise ApiError(400, "prompt is missing: send a string or token ids", "empty_prompt", "prompt")

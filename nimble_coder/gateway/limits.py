@@ -46,6 +46,11 @@ class EngineLimits:
         """The longest prompt that leaves room for one token."""
         return min(self.max_input_len, self.max_seq_len - 1)
 
+    def kept(self, ids: list[int], last: int | None) -> list[int]:
+        """A prompt's last tokens, as many as vLLM's `truncate_prompt_tokens` says: -1 is what fits, None all."""
+        count = len(ids) if last is None else self.longest_prompt if last < 0 else last
+        return ids[max(len(ids) - count, 0) :]
+
     def check_prompt(self, length: int) -> None:
         """Raises `ApiError` for a prompt without tokens or with too many."""
         if length < 1:

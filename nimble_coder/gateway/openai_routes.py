@@ -8,7 +8,7 @@ from nimble_coder.gateway.chat_wire import ChatWire
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.fim import ContextFile, Infill, encode_infill
-from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling, decode
+from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling
 from nimble_coder.gateway.service import Delivery, Job, Service, aside, wants_every_step
 from nimble_coder.gateway.wire import CompletionWire, Wire, encode
 
@@ -18,9 +18,10 @@ MOST_CHOICES = 128
 
 async def completions(service: Service, exchange: Exchange) -> None:
     """`POST /v1/completions`."""
-    asked = decode(CompletionRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, CompletionRequest)
     model = service.check_model(asked.model)
-    prompts = await completion_prompts(service, asked)
+    given = await completion_prompts(service, asked)
+    prompts = [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in given]
     copies = asked.n or 1
     if (asked.best_of or copies) > copies:
         raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
@@ -96,15 +97,10 @@ def names(repository: str | None, filename: str | None) -> tuple[str, str]:
 
 async def chat(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
-    body = await exchange.body(service.settings.max_body_bytes)
-    asked = decode(ChatRequest, body)
+    asked, size = await service.read(exchange, ChatRequest)
     model = service.check_model(asked.model)
-    if asked.response_format and asked.response_format.type != "text":
-        text = (
-            f"response_format {asked.response_format.type[:40]!r} is not available: lookahead decoding cannot be guided"
-        )
-        raise ApiError(400, text, "unsupported", "response_format")
-    ids = await aside(len(body), service.chats.encode, asked)
+    given = await aside(size, service.chats.encode, asked)
+    ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)

@@ -43,6 +43,12 @@ DECODING = {
         "schema": {"type": "string", "pattern": "^[0-9]+,[0-9]+,[0-9]+$"},
     },
 }
+IGNORED = {
+    "x-nimble-ignored": {
+        "description": "Fields of the request that changed nothing, by name",
+        "schema": {"type": "string"},
+    }
+}
 WAIT = {"retry-after": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 
 
@@ -122,7 +128,7 @@ def success(route: Route, shown: Mapping[Any, Any]) -> dict[str, Any]:
         schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0] if schemas else {"type": "string"}
         is_stream = answer.content_type == "text/event-stream"
         content[answer.content_type] = {"schema": event(schema) if is_stream else schema}
-    headers = {**REQUEST_ID, **(DECODING if route.is_generating else {})}
+    headers = {**REQUEST_ID, **({**DECODING, **IGNORED} if route.is_generating else {})}
     return {"description": "The answer", "headers": headers, "content": content}
 
 

@@ -1,15 +1,17 @@
-"""What clients send. Unknown fields are ignored and null means absent: editors send what their last server wanted.
+"""What clients send and the gateway reads; `fields.py` says what becomes of the rest. Null means absent.
 
 Names and meaning: OpenAI's API reference; vLLM's and llama.cpp's servers for what they add; Mistral's FIM endpoint.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import FACTOR, PENALTY, SHARE, TEMPERATURE, Bounds
+from nimble_coder.engine.protocol import BIAS, FACTOR, PENALTY, SHARE, TEMPERATURE, Bounds
 from nimble_coder.gateway.errors import ApiError
 
 
@@ -20,12 +22,17 @@ def within(bounds: Bounds) -> Meta:
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Length = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+Kept = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+"""So many of a prompt's last tokens; -1 for as many as fit."""
 Share = Annotated[float, within(SHARE)]
 Penalty = Annotated[float, within(PENALTY)]
 Factor = Annotated[float, within(FACTOR)]
 Milliseconds = Annotated[float, Meta(ge=-1, le=86_400_000)]
 Copies = Annotated[int, Meta(ge=1, le=16)]
 Temperature = Annotated[float, within(TEMPERATURE)]
+Bias = Annotated[float, within(BIAS)]
+Biases = Annotated[dict[str, Bias], Meta(max_length=1024)]
+BiasPairs = Annotated[list[tuple[int | str, Bias | bool]], Meta(max_length=1024)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=64)]
 
@@ -51,6 +58,10 @@ class Sampling(Struct, kw_only=True):
     repetition_penalty: Factor | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    logit_bias: Biases | BiasPairs | None = None
+    """By token id, or by a text, of whose tokens each is meant; false forbids. The list is llama.cpp's."""
+    bad_words: StopString | Stops | None = None
+    include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     min_tokens: Count | None = None
     stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None
@@ -123,6 +134,7 @@ class CompletionRequest(OpenAISampling, kw_only=True):
     prompt: str | Annotated[list[str | int | list[int]], Meta(max_length=200_000)] | None = None
     suffix: str | None = None
     echo: bool | None = None
+    truncate_prompt_tokens: Kept | None = None
     best_of: Copies | None = None
     options: OllamaOptions | None = None
     """Holds for what is not said beside it."""
@@ -189,12 +201,6 @@ class Tool(Struct, kw_only=True):
         return {"type": "function", "function": {key: value for key, value in shown.items() if value is not None}}
 
 
-class ResponseFormat(Struct, kw_only=True):
-    """OpenAI's `response_format`."""
-
-    type: str = "text"
-
-
 class ChatRequest(OpenAISampling, kw_only=True):
     """`POST /v1/chat/completions`."""
 
@@ -202,9 +208,10 @@ class ChatRequest(OpenAISampling, kw_only=True):
     max_completion_tokens: Length | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    response_format: ResponseFormat | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
+    truncate_prompt_tokens: Kept | None = None
+    add_generation_prompt: bool | None = None
+    """True unless it is false."""
+    continue_final_message: bool | None = None
 
 
 class FimRequest(OpenAISampling, kw_only=True):
@@ -242,7 +249,7 @@ class TokenizeRequest(Struct, kw_only=True):
     return_token_strs: bool | None = None
     with_pieces: bool | None = None
     tools: list[Tool] | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
 
 
 class DetokenizeRequest(Struct, kw_only=True):
@@ -266,8 +273,15 @@ LENIENT = msgspec.json.Decoder(float_hook=whole)
 
 def decode(kind: type[Body], body: bytes) -> Body:
     """Reads a request's JSON; raises `ApiError` 400 naming the field."""
-    try:
+    with json_errors():
         return read(kind, body)
+
+
+@contextmanager
+def json_errors() -> Iterator[None]:
+    """Raises `ApiError` 400 for JSON that is none, or not what was wanted."""
+    try:
+        yield
     except msgspec.ValidationError as error:
         _, _, place = str(error).partition(" - at `$.")
         raise ApiError(400, str(error), "invalid_type", place.rstrip("`") or None) from None

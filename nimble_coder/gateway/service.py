@@ -14,13 +14,16 @@ from nimble_coder.gateway.chat import ChatPrompts
 from nimble_coder.gateway.encoding import PromptEncoder
 from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
+from nimble_coder.gateway.field_check import check_fields, header
+from nimble_coder.gateway.fields import Engine
 from nimble_coder.gateway.keys import ApiKeys
 from nimble_coder.gateway.ledger import Ledger
 from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.metrics import GatewayMetrics
 from nimble_coder.gateway.sampling import contract_inputs, samples
-from nimble_coder.gateway.schemas import OpenAISampling, Sampling
+from nimble_coder.gateway.schemas import OpenAISampling, Sampling, decode
 from nimble_coder.gateway.settings import GatewaySettings
+from nimble_coder.gateway.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
 from nimble_coder.gateway.tracing import Tracing
 from nimble_coder.gateway.transcript import Delta, Ending, Transcript
@@ -32,6 +35,7 @@ from nimble_coder.text.tokenizer import TextTokenizer
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Asked = TypeVar("Asked", bound=Sampling)
 
 LONG_TEXT = 16_384
 """Characters; about 5 ms to tokenise."""
@@ -69,8 +73,8 @@ class Service:
         self.limits = EngineLimits.of(self.artifact, settings.max_model_len)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
-        self.engine_samples = self.artifact.manifest.profile["engine"] == "torch" or self.limits.lookahead.is_plain
-        """A TensorRT engine built for lookahead does not, whatever it is sent."""
+        own = Engine.SAMPLING if self.limits.lookahead.is_plain else Engine.GREEDY
+        self.engine = Engine.PORTABLE if self.artifact.manifest.profile["engine"] == "torch" else own
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
@@ -103,6 +107,15 @@ class Service:
         if asked is None and self.policy:
             return self.policy.choose(self.admission.active + joining, prompt_length)
         return self.limits.choose_lookahead(asked, prompt_length)
+
+    async def read(self, exchange: Exchange, kind: type[Asked]) -> tuple[Asked, int]:
+        """What a request's body asks for, and its size in bytes; the answer's head names what of it is ignored. Raises
+        `ApiError` for what cannot be read or must not be ignored."""
+        body = await exchange.body(self.settings.max_body_bytes)
+        asked = decode(kind, body)
+        if ignored := check_fields(kind, body, self.engine, self.settings.strict_sampling):
+            exchange.extra_headers = [*exchange.extra_headers, (b"x-nimble-ignored", header(ignored))]
+        return asked, len(body)
 
     def token_text(self, token: int) -> str:
         """One token's text, for those who ask for log probabilities."""
@@ -139,16 +152,27 @@ class Service:
             min_tokens=min(min_tokens, max_tokens),
             stop_ids=frozenset(own_stops),
             seconds_after_first_line=asked.predict_seconds,
+            shows_stop=bool(asked.include_stop_str_in_output),
         )
         # The engine must go on where the gateway passes over an end id; text has to be watched as it comes.
         asked_ids = [i for i in dict.fromkeys((*ends, *own_stops)) if 0 <= i < self.limits.vocab_size]
         known = () if min_tokens else tuple(asked_ids)
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
+        encode, is_portable = self.encoder.raw, self.engine is Engine.PORTABLE
+        parameters = parameters_of(asked, encode, self.limits.vocab_size) if is_portable else ()
         jobs = []
         for copy in range(copies):
-            inputs = contract_inputs(asked, self.engine_samples, self.settings.strict_sampling, copy)
+            inputs = contract_inputs(asked, self.engine >= Engine.SAMPLING, self.settings.strict_sampling, copy)
             generation = Generation(
-                ids, max_tokens, known, lookahead, streaming or watched, wants_every_step(asked), inputs
+                ids,
+                max_tokens,
+                known,
+                lookahead,
+                streaming or watched,
+                wants_every_step(asked),
+                inputs,
+                bad_words_of(asked, encode),
+                parameters,
             )
             jobs.append(Job(generation, ending, echo))
         return jobs
@@ -157,9 +181,9 @@ class Service:
         """How an answer is decoded: a lookahead engine does it greedily whatever a client asks, a policy may choose the
         (w,n,g), and a request that samples has none."""
         first = jobs[0].generation
-        lookahead = PLAIN if first.sampling else first.lookahead or self.limits.lookahead
+        lookahead = PLAIN if first.is_sampled else first.lookahead or self.limits.lookahead
         return [
-            (b"x-nimble-decoding", b"sampling" if self.engine_samples and samples(asked) else b"greedy"),
+            (b"x-nimble-decoding", b"sampling" if self.engine >= Engine.SAMPLING and samples(asked) else b"greedy"),
             (b"x-nimble-lookahead", ",".join(map(str, astuple(lookahead))).encode()),
             (b"cache-control", b"no-store"),
         ]

@@ -66,7 +66,7 @@ class GatewayOptions(BaseModel):
     fim_max_tokens: int = Field(default=128, ge=1)
     """For infill requests that do not say."""
     strict_sampling: bool = False
-    """Refuse what greedy decoding cannot honour instead of ignoring it."""
+    """Refuse every field of a request that is not honoured instead of ignoring it."""
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long running requests may take after SIGTERM."""
     log_level: LogLevel = "info"

@@ -1,4 +1,4 @@
-"""Stop strings: found wherever the token boundaries fall, and never given out, not even in part."""
+"""Stop strings: found wherever the token boundaries fall, and not given out, not even in part, unless asked for."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 class StopMatcher:
     """Passes text on, except what a stop string could still begin with."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], shows_stop: bool = False) -> None:
+        """`shows_stop`: the one that is found is given out too."""
+        self._shows_stop = shows_stop
         self._stops = [stop for stop in stops if stop]
         self._firsts = {stop[0] for stop in self._stops}
         self._longest = max((len(stop) for stop in self._stops), default=0)
@@ -25,7 +27,7 @@ class StopMatcher:
         if found:
             place, _, self.matched = min(found)
             self._held = ""
-            return held[:place]
+            return held[: place + (len(self.matched) if self._shows_stop else 0)]
         keep = self._tail(held)
         self._held = held[keep:]
         return held[:keep]

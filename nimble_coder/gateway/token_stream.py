@@ -1,9 +1,10 @@
 """The token-level path: one `tensorrt_llm` stream in Triton per generation, token ids in and out."""
 
+import itertools
 import struct
 import time
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from tritonclient.grpc import service_pb2
@@ -33,6 +34,15 @@ class Generation:
     every_step: bool = False
     """One `Step` for each decoding step, also where several have arrived together."""
     sampling: tuple[tuple[str, str, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that must not be completed."""
+    parameters: tuple[tuple[str, str | float], ...] = ()
+    """What the portable engine takes beside the contract."""
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the engine has to choose every token for itself, and so decodes plainly."""
+        return bool(self.sampling or self.bad_words or self.parameters)
 
     @property
     def wants_log_probs(self) -> bool:
@@ -116,6 +126,11 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
     g = generation
     request = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
+    for name, value in g.parameters:
+        if isinstance(value, str):
+            request.parameters[name].string_param = value
+        else:
+            request.parameters[name].double_param = value
     add(request, "input_ids", "INT32", [1, len(g.input_ids)], array("i", g.input_ids).tobytes())
     scalars: list[tuple[str, str, float]] = [
         ("input_lengths", "INT32", len(g.input_ids)),
@@ -132,12 +147,11 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
         scalars.append(("lookahead_window_size", "INT32", g.lookahead.window_size))
         scalars.append(("lookahead_ngram_size", "INT32", g.lookahead.ngram_size))
         scalars.append(("lookahead_verification_set_size", "INT32", g.lookahead.verification_set_size))
-    for name, datatype, value in scalars:
-        add(request, name, datatype, [1, 1], struct.pack(FORMATS[datatype], value))
-    if others := g.end_ids[1:]:
-        # The engine knows one end id; the others are words of one token. TensorRT-LLM's word list: ids, then offsets.
-        words = array("i", [*others, *range(1, len(others) + 1)])
-        add(request, "stop_words_list", "INT32", [1, 2, len(others)], words.tobytes())
+    for name, datatype, scalar in scalars:
+        add(request, name, datatype, [1, 1], struct.pack(FORMATS[datatype], scalar))
+    # The engine knows one end id; the others are words of one token.
+    add_words(request, "stop_words_list", [(i,) for i in g.end_ids[1:]])
+    add_words(request, "bad_words_list", g.bad_words)
     for name in (*OUTPUTS, LOG_PROBS) if g.wants_log_probs else OUTPUTS:
         request.outputs.add(name=name)
     encoded: bytes = request.SerializeToString()
@@ -153,6 +167,15 @@ def stop_request(request_id: str) -> bytes:
     add(request, "stop", "BOOL", [1, 1], b"\1")
     encoded: bytes = request.SerializeToString()
     return encoded
+
+
+def add_words(request: service_pb2.ModelInferRequest, name: str, words: Sequence[tuple[int, ...]]) -> None:
+    """Adds TensorRT-LLM's word list, if there are words: ids end to end, below them where each word ends, -1 pads."""
+    if words:
+        ids = [i for word in words for i in word]
+        ends = [*itertools.accumulate(map(len, words))]
+        rows = array("i", [*ids, *ends, *[-1] * (len(ids) - len(ends))])
+        add(request, name, "INT32", [1, 2, len(ids)], rows.tobytes())
 
 
 def add(request: service_pb2.ModelInferRequest, name: str, datatype: str, shape: list[int], content: bytes) -> None:

@@ -34,6 +34,8 @@ class Ending:
     """Ids a request asked to stop at; they end it even where `end_ids` are ignored."""
     seconds_after_first_line: float | None = None
     """llama.cpp's `t_max_predict_ms`: the time from the first token on, once a line is complete."""
+    shows_stop: bool = False
+    """The stop string that ends it is part of it."""
 
 
 class Transcript:
@@ -43,7 +45,7 @@ class Transcript:
         self._ending = ending
         self._ends = ending.end_ids | ending.stop_ids
         self._detokenizer = Detokenizer(tokenizer.decode)
-        self._stops = StopMatcher(ending.stops)
+        self._stops = StopMatcher(ending.stops, ending.shows_stop)
         self._has_line = False
         self.started = time.perf_counter()
         self.first_token: float | None = None

@@ -4,6 +4,7 @@ Written against the interface of Triton's Python backend, which the caller passe
 Triton's own process.
 """
 
+import json
 import logging
 import threading
 import time
@@ -60,7 +61,8 @@ class Bridge:
                 self._stop(request.request_id())
                 sender.close()
             else:
-                self._start(request.request_id(), sender, read_call(inputs, self._exclude_input))
+                parameters = json.loads(request.parameters() or "{}")
+                self._start(request.request_id(), sender, read_call(inputs, self._exclude_input, parameters))
         except RequestError as error:
             sender.fail(str(error), self._pb.TritonError.INVALID_ARG, is_last=True)
         except QueueFullError as error:

@@ -1,11 +1,14 @@
 """The `tensorrt_llm` contract between tensors and the engine's requests and responses.
 
 Names, dtypes, shapes and meaning: all_models/inflight_batcher_llm/tensorrt_llm and inflight_batcher_llm/src of
-triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch dimension B.
+triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch dimension B. What the contract has no
+tensor for travels as request parameters: `min_p`, a number, and `logit_bias`, JSON of biases by token id.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +36,7 @@ UNSUPPORTED = (
 )
 UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
 MAX_SEQUENCES = 64
+NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
 LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 
 
@@ -51,7 +55,9 @@ def is_stop(inputs: Mapping[str, Array]) -> bool:
     return _flag(inputs, "stop", False)
 
 
-def read_call(inputs: Mapping[str, Array], exclude_input_default: bool) -> Call:
+def read_call(
+    inputs: Mapping[str, Array], exclude_input_default: bool, parameters: Mapping[str, object] = NO_PARAMETERS
+) -> Call:
     """The engine requests of a Triton request; raises `RequestError` naming the input that is wrong."""
     for name in REQUIRED:
         if name not in inputs:
@@ -71,14 +77,16 @@ def read_call(inputs: Mapping[str, Array], exclude_input_default: bool) -> Call:
     if streaming and batch > 1:
         raise RequestError("a streaming request carries one prompt: send the prompts as separate requests")
     return Call(
-        [_read_row(inputs, row, i, streaming) for row in range(batch) for i in range(sequences)],
+        [_read_row(inputs, parameters, row, i, streaming) for row in range(batch) for i in range(sequences)],
         sequences,
         exclude_input=_flag(inputs, "exclude_input_in_output", exclude_input_default),
         return_perf_metrics=_flag(inputs, "return_perf_metrics", False),
     )
 
 
-def _read_row(inputs: Mapping[str, Array], row: int, sequence: int, streaming: bool) -> Request:
+def _read_row(
+    inputs: Mapping[str, Array], parameters: Mapping[str, object], row: int, sequence: int, streaming: bool
+) -> Request:
     ids, length = inputs["input_ids"][row], _number(inputs, "input_lengths", row, 0)
     if not 0 <= length <= len(ids):
         raise RequestError(f"input_lengths is {length}, but input_ids has {len(ids)} tokens")
@@ -90,12 +98,12 @@ def _read_row(inputs: Mapping[str, Array], row: int, sequence: int, streaming: b
         stop_words=_read_words(inputs, "stop_words_list", row),
         lookahead=_read_lookahead(inputs, row),
         streaming=streaming,
-        sampling=_read_sampling(inputs, row),
+        sampling=_read_sampling(inputs, parameters, row),
         seed=_number(inputs, "random_seed", row, 0) + sequence,
     )
 
 
-def _read_sampling(inputs: Mapping[str, Array], row: int) -> Sampling | None:
+def _read_sampling(inputs: Mapping[str, Array], parameters: Mapping[str, object], row: int) -> Sampling | None:
     """How to sample, or None for greedy decoding.
 
     As in TensorRT-LLM, top-k 1 is greedy, nothing given is greedy, and so is a top-p of 0, unless it stands beside a
@@ -114,11 +122,29 @@ def _read_sampling(inputs: Mapping[str, Array], row: int) -> Sampling | None:
         frequency_penalty=_decimal(inputs, "frequency_penalty", row, 0.0),
         min_tokens=_number(inputs, "min_length", row, 0),
         bad_words=tuple(tuple(word) for word in _read_words(inputs, "bad_words_list", row)),
+        min_p=_read_min_p(parameters),
+        logit_bias=_read_bias(parameters),
         log_probs=_flag(inputs, "return_log_probs", False),
     )
     # What the greedy choice cannot depend on does not cost a request its lookahead.
-    is_plain = replace(sampling, temperature=0.0, top_k=0, top_p=1.0) == Sampling(temperature=0.0)
+    is_plain = replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0) == Sampling(temperature=0.0)
     return None if sampling.is_greedy and is_plain else sampling
+
+
+def _read_min_p(parameters: Mapping[str, object]) -> float:
+    value = parameters.get("min_p", 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError("min_p is not a number, which a request parameter of that name has to be")
+    return float(value)
+
+
+def _read_bias(parameters: Mapping[str, object]) -> tuple[tuple[int, float], ...]:
+    """`logit_bias`: `{"<token id>": <bias>, ...}` as text."""
+    try:
+        value = json.loads(str(parameters.get("logit_bias", "{}")))
+        return tuple((int(token), float(bias)) for token, bias in value.items())
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise RequestError("logit_bias is not a JSON object of numbers by token id") from None
 
 
 def _read_words(inputs: Mapping[str, Array], name: str, row: int) -> list[list[int]]:

@@ -1,0 +1,226 @@
+"""Every field that clients send is honoured, neutral, ignored and said, or refused, as the table of fields says."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from build_engine.build import Artifact
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.field_check import HONOURED, INNER, ROUTES, check_fields, header
+from nimble_coder.gateway.field_documentation import page
+from nimble_coder.gateway.fields import FIELDS, GROUPS, Engine, Field, Otherwise
+from nimble_coder.gateway.process import GatewayProcesses
+from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, InfillRequest
+from nimble_coder.serving import Serving
+from nimble_coder.triton.server import Addresses
+
+DOCS = Path(__file__).parents[2] / "docs" / "request-fields.md"
+SENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "completions": ("/v1/completions", {"prompt": "import os", "max_tokens": 1}),
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}),
+    "fim": ("/v1/fim/completions", {"prompt": "import os", "max_tokens": 1}),
+    "llama": ("/completion", {"prompt": "import os", "n_predict": 1}),
+}
+
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "best_of": {"n": 2},
+    "tool_choice": {"tools": FIELDS["tools"].example},
+    "function_call": {"functions": FIELDS["functions"].example},
+}
+"""What a field needs beside it on the route that honours it."""
+
+
+def body_with(base: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    outer, _, inner = name.partition(".")
+    return {**base, outer: {inner: value} if inner else value}
+
+
+def asking(route: str, field: Field) -> dict[str, Any]:
+    """A request that asks for what the field's example asks for."""
+    beside = BESIDE.get(field.name, {}) if field.name in HONOURED[ROUTES[route]] else {}
+    return body_with({**SENT[route][1], **beside}, field.name, field.example)
+
+
+def fate(route: str, field: Field, engine: Engine) -> str:
+    """What has to become of the field's example."""
+    if field.name in HONOURED[ROUTES[route]] and field.needs <= engine:
+        return "honoured"
+    return {Otherwise.ACCEPTED: "honoured", Otherwise.IGNORED: "ignored", Otherwise.REFUSED: "refused"}[field.otherwise]
+
+
+def test_the_table_is_whole_and_names_each_field_once() -> None:
+    assert len(FIELDS) == sum(map(len, GROUPS.values()))
+    assert {name for kind in ROUTES.values() for name in HONOURED[kind]} <= set(FIELDS)
+    assert not [f.name for f in FIELDS.values() if f.example in f.neutral]
+    assert set(INNER) <= {name.partition(".")[0] for name in FIELDS if "." in name}
+
+
+def test_the_page_is_current() -> None:
+    assert DOCS.read_text() == page(), "python -m nimble_coder.gateway.field_documentation > docs/request-fields.md"
+
+
+@pytest.mark.parametrize("route", SENT)
+def test_every_field_meets_its_fate(http: httpx.Client, route: str) -> None:
+    for field in FIELDS.values():
+        answer = http.post(SENT[route][0], json=asking(route, field))
+        seen = answer.headers.get("x-nimble-ignored")
+        wanted = fate(route, field, Engine.PORTABLE)
+        if wanted == "refused":
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported", field.name), field
+        else:
+            assert answer.status_code == 200, (field, answer.text)
+            assert seen == (field.name if wanted == "ignored" else None), field
+
+
+@pytest.mark.parametrize("route", SENT)
+def test_what_asks_for_nothing_is_accepted_in_silence(http: httpx.Client, route: str) -> None:
+    path, base = SENT[route]
+    for field in FIELDS.values():
+        for value in (*field.neutral, None):
+            if field.name in base and value is None:
+                continue
+            if field.name in HONOURED[ROUTES[route]] and value in ({}, "", []):
+                continue  # of another type there
+            answer = http.post(path, json=body_with(base, field.name, value))
+            assert (answer.status_code, answer.headers.get("x-nimble-ignored")) == (200, None), (field, answer.text)
+
+
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("strict", [False, True])
+def test_engines_that_can_less_honour_less(engine: Engine, strict: bool) -> None:
+    for route, kind in ROUTES.items():
+        for field in FIELDS.values():
+            body = json.dumps(body_with({}, field.name, field.example)).encode()
+            wanted = fate(route, field, engine)
+            # What a greedy engine makes of sampling depends on several fields together and is decided by `sampling.py`.
+            later = field.name in HONOURED[kind] and field.needs is Engine.SAMPLING
+            if wanted == "refused" or (strict and wanted == "ignored" and not later):
+                with pytest.raises(ApiError, match=field.name) as caught:
+                    check_fields(kind, body, engine, strict)
+                assert (caught.value.status, caught.value.code) == (400, "unsupported")
+            else:
+                assert check_fields(kind, body, engine, strict) == ([field.name] if wanted == "ignored" else []), field
+
+
+@pytest.fixture(scope="module")
+def strict(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A second gateway, which refuses what it would ignore."""
+    log = tmp_path_factory.mktemp("strict") / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIMBLE_STRICT_SAMPLING", "true")
+        processes = GatewayProcesses(artifact.directory, gateway.triton.addresses, Addresses.free(), log=log)
+        with processes as gateways:
+            gateways.wait_ready()
+            with httpx.Client(base_url=gateways.addresses.http, timeout=60) as client:
+                yield client
+
+
+def test_strictly_all_that_is_not_honoured_is_refused(strict: httpx.Client) -> None:
+    path, base = SENT["completions"]
+    for field in FIELDS.values():
+        answer = strict.post(path, json=asking("completions", field))
+        wanted = 200 if fate("completions", field, Engine.PORTABLE) == "honoured" else 400
+        assert answer.status_code == wanted, (field, answer.text)
+    unknown = strict.post(path, json={**base, "temprature": 1}).json()["error"]
+    assert (unknown["code"], unknown["param"]) == ("unsupported", "temprature")
+
+
+def test_unknown_fields_are_named_however_odd(http: httpx.Client) -> None:
+    path, base = SENT["completions"]
+    odd = {"a\r\nx-evil: 1": 1, "ü": 1, "options": {"mirostat": 2, "num_predict": 1}, **{f"f{i}": i for i in range(40)}}
+    answer = http.post(path, json={**base, **odd})
+    names = answer.headers["x-nimble-ignored"].split(", ")
+    assert names[:4] == ["?", "?", "options.mirostat", "f0"]
+    assert (len(names), names[-1]) == (33, "...")
+    assert "x-evil" not in answer.headers
+
+
+def test_a_streams_head_names_them_too(http: httpx.Client) -> None:
+    path, base = SENT["chat"]
+    answer = http.post(path, json={**base, "stream": True, "mirostat": 2, "user": "me"})
+    assert answer.headers["x-nimble-ignored"] == "mirostat"
+
+
+def test_fields_that_are_no_json_are_an_error_as_everywhere() -> None:
+    deep = b'{"prompt": "x", "zzz": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for body in (b'{"prompt": "x", "zzz": "\xff"}', deep):
+        try:
+            ignored = check_fields(CompletionRequest, body, Engine.PORTABLE, False)
+        except ApiError as error:
+            assert error.status == 400
+        else:
+            assert ignored == ["zzz"]
+    assert header(["a", "b c"]) == b"a, ?"
+
+
+def first_token(http: httpx.Client, **more: Any) -> int:
+    body = {"prompt": "def add(a, b):\n    return", "max_tokens": 1, "return_token_ids": True, **more}
+    answer = http.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-nimble-lookahead"] == "1,1,0" or not more
+    return int(answer.json()["choices"][0]["token_ids"][0])
+
+
+@pytest.mark.parametrize("temperature", [0, 1000])
+def test_a_bias_forbids_and_prefers(http: httpx.Client, temperature: float) -> None:
+    usual = first_token(http)
+    for asked in ({str(usual): -100}, [[usual, False]], [[usual, -100]]):
+        found = {first_token(http, logit_bias=asked, temperature=temperature, seed=seed) for seed in range(3)}
+        assert usual not in found
+    assert first_token(http, logit_bias={"77": 100}, temperature=0) == 77
+
+
+def test_a_bias_by_text_is_of_all_its_tokens(http: httpx.Client) -> None:
+    usual = first_token(http)
+    text = http.post("/detokenize", json={"tokens": [usual]}).json()["content"]
+    assert first_token(http, logit_bias=[[text, -100]]) != usual
+
+
+@pytest.mark.parametrize(
+    "asked", [{"4096": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, [[5]], {str(i): 1 for i in range(1025)}, "5"]
+)
+def test_a_bias_that_is_none_is_refused(http: httpx.Client, asked: Any) -> None:
+    answer = http.post("/v1/completions", json={"prompt": "x", "max_tokens": 1, "logit_bias": asked})
+    assert (answer.status_code, answer.json()["error"]["param"][:10]) == (400, "logit_bias")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion"])
+def test_bad_words_do_not_come_with_or_without_a_blank(http: httpx.Client, path: str) -> None:
+    body = {"prompt": "import os\nimport sys\n", "max_tokens": 24}
+    text = http.post(path, json=body).text
+    assert "import" in text
+    assert "import" not in http.post(path, json={**body, "bad_words": ["import"]}).json().get("choices", [{}])[0].get(
+        "text", ""
+    )
+
+
+def test_min_p_cuts_what_is_unlikely(http: httpx.Client) -> None:
+    usual = first_token(http)
+    assert {first_token(http, min_p=1, temperature=3, seed=seed) for seed in range(8)} == {usual}
+    assert {first_token(http, temperature=3, seed=seed) for seed in range(8)} != {usual}
+
+
+def test_a_prompt_is_truncated_from_the_left(http: httpx.Client) -> None:
+    body = {"prompt": [5, 6, 7, 8], "max_tokens": 1}
+    for kept, tokens in ((1, 1), (3, 3), (9, 4), (-1, 4)):
+        answer = http.post("/v1/completions", json={**body, "truncate_prompt_tokens": kept})
+        assert answer.json()["usage"]["prompt_tokens"] == tokens
+    assert http.post("/v1/completions", json={**body, "truncate_prompt_tokens": 0}).status_code == 400
+
+
+def test_a_stop_string_is_shown_where_it_is_asked_for(http: httpx.Client) -> None:
+    body = {"prompt": "import os\n", "max_tokens": 40, "stop": ["\n"]}
+    plain = http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+    shown = http.post("/v1/completions", json={**body, "include_stop_str_in_output": True}).json()["choices"][0]["text"]
+    assert shown == plain + "\n"
+
+
+def test_what_only_types_honour_is_what_the_routes_read() -> None:
+    assert "response_format" not in HONOURED[ChatRequest]
+    assert "grammar" not in HONOURED[InfillRequest]
