@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,6 +119,14 @@ class Checkpoint:
         checkpoint = cls(directory, shape, files)
         checkpoint._check_tensors()
         return checkpoint
+
+    @property
+    def name(self) -> str:
+        """What it is called: its directory's name, or in a cache of huggingface_hub its repository's."""
+        place = self.directory.absolute()
+        if place.parent.name == "snapshots":
+            place = Path(place.parents[1].name.rpartition("--")[2])
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", place.name).strip("-.") or "checkpoint"
 
     @cached_property
     def tokenizer_files(self) -> list[Path]:

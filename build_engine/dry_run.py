@@ -13,7 +13,9 @@ def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -
     """Bash that makes the engine of `profile` in `$WORK`; needs no GPU to be printed."""
     header = [f"# {profile.name}", f"# id {profile.id}", *(f"# {line}" for line in explanation(profile))]
     if profile.engine == "torch":
-        return "\n".join([*header, f"nimble-coder build-engine -p {profile.name}  # nothing is compiled"])
+        chosen = ["--model", str(source.absolute())] if source else ["-p", profile.name]
+        command = shlex.join(["nimble-coder", "build-engine", *chosen])
+        return "\n".join([*header, f"{command}  # nothing is compiled"])
     model = shlex.quote(str(source.absolute())) if source else f"$({_download(profile, options)})"
     lines = [*header, "set -eu", f"MODEL={model}", 'WORK="${WORK:-$PWD/build}"; mkdir -p "$WORK/work"']
     shop = workshop(profile, Path("$MODEL"), Path("$WORK"), options)

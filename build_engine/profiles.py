@@ -34,7 +34,7 @@ class Profile:
 
     name: str
     model: str
-    """Hub id of the checkpoint, or `EMBEDDED`."""
+    """Hub id of the checkpoint, the name of somebody's own, or `EMBEDDED`."""
     engine: EngineKind
     precision: Precision
     lookahead: LookaheadConfig
@@ -91,6 +91,13 @@ class Profile:
     @property
     def max_queue_size(self) -> int:
         return self.max_queue_factor * self.max_batch_size
+
+    @property
+    def served_names(self) -> list[str]:
+        """What requests may call the model where nobody has named it; the first is its id."""
+        owner, _, own = self.model.rpartition("/")
+        named = [] if self.model == EMBEDDED else [own.lower() if owner else own]
+        return [*dict.fromkeys([*named, self.name, "qwen2.5-coder"])]
 
     @property
     def id(self) -> str:
@@ -174,21 +181,27 @@ def _tensorrt_profile(model: Model, gpu: str, precision: Precision) -> Profile:
     )
 
 
+def torch_profile(name: str, model: str) -> Profile:
+    """The portable engine for a CPU or an unsupported GPU: on two cores six tokens a step pay for a lone request, and
+    more do not (docs/tuning.md)."""
+    return Profile(
+        name=f"{name}-torch-bf16-w1n4g1",
+        model=model,
+        engine="torch",
+        precision="bf16",
+        lookahead=LookaheadConfig(1, 4, 1),
+        max_batch_size=8,
+        max_input_len=6144,
+        max_seq_len=8192,
+        max_num_tokens=512,
+    )
+
+
 def _torch_profiles() -> Iterator[Profile]:
-    """The portable engine for what a CPU or an unsupported GPU can bear: 16 tokens a step cost little more than one."""
+    """Those of the sizes that a CPU can bear."""
     for model in MODELS.values():
         if model.size in ("0.5b", "1.5b", "3b", "7b"):
-            yield Profile(
-                name=f"{model.name}-torch-bf16-w4n3g4",
-                model=model.repo,
-                engine="torch",
-                precision="bf16",
-                lookahead=LookaheadConfig(4, 3, 4),
-                max_batch_size=8,
-                max_input_len=6144,
-                max_seq_len=8192,
-                max_num_tokens=512,
-            )
+            yield torch_profile(model.name, model.repo)
 
 
 PROFILES = {profile.name: profile for profile in (DEMO_PROFILE, *_tensorrt_profiles(), *_torch_profiles())}

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from build_engine.catalog import find_model
+from build_engine.catalog import MODELS, find_model
+from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import GPU_TYPES, MIB, Gpu, Hardware
 from build_engine.memory import GIB, MemoryPlan, plan_memory
-from build_engine.profiles import ANY, DEMO, EMBEDDED, PROFILES, Profile, ProfileError
+from build_engine.profiles import ANY, DEMO, EMBEDDED, PROFILES, Profile, ProfileError, torch_profile
 from build_engine.versions import IncompatibleError, check_compute_capability
 
 
@@ -144,6 +145,22 @@ def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel
                 f"no profile of {name} runs here; {closest.profile.name} {closest.reason}: {closest.remedy}"
             )
     return PROFILES[DEMO]
+
+
+def profile_of(checkpoint: Checkpoint, hardware: Hardware) -> Profile:
+    """The profile for a checkpoint that somebody brings, where nobody chose one; it is called after the checkpoint.
+
+    That of the published model of the same shape on this machine, else the portable engine's.
+    """
+    name, own = checkpoint.name, torch_profile(checkpoint.name, checkpoint.name)
+    if name.lower() in MODELS and MODELS[name.lower()].shape == checkpoint.shape:
+        return select_profile(hardware, name)
+    alike = [model.name for model in MODELS.values() if model.shape == checkpoint.shape and model.is_instruct]
+    if not alike:
+        length = min(own.max_seq_len, checkpoint.shape.max_position_embeddings)
+        return replace(own, max_seq_len=length, max_input_len=min(own.max_input_len, length * 3 // 4))
+    best = select_profile(hardware, alike[0])
+    return replace(best, name=best.name.replace(alike[0], name), model=name)
 
 
 def _gib(size: int) -> str:

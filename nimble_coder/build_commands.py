@@ -48,14 +48,19 @@ CompanionOption = Annotated[bool, typer.Option("--companion", help="With a plain
 RevisionOption = Annotated[str, typer.Option(help="Branch, tag or commit of the model on the hub.")]
 
 
-def chosen_profile(name: str, model: str | None) -> "Profile":
-    """The profile asked for, or the automatic choice."""
+def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profile":
+    """The profile asked for, or the automatic choice: for a model, else for a checkpoint that is given, else for this
+    machine."""
+    from build_engine.checkpoint import Checkpoint
     from build_engine.hardware import detect_hardware
     from build_engine.profiles import find_profile
-    from build_engine.selection import select_profile
+    from build_engine.selection import profile_of, select_profile
 
-    model = model.removeprefix("hf://") if model else None
-    return select_profile(detect_hardware(), model) if name in ("auto", "default") else find_profile(name)
+    if name not in ("auto", "default"):
+        return find_profile(name)
+    if source and not model:
+        return profile_of(Checkpoint.open(source), detect_hardware())
+    return select_profile(detect_hardware(), model.removeprefix("hf://") if model else None)
 
 
 def served_verifier() -> "Verifier":
@@ -99,7 +104,7 @@ def download_to_cache(
     from build_engine.weights import import_weights, own_weights
 
     try:
-        chosen = chosen_profile(profile, model)
+        chosen = chosen_profile(profile, model, source)
         if source and chosen.model != EMBEDDED:
             weights = import_weights(source, chosen.model, Cache(cache), say)
         else:
@@ -139,7 +144,7 @@ def build_engine(
     try:
         if precision is not None and precision not in DTYPES:
             raise ProfileError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
-        chosen = chosen_profile(profile, model).with_limits(
+        chosen = chosen_profile(profile, model, source).with_limits(
             lookahead=LookaheadConfig.parse(lookahead) if lookahead else None,
             precision=precision,
             max_batch_size=max_batch_size,

@@ -76,7 +76,7 @@ class Service:
         own = Engine.SAMPLING if self.limits.lookahead.is_plain else Engine.GREEDY
         self.engine = Engine.PORTABLE if self.artifact.manifest.profile["engine"] == "torch" else own
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
-        self.names = settings.names or [str(self.artifact.manifest.profile["name"]), "qwen2.5-coder"]
+        self.names = settings.names or self.artifact.manifest.build_profile().served_names
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
         self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
         ledger = Ledger(settings.prometheus_multiproc_dir)

@@ -37,7 +37,7 @@ class GatewayOptions(BaseModel):
     """Triton's own metrics port; 0 takes a free one."""
 
     served_model_names: str = ""
-    """Names a request may call the model; the first is its id. The profile's name and `qwen2.5-coder` where empty."""
+    """Names a request may call the model, its id first; where empty the model's, the profile's and `qwen2.5-coder`."""
     max_model_len: int | None = Field(default=None, ge=2)
     """Longest prompt plus answer in tokens, where less than the engine's is wanted."""
     api_keys: SecretStr = SecretStr("")

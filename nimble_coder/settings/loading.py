@@ -51,7 +51,7 @@ class Loaded:
                 f"(list-model-profiles)",
             )
         implied = {
-            "served_model_names": f"{profile.name},qwen2.5-coder",
+            "served_model_names": ",".join(profile.served_names),
             "max_model_len": profile.max_seq_len,
             "tensor_parallel_size": profile.tensor_parallel,
             "kv_cache_reuse": profile.kv_cache_reuse,

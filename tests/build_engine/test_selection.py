@@ -1,10 +1,14 @@
 """What runs where, why not, and which profile is taken by itself."""
 
+from pathlib import Path
+
 import pytest
 
+from build_engine.catalog import MODELS
+from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import detect_hardware
 from build_engine.profiles import PROFILES, ProfileError
-from build_engine.selection import Fit, assess, select_profile
+from build_engine.selection import Fit, assess, profile_of, select_profile
 from tests.standin.machine import A10G, A100, B200, H100, L4, T4, Machine
 
 H100_7B = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -21,7 +25,7 @@ H100_32B = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
         ([A10G], None, "qwen2.5-coder-7b-instruct-a10g-bf16-tp1-w5n5g5"),
         ([H100], "qwen2.5-coder-14b", "qwen2.5-coder-14b-h100-bf16-tp1-w8n8g8"),
         ([H100, H100], "Qwen/Qwen2.5-Coder-32B-Instruct", H100_32B),
-        ([], "qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-torch-bf16-w4n3g4"),
+        ([], "qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-torch-bf16-w1n4g1"),
         (
             [["NVIDIA L4", "8.9", 23034, 12000]],
             "qwen2.5-coder-7b-instruct",
@@ -74,3 +78,36 @@ def test_where_a_gpu_is_too_small_the_remedy_is_a_length_that_fits(machine: Mach
     length, prompt = (int(word) for word in verdict.remedy.replace(":", "").split() if word.isdigit())
     smaller = profile.with_limits(max_seq_len=length, max_input_len=prompt)
     assert assess(smaller, detect_hardware()).fit is Fit.RUNNABLE
+
+
+@pytest.mark.parametrize(
+    ("place", "gpus", "expected", "served"),
+    [
+        ("0.5b", [], "0.5b-torch-bf16-w1n4g1", "0.5b"),
+        ("my tuned, Coder", [], "my-tuned-Coder-torch-bf16-w1n4g1", "my-tuned-Coder"),
+        ("tuned", [H100], "tuned-h100-bf16-tp1-w8n8g8", "tuned"),
+        ("hub/models--acme--tuned-coder/snapshots/0123", [], "tuned-coder-torch-bf16-w1n4g1", "tuned-coder"),
+        (
+            "Qwen2.5-Coder-0.5B-Instruct",
+            [],
+            "qwen2.5-coder-0.5b-instruct-torch-bf16-w1n4g1",
+            "qwen2.5-coder-0.5b-instruct",
+        ),
+    ],
+)
+def test_a_checkpoint_of_ones_own_is_called_after_itself(
+    machine: Machine, place: str, gpus: list[list[object]], expected: str, served: str
+) -> None:
+    machine.gpus(*gpus)
+    checkpoint = Checkpoint(Path("/models") / place, MODELS["qwen2.5-coder-0.5b"].shape, {})
+    profile = profile_of(checkpoint, detect_hardware())
+    assert (profile.name, profile.served_names) == (expected, [served, expected, "qwen2.5-coder"])
+
+
+def test_a_shape_that_nobody_published_is_for_the_portable_engine_and_no_longer_than_the_model(
+    machine: Machine, tiny_checkpoint: Path
+) -> None:
+    machine.gpus(H100)
+    profile = profile_of(Checkpoint.open(tiny_checkpoint), detect_hardware())
+    assert (profile.name, profile.engine) == ("tiny-torch-bf16-w1n4g1", "torch")
+    assert profile.max_input_len < profile.max_seq_len <= Checkpoint.open(tiny_checkpoint).shape.max_position_embeddings

@@ -20,7 +20,7 @@ from tests.standin.hub import COMMIT, Fault, Hub
 from tests.standin.machine import Machine
 
 REPO = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-PROFILE = "qwen2.5-coder-0.5b-instruct-torch-bf16-w4n3g4"
+PROFILE = "qwen2.5-coder-0.5b-instruct-torch-bf16-w1n4g1"
 WEIGHTS = "model.safetensors"
 
 
