@@ -32,6 +32,7 @@ from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.tls import server_context
 from nimble_coder.triton.errors import PortTakenError, TritonError
 from nimble_coder.triton.installation import shared_libpython
+from nimble_coder.triton.stack import STACK, shortage
 
 GIB, MIB = 1 << 30, 1 << 20
 DRIVER, LEAST_DRIVER = 575, 525
@@ -40,8 +41,6 @@ driver versions)."""
 SHARED_MEMORY, SHARED_MEMORY_RANKS = 32 * MIB, GIB
 """For Triton's Python models, and for several ranks of one engine (NCCL)."""
 OPEN_FILES = 4096
-STACK = 64 * MIB
-"""NVIDIA's containers ask for --ulimit stack=67108864."""
 RELEASED = datetime(2025, 5, 1, tzinfo=UTC)
 """No clock that is right shows less."""
 
@@ -181,8 +180,10 @@ def check_locked_memory(ranks: int) -> Finding:
 
 
 def check_stack(needs_gpu: bool) -> Finding:
-    """TensorRT's builder recurses deeply."""
+    """Triton gets what it needs where the hard limit allows it; TensorRT's builder, which recurses deeply, does not."""
     soft = _limit(resource.RLIMIT_STACK)
+    if missing := shortage():
+        return Finding("stack", "warning", missing, f"--ulimit stack={STACK}")
     if not needs_gpu or soft >= STACK:
         return Finding("stack", "ok", _shown(soft))
     return Finding("stack", "warning", _shown(soft), f"--ulimit stack={STACK}")

@@ -85,7 +85,11 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
         429,
         "engine_queue_full",
     ),
-    (re.compile(r"unable to parse|failed to parse|attempt to access JSON", re.IGNORECASE), 400, "invalid_input"),
+    (
+        re.compile(r"unable to parse|failed to parse|attempt to (access JSON|get members)", re.IGNORECASE),
+        400,
+        "invalid_input",
+    ),
     (
         re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|logit_bias|min_p|the prompt "),
         400,

@@ -2,8 +2,8 @@
 
 import re
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import msgspec
@@ -21,11 +21,32 @@ INTEGERS: dict[str, tuple[str, int]] = {
     "UINT64": ("<Q", 8),
 }
 Values = dict[str, list[Any]]
-TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
+GENERATING_TEXT = ("ensemble", "tensorrt_llm_bls")
+TEXTS = {
+    **dict.fromkeys(GENERATING_TEXT, ("text_input", "stop_words", "bad_words")),
+    "preprocessing": ("QUERY", "STOP_WORDS_DICT", "BAD_WORDS_DICT"),
+}
+"""What a model tokenises in the one process that it has for all requests, the prompt first."""
+TOKENS = "TOKENS_BATCH"
+"""What `postprocessing` makes text of, in the one process that it has."""
 PROMPTS = ("input_ids", "text_input")
 COPIES = "num_return_sequences"
-WANTED = (*PROMPTS, "input_lengths", COPIES, *LOOKAHEAD)
+WANTED = {*PROMPTS, "input_lengths", COPIES, TOKENS, *LOOKAHEAD, *(name for names in TEXTS.values() for name in names)}
+SHARED_MEMORY = "shared_memory_region"
 HEADER_LENGTH = re.compile(r"[0-9]{1,12}")
+
+
+@dataclass(frozen=True)
+class CheckedBody:
+    """A body over HTTP as it may be passed on."""
+
+    content: bytes
+    """The values that were checked, written anew: of two with the same key Triton would read the first, and what is
+    checked is the last. Binary data follows them as it came."""
+    header_length: int | None
+    """Bytes of JSON in it, where binary data may follow."""
+    generations: int
+    """How many it asks for."""
 
 
 class KServeGuard:
@@ -36,8 +57,8 @@ class KServeGuard:
         self._reads_before_prompt = service.artifact.manifest.profile["engine"] != "torch"
         """TensorRT-LLM 0.19 does, where the prompt is shorter than N - 1; the portable engine does not."""
 
-    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> int:
-        """Checks the body of `infer`, `generate` or `generate_stream`, counts its generations; raises `ApiError`."""
+    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> CheckedBody:
+        """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
         content, binary = split_body(body, header_length)
         if verb == "infer":
             values, rows = read_infer(content, binary)
@@ -47,7 +68,9 @@ class KServeGuard:
         if length is not None and self._service.limits.choose_lookahead(None, length):
             text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
             raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
-        return generations_of(values, rows)
+        written = msgspec.json.encode(content)
+        length = None if header_length is None else len(written)
+        return CheckedBody(written + binary, length, generations_of(values, rows))
 
     def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
         """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
@@ -56,13 +79,16 @@ class KServeGuard:
         values: Values = {}
         rows = 1
         for index, tensor in enumerate(request.inputs):
-            if "shared_memory_region" in tensor.parameters:
-                raise shared_memory(tensor.name)
+            if SHARED_MEMORY in tensor.parameters:
+                raise shared_memory("input", tensor.name)
             if tensor.name in WANTED:
                 content = raw[index] if index < len(raw) else None
                 values[tensor.name] = read_grpc(tensor, content)
             if tensor.name in PROMPTS:
                 rows = rows_of(tensor.shape)
+        for output in request.outputs:
+            if SHARED_MEMORY in output.parameters:
+                raise shared_memory("output", output.name)
         length = self.check(request.model_name, values, rows)
         generations = generations_of(values, rows)
         if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):
@@ -76,8 +102,7 @@ class KServeGuard:
 
     def check(self, model: str, values: Values, rows: int) -> int | None:
         """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
-        if model in TEXT_MODELS and "text_input" in values:
-            self._check_texts(values["text_input"])
+        self._check_texts(model, values)
         if model != "tensorrt_llm" or "input_ids" not in values:
             return None  # Triton refuses a generation without ids itself; `stop` requests have none
         limits = self._service.limits
@@ -98,17 +123,37 @@ class KServeGuard:
             limits.choose_lookahead(asked, shortest)
         return None
 
-    def _check_texts(self, texts: list[Any]) -> None:
-        service = self._service
-        for text in texts:
+    def _check_texts(self, model: str, values: Values) -> None:
+        limits, names = self._service.limits, TEXTS.get(model, ())
+        for name in names[:1]:
+            for length in self._lengths(name, values):
+                # `preprocessing` alone generates nothing: a text without tokens harms nobody there.
+                limits.check_prompt(length if model in GENERATING_TEXT else max(length, 1))
+                if model in GENERATING_TEXT:
+                    self._check_reading(length)
+        for name in names[1:]:
+            length = sum(self._lengths(name, values))
+            if length > limits.longest_prompt:
+                text = f"{name} has {length} tokens, at most {limits.longest_prompt} are taken: send fewer"
+                raise ApiError(400, text, "invalid_input", name)
+        most = limits.max_batch_size * limits.max_seq_len
+        if model == "postprocessing" and len(values.get(TOKENS, ())) > most:
+            text = f"{TOKENS} has {len(values[TOKENS])} tokens, at most {most} are taken: send fewer"
+            raise ApiError(400, text, "invalid_input", TOKENS)
+
+    def _lengths(self, name: str, values: Values) -> Iterator[int]:
+        """The tokens of each text of an input; raises `ApiError` for what is no text."""
+        encoder = self._service.encoder
+        for text in values.get(name, ()):
             if not isinstance(text, str):
-                raise ApiError(400, "text_input is not text", "invalid_prompt", "text_input")
-            length = len(service.encoder.encode(service.encoder.split(text)))
-            service.limits.check_prompt(length)
-            if self._reads_before_prompt and length < service.limits.lookahead.ngram_size - 1:
-                needed = service.limits.lookahead.ngram_size - 1
-                why = f"the prompt has {length} tokens, this engine needs {needed}: "
-                raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
+                raise ApiError(400, f"{name} is not text", "invalid_prompt", name)
+            yield len(encoder.encode(encoder.split(text)))
+
+    def _check_reading(self, length: int) -> None:
+        needed = self._service.limits.lookahead.ngram_size - 1
+        if self._reads_before_prompt and length < needed:
+            why = f"the prompt has {length} tokens, this engine needs {needed}: "
+            raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
 
 
 def stops(request: service_pb2.ModelInferRequest) -> bool:
@@ -176,6 +221,7 @@ def flat(value: Any) -> list[Any]:
 
 def read_infer(content: Mapping[str, Any], binary: bytes) -> tuple[Values, int]:
     """The inputs of an `infer` body, JSON data or binary data behind it in the order of the inputs; and the rows."""
+    check_outputs(content)
     inputs = content.get("inputs")
     if not isinstance(inputs, list):
         raise ApiError(400, "inputs is missing: send a list of tensors", "invalid_input", "inputs")
@@ -184,9 +230,7 @@ def read_infer(content: Mapping[str, Any], binary: bytes) -> tuple[Values, int]:
     for tensor in inputs:
         if not isinstance(tensor, dict):
             raise ApiError(400, "inputs holds something that is no tensor", "invalid_input", "inputs")
-        name, parameters = tensor.get("name"), tensor.get("parameters") or {}
-        if not isinstance(parameters, dict) or "shared_memory_region" in parameters:
-            raise shared_memory(str(name))
+        name, parameters = tensor.get("name"), parameters_of("input", tensor)
         size = parameters.get("binary_data_size")
         part = b""
         if isinstance(size, int) and size >= 0:
@@ -198,6 +242,23 @@ def read_infer(content: Mapping[str, Any], binary: bytes) -> tuple[Values, int]:
                 unpack(str(tensor.get("datatype")), part) if size is not None else flat(tensor.get("data", []))
             )
     return values, rows
+
+
+def check_outputs(content: Mapping[str, Any]) -> None:
+    """Raises `ApiError` where a wanted output is no tensor, or to be written where nobody can look."""
+    outputs = content.get("outputs", [])
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise ApiError(400, "outputs is no list of tensors", "invalid_input", "outputs")
+    for output in outputs:
+        parameters_of("output", output)
+
+
+def parameters_of(kind: str, tensor: Mapping[str, Any]) -> dict[str, Any]:
+    """An input's or output's parameters; raises `ApiError` where they name shared memory."""
+    parameters = tensor.get("parameters") or {}
+    if not isinstance(parameters, dict) or SHARED_MEMORY in parameters:
+        raise shared_memory(kind, str(tensor.get("name")))
+    return parameters
 
 
 def read_grpc(tensor: Any, raw: bytes | None) -> list[Any]:
@@ -233,6 +294,7 @@ def unpack_texts(raw: bytes) -> list[str]:
     return texts
 
 
-def shared_memory(name: str) -> ApiError:
+def shared_memory(kind: str, name: str) -> ApiError:
     """Shared memory cannot be looked into, so it is not let through."""
-    return ApiError(400, f"input {name[:40]!r} is in shared memory: send its content", "shared_memory")
+    remedy = "send its content" if kind == "input" else "take its content from the answer"
+    return ApiError(400, f"{kind} {name[:40]!r} is in shared memory: {remedy}", "shared_memory")

@@ -1,4 +1,4 @@
-"""KServe v2 over HTTP: `/v2/*` passed to Triton byte for byte, what would harm others refused."""
+"""KServe v2 over HTTP: `/v2/*` passed to Triton, what would harm others refused."""
 
 import asyncio
 import re
@@ -14,6 +14,7 @@ from nimble_coder.gateway.kserve_json import read_generate, read_infer, write_ge
 from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
 from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.service import Service, aside
+from nimble_coder.triton.stack import largest_body
 
 GENERATING = re.compile(r"models/([^/]+)(?:/versions/([^/]+))?/(infer|generate|generate_stream)")
 READING = re.compile(
@@ -21,7 +22,8 @@ READING = re.compile(
 )
 READY = "health/ready"
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
-KEPT = ("content-type", "accept", "inference-header-content-length", "accept-encoding")
+HEADER_LENGTH = "inference-header-content-length"
+KEPT = ("content-type", "accept", HEADER_LENGTH, "accept-encoding")
 RETURNED = (b"inference-header-content-length", b"content-encoding")
 
 
@@ -32,6 +34,7 @@ class TritonHttp:
         self._service = service
         self._guard = KServeGuard(service)
         self._single = UnaryInference(service, self._guard)
+        self._largest_body = min(service.settings.max_body_bytes, largest_body())
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(base_url=service.settings.triton_http, timeout=None, limits=limits)  # noqa: S113 - a generation may take long
 
@@ -56,24 +59,23 @@ class TritonHttp:
             self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))
         if path == READY and self._service.admission.draining:
             raise draining()
-        limit = self._service.settings.max_body_bytes
+        limit = self._largest_body
         body = uncompressed(await exchange.body(limit), exchange.header("content-encoding"), limit)
         if generating:
             model, version, verb = generating.groups()
             if model in STREAMING and verb != "generate_stream":
                 await self._answer(exchange, (model, version, verb), body)
                 return
-            header_length = exchange.header("inference-header-content-length")
-            generations = await aside(len(body), self._guard.check_http, model, verb, body, header_length)
-            with self._service.admission.admit(generations):
-                await self._pass(exchange, body)
+            checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(HEADER_LENGTH))
+            with self._service.admission.admit(checked.generations):
+                await self._pass(exchange, checked.content, checked.header_length)
         else:
             await self._pass(exchange, body)
 
     async def _answer(self, exchange: Exchange, target: tuple[str, str | None, str], body: bytes) -> None:
         """Answers a single inference on a model that streams."""
         model, version, verb = target
-        header_length = exchange.header("inference-header-content-length")
+        header_length = exchange.header(HEADER_LENGTH)
         content, binary = await aside(len(body), split_body, body, header_length)
         if verb == "infer":
             request = await aside(len(body), read_infer, content, binary)
@@ -92,8 +94,10 @@ class TritonHttp:
             lengths = [(b"inference-header-content-length", str(json_length).encode())]
             await exchange.respond(200, answer, b"application/octet-stream", lengths)
 
-    async def _pass(self, exchange: Exchange, body: bytes) -> None:
+    async def _pass(self, exchange: Exchange, body: bytes, header_length: int | None = None) -> None:
         headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}
+        if header_length is not None:
+            headers[HEADER_LENGTH] = str(header_length)
         request = self._client.build_request(exchange.method, exchange.raw_target, content=body, headers=headers)
         async with exchange.connected():
             try:

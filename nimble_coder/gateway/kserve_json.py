@@ -34,7 +34,7 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
             raise invalid(name, f"its shape is {str(shape)[:40]}, and not a list of whole numbers")
         parameters = tensor.get("parameters") or {}
         if "shared_memory_region" in parameters:
-            raise shared_memory(name)
+            raise shared_memory("input", name)
         size = parameters.get("binary_data_size")
         if size is None:
             raw = pack(name, datatype, flat(tensor.get("data", [])))
@@ -50,7 +50,7 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
     for output in tensors_of(content, "outputs") if content.get("outputs") else []:
         parameters = output.get("parameters") or {}
         if any(key.startswith("shared_memory") for key in parameters):
-            raise shared_memory(text_field(output, "name"))
+            raise shared_memory("output", text_field(output, "name"))
         if parameters.get("classification"):
             raise ApiError(400, "classification is not available: this model has no classes", "unsupported", "outputs")
         request.outputs.add(name=text_field(output, "name"))

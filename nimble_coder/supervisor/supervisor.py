@@ -19,6 +19,7 @@ from nimble_coder.supervisor.start_page import StartPage
 from nimble_coder.supervisor.tls import server_context
 from nimble_coder.triton.errors import OutOfMemoryError, TritonError
 from nimble_coder.triton.server import Addresses
+from nimble_coder.triton.stack import shortage
 
 NAME = "supervisor"
 OUT_OF_MEMORY = (
@@ -45,6 +46,8 @@ class Supervisor:
         settings, killed = self._loaded.settings, oom_kills()
         tls = server_context(settings)
         settings.listening.check_free()
+        if missing := shortage():
+            self._say(missing)
         try:
             with StartPage(settings.listening, self._reason, tls) as page:
                 artifact = self._find(choose(settings))

@@ -23,6 +23,7 @@ from nimble_coder.settings.names import env_names
 from nimble_coder.triton.container import ContainerTriton
 from nimble_coder.triton.errors import NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.triton.installation import STUB, Installation, shared_libpython
+from nimble_coder.triton.stack import enough_stack
 
 SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
 """Variables that Triton and the code in its models have no use for."""
@@ -122,7 +123,7 @@ class TritonServer:
         except BaseException:
             shutil.rmtree(self._work, ignore_errors=True)
             raise
-        with open_log(self.log, "triton") as output:
+        with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
                 # SIGTERM, so that its stubs and its shared memory go with it.
                 tethered(command, signal.SIGTERM),

@@ -1,0 +1,132 @@
+"""What is passed on to Triton is what was checked, and no text holds a model's only process."""
+
+import gzip
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from nimble_coder.client import tensors
+from nimble_coder.serving import Serving
+
+REGION = '"parameters":{"shared_memory_region":"r","shared_memory_byte_size":16}'
+HIDDEN = f'{{"name":"QUERY","shape":[1,1],"datatype":"BYTES",{REGION}}}'
+QUERY = '{"name":"QUERY","shape":[1,1],"datatype":"BYTES","data":["import os"]}'
+LENGTH = '{"name":"REQUEST_OUTPUT_LEN","shape":[1,1],"datatype":"INT32","data":[4]}'
+LONG = "x " * 9000
+
+
+def infer(http: httpx.Client, body: str, model: str = "preprocessing", **headers: str) -> httpx.Response:
+    return http.post(f"/v2/models/{model}/infer", content=body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"inputs":[{HIDDEN},{LENGTH}],"inputs":[{QUERY},{LENGTH}]}}',
+        f'{{"inputs":[{HIDDEN},{LENGTH}],"\\u0069nputs":[{QUERY},{LENGTH}]}}',
+        f'{{"inputs":[{HIDDEN[:-1]},"parameters":{{}},"data":["import os"]}},{LENGTH}]}}',
+        f'{{"inputs":[{QUERY},{LENGTH}],"outputs":[{{"name":"INPUT_ID",{REGION}}}],"outputs":[]}}',
+    ],
+    ids=["inputs", "escaped", "parameters", "outputs"],
+)
+def test_of_two_values_with_one_key_triton_gets_the_one_that_was_checked(http: httpx.Client, body: str) -> None:
+    """Triton reads the first, and would look for the region."""
+    answer = infer(http, body)
+    assert answer.status_code == 200, answer.text
+    assert infer(http, body, **{"inference-header-content-length": str(len(body))}).status_code == 200
+
+
+def test_a_prompt_that_is_too_long_does_not_hide_behind_another(http: httpx.Client) -> None:
+    body = f'{{"text_input":"{LONG}","text_input":"import os","max_tokens":2}}'
+    assert http.post("/v2/models/ensemble/generate", content=body).json()["model_name"] == "ensemble"
+    names = [QUERY.replace("import os", LONG), QUERY, LENGTH]
+    assert infer(http, f'{{"inputs":[{",".join(names)}]}}').status_code == 400
+    assert infer(http, f'{{"inputs":[{",".join(reversed(names))}]}}').status_code == 400
+
+
+@pytest.mark.parametrize("tensor", ["inputs", "outputs"])
+def test_shared_memory_is_refused_on_both_sides(http: httpx.Client, tensor: str) -> None:
+    outputs = f'{{"name":"INPUT_ID",{REGION}}}' if tensor == "outputs" else ""
+    query = HIDDEN if tensor == "inputs" else QUERY
+    refused = infer(http, f'{{"inputs":[{query},{LENGTH}],"outputs":[{outputs}]}}')
+    assert (refused.status_code, "is in shared memory" in refused.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("outputs", ['"x"', '["x"]', "{}", "null"])
+def test_outputs_that_are_none_are_refused(http: httpx.Client, outputs: str) -> None:
+    assert infer(http, f'{{"inputs":[{QUERY},{LENGTH}],"outputs":{outputs}}}').status_code == 400
+
+
+def test_an_output_in_shared_memory_is_refused_over_grpc(gateway: Serving) -> None:
+    wanted = triton_grpc.InferRequestedOutput("INPUT_ID")
+    wanted.set_shared_memory("region", 16)
+    given = tensors({"QUERY": np.array([[b"x"]], np.object_), "REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)})
+    client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
+    with client, pytest.raises(InferenceServerException, match="output 'INPUT_ID' is in shared memory"):
+        client.infer("preprocessing", given, outputs=[wanted])
+
+
+def test_binary_data_still_follows_what_was_written_anew(gateway: Serving) -> None:
+    a = gateway.addresses
+    with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
+        texts = np.array([[b"import os"], ["größe".encode()]], np.object_)
+        inputs = [
+            triton_http.InferInput("QUERY", [2, 1], "BYTES"),
+            triton_http.InferInput("REQUEST_OUTPUT_LEN", [2, 1], "INT32"),
+        ]
+        inputs[0].set_data_from_numpy(texts, binary_data=True)
+        inputs[1].set_data_from_numpy(np.array([[4], [4]], np.int32), binary_data=True)
+        for compression in (None, "gzip"):
+            answer = client.infer("preprocessing", inputs, request_id="a", request_compression_algorithm=compression)
+            lengths = answer.as_numpy("REQUEST_INPUT_LEN")
+            assert lengths is not None
+            assert lengths.tolist()[0] == [2]
+            assert lengths.tolist()[1][0] >= 2
+
+
+@pytest.mark.parametrize(
+    ("model", "long"),
+    [
+        ("preprocessing", {"QUERY": LONG}),
+        ("preprocessing", {"STOP_WORDS_DICT": [LONG]}),
+        ("preprocessing", {"BAD_WORDS_DICT": ["x " * 5000, "y " * 5000]}),
+        ("ensemble", {"text_input": LONG}),
+        ("ensemble", {"stop_words": [LONG]}),
+        ("tensorrt_llm_bls", {"text_input": LONG}),
+        ("tensorrt_llm_bls", {"bad_words": [LONG]}),
+        ("postprocessing", {"TOKENS_BATCH": [1] * 300_000}),
+    ],
+)
+def test_no_text_holds_a_models_process(gateway: Serving, http: httpx.Client, model: str, long: dict[str, Any]) -> None:
+    given = {"QUERY": "import os", "REQUEST_OUTPUT_LEN": 4, "text_input": "import os", "max_tokens": 2}
+    refused = http.post(f"/v2/models/{model}/generate", json={**given, **long})
+    assert refused.status_code == 400
+    assert "tokens, " in refused.json()["error"]
+    (name, value), kind = next(iter(long.items())), "INT32" if model == "postprocessing" else "BYTES"
+    values = value if isinstance(value, list) else [value]
+    tensor = {"name": name, "shape": [1, len(values)], "datatype": kind, "data": values}
+    assert "tokens, " in infer(http, json.dumps({"inputs": [tensor]}), model).json()["error"]
+    array = np.array([values], np.int32) if kind == "INT32" else np.array([[v.encode() for v in values]], np.object_)
+    client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
+    with client, pytest.raises(InferenceServerException, match="tokens, "):
+        client.infer(model, tensors({name: array}))
+
+
+def test_a_text_of_the_largest_body_is_refused_while_others_are_answered(http: httpx.Client) -> None:
+    body = json.dumps({"QUERY": "ab c" * 500_000, "REQUEST_OUTPUT_LEN": 4}).encode()
+    refused = http.post(
+        "/v2/models/preprocessing/generate", content=gzip.compress(body), headers={"content-encoding": "gzip"}
+    )
+    assert (refused.status_code, "takes at most" in refused.json()["error"]) == (400, True)
+
+
+def test_preprocessing_still_takes_an_empty_text(http: httpx.Client) -> None:
+    assert (
+        http.post("/v2/models/preprocessing/generate", json={"QUERY": "", "REQUEST_OUTPUT_LEN": 4}).status_code == 200
+    )
