@@ -260,16 +260,18 @@ class Job:
 
     def verify(self, verifier: Verifier) -> dict[str, object]:
         """Runs the engine where it is, before it is published; the manifest's record of that."""
-        self.progress("verifying: generating with lookahead and without")
+        self.progress("verifying: generating with lookahead and without, and asking the checkpoint")
         trial = self.draft / "trial"
         self.render(self.draft, trial)
         try:
-            result = verifier(self.profile, trial)
+            result = verifier(self.profile, trial, self.checkpoint)
         finally:
             shutil.rmtree(trial, ignore_errors=True)
         self.progress(
             f"verified: {result.identical} of {result.requests} generations equal plain decoding token by token, "
-            f"{result.tokens_per_step:.2f} tokens per step, {result.speed_up:.2f}x its speed"
+            f"{result.agreement:.1%} of the tokens are the checkpoint's; {result.alone.tokens_per_step:.2f} tokens per "
+            f"step and {result.alone.speed_up:.2f}x the speed of plain decoding for one request, "
+            f"{result.together.speed_up:.2f}x for {result.requests} at once"
         )
         if slower := advice(self.profile, result):
             self.progress(f"warning: {slower}")

@@ -1,4 +1,4 @@
-"""The judgement on a new engine: equal tokens, near ties, and speed."""
+"""The judgement on a new engine: equal tokens, near ties, the checkpoint's own tokens, and speed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from build_engine.profiles import PROFILES, Profile
-from build_engine.verify import NEAR_TIES, PROMPTS, TOKENS, Batch, VerificationError, advice, verify
+from build_engine.profiles import PROFILES, Precision, Profile
+from build_engine.verify import LIMITS, PROMPTS, TOKENS, Batch, Verification, VerificationError, advice, verify
 
 BF16 = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 FP32 = PROFILES["demo"]
@@ -22,6 +22,9 @@ class FakeEngine:
     forgets: bool = False
     """From its first wrong token on, lookahead gives nothing but zeros."""
     plain_seconds: float = 2.0
+    """Of a request that is alone; lookahead takes 1.0."""
+    crowded: float = 1.0
+    """How much longer lookahead takes for every request when others run beside it."""
     knows_lookahead: bool = True
     """Whether it was built with lookahead; one that was not takes no (w,n,g)."""
 
@@ -32,7 +35,8 @@ class FakeEngine:
         assert lookahead is None or self.knows_lookahead
         plain = lookahead is not None and lookahead.is_plain
         outputs = [self._continue(prompt, max_tokens, {} if plain else self.wrong) for prompt in prompts]
-        return Batch(outputs, self.plain_seconds if plain else 1.0, 1.0 if plain else 2.5)
+        seconds = self.plain_seconds if plain else self.crowded if len(prompts) > 1 else 1.0
+        return Batch(outputs, seconds, 1.0 if plain else 2.5)
 
     def _continue(self, prompt: list[int], count: int, wrong: dict[int, int]) -> list[int]:
         tokens, output = sum(prompt), list[int]()
@@ -45,8 +49,25 @@ class FakeEngine:
         return output
 
 
+@dataclass
+class FakeReference:
+    """A checkpoint that prefers another token than the engine's every `period` tokens, by `nats`."""
+
+    period: int = 1
+    nats: float = 0.0
+    asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
+
+    def losses(self, generations: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        self.asked += generations
+        return [[0.0 if i % self.period else self.nats for i in range(len(output))] for _, output in generations]
+
+
+def check(engine: FakeEngine, profile: Profile = BF16, reference: FakeReference | None = None) -> Verification:
+    return verify(engine, profile, reference or FakeReference())
+
+
 def judge(engine: FakeEngine, profile: Profile = BF16) -> dict[str, object]:
-    return verify(engine, profile).to_json()
+    return check(engine, profile).to_json()
 
 
 def test_eight_prompts_of_two_hundred_tokens_are_compared() -> None:
@@ -55,9 +76,43 @@ def test_eight_prompts_of_two_hundred_tokens_are_compared() -> None:
     assert (result["requests"], result["tokens"], result["identical"]) == (8, 1600, 8)
 
 
-def test_the_record_has_the_speed_up_and_the_tokens_per_step() -> None:
-    result = judge(FakeEngine())
-    assert (result["status"], result["speed_up"], result["tokens_per_step"]) == ("passed", 2.0, 2.5)
+def test_the_record_has_the_speeds_of_one_request_and_of_eight() -> None:
+    result = judge(FakeEngine(crowded=4.0))
+    assert result["status"] == "passed"
+    assert result["alone"] == {
+        "plain_seconds": 6.0,
+        "lookahead_seconds": 3.0,
+        "tokens_per_step": 2.5,
+        "speed_up": 2.0,
+    }
+    assert result["together"] == {
+        "plain_seconds": 2.0,
+        "lookahead_seconds": 4.0,
+        "tokens_per_step": 2.5,
+        "speed_up": 0.5,
+    }
+
+
+def test_the_checkpoint_is_asked_about_what_lookahead_generated() -> None:
+    reference = FakeReference(period=64, nats=0.08)
+    result = check(FakeEngine(wrong={10: 5}), BF16, reference)
+    assert [(prompt, len(output)) for prompt, output in reference.asked] == [
+        (list(text.encode()), 64) for text in PROMPTS
+    ]
+    assert {output[10] for _, output in reference.asked} == {5}
+    assert (result.agreement, result.loss) == (0.9844, 0.00125)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp8"])
+def test_tokens_that_the_checkpoint_would_not_choose_are_refused_beyond_the_precisions_limit(
+    precision: Precision,
+) -> None:
+    profile = replace(FP32 if precision == "fp32" else BF16, precision=precision)
+    limit = LIMITS[precision].loss
+    check(FakeEngine(), profile, FakeReference(nats=0.9 * limit))
+    for nats in (1.1 * limit, float("nan")):
+        with pytest.raises(VerificationError, match="does not compute what its checkpoint does"):
+            check(FakeEngine(), profile, FakeReference(nats=nats))
 
 
 def test_a_near_tie_is_told_from_a_wrong_engine_by_what_follows() -> None:
@@ -67,9 +122,9 @@ def test_a_near_tie_is_told_from_a_wrong_engine_by_what_follows() -> None:
 
 
 def test_more_near_ties_than_sixteen_bits_explain_are_refused() -> None:
-    judge(FakeEngine(wrong={20 * i: 5 for i in range(NEAR_TIES)}))
+    judge(FakeEngine(wrong={20 * i: 5 for i in range(LIMITS["bf16"].near_ties)}))
     with pytest.raises(VerificationError, match=r"token 40 of 200 is the difference number 3, 2 are allowed"):
-        judge(FakeEngine(wrong={20 * i: 5 for i in range(NEAR_TIES + 1)}))
+        judge(FakeEngine(wrong={20 * i: 5 for i in range(LIMITS["bf16"].near_ties + 1)}))
 
 
 def test_a_difference_in_the_last_token_is_one_near_tie() -> None:
@@ -83,22 +138,23 @@ def test_in_fp32_every_token_must_be_equal() -> None:
 
 def test_a_compiled_engine_that_is_slower_is_refused_and_a_smaller_or_plain_one_offered() -> None:
     with pytest.raises(VerificationError, match=r"slower than plain decoding.*--lookahead 4,3,4.*--lookahead 1,1,0"):
-        judge(FakeEngine(plain_seconds=0.5))
+        judge(FakeEngine(plain_seconds=0.5, crowded=0.1))
 
 
 def test_a_torch_engine_may_be_slower_where_it_is_built_and_what_to_do_is_said() -> None:
-    result = verify(FakeEngine(plain_seconds=0.5), FP32)
-    assert (result.to_json()["status"], result.speed_up) == ("slower", 0.5)
+    result = check(FakeEngine(plain_seconds=0.5), FP32)
+    assert (result.to_json()["status"], result.alone.speed_up) == ("slower", 0.5)
     said = advice(FP32, result)
-    assert said.startswith("lookahead (8,8,8) is slower than plain decoding here: 1.00 s instead of 0.50 s")
+    assert said.startswith("lookahead (8,8,8) is slower than plain decoding here: 3.00 s instead of 1.50 s for 3 ")
     assert "--lookahead 4,3,4" in said
-    assert advice(FP32, verify(FakeEngine(), FP32)) == ""
+    assert advice(FP32, check(FakeEngine(), FP32)) == ""
 
 
 def test_a_plain_engine_is_compared_with_itself_and_not_for_speed() -> None:
     plain = replace(BF16, lookahead=PLAIN)
-    result = verify(FakeEngine(knows_lookahead=False, plain_seconds=0.5), plain)
-    assert (result.identical, result.near_ties, result.speed_up) == (8, 0, 1.0)
+    result = check(FakeEngine(knows_lookahead=False, plain_seconds=0.5), plain)
+    assert (result.identical, result.near_ties) == (8, 0)
+    assert (result.alone.speed_up, result.together.speed_up, result.is_slower) == (1.0, 1.0, False)
 
 
 def test_a_short_context_is_verified_with_what_fits() -> None:

@@ -31,28 +31,39 @@ T4 = ["Tesla T4", "7.5", 15360, 15000]
 GPUS = {"h100": H100, "h200": H200, "a100": A100, "a100-40gb": A100_40, "l40s": L40S, "l4": L4, "a10g": A10G}
 
 
-def write_tiny_checkpoint(directory: Path) -> Path:
-    """A Qwen2 checkpoint of 0.3M random weights with a byte-level tokenizer, in Hugging Face layout."""
+def successor(token: int) -> int:
+    """What follows a token in the tiny checkpoint, and in the stand-in for the C++ backend."""
+    return (5 * token + 1) % 200
+
+
+def write_tiny_checkpoint(directory: Path, vocab_size: int = 260) -> Path:
+    """A Qwen2 checkpoint of 0.2M weights with a byte-level tokenizer, in Hugging Face layout.
+
+    A token's embedding is the code of its successor, which the head finds again; the layers add a little noise to it.
+    """
     directory.mkdir(parents=True)
     shape: ModelShape = replace(
         SHAPES["0.5b"],
-        vocab_size=260,
+        vocab_size=vocab_size,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
+        tie_word_embeddings=False,
     )
     random = np.random.default_rng(0)
-    save_file(
-        {name: random.normal(0, 0.1, size).astype(np.float32) for name, size in shape.tensors()},
-        directory / "model.safetensors",
-    )
+    weights = {name: random.normal(0, 0.02, size) for name, size in shape.tensors()}
+    codes = random.normal(0, 1, (shape.vocab_size, shape.hidden_size))
+    weights |= {name: np.ones(size) for name, size in shape.tensors() if name.endswith("norm.weight")}
+    weights["lm_head.weight"] = codes
+    weights["model.embed_tokens.weight"] = codes[[successor(token) for token in range(shape.vocab_size)]]
+    save_file({name: each.astype(np.float32) for name, each in weights.items()}, directory / "model.safetensors")
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
-        "vocab_size": 260,
+        "vocab_size": vocab_size,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -61,7 +72,7 @@ def write_tiny_checkpoint(directory: Path) -> Path:
         "rms_norm_eps": 1e-6,
         "rope_theta": 1e6,
         "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "eos_token_id": 256,
     }
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

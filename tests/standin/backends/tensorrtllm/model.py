@@ -55,8 +55,8 @@ def load(parameters: dict[str, str]) -> LookaheadConfig:
 
 
 class Engine:
-    """Token t is followed by (5 t + 1) mod 200; a step with lookahead gives three of them. One request beyond the
-    engine's (W,N,G) ends every other one, as in TensorRT-LLM 0.19.
+    """Token t is followed by (5 t + 1) mod 200, as in the tiny checkpoint of tests/standin/machine.py; a step with
+    lookahead gives three of them. One request beyond the engine's (W,N,G) ends every other one, as in TensorRT-LLM.
 
     STANDIN_ENGINE: `slow` makes lookahead steps slow, `wrong` makes them give other tokens, `crash` makes them fail.
     """
