@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
@@ -20,6 +20,8 @@ EMBEDDED = "embedded"
 ANY = "any"
 """The `gpu` of a profile that runs on any machine, a GPU or none."""
 DEMO = "demo"
+LONGEST = 32_768
+"""Positions of Qwen2.5-Coder without YaRN. The portable engine is built for them: it takes memory as it uses it."""
 
 
 class ProfileError(ValueError):
@@ -108,10 +110,12 @@ class Profile:
 
     def with_limits(self, **changes: object) -> "Profile":
         """A variant with other limits or lookahead, named after this one; values that are None change nothing."""
-        given = {key: value for key, value in changes.items() if value is not None}
+        given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
         if not given:
             return self
-        variant = replace(self, **given)  # type: ignore[arg-type]
+        if self.engine == "torch" and "max_seq_len" in given:  # any prompt may be sent that leaves room for a token
+            given.setdefault("max_input_len", given["max_seq_len"] - 1)
+        variant = replace(self, **given)
         return self if variant == self else replace(variant, name=f"{self.name}-custom-{variant.id[:8]}")
 
 
@@ -122,7 +126,7 @@ DEMO_PROFILE = Profile(
     precision="fp32",
     lookahead=LookaheadConfig(8, 8, 8),
     max_batch_size=32,
-    max_input_len=6144,
+    max_input_len=8191,
     max_seq_len=8192,
     max_num_tokens=512,
 )
@@ -191,8 +195,8 @@ def torch_profile(name: str, model: str) -> Profile:
         precision="bf16",
         lookahead=LookaheadConfig(1, 4, 1),
         max_batch_size=8,
-        max_input_len=6144,
-        max_seq_len=8192,
+        max_input_len=LONGEST - 1,
+        max_seq_len=LONGEST,
         max_num_tokens=512,
     )
 

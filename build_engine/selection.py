@@ -158,7 +158,7 @@ def profile_of(checkpoint: Checkpoint, hardware: Hardware) -> Profile:
     alike = [model.name for model in MODELS.values() if model.shape == checkpoint.shape and model.is_instruct]
     if not alike:
         length = min(own.max_seq_len, checkpoint.shape.max_position_embeddings)
-        return replace(own, max_seq_len=length, max_input_len=min(own.max_input_len, length * 3 // 4))
+        return replace(own, max_seq_len=length, max_input_len=length - 1)
     best = select_profile(hardware, alike[0])
     return replace(best, name=best.name.replace(alike[0], name), model=name)
 

@@ -24,6 +24,7 @@ from build_engine.versions import (
     installed_tensorrt_llm,
 )
 from nimble_coder.engine.cores import Cores
+from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.health import ask
 from nimble_coder.installed import container_release
 from nimble_coder.settings.loading import Loaded
@@ -34,7 +35,6 @@ from nimble_coder.triton.errors import PortTakenError, TritonError
 from nimble_coder.triton.installation import shared_libpython
 from nimble_coder.triton.stack import STACK, shortage
 
-GIB, MIB = 1 << 30, 1 << 20
 DRIVER, LEAST_DRIVER = 575, 525
 """Of CUDA 12.9, which the container 25.05 has; and the least for any CUDA 12 (CUDA Toolkit release notes, tables of
 driver versions)."""
@@ -78,6 +78,7 @@ def examine(loaded: Loaded) -> list[Finding]:
         check_locked_memory(ranks),
         check_stack(needs_gpu),
         check_cores(settings, choice),
+        check_memory(settings, choice),
         check_temporary(needs_gpu),
         check_cache(settings, choice),
         check_ports(settings),
@@ -203,6 +204,28 @@ def check_cores(settings: Settings, choice: Choice | None) -> Finding:
         return Finding("cores", "ok", f"{cores}; the engine's step has those that Triton and the gateway leave")
     threads = cores.threads((choice.artifact.engine / WEIGHTS).stat().st_size)
     return Finding("cores", "ok", f"{cores}; on a CPU the engine's step has {threads} of them")
+
+
+def check_memory(settings: Settings, choice: Choice | None) -> Finding:
+    """How many sequences of full length the portable engine has room for on a CPU."""
+    free = free_memory()
+    if (
+        choice is None
+        or choice.artifact is None
+        or choice.profile.engine != "torch"
+        or settings.engine_device == "cuda"
+    ):
+        return Finding("memory", "ok", f"{free / GIB:.1f} GiB free")
+    config = EngineConfig.read(choice.artifact.engine)
+    length = min(config.max_seq_len, settings.max_model_len or config.max_seq_len)
+    one = slot_bytes(config.shape, length + config.max_draft_len + 1, 4 if config.dtype == "float32" else 2)
+    weights = (choice.artifact.engine / WEIGHTS).stat().st_size
+    slots = slots_within(free - OTHERS, weights, one, config.max_batch_size)
+    seen = f"{free / GIB:.1f} GiB free; beside the weights, room for {slots} sequences of {length} tokens"
+    if slots == config.max_batch_size:
+        return Finding("memory", "ok", seen)
+    remedy = f"set NIMBLE_MAX_MODEL_LEN lower, or give it more, for {config.max_batch_size} at once"
+    return Finding("memory", "warning", seen, remedy)
 
 
 def _limit(number: int) -> float:

@@ -32,6 +32,8 @@ class Serving:
     """Threads of the portable engine's step on a CPU; None leaves the number to the engine."""
     device: str = "auto"
     """What the portable engine runs on."""
+    max_seq_len: int | None = None
+    """Tokens that the portable engine keeps room for in a sequence; None leaves it as built."""
     workers: int = 1
     """Gateway processes that share the ports."""
     log: Log = None
@@ -72,7 +74,9 @@ class Serving:
         """Makes the two objects, with what they need in `work`; starts nothing."""
         repository = served_repository(artifact, self.changes, work / "model_repository")
         addresses = self.triton_addresses or Addresses.free()
-        self.triton = TritonServer(repository, addresses, self.log, self.threads, self.log_level, self.device)
+        self.triton = TritonServer(
+            repository, addresses, self.log, self.threads, self.log_level, self.device, self.max_seq_len
+        )
         self.gateways = GatewayProcesses(
             self.artifact, addresses, self.addresses, self.workers, self.log, self.settings
         )

@@ -17,6 +17,7 @@ from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2, takes
 from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Sampling, Statistics
@@ -37,6 +38,8 @@ class TorchEngineOptions:
     """Of a step on a CPU; None takes the cores that Triton and the gateway leave (`cores.py`)."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU where there is one that PyTorch can use."""
+    max_seq_len: int | None = None
+    """Shorter sequences than the engine was built for, so that more of them fit into the memory."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
 
@@ -57,12 +60,11 @@ class TorchEngine:
         self._config = config
         self._lookahead = lookahead
         self._options = options
-        # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
-        capacity = config.max_seq_len + lookahead.tokens_per_step
-        dtype: torch.dtype = getattr(torch, config.dtype)
+        self._max_seq_len = min(config.max_seq_len, options.max_seq_len or config.max_seq_len)
         on_gpu = options.device == "auto" and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu" if options.device == "auto" else options.device)
-        cache = KVCache(config.shape, config.max_batch_size, capacity, dtype, device, options.reuse_kv_cache)
+        cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
+        self._slots = cache.free_slots
         self._scheduler = Scheduler(cache, config.max_num_tokens)
         self._runner = ModelRunner(load_model(engine_dir, config, cache, lookahead, options.threads))
         self._counters = Counters()
@@ -76,10 +78,36 @@ class TorchEngine:
         self._thread = threading.Thread(target=self._loop, name="torch-engine", daemon=True)
         self._thread.start()
 
+    def _make_cache(self, weights: int, device: torch.device) -> KVCache:
+        """As many slots of full length as fit beside the weights; raises `EngineConfigError` where a GPU holds none.
+
+        On a CPU a slot takes no memory that it does not use, so one is tried in any case.
+        """
+        config, length = self._config, self._max_seq_len
+        # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
+        capacity = length + self._lookahead.tokens_per_step
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        one = slot_bytes(config.shape, capacity, dtype.itemsize)
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory() - OTHERS
+        slots = slots_within(free, weights, one, config.max_batch_size)
+        told = (
+            f"keys and values of a sequence of {length} tokens take {one / GIB:.2f} GiB, {free / GIB:.1f} GiB are free"
+        )
+        if not slots and device.type == "cuda":
+            raise EngineConfigError(
+                f"{told}, of which the weights take {weights / GIB:.1f}: set NIMBLE_MAX_MODEL_LEN lower"
+            )
+        if slots < config.max_batch_size:
+            kept = f"room for {max(slots, 1)} at once instead of {config.max_batch_size}; the others wait"
+            logger.warning("%s: %s (a lower NIMBLE_MAX_MODEL_LEN makes room for more)", told, kept)
+        else:
+            logger.info("%s: room for %d at once", told, slots)
+        return KVCache(config.shape, max(slots, 1), capacity, dtype, device, self._options.reuse_kv_cache)
+
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
         config = self._check(request)
-        sequence = Sequence(next(self._ids), request, config, self._config.max_seq_len)
+        sequence = Sequence(next(self._ids), request, config, self._max_seq_len)
         with self._lock:
             if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
                 raise QueueFullError(self._options.max_queue_size)
@@ -111,9 +139,9 @@ class TorchEngine:
         return Statistics(
             active_requests=len(running),
             waiting_requests=waiting,
-            max_requests=self._config.max_batch_size,
+            max_requests=self._slots,
             kv_tokens_used=sum(sequence.cached for sequence in running),
-            kv_tokens_max=self._config.max_batch_size * self._config.max_seq_len,
+            kv_tokens_max=self._slots * self._max_seq_len,
             prompt_tokens=counters.prompt_tokens,
             reused_prompt_tokens=counters.reused_prompt_tokens,
             iterations=counters.iterations,
@@ -138,9 +166,10 @@ class TorchEngine:
         length, vocab = len(request.input_ids), self._config.shape.vocab_size
         if not length:
             raise RequestError("the prompt is empty: send at least one token in input_ids")
-        if length > self._config.max_input_len:
+        longest = min(self._config.max_input_len, self._max_seq_len - 1)
+        if length > longest:
             raise RequestError(
-                f"Prompt length ({length}) exceeds maximum input length ({self._config.max_input_len}): shorten the "
+                f"Prompt length ({length}) exceeds maximum input length ({longest}): shorten the "
                 f"prompt, or build an engine with a larger max_input_len"
             )
         if request.max_tokens < 1:

@@ -51,6 +51,11 @@ class EngineLimits:
         count = len(ids) if last is None else self.longest_prompt if last < 0 else last
         return ids[max(len(ids) - count, 0) :]
 
+    @property
+    def max_model_len(self) -> int:
+        """What clients are told: a prompt that leaves room for one token of this is accepted."""
+        return self.longest_prompt + 1
+
     def check_prompt(self, length: int) -> None:
         """Raises `ApiError` for a prompt without tokens or with too many."""
         if length < 1:

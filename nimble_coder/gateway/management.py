@@ -82,7 +82,7 @@ async def show_manifest(service: Service, exchange: Exchange) -> None:
 async def props(service: Service, exchange: Exchange) -> None:
     """`GET /props`: what llama.cpp's clients look at."""
     answer = Props(
-        default_generation_settings=DefaultSettings(service.limits.max_seq_len),
+        default_generation_settings=DefaultSettings(service.limits.max_model_len),
         total_slots=service.limits.max_batch_size,
         model_path=service.names[0],
         lookahead=str(service.limits.lookahead),

@@ -129,7 +129,7 @@ async def answer_openai(
 
 def model_object(service: Service, name: str) -> Model:
     """An entry of `/v1/models`."""
-    return Model(name, service.started, "nimble-coder", service.names[0], service.limits.max_seq_len)
+    return Model(name, service.started, "nimble-coder", service.names[0], service.limits.max_model_len)
 
 
 async def models(service: Service, exchange: Exchange) -> None:

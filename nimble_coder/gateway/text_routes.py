@@ -40,7 +40,7 @@ def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes
     tokens: list[int | TokenPiece] = [*ids]
     if asked.with_pieces:
         tokens = [TokenPiece(i, piece) for i, piece in zip(ids, shown, strict=True)]
-    return encode(Tokens(len(ids), service.limits.max_seq_len, tokens, shown if asked.return_token_strs else None))
+    return encode(Tokens(len(ids), service.limits.max_model_len, tokens, shown if asked.return_token_strs else None))
 
 
 async def detokenize(service: Service, exchange: Exchange) -> None:

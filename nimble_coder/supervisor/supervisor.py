@@ -128,6 +128,7 @@ def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Se
         settings.listening,
         threads=settings.engine_threads,
         device=settings.engine_device,
+        max_seq_len=settings.max_model_len,
         workers=settings.workers,
         log=log,
         settings=gateway_environment(settings),

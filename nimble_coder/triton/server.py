@@ -27,7 +27,7 @@ from nimble_coder.triton.stack import enough_stack
 
 SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
 """Variables that Triton and the code in its models have no use for."""
-THREADS = "NIMBLE_ENGINE_THREADS"
+THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
 
 
@@ -101,6 +101,8 @@ class TritonServer:
     log_level: str = "info"
     device: str = "auto"
     """What the portable engine runs on: `cpu`, `cuda`, or `auto`."""
+    max_seq_len: int | None = None
+    """Tokens that the portable engine keeps room for in a sequence; None leaves it as built."""
 
     def __post_init__(self) -> None:
         self._stubs: dict[int, list[str]] = {}
@@ -251,8 +253,9 @@ class TritonServer:
     def _environment(self, library: Path | None) -> dict[str, str]:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
         environment = {
-            **{name: value for name, value in os.environ.items() if name not in (*SECRETS, THREADS)},
+            **{name: value for name, value in os.environ.items() if name not in (*SECRETS, THREADS, LENGTH)},
             **({THREADS: str(self.threads)} if self.threads else {}),
+            **({LENGTH: str(self.max_seq_len)} if self.max_seq_len else {}),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "NIMBLE_ENGINE_DEVICE": self.device,
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others

@@ -10,7 +10,7 @@ from build_engine.catalog import MODELS, find_model
 from build_engine.hardware import GPU_TYPES, MIB
 from build_engine.lookahead import LookaheadConfig
 from build_engine.memory import plan_memory
-from build_engine.profiles import ANY, PROFILES, Profile, ProfileError, find_profile
+from build_engine.profiles import ANY, EMBEDDED, PROFILES, Profile, ProfileError, find_profile
 
 TENSORRT = [profile for profile in PROFILES.values() if profile.engine == "tensorrt"]
 
@@ -88,6 +88,17 @@ def test_a_variant_has_another_name_and_id() -> None:
     assert variant.max_batch_size == 3
     assert variant.name.startswith(f"{profile.name}-custom-")
     assert profile.with_limits(max_batch_size=profile.max_batch_size) is profile
+
+
+def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() -> None:
+    portable = [p for p in PROFILES.values() if p.engine == "torch" and p.model != EMBEDDED]
+    assert portable
+    for profile in portable:
+        assert profile.max_seq_len == find_model(profile.model).shape.max_position_embeddings
+        assert profile.max_input_len == profile.max_seq_len - 1
+    shorter = portable[0].with_limits(max_seq_len=4096)
+    assert (shorter.max_seq_len, shorter.max_input_len) == (4096, 4095)
+    assert portable[0].with_limits(max_seq_len=4096, max_input_len=1000).max_input_len == 1000
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import pytest
 
 from build_engine.build import build
 from build_engine.cache import Cache
-from build_engine.engine_config import EngineConfigError
+from build_engine.engine_config import WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.engine import torch_engine
 from nimble_coder.engine.generate import generate
+from nimble_coder.engine.memory import OTHERS, slot_bytes
 from nimble_coder.engine.protocol import Engine, FinishReason, QueueFullError, Request, RequestError, Response
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from tests.build_engine.test_build import TINY_PROFILE
@@ -245,6 +247,44 @@ def test_shutdown_answers_everything_in_flight(load_engine: LoadEngine) -> None:
     ids = {engine.enqueue(Request(PROMPT, 350)) for _ in range(3)}
     engine.shutdown()
     assert {r.request_id for r in engine.responses(timeout=1) if r.is_final} == ids
+
+
+def test_where_memory_holds_fewer_sequences_the_others_wait(
+    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = make_checkpoint()
+    artifact = build(TINY_PROFILE, directory, Cache(directory.parent / "other"), silent)
+    config = EngineConfig.read(artifact.engine)
+    weights = (artifact.engine / WEIGHTS).stat().st_size
+    two = 2 * slot_bytes(config.shape, config.max_seq_len + TINY_PROFILE.lookahead.tokens_per_step, 4)
+    monkeypatch.setattr(torch_engine, "free_memory", lambda: OTHERS + weights + int(1.2 * two))
+    engine = TorchEngine(artifact.engine, TINY_PROFILE.lookahead, TorchEngineOptions())
+    assert engine.statistics().max_requests == 2 < TINY_PROFILE.max_batch_size
+    assert "room for 2 at once" in caplog.text
+    ids = [engine.enqueue(Request(PROMPT, 5)) for _ in range(3)]
+    found = [r.request_id for r in collect_all(engine, ids) if r.is_final]
+    engine.shutdown()
+    assert sorted(found) == ids
+
+
+def test_a_lower_limit_of_the_length_holds_in_the_engine_too(make_checkpoint: MakeCheckpoint) -> None:
+    directory = make_checkpoint()
+    artifact = build(TINY_PROFILE, directory, Cache(directory.parent / "other"), silent)
+    engine = TorchEngine(artifact.engine, TINY_PROFILE.lookahead, TorchEngineOptions(max_seq_len=64))
+    with pytest.raises(RequestError, match=r"Prompt length \(64\) exceeds maximum input length \(63\)"):
+        engine.enqueue(Request([300] * 64, 5))
+    request_id = engine.enqueue(Request([300] * 63, 5))
+    tokens = [token for r in collect_all(engine, [request_id]) for token in r.token_ids]
+    engine.shutdown()
+    assert len(tokens) == 1
+
+
+def collect_all(engine: TorchEngine, ids: list[int]) -> list[Response]:
+    """All responses until every request has had its last."""
+    found: list[Response] = []
+    while sum(r.is_final for r in found) < len(ids):
+        found += engine.responses(timeout=1)
+    return found
 
 
 def test_engine_and_configuration_must_agree(load_engine: LoadEngine, make_checkpoint: MakeCheckpoint) -> None:

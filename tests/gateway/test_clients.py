@@ -84,6 +84,15 @@ def test_continue_chat_sends_lists_tools_and_stream_options(http: httpx.Client) 
     assert stream(http, "/v1/chat/completions", body)[-1]["usage"]["completion_tokens"] <= 8
 
 
+def test_every_prompt_that_leaves_room_for_a_token_is_taken(http: httpx.Client) -> None:
+    told = http.get("/v1/models").json()["data"][0]["max_model_len"]
+    answer = http.post("/v1/completions", json={"prompt": [300] * (told - 1), "max_tokens": 16}).json()
+    assert answer["usage"]["completion_tokens"] == 1
+    assert answer["choices"][0]["finish_reason"] == "length"
+    refused = http.post("/v1/completions", json={"prompt": [300] * told, "max_tokens": 1})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_continue_detects_the_context_length(http: httpx.Client) -> None:
     model = http.get("/v1/models").json()["data"][0]
     assert model["id"]

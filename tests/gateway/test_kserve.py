@@ -82,7 +82,7 @@ def test_text_models_answer_single_calls(client: Any) -> None:
         (20, (9, 8, 8), r"exceeds the engine's \(8,8,8\)"),
         (20, (2, 1, 0), "not legal"),
         (3, (8, 8, 8), "needs at least 7"),
-        (7000, None, "takes at most 6144"),
+        (8200, None, "takes at most 8191"),
     ],
 )
 def test_what_would_harm_others_is_refused_on_the_stream(
@@ -211,7 +211,7 @@ def test_compressed_requests_are_read(gateway: Serving, algorithm: str) -> None:
             response_compression_algorithm=algorithm,
         )
         assert answer.as_numpy("INPUT_ID").size > 1
-        with pytest.raises(InferenceServerException, match="7000 tokens"):
+        with pytest.raises(InferenceServerException, match="8200 tokens"):
             long = {name: np.array(rows, np.int32) for name, rows in BATCH.items()}
             client.infer("tensorrt_llm", http_inputs(long), request_compression_algorithm=algorithm)
 
@@ -249,7 +249,7 @@ def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
     assert "exceeds the engine's" in refused.json()["error"]
     long = http.post("/v2/models/ensemble/generate", json={"text_input": "x " * 9000, "max_tokens": 4})
     assert long.status_code == 400
-    assert "takes at most 6144" in long.json()["error"]
+    assert "takes at most 8191" in long.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_lengths_that_a_row_cannot_have_are_refused(lengths: list[Any], rows: in
         lengths_of({"input_ids": [1] * 8, "input_lengths": lengths}, rows)
 
 
-BATCH = {"input_ids": [[300] * 7000] * 2, "input_lengths": [[20], [7000]], "request_output_len": [[4], [4]]}
+BATCH = {"input_ids": [[300] * 8200] * 2, "input_lengths": [[20], [8200]], "request_output_len": [[4], [4]]}
 """Its second prompt is too long, its first is not."""
 
 
@@ -326,16 +326,16 @@ def test_every_prompt_of_a_batch_is_checked(gateway: Serving, http: httpx.Client
     arrays = {name: np.array(rows, np.int32) for name, rows in BATCH.items()}
     ((_, error),) = stream(client, tensors(arrays))
     assert error is not None
-    assert "7000 tokens" in error.message()
+    assert "8200 tokens" in error.message()
     inputs = [
         {"name": name, "shape": list(array.shape), "datatype": "INT32", "data": array.tolist()}
         for name, array in arrays.items()
     ]
     refused = http.post("/v2/models/tensorrt_llm/infer", json={"inputs": inputs})
-    assert (refused.status_code, "7000 tokens" in refused.json()["error"]) == (400, True)
+    assert (refused.status_code, "8200 tokens" in refused.json()["error"]) == (400, True)
     a = gateway.addresses
     binary = triton_http.InferenceServerClient(f"{a.host}:{a.http_port}")
-    with binary, pytest.raises(InferenceServerException, match="7000 tokens"):
+    with binary, pytest.raises(InferenceServerException, match="8200 tokens"):
         binary.infer("tensorrt_llm", http_inputs(arrays))
 
 

@@ -38,6 +38,13 @@ def test_prompts_without_room_are_refused(length: int) -> None:
         LIMITS.check_prompt(length)
 
 
+@pytest.mark.parametrize("limits", [LIMITS, EngineLimits(32, 8191, 8192, 4096, PLAIN)])
+def test_a_prompt_that_leaves_room_for_one_token_of_the_told_length_is_taken(limits: EngineLimits) -> None:
+    limits.check_prompt(limits.max_model_len - 1)
+    with pytest.raises(ApiError, match="at most"):
+        limits.check_prompt(limits.max_model_len)
+
+
 @pytest.mark.parametrize(
     ("prompt", "asked", "room"), [(100, None, 16), (100, 5, 5), (8000, 4096, 192), (8000, -1, 192), (100, 0, 0)]
 )

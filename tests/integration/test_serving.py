@@ -254,8 +254,8 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "only one of the three": ({"lookahead_window_size": np.array([[2]], np.int32)}, "send all three"),
     "unknown key": ({"no_such_input": np.array([[1]], np.int32)}, "unexpected inference input 'no_such_input'"),
     "too long a prompt": (
-        {"input_ids": np.ones((1, 6200), np.int32), "input_lengths": np.array([[6200]], np.int32)},
-        r"Prompt length \(6200\) exceeds maximum input length \(6144\)",
+        {"input_ids": np.ones((1, 8200), np.int32), "input_lengths": np.array([[8200]], np.int32)},
+        r"Prompt length \(8200\) exceeds maximum input length \(8191\)",
     ),
     "prompt shorter than N-1": (
         {
