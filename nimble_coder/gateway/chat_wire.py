@@ -50,8 +50,8 @@ class ChatWire:
         # A stream's head ends inside `choices`, the last field that it has.
         self._head = b"data: " + encode(ChatChunk(self._id, self._created, model, []))[:-2]
 
-    def opening(self, index: int) -> bytes:
-        return self._chunk(index, b'{"role":"assistant","content":""}', b"null", None)
+    def opening(self, index: int, usage: Usage | None) -> bytes:
+        return self._chunk(index, b'{"role":"assistant","content":""}', b"null", usage)
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
         text = self._parser(index).push(delta.text) if self._calling.names else delta.text

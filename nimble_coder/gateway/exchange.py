@@ -21,6 +21,12 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 BODY_SECONDS = 60.0
 """How long a body may take: 8 MiB, the usual limit, at 1.2 Mbit/s; and the head before it. What never ends would be
 held for ever."""
+HEAD_SECONDS = 1.0
+"""How long a stream's head waits for its first event, so that a refusal still has its status; then it goes alone, since
+clients and proxies give up on a server that says nothing."""
+QUIET_SECONDS = 10.0
+"""After so long without an event a stream has a comment, which clients pass over."""
+KEEP_ALIVE = b": keep-alive\n\n"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -48,6 +54,8 @@ class Exchange:
         self.extra_headers: Headers = []
         self.status = 0
         """Of the response; 0 before it has started."""
+        self._is_quiet = False
+        """Whether nothing has been written since somebody looked."""
 
     def header(self, name: str) -> str | None:
         """A request header."""
@@ -104,7 +112,27 @@ class Exchange:
 
     async def write(self, body: bytes, more: bool = True) -> None:
         """A part of the body, sent at once."""
+        self._is_quiet = False
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    @asynccontextmanager
+    async def kept_alive(self, content_type: bytes, headers: Headers) -> AsyncIterator[None]:
+        """Runs the block, which sends a stream of events, and sends its head and comments where the block is silent."""
+        keeper = asyncio.create_task(self._keep_alive(content_type, headers))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+
+    async def _keep_alive(self, content_type: bytes, headers: Headers) -> None:
+        await asyncio.sleep(HEAD_SECONDS)
+        if not self.status:
+            await self.start(200, content_type, headers)
+        while True:
+            self._is_quiet = True
+            await asyncio.sleep(QUIET_SECONDS / 2)  # twice as often as a comment is due, which costs the events nothing
+            if self._is_quiet:
+                await self.write(KEEP_ALIVE)
 
     async def fail(self, error: ApiError) -> None:
         """An error as the response; inside a stream that has started, as its last event."""

@@ -19,8 +19,8 @@ async def mistral_fim(service: Service, exchange: Exchange) -> None:
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
-    wire = ChatWire(exchange.request_id, model, token_bytes, include_usage=True, include_ids=include_ids)
-    await answer_openai(service, exchange, asked, jobs, wire, len(ids))
+    wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids)
+    await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
 
 
 def read_infill(asked: InfillRequest) -> Infill:

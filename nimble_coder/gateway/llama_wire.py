@@ -24,7 +24,7 @@ class LlamaWire:
         self._truncated = truncated
         self._warm_only = warm_only
 
-    def opening(self, index: int) -> bytes:  # noqa: ARG002
+    def opening(self, index: int, usage: Usage | None) -> bytes:  # noqa: ARG002
         return b""
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:  # noqa: ARG002

@@ -110,9 +110,15 @@ async def chat(service: Service, exchange: Exchange) -> None:
 
 
 async def answer_openai(
-    service: Service, exchange: Exchange, asked: OpenAISampling, jobs: Sequence[Job], wire: Wire, prompt_tokens: int
+    service: Service,
+    exchange: Exchange,
+    asked: OpenAISampling,
+    jobs: Sequence[Job],
+    wire: Wire,
+    prompt_tokens: int,
+    final_usage: bool = False,
 ) -> None:
-    """Sends an answer as OpenAI's streaming fields ask for it."""
+    """Sends an answer as OpenAI's streaming fields ask for it; `final_usage` as Mistral has it without being asked."""
     if len(jobs) > MOST_CHOICES:
         text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
         raise ApiError(400, text, "too_many_choices", "n")
@@ -122,6 +128,7 @@ async def answer_openai(
         stream=bool(asked.stream),
         every_step=wants_every_step(asked),
         continuous_usage=asked.wants_continuous_usage,
+        final_usage=final_usage,
         headers=service.headers(asked, jobs),
     )
     await service.answer(exchange, jobs, delivery)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from build_engine.build import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.gateway.answers import Usage
 from nimble_coder.gateway.chat import ChatPrompts
 from nimble_coder.gateway.encoding import PromptEncoder
 from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
@@ -61,6 +62,8 @@ class Delivery:
     every_step: bool = False
     """A chunk for every step, also where a step gives no text yet."""
     continuous_usage: bool = False
+    final_usage: bool = False
+    """The usage of all choices in the last chunk that has one."""
     headers: Headers = field(default_factory=list)
 
 
@@ -236,29 +239,34 @@ class Service:
     async def _stream(
         self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
     ) -> None:
-        if len(jobs) == 1:
-            await self._stream_choice(exchange, 0, jobs[0], transcripts[0], delivery)
-        else:
-            pairs = enumerate(zip(jobs, transcripts, strict=True))
-            await together([self._stream_choice(exchange, i, job, t, delivery) for i, (job, t) in pairs])
+        async with exchange.kept_alive(delivery.wire.stream_type, delivery.headers):
+            if len(jobs) == 1:
+                await self._stream_choice(exchange, 0, jobs[0], transcripts, delivery)
+            else:
+                choices = enumerate(jobs)
+                await together([self._stream_choice(exchange, i, job, transcripts, delivery) for i, job in choices])
         await exchange.write(delivery.wire.closing(usage_of(delivery.prompt_tokens, transcripts)), more=False)
 
     async def _stream_choice(
-        self, exchange: Exchange, index: int, job: Job, transcript: Transcript, delivery: Delivery
+        self, exchange: Exchange, index: int, job: Job, transcripts: Sequence[Transcript], delivery: Delivery
     ) -> None:
         """One choice's chunks. The response starts with the first of them, so that a refusal still has its status."""
-        wire = delivery.wire
-        opening = wire.opening(index)
+        wire, transcript = delivery.wire, transcripts[index]
+
+        def usage_now() -> Usage | None:
+            return usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
+
+        opening = wire.opening(index, usage_now())
         if job.echo:
             opening += wire.delta(index, Delta(job.echo, [], []), None)
         async with aclosing(self.run(job, transcript, exchange.request_id)) as steps:
             async for delta in steps:
-                usage = usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
                 is_shown = delta.text or (delivery.every_step and delta.token_ids)
-                if is_shown and (chunk := wire.delta(index, delta, usage)):
+                if is_shown and (chunk := wire.delta(index, delta, usage_now())):
                     await self._send(exchange, delivery, opening + chunk)
                     opening = b""
-        usage = usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
+        is_last = all(each.finish_reason is not None for each in transcripts)
+        usage = usage_of(delivery.prompt_tokens, transcripts) if delivery.final_usage and is_last else usage_now()
         await self._send(exchange, delivery, opening + wire.ending(index, transcript, usage))
 
     async def _send(self, exchange: Exchange, delivery: Delivery, chunk: bytes) -> None:

@@ -33,7 +33,7 @@ class Wire(Protocol):
 
     stream_type: bytes
 
-    def opening(self, index: int) -> bytes:
+    def opening(self, index: int, usage: Usage | None) -> bytes:
         """What a stream says of a choice before its first text."""
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
@@ -75,7 +75,7 @@ class CompletionWire:
         # A stream's head ends inside `choices`, the last field that it has.
         self._head = b"data: " + encode(CompletionChunk(self._id, self._created, model, []))[:-2]
 
-    def opening(self, index: int) -> bytes:  # noqa: ARG002
+    def opening(self, index: int, usage: Usage | None) -> bytes:  # noqa: ARG002
         return b""
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:

@@ -84,6 +84,28 @@ def test_continue_chat_sends_lists_tools_and_stream_options(http: httpx.Client) 
     assert stream(http, "/v1/chat/completions", body)[-1]["usage"]["completion_tokens"] <= 8
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_mistrals_usage_is_in_the_last_chunk_that_has_a_choice(http: httpx.Client, copies: int) -> None:
+    """Mistral's SDK and Continue's reader take the first choice of every chunk."""
+    body = {"prompt": "def add(a, b):\n", "suffix": "\n", "max_tokens": 6, "n": copies}
+    chunks = stream(http, "/v1/fim/completions", {**body, "stream": True})
+    assert all(chunk["choices"] for chunk in chunks)
+    *others, last = chunks
+    assert last["usage"] == http.post("/v1/fim/completions", json=body).json()["usage"]
+    assert last["choices"][0]["finish_reason"] is not None
+    assert not any("usage" in chunk for chunk in others)
+    asked = stream(http, "/v1/fim/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert (asked[-1]["choices"], asked[-1]["usage"]) == ([], last["usage"])
+
+
+def test_continuous_usage_is_in_every_chunk_of_a_chat(http: httpx.Client) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 6, "stream": True, "stream_options": options}
+    first, *others = stream(http, "/v1/chat/completions", body)
+    assert (first["choices"][0]["delta"]["role"], first["usage"]["completion_tokens"]) == ("assistant", 0)
+    assert all(chunk["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] for chunk in others)
+
+
 def test_every_prompt_that_leaves_room_for_a_token_is_taken(http: httpx.Client) -> None:
     told = http.get("/v1/models").json()["data"][0]["max_model_len"]
     answer = http.post("/v1/completions", json={"prompt": [300] * (told - 1), "max_tokens": 16}).json()
