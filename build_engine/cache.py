@@ -117,6 +117,18 @@ class Cache:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
+def is_locked(lock: Path) -> bool:
+    """True while somebody holds that lock file."""
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def flush(directory: Path) -> None:
     """Makes a directory's content durable, so that no rename can outlive the bytes it publishes."""
     for path in [directory, *directory.rglob("*")]:

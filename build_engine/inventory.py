@@ -1,16 +1,17 @@
 """What is in a cache: artefacts, checkpoints and leftovers, and how to make room."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.build import Artifact
-from build_engine.cache import Cache
+from build_engine.cache import Cache, is_locked
+from build_engine.download import PARTIAL
 from build_engine.engine_config import TORCH_ENGINE
 from build_engine.manifest import Manifest, ManifestError
 from build_engine.profiles import Profile
+from build_engine.snapshot import abandoned
 from build_engine.versions import installed_tensorrt_llm
 
 
@@ -62,6 +63,9 @@ def _checkpoints(cache: Cache) -> Iterator[Entry]:
         repo = path.parents[1].name.removeprefix("models--").replace("--", "/")
         kind = "leftover" if path.name.startswith(".") else "checkpoint"
         yield Entry(path, kind, size_of(path), "ok", profile=repo)
+    for blobs in cache.hub.glob("models--*/blobs"):
+        for path in (*blobs.glob(f"*{PARTIAL}"), *abandoned(blobs)):
+            yield Entry(path, "leftover", path.stat().st_size, "of a download that did not finish")
 
 
 def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
@@ -86,7 +90,8 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
 
 def size_of(*directories: Path) -> int:
     """Bytes of all files, those behind links included; a file that is in several directories counts once."""
-    files = (path.stat() for directory in directories for path in directory.rglob("*") if path.is_file())
+    everything = (path for place in directories for path in ((place,) if place.is_file() else place.rglob("*")))
+    files = (path.stat() for path in everything if path.is_file())
     return sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())
 
 
@@ -103,18 +108,15 @@ def prunable(cache: Cache, superseded: bool) -> list[Entry]:
 def in_use(cache: Cache, leftover: Path) -> bool:
     """True while somebody holds the lock of what the draft will become."""
     name = leftover.name.removeprefix(".").rpartition(".")[0]
-    lock = cache.artifacts / f".{name}.lock"
-    if not lock.is_file():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    if leftover.suffix == PARTIAL:
+        name = leftover.parents[1].name
+    return is_locked(cache.artifacts / f".{name}.lock")
 
 
 def remove(cache: Cache, entry: Entry) -> None:
     """Deletes an entry; raises `CacheError` where the cache is read-only."""
     with cache.writing():
-        shutil.rmtree(entry.path)
+        if entry.path.is_dir():
+            shutil.rmtree(entry.path)
+        else:
+            entry.path.unlink(missing_ok=True)

@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build_engine.cache import Cache
+from build_engine.cache import Cache, is_locked
 from build_engine.checkpoint import sha256
 
 
@@ -23,15 +23,26 @@ class Snapshot:
     def named(cls, cache: Cache, repo: str, revision: str) -> "Snapshot":
         """The commit that a branch or tag stood for when it was last asked for; a commit is its own name."""
         ref = cls(cache, repo, revision).ref(revision)
-        return cls(cache, repo, ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision)
+        return cls(cache, repo, (ref.read_text(encoding="utf-8").strip() if ref.is_file() else "") or revision)
 
     @property
     def directory(self) -> Path:
-        return self._storage / "snapshots" / self.commit
+        return self.storage / "snapshots" / self.commit
+
+    def blob(self, etag: str) -> Path:
+        """Where the content is that snapshots link to; of a file in large-file storage the ETag is its SHA-256."""
+        return self.storage / "blobs" / etag
+
+    def sweep(self) -> None:
+        """Makes the place of the content, and removes what killed downloads of huggingface_hub left there."""
+        blobs = self.storage / "blobs"
+        blobs.mkdir(parents=True, exist_ok=True)
+        for path in abandoned(blobs):
+            path.unlink(missing_ok=True)
 
     def ref(self, revision: str) -> Path:
         """The file that says which commit a branch or tag is."""
-        return self._storage / "refs" / revision
+        return self.storage / "refs" / revision
 
     def name(self, revision: str) -> None:
         """Lets a machine without a network find the commit by a branch's or tag's name."""
@@ -44,9 +55,9 @@ class Snapshot:
         """File name to SHA-256, for the files that were verified and have not been touched since."""
         try:
             record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return {name: entry["sha256"] for name, entry in record.items() if self._state(name) == entry["state"]}
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):  # absent or damaged: it is made again
             return {}
-        return {name: entry["sha256"] for name, entry in record.items() if self._state(name) == entry["state"]}
 
     def note_verified(self, hashes: Mapping[str, str | None]) -> dict[str, str]:
         """Notes files as verified, so that nobody reads 60 GB again to know it; a SHA-256 not given is computed.
@@ -70,9 +81,19 @@ class Snapshot:
         return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
 
     @property
-    def _storage(self) -> Path:
+    def storage(self) -> Path:
+        """The repository's directory."""
         return self.cache.hub / f"models--{self.repo.replace('/', '--')}"
 
     @property
     def _record(self) -> Path:
         return self.cache.root / "verified" / f"{self.repo.replace('/', '--')}@{self.commit}.json"
+
+
+def abandoned(blobs: Path) -> Iterator[Path]:
+    """Beginnings of files that huggingface_hub never goes on with: it holds `.locks/REPOSITORY/ETAG.lock` while it
+    works, and gives every attempt a new name, `ETAG.RANDOM.incomplete`."""
+    for path in blobs.glob("*.incomplete"):
+        lock = blobs.parents[1] / ".locks" / blobs.parent.name / f"{path.name.split('.')[0]}.lock"
+        if not is_locked(lock):
+            yield path

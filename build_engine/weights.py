@@ -1,7 +1,7 @@
 """Checkpoints from the hub, or from a directory where there is no hub: whole, verified, and shared by all processes.
 
-They are kept in the layout of huggingface_hub, which also brings resuming, a lock per file, and its environment
-variables: `HF_TOKEN`, `HF_ENDPOINT` (a mirror), `HF_HUB_OFFLINE`.
+They are kept in the layout of huggingface_hub, which also brings its environment variables: `HF_TOKEN`, `HF_ENDPOINT`
+(a mirror), `HF_HUB_OFFLINE`. Large files are fetched by `download.py`, which resumes.
 """
 
 import hashlib
@@ -14,10 +14,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, errors, snapshot_download
+from huggingface_hub import HfApi, constants, errors, hf_hub_url, snapshot_download
 
 from build_engine.cache import Cache
-from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
+from build_engine.download import Download, download_all
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import EMBEDDED, Profile
 from build_engine.snapshot import Snapshot
@@ -164,7 +165,7 @@ def _describe(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
 def _download_intact(snapshot: Snapshot, files: list[RemoteFile], progress: Progress) -> None:
     """Downloads what is not there, and once more what arrived with other content; raises `WeightsError` then."""
     for last in (False, True):
-        _persist(lambda: _download(snapshot, files), snapshot.repo, snapshot.commit, progress)
+        _persist(lambda: _download(snapshot, files, progress), snapshot.repo, snapshot.commit, progress)
         unknown = [file for file in files if file.name not in snapshot.verified()]
         damaged = [file for file in unknown if not file.matches(snapshot.directory / file.name)]
         if not damaged:
@@ -180,16 +181,31 @@ def _download_intact(snapshot: Snapshot, files: list[RemoteFile], progress: Prog
             (snapshot.directory / file.name).unlink(missing_ok=True)
 
 
-def _download(snapshot: Snapshot, files: list[RemoteFile]) -> None:
+def _download(snapshot: Snapshot, files: list[RemoteFile], progress: Progress) -> None:
     cache, names = snapshot.cache, [file.name for file in files]
     with cache.writing():
         cache.hub.mkdir(parents=True, exist_ok=True)
+        _download_large(snapshot, files, progress)
         snapshot_download(
             snapshot.repo, revision=snapshot.commit, cache_dir=cache.hub, allow_patterns=names, max_workers=4
         )
         if absent := [name for name in names if not (snapshot.directory / name).is_file()]:
             # A hub that fails while it is asked leaves what was there already, without an error.
             raise ConnectionError(f"{len(absent)} files did not arrive, the first is {absent[0]}")
+
+
+def _download_large(snapshot: Snapshot, files: list[RemoteFile], progress: Progress) -> None:
+    """Fetches the files of large-file storage into the cache's `blobs`, where `snapshot_download` finds them."""
+    large = {snapshot.blob(file.sha256): file for file in files if file.sha256}
+    if all(blob.is_file() for blob in large):
+        return
+    with snapshot.cache.lock(snapshot.storage, progress):
+        snapshot.sweep()
+        download_all(
+            Download(hf_hub_url(snapshot.repo, file.name, revision=snapshot.commit), blob, file.size)
+            for blob, file in large.items()
+            if not blob.is_file()
+        )
 
 
 def _persist(action: Callable[[], Any], repo: str, revision: str, progress: Progress, attempts: int = ATTEMPTS) -> Any:
@@ -254,9 +270,11 @@ def _cached(snapshot: Snapshot, revision: str, why: str) -> Weights:
 def _complete(snapshot: Snapshot) -> dict[str, str]:
     """The hashes of a snapshot that is here and verified in all its files; empty otherwise."""
     hashes = snapshot.verified()
-    if not hashes or any(path.name not in hashes for path in Checkpoint.open(snapshot.directory).files):
+    try:
+        files = Checkpoint.open(snapshot.directory).files
+    except CheckpointError:  # damaged: the hub has it whole
         return {}
-    return hashes
+    return hashes if all(path.name in hashes for path in files) else {}
 
 
 def _commit_of(hashes: dict[str, str]) -> str:

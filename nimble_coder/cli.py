@@ -12,6 +12,7 @@ from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder import build_commands, service_commands
 from nimble_coder.terminal import console, fail, tell
+from nimble_coder.triton.stopping import stop_signals
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(build_commands.app)
@@ -116,9 +117,10 @@ def show(texts: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """The entry point; Ctrl-C ends with the shell's usual code and no traceback."""
+    """The entry point; Ctrl-C and SIGTERM end with the shell's usual code and no traceback."""
     try:
-        app()
+        with stop_signals():
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:  # installed without an extra

@@ -1,8 +1,11 @@
 """Weights over the hub's real protocol with the real client library: whole and verified, or refused with the reason."""
 
+import fcntl
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -14,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from build_engine.cache import Cache, CacheError
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
+from build_engine.inventory import inventory
 from build_engine.weights import WANTED, fetch_weights, import_weights
 from tests.build_engine.conftest import fill
 from tests.standin.hub import COMMIT, Fault, Hub
@@ -76,14 +80,82 @@ def test_a_second_download_moves_no_bytes(hub: Hub, machine: Machine) -> None:
 
 
 def test_an_interrupted_download_resumes_where_it_was(hub: Hub, machine: Machine) -> None:
-    tensors = load_file(hub.directory / WEIGHTS)
-    tensors["padding"] = np.zeros(6_000_000, np.float32)  # the client keeps what it has in pieces of 10 MiB
-    save_file(tensors, hub.directory / WEIGHTS)
+    large(hub)
     hub.faults.append(Fault(f"GET /store/{WEIGHTS}", "cut"))
     directory = snapshot(download(machine))
     ranges = [{name.title(): value for name, value in d.items()}.get("Range") for d in hub.downloads(WEIGHTS)]
     assert ranges == [None, f"bytes={10 << 20}-"]
     assert sha256(directory / WEIGHTS) == sha256(hub.directory / WEIGHTS)
+
+
+def large(hub: Hub) -> None:
+    """Makes the weights larger than the pieces of 10 MiB in which they arrive."""
+    tensors = load_file(hub.directory / WEIGHTS)
+    tensors["padding"] = np.zeros(6_000_000, np.float32)
+    save_file(tensors, hub.directory / WEIGHTS)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_a_download_whose_process_ended_goes_on_where_it_was(
+    hub: Hub, machine: Machine, number: signal.Signals, code: int
+) -> None:
+    large(hub)
+    hub.faults.append(Fault(f"GET /store/{WEIGHTS}", "stall"))
+    blobs = machine.cache / "huggingface" / "hub" / f"models--{REPO.replace('/', '--')}" / "blobs"
+    with subprocess.Popen(machine.command("download-to-cache", "-p", PROFILE), stderr=subprocess.DEVNULL) as process:
+        while not any(path.stat().st_size >= 10 << 20 for path in blobs.glob("*.partial")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(60) == code
+    (blobs / "0123.deadbeef.incomplete").write_bytes(b"of another download that was killed")
+    leftovers = [entry.path.suffix for entry in inventory(Cache(machine.cache)) if entry.kind == "leftover"]
+    assert sorted(leftovers) == [".incomplete", ".partial"]
+    hub.requests.clear()
+    directory = snapshot(download(machine))
+    (headers,) = hub.downloads(WEIGHTS)
+    assert {name.title(): value for name, value in headers.items()}["Range"] == f"bytes={10 << 20}-"
+    assert sha256(directory / WEIGHTS) == sha256(hub.directory / WEIGHTS)
+    assert not [entry.path for entry in inventory(Cache(machine.cache)) if entry.kind == "leftover"]
+
+
+def test_what_killed_downloads_left_is_pruned(hub: Hub, machine: Machine) -> None:
+    snapshot(download(machine))
+    (blobs,) = machine.cache.glob("huggingface/hub/models--*/blobs")
+    for name in ("00.partial", "11.deadbeef.incomplete", "22.deadbeef.incomplete"):
+        (blobs / name).write_bytes(b"x" * 1000)
+    lock = blobs.parents[1] / ".locks" / blobs.parent.name / "22.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as huggingface_hub does while it downloads
+        assert machine.run("cache", "prune").returncode == 0
+    assert sorted(path.name for path in blobs.glob("*.*")) == ["22.deadbeef.incomplete"]
+    snapshot(download(machine))
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["other bytes", "cut", "gone"])
+def test_a_damaged_snapshot_heals(hub: Hub, machine: Machine, revision: str, name: str, damage: str) -> None:
+    directory = snapshot(download(machine, "--revision", revision))
+    content = (directory / name).read_bytes()
+    blob = (directory / name).resolve()
+    if damage == "gone":
+        blob.unlink()
+    else:
+        blob.write_bytes(content[:-7] if damage == "cut" else content[:-7] + b"damaged")
+    healed = snapshot(download(machine, "--revision", revision))
+    assert (healed / name).read_bytes() == content
+
+
+def test_notes_about_a_snapshot_that_are_damaged_are_made_again(hub: Hub, machine: Machine) -> None:
+    directory = snapshot(download(machine))
+    (note,) = (machine.cache / "verified").glob("**/*.json")
+    (ref,) = (machine.cache / "huggingface" / "hub").glob("models--*/refs/main")
+    for damage in ("[]", '{"config.json": 7}', ""):
+        note.write_text(damage)
+        ref.write_text("")
+        assert snapshot(download(machine)) == directory
 
 
 def test_a_truncated_file_is_noticed_and_fetched_again(hub: Hub, machine: Machine) -> None:

@@ -22,8 +22,8 @@ class Fault:
 
     match: str
     kind: str
-    """`status`, `cut` (the connection closes after half of the bytes), `short` (fewer bytes than the file has, as if
-    that were all), `corrupt` (other bytes)."""
+    """`status`, `cut` (the connection closes after half of the bytes), `stall` (nothing comes after that half), `short`
+    (fewer bytes than the file has, as if that were all), `corrupt` (other bytes)."""
     times: int = 1
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
@@ -165,7 +165,7 @@ class Answer:
             content = content[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None]
             headers |= {"Content-Range": f"bytes {asked[1]}-{int(asked[1]) + len(content) - 1}/{total}"}
             status = 206
-        self._write(status, content, headers, cut=bool(fault and fault.kind == "cut"))
+        self._write(status, content, headers, fault.kind if fault else "")
 
     def _json(self, content: object) -> None:
         self._write(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
@@ -174,7 +174,7 @@ class Answer:
         body = json.dumps({"error": message}).encode()
         self._write(status, body, {"X-Error-Message": message, "Content-Type": "application/json", **headers})
 
-    def _write(self, status: int, body: bytes, headers: dict[str, str], cut: bool = False) -> None:
+    def _write(self, status: int, body: bytes, headers: dict[str, str], fault: str = "") -> None:
         http = self.http
         http.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body)), "Accept-Ranges": "bytes"}.items():
@@ -182,8 +182,10 @@ class Answer:
         http.end_headers()
         if http.command == "HEAD":
             return
-        http.wfile.write(body[: len(body) // 2] if cut else body)
-        if cut:
+        http.wfile.write(body[: len(body) // 2] if fault in ("cut", "stall") else body)
+        if fault == "stall":
+            http.rfile.read(1)  # until the client goes away
+        if fault in ("cut", "stall"):
             http.close_connection = True
             http.wfile.flush()
             http.connection.close()
