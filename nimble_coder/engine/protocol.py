@@ -81,7 +81,8 @@ class Sampling:
     frequency_penalty: float = 0.0
     """Subtracted from those logits once for each occurrence."""
     min_tokens: int = 0
-    """The end id cannot be chosen before this many tokens."""
+    """Neither the end id nor a stop word of one token can be chosen before this many tokens, nor does a longer one end
+    it before."""
     bad_words: tuple[tuple[int, ...], ...] = ()
     """Token sequences that are never completed."""
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -131,6 +132,12 @@ class Request:
     sampling: Sampling | None = None
     seed: int = 0
     """Makes sampling reproducible. Under lookahead it seeds the window's first tokens: other drafts, same output."""
+
+    @property
+    def ends(self) -> set[int]:
+        """The tokens that end it, each by itself."""
+        words = {word[0] for word in self.stop_words if len(word) == 1}
+        return words if self.end_id is None else words | {self.end_id}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Chooses one token from logits as a request's sampling parameters say."""
 
 from collections import Counter
+from collections.abc import Collection
 
 import torch
 
@@ -10,9 +11,10 @@ from nimble_coder.engine.protocol import BIAS, Sampling
 class Sampler:
     """The state of one request: its random generator and which tokens occurred."""
 
-    def __init__(self, sampling: Sampling, prompt: list[int], end_id: int | None, seed: int) -> None:
+    def __init__(self, sampling: Sampling, prompt: list[int], ends: Collection[int], seed: int) -> None:
+        """`ends` are what `min_tokens` forbids."""
         self._sampling = sampling
-        self._end_id = end_id
+        self._ends = torch.tensor(sorted(ends), dtype=torch.long)
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self._seen = set(prompt)
         self._output: list[int] = []
@@ -46,8 +48,8 @@ class Sampler:
         return logits
 
     def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._end_id is not None and len(self._output) < self._sampling.min_tokens:
-            logits[self._end_id] = -torch.inf
+        if len(self._output) < self._sampling.min_tokens:
+            logits[self._ends] = -torch.inf
         for *beginning, last in self._sampling.bad_words:
             if not beginning or self._output[-len(beginning) :] == beginning:
                 logits[last] = -torch.inf

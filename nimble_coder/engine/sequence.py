@@ -39,7 +39,7 @@ class Sequence:
         """Prompt tokens whose KV entries were there already."""
         self.lookahead = Lookahead(config, request.input_ids, request.seed)
         self.sampler = (
-            Sampler(request.sampling, request.input_ids, request.end_id, request.seed) if request.sampling else None
+            Sampler(request.sampling, request.input_ids, request.ends, request.seed) if request.sampling else None
         )
         self.log_probs: list[float] = []
         # As TensorRT-LLM does: a request for more than fits gets what fits.
@@ -120,6 +120,8 @@ class Sequence:
 
     def _ends_with_stop_word(self) -> bool:
         generated = len(self.tokens) - self.prompt_length
+        if self.request.sampling and generated < self.request.sampling.min_tokens:
+            return False
         return any(len(word) <= generated and self.tokens[-len(word) :] == word for word in self.request.stop_words)
 
     def take_response(self) -> Response | None:

@@ -177,7 +177,7 @@ class TorchEngine:
         if outside := [i for i in request.input_ids if not 0 <= i < vocab]:
             raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
         if request.sampling:
-            self._check_sampling(request.sampling, request.end_id)
+            self._check_sampling(request.sampling, request)
             return PLAIN
         if request.lookahead is None:
             return self._lookahead
@@ -193,13 +193,13 @@ class TorchEngine:
             )
         return request.lookahead
 
-    def _check_sampling(self, sampling: Sampling, end_id: int | None) -> None:
+    def _check_sampling(self, sampling: Sampling, request: Request) -> None:
         """Raises `RequestError` for tokens that have no logit to forbid."""
         vocab = self._config.shape.vocab_size
         tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
         tokens += [("logit_bias", i) for i, _ in sampling.logit_bias]
-        if sampling.min_tokens and end_id is not None:
-            tokens.append(("end_id", end_id))
+        if sampling.min_tokens:
+            tokens += [("end_id" if i == request.end_id else "stop_words_list", i) for i in request.ends]
         for name, token in tokens:
             if not 0 <= token < vocab:
                 raise RequestError(f"{name} has {token}, which is out of range: token ids go from 0 to {vocab - 1}")

@@ -9,23 +9,26 @@ import secrets
 
 from nimble_coder.engine.protocol import GREEDY_BELOW, GREEDY_SHARE
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.fields import Engine
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 
 Input = tuple[str, str, float]
 
 
-def contract_inputs(asked: Sampling, engine_samples: bool, strict: bool, copy: int) -> tuple[Input, ...]:
+def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) -> tuple[Input, ...]:
     """(name, Triton datatype, value) for the `copy`-th answer; raises `ApiError` for what the engine cannot do.
 
     `strict` refuses what a greedy engine would ignore.
     """
     wants_log_probs = isinstance(asked, OpenAISampling) and asked.wants_log_probs
-    if wants_log_probs and (not engine_samples or asked.min_tokens):
+    if wants_log_probs and (engine is Engine.GREEDY or asked.min_tokens):
         text = "logprobs are not available with this engine's lookahead decoding, nor with min_tokens: leave one out"
         raise ApiError(400, text, "unsupported", "logprobs")
     log_probs: tuple[Input, ...] = (("return_log_probs", "BOOL", True),) if wants_log_probs else ()
     penalties = given_penalties(asked)
-    if not engine_samples:
+    if engine is Engine.PORTABLE and asked.min_tokens:
+        penalties += (("min_length", "INT32", asked.min_tokens),)
+    if engine is Engine.GREEDY:
         if strict and (samples(asked) or penalties):
             text = "this engine decodes greedily: send temperature 0 and no penalties"
             raise ApiError(400, text, "greedy_only", "temperature")

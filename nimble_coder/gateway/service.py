@@ -147,28 +147,32 @@ class Service:
         # Special tokens do not show in the text, so a stop string that spells one is looked for among the ids.
         spelled = [i for stop in asked.stops if (i := self.encoder.control_id(stop)) is not None]
         own_stops = (*(asked.stop_token_ids or ()), *spelled)
-        min_tokens = asked.min_tokens or 0
+        min_tokens = min(asked.min_tokens or 0, max_tokens)
+        # The portable engine forbids end ids for so long; another one's are passed over here, each a token more of its.
+        is_portable = self.engine is Engine.PORTABLE
+        spare = 0 if is_portable else max(min(min_tokens, self.limits.max_seq_len - len(ids) - max_tokens), 0)
         ending = Ending(
             max_tokens=max_tokens,
             end_ids=frozenset(ends),
             stops=asked.stops,
-            min_tokens=min(min_tokens, max_tokens),
+            min_tokens=min_tokens,
+            asked_tokens=max_tokens + spare,
             stop_ids=frozenset(own_stops),
             seconds_after_first_line=asked.predict_seconds,
             shows_stop=bool(asked.include_stop_str_in_output),
         )
         # The engine must go on where the gateway passes over an end id; text has to be watched as it comes.
         asked_ids = [i for i in dict.fromkeys((*ends, *own_stops)) if 0 <= i < self.limits.vocab_size]
-        known = () if min_tokens else tuple(asked_ids)
+        known = () if min_tokens and not is_portable else tuple(asked_ids)
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
-        encode, is_portable = self.encoder.raw, self.engine is Engine.PORTABLE
+        encode = self.encoder.raw
         parameters = parameters_of(asked, encode, self.limits.vocab_size) if is_portable else ()
         jobs = []
         for copy in range(copies):
-            inputs = contract_inputs(asked, self.engine >= Engine.SAMPLING, self.settings.strict_sampling, copy)
+            inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
             generation = Generation(
                 ids,
-                max_tokens,
+                ending.asked_tokens,
                 known,
                 lookahead,
                 streaming or watched,

@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 
 from nimble_coder.gateway.answers import FinishReason
-from nimble_coder.gateway.stops import StopMatcher
 from nimble_coder.gateway.token_stream import Step
 from nimble_coder.text.detokenizer import Detokenizer
+from nimble_coder.text.stops import StopMatcher
 from nimble_coder.text.tokenizer import TextTokenizer
 
 
@@ -29,7 +29,9 @@ class Ending:
     end_ids: frozenset[int]
     stops: tuple[str, ...] = ()
     min_tokens: int = 0
-    """End ids before so many tokens are passed over."""
+    """End ids before so many tokens are passed over, and stop strings in their text."""
+    asked_tokens: int = 0
+    """What the engine was asked for: more than `max_tokens` where end ids may have to be passed over."""
     stop_ids: frozenset[int] = frozenset()
     """Ids a request asked to stop at; they end it even where `end_ids` are ignored."""
     seconds_after_first_line: float | None = None
@@ -44,7 +46,7 @@ class Transcript:
     def __init__(self, tokenizer: TextTokenizer, ending: Ending) -> None:
         self._ending = ending
         self._ends = ending.end_ids | ending.stop_ids
-        self._detokenizer = Detokenizer(tokenizer.decode)
+        self._detokenizer = Detokenizer(tokenizer.decode, tokenizer.token_bytes)
         self._stops = StopMatcher(ending.stops, ending.shows_stop)
         self._has_line = False
         self.started = time.perf_counter()
@@ -53,6 +55,8 @@ class Transcript:
         self.finished = self.started
         self.token_ids: list[int] = []
         self.log_probs: list[float] = []
+        self._received = 0
+        """Tokens of the engine, those passed over included."""
         self.steps = 0
         self.finish_reason: FinishReason | None = None
         """None while it goes on."""
@@ -71,42 +75,60 @@ class Transcript:
     def push(self, step: Step) -> Delta:
         """What a step adds for certain; sets `finish_reason` where it is the last."""
         now = time.perf_counter()
-        ids = self._until_end(step.token_ids)
         if self.first_token is None and step.token_ids:
             self.first_token = now - step.decode_seconds  # an answer that comes whole had its first token long before
         self.finished = now
         self.steps += 1
+        self._received += len(step.token_ids)
+        ids, text = self._read(self._until_end(step.token_ids))
         self.token_ids += ids
         log_probs = step.log_probs[: len(ids)]
         self.log_probs += log_probs
-        text = self._detokenizer.push(ids)
-        over = step.is_final or self.ended_by_id or self.tokens >= self._ending.max_tokens or self._is_late(text, now)
-        if over:
-            text += self._detokenizer.finish()
+        if step.is_final:
             self.accepted_draft_tokens, self.draft_tokens = step.accepted_draft_tokens, step.draft_tokens
-        text = self._stops.push(text)
         if self._stops.matched is not None:
             self.finish_reason = "stop"
-        elif over:
-            text += self._stops.flush()
-            natural = self.ended_by_id or (step.is_final and self.tokens < self._ending.max_tokens)
-            self.finish_reason = "stop" if natural else "length"
+        elif step.is_final or self.ended_by_id or self.tokens >= self._ending.max_tokens or self._is_late(now):
+            text += self._stops.push(self._detokenizer.finish()) + self._stops.flush()
+            asked = max(self._ending.asked_tokens, self._ending.max_tokens)
+            natural = self.ended_by_id or (step.is_final and self._received < asked)
+            self.finish_reason = "stop" if natural or self._stops.matched is not None else "length"
         return Delta(text, ids, log_probs)
 
+    def _read(self, ids: list[int]) -> tuple[list[int], str]:
+        """The tokens up to the one that completes a stop string, and the text that is certain."""
+        free = max(self._ending.min_tokens - self.tokens, 0)
+        before = self._detokenizer.push(ids[:free]) if free else ""
+        ids, rest = ids[:free], ids[free:]
+        pending, held = self._detokenizer.pending, self._stops.held
+        piece = self._detokenizer.push(rest)
+        self._has_line = self._has_line or "\n" in before or "\n" in piece
+        text = self._stops.push(piece)
+        if self._stops.matched is None:
+            return [*ids, *rest], before + text
+        # Once an answer: which of the tokens it was. Plain decoding would have gone no further.
+        self._detokenizer.pending, self._stops.held, self._stops.matched = pending, held, None
+        text, count = "", 0
+        while self.stop_string is None and count < len(rest):
+            text += self._stops.push(self._detokenizer.push(rest[count : count + 1]))
+            count += 1
+        return [*ids, *rest[:count]], before + text
+
     def _until_end(self, ids: list[int]) -> list[int]:
+        room = self._ending.max_tokens - self.tokens
         if self._ends.isdisjoint(ids):
-            return ids[: self._ending.max_tokens - self.tokens]
+            return ids[:room]
         kept: list[int] = []
-        for token in ids[: self._ending.max_tokens - self.tokens]:
-            if token in self._ends:
-                if self.tokens + len(kept) >= self._ending.min_tokens:
-                    self.ended_by_id = True
-                    break
-                continue
-            kept.append(token)
+        for token in ids:
+            if len(kept) == room:
+                break
+            if token not in self._ends:
+                kept.append(token)
+            elif self.tokens + len(kept) >= self._ending.min_tokens:
+                self.ended_by_id = True
+                break
         return kept
 
-    def _is_late(self, text: str, now: float) -> bool:
+    def _is_late(self, now: float) -> bool:
         limit = self._ending.seconds_after_first_line
-        self._has_line = self._has_line or "\n" in text
         return limit is not None and self._has_line and self.first_token is not None and now - self.first_token > limit

@@ -6,7 +6,7 @@ triton-inference-server/tensorrtllm_backend v0.19.0. Written against the interfa
 caller passes in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nimble_coder.text.detokenizer import Detokenizer
+from nimble_coder.text.stops import StopMatcher
 from nimble_coder.triton.sender import Sender
 
 Array = NDArray[Any]
@@ -121,6 +122,32 @@ class Calls:
         return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
 
+class GrowingText:
+    """What a request says so far. Stop words are found as text, wherever the token boundaries fall, and are the end of
+    it, as those that the engine finds are."""
+
+    def __init__(self, decode: Callable[[list[int]], str], stop_words: list[str], min_tokens: int) -> None:
+        """Stop words are not looked for in the first `min_tokens` tokens."""
+        self._detokenizer = Detokenizer(decode)
+        self._stops = StopMatcher(stop_words, shows_stop=True)
+        self._free = min_tokens
+        self.certain = ""
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stops.matched is not None
+
+    def add(self, ids: list[int]) -> None:
+        """Takes in what the engine has generated."""
+        free, self._free = ids[: self._free], max(self._free - len(ids), 0)
+        self.certain += self._detokenizer.push(free)
+        self.certain += self._stops.push(self._detokenizer.push(ids[len(free) :]))
+
+    def finish(self) -> None:
+        """Nothing more will come: what waited for more is certain, too."""
+        self.certain += self._stops.push(self._detokenizer.finish()) + self._stops.flush()
+
+
 class TextRequest:
     """One request of a client: a prompt as text."""
 
@@ -155,22 +182,31 @@ class TextRequest:
         passed = {theirs: self._inputs[ours].reshape(1, -1) for ours, theirs in PASSED.items() if ours in self._inputs}
         is_streamed = bool(passed.get("streaming", np.zeros(1)).any())
         request_id, outputs = uuid4().hex, ["output_ids", "sequence_length", *self._extra_outputs()]
-        detokenizer, text, sent = Detokenizer(self._calls.decode), "", 0
+        text, sent = GrowingText(self._calls.decode, self._stop_words(), self._count("min_length")), 0
         others: dict[str, Array] = {}
         """What came with tokens whose text is not certain yet."""
         for answer in self._calls.generate({**self._calls.prepare(self._inputs), **passed}, request_id, outputs):
             if self._sender.is_cancelled():
                 self._calls.stop(request_id)
                 return
-            ids = answer.get("output_ids", np.zeros(0, np.int32)).reshape(-1).tolist()
             others |= answer
-            text += detokenizer.push(ids)
-            if is_streamed and len(text) > sent:
-                self._send(text if self._accumulate else text[sent:], others)
-                others, sent = {}, len(text)
-        text += detokenizer.finish()
-        if others or not sent or len(text) > sent:
-            self._send(text if self._accumulate else text[sent:], others)
+            text.add(answer.get("output_ids", np.zeros(0, np.int32)).reshape(-1).tolist())
+            if text.is_stopped:
+                self._calls.stop(request_id)
+                break
+            if is_streamed and len(text.certain) > sent:
+                self._send(text.certain if self._accumulate else text.certain[sent:], others)
+                others, sent = {}, len(text.certain)
+        text.finish()
+        if others or not sent or len(text.certain) > sent:
+            self._send(text.certain if self._accumulate else text.certain[sent:], others)
+
+    def _stop_words(self) -> list[str]:
+        words = self._inputs.get("stop_words", np.zeros(0, np.object_)).reshape(-1)
+        return [word.decode() if isinstance(word, bytes) else str(word) for word in words]
+
+    def _count(self, name: str) -> int:
+        return int(self._inputs[name].reshape(-1)[0]) if name in self._inputs else 0
 
     def _extra_outputs(self) -> list[str]:
         return sorted(self._sender.wanted - {"text_output"})

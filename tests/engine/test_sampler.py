@@ -22,7 +22,7 @@ LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 0.5])
 
 def drawn(sampling: Sampling, count: int = 4000) -> Counter[int]:
     """How often each token is drawn from LOGITS by independent samplers."""
-    samplers = [Sampler(sampling, [], None, seed) for seed in range(count)]
+    samplers = [Sampler(sampling, [], (), seed) for seed in range(count)]
     return Counter(sampler.choose(LOGITS)[0] for sampler in samplers)
 
 
@@ -55,26 +55,33 @@ def test_cuts_leave_only_the_tokens_they_name(sampling: Sampling, possible: set[
 
 
 def test_a_bad_word_of_two_tokens_is_never_completed() -> None:
-    sampler = Sampler(Sampling(temperature=0.0, bad_words=((1, 1),)), [], None, 0)
+    sampler = Sampler(Sampling(temperature=0.0, bad_words=((1, 1),)), [], (), 0)
     assert [sampler.choose(LOGITS)[0] for _ in range(4)] == [1, 2, 1, 2]
 
 
 def test_penalties_count_what_occurred() -> None:
-    presence = Sampler(Sampling(temperature=0.0, presence_penalty=1.5), [], None, 0)
+    presence = Sampler(Sampling(temperature=0.0, presence_penalty=1.5), [], (), 0)
     assert [presence.choose(LOGITS)[0] for _ in range(3)] == [1, 2, 1]
-    frequency = Sampler(Sampling(temperature=0.0, frequency_penalty=0.6), [], None, 0)
+    frequency = Sampler(Sampling(temperature=0.0, frequency_penalty=0.6), [], (), 0)
     assert [frequency.choose(LOGITS)[0] for _ in range(5)] == [1, 1, 2, 1, 2]
-    repetition = Sampler(Sampling(temperature=0.0, repetition_penalty=2.0), [1], None, 0)
+    repetition = Sampler(Sampling(temperature=0.0, repetition_penalty=2.0), [1], (), 0)
     assert repetition.choose(LOGITS)[0] == 2
 
 
 def test_the_end_id_waits_for_min_tokens() -> None:
-    sampler = Sampler(Sampling(temperature=0.0, min_tokens=2), [], 1, 0)
+    sampler = Sampler(Sampling(temperature=0.0, min_tokens=2), [], {1}, 0)
     assert [sampler.choose(LOGITS)[0] for _ in range(3)] == [2, 2, 1]
 
 
+def test_every_token_that_ends_a_request_waits_for_min_tokens() -> None:
+    request = Request([5], 9, end_id=1, stop_words=[[2], [0, 4]], sampling=Sampling(temperature=0.0, min_tokens=2))
+    assert request.sampling
+    sampler = Sampler(request.sampling, [], request.ends, 0)
+    assert [sampler.choose(LOGITS)[0] for _ in range(3)] == [0, 0, 1]
+
+
 def test_log_probs_are_those_of_the_model() -> None:
-    sampler = Sampler(Sampling(temperature=0.1, presence_penalty=9.0, log_probs=True), [], None, 0)
+    sampler = Sampler(Sampling(temperature=0.1, presence_penalty=9.0, log_probs=True), [], (), 0)
     for _ in range(3):
         token, log_prob = sampler.choose(LOGITS)
         assert log_prob == pytest.approx(LOGITS.log_softmax(-1)[token].item())
@@ -128,7 +135,7 @@ def test_the_extremes_within_the_bounds_draw_tokens(temperature: float, penalty:
     for factor, top_p in ((0.01, 1e-50), (100.0, 1.0)):
         sampling = Sampling(fp32(temperature), 0, top_p, 1.0, factor, penalty, penalty)
         assert not sampling.is_greedy
-        sampler = Sampler(sampling, [0, 1, 2], None, 0)
+        sampler = Sampler(sampling, [0, 1, 2], (), 0)
         assert all(0 <= sampler.choose(LOGITS)[0] < len(LOGITS) for _ in range(300))
 
 
@@ -161,6 +168,7 @@ def test_tokens_without_a_logit_cannot_be_forbidden(load_engine: LoadEngine) -> 
         (Sampling(bad_words=((1,), (2, 4096))), "bad_words_list has 4096"),
         (Sampling(bad_words=((-1,),)), "bad_words_list has -1"),
         (Sampling(min_tokens=1), "end_id has 4096"),
+        (Sampling(logit_bias=((4096, 1.0),)), "logit_bias has 4096"),
     ):
         with pytest.raises(RequestError, match=f"{reason}, which is out of range: token ids go from 0 to 4095"):
             engine.enqueue(Request(PROMPT, 5, end_id=4096, sampling=sampling))

@@ -3,6 +3,7 @@
 import pytest
 
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.fields import Engine
 from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 
@@ -10,7 +11,8 @@ SAMPLED = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=2**64 - 1, repetit
 
 
 def inputs(asked: Sampling, engine_samples: bool = True, strict: bool = False, copy: int = 0) -> dict[str, float]:
-    return {name: value for name, _, value in contract_inputs(asked, engine_samples, strict, copy)}
+    engine = Engine.PORTABLE if engine_samples else Engine.GREEDY
+    return {name: value for name, _, value in contract_inputs(asked, engine, strict, copy)}
 
 
 def test_a_temperature_brings_everything_along() -> None:

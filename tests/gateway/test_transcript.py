@@ -61,11 +61,49 @@ def test_a_stop_string_over_two_steps_is_found_and_not_shown(tokenizer: TextToke
     assert (text, transcript.finish_reason, transcript.stop_string) == ("x = 1", "stop", "\n\n")
 
 
-def test_an_unfinished_character_at_the_end_shows_as_a_replacement(tokenizer: TextTokenizer) -> None:
-    ids = tokenizer.encode("🦀")
-    transcript = Transcript(tokenizer, Ending(len(ids) - 1, frozenset()))
-    assert transcript.push(Step(ids)).text == tokenizer.decode(ids[:-1])
-    assert transcript.finish_reason == "length"
+@given(size=st.integers(1, 7))
+def test_a_character_that_the_limit_cuts_is_left_out(tokenizer: TextTokenizer, size: int) -> None:
+    ids = tokenizer.encode("ab🦀")
+    for limit in range(len(ids) - 3, len(ids)):
+        text, transcript = run(tokenizer, Ending(limit, frozenset()), steps_of(ids, size))
+        assert text == "ab"
+        assert (transcript.tokens, transcript.finish_reason) == (limit, "length")
+
+
+@given(size=st.integers(1, 9), stop=st.sampled_from(["foo", "o(", "= f", "\n", "\n\n", "🦀", "x2 "]))
+def test_what_a_step_brings_behind_a_stop_string_is_not_counted(tokenizer: TextTokenizer, size: int, stop: str) -> None:
+    ids = tokenizer.encode("x1 = foo(1)\n🦀\n\nx2 = foo(2)\n")
+    steps = [Step(s.token_ids, s.is_final, [float(i) for i in s.token_ids]) for s in steps_of(ids, size)]
+    plain = [Step([i], False, [float(i)]) for i in ids]
+    text, transcript = run(tokenizer, Ending(100, frozenset(), stops=(stop,)), steps)
+    plain_text, plainly = run(tokenizer, Ending(100, frozenset(), stops=(stop,)), plain)
+    assert (text, transcript.token_ids, transcript.log_probs) == (plain_text, plainly.token_ids, plainly.log_probs)
+    assert (transcript.finish_reason, transcript.stop_string) == ("stop", stop)
+
+
+@given(size=st.integers(1, 7))
+def test_stop_strings_wait_for_min_tokens(tokenizer: TextTokenizer, size: int) -> None:
+    ids = tokenizer.encode("one two one two one two")
+    half = len(tokenizer.encode("one two one"))
+    text, transcript = run(tokenizer, Ending(100, frozenset(), ("two",), min_tokens=half), steps_of(ids, size))
+    assert text == "one two one "
+    assert (transcript.finish_reason, transcript.stop_string) == ("stop", "two")
+    assert transcript.tokens >= half
+
+
+@given(size=st.integers(1, 7))
+def test_end_ids_that_were_passed_over_do_not_use_up_the_budget(tokenizer: TextTokenizer, size: int) -> None:
+    end, ids = tokenizer.end_ids[0], tokenizer.encode("one two three")
+    ending = Ending(len(ids), frozenset({end}), min_tokens=len(ids), asked_tokens=len(ids) + 3)
+    text, transcript = run(tokenizer, ending, steps_of([end, *ids[:2], end, end, *ids[2:]], size))
+    assert (text, transcript.finish_reason) == ("one two three", "length")
+
+
+def test_an_engine_that_gave_all_it_was_asked_for_ended_by_length(tokenizer: TextTokenizer) -> None:
+    end, ids = tokenizer.end_ids[0], tokenizer.encode("one two three")
+    ending = Ending(len(ids), frozenset({end}), min_tokens=len(ids))
+    _, transcript = run(tokenizer, ending, [Step([end, *ids[1:]], is_final=True)])
+    assert (transcript.tokens, transcript.finish_reason) == (len(ids) - 1, "length")
 
 
 def test_time_over_waits_for_a_whole_line(tokenizer: TextTokenizer) -> None:

@@ -1,5 +1,8 @@
 """Text comes out as soon as it is certain, and never half a character."""
 
+import codecs
+from collections.abc import Callable
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,12 +16,19 @@ TOKENIZER = TextTokenizer(EMBEDDED)
 
 def pieces(ids: list[int], sizes: list[int]) -> list[str]:
     """What a detokeniser gives for `ids` cut into runs of the given sizes, repeated."""
-    detokenizer, texts, start, turn = Detokenizer(TOKENIZER.decode), [], 0, 0
+    detokenizer = Detokenizer(TOKENIZER.decode, TOKENIZER.token_bytes)
+    texts, start, turn = list[str](), 0, 0
     while start < len(ids):
         size = sizes[turn % len(sizes)]
         texts.append(detokenizer.push(ids[start : start + size]))
         start, turn = start + size, turn + 1
     return [*texts, detokenizer.finish()]
+
+
+def without_cut(ids: list[int]) -> str:
+    """The text of tokens, without a character at its end whose bytes are not all there."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(b"".join(map(TOKENIZER.token_bytes, ids)))
 
 
 @given(st.text(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
@@ -39,11 +49,19 @@ def test_certain_text_is_not_held_back_with_an_incomplete_character() -> None:
     assert detokenizer.push(ids[:-1]).startswith("abc")
 
 
-def test_a_character_that_never_ends_shows_as_a_replacement() -> None:
+@pytest.mark.parametrize("token_bytes", [TOKENIZER.token_bytes, None])
+def test_a_character_that_never_ends_does_not_show(token_bytes: Callable[[int], bytes] | None) -> None:
     ids = TOKENIZER.encode("\U0001f600")
-    detokenizer = Detokenizer(TOKENIZER.decode)
-    assert detokenizer.push(ids[:1]) == ""
-    assert detokenizer.finish() == "\ufffd"
+    for length in range(1, len(ids)):
+        detokenizer = Detokenizer(TOKENIZER.decode, token_bytes)
+        assert detokenizer.push(ids[:length]) == ""
+        assert detokenizer.finish() == ""
+
+
+def test_broken_bytes_and_replacement_characters_show_at_the_end_too() -> None:
+    for ids in (BROKEN[:1], TOKENIZER.encode("x\ufffd"), [*BROKEN[:2], TOKENIZER.encode("\U0001f600")[0]]):
+        detokenizer = Detokenizer(TOKENIZER.decode, TOKENIZER.token_bytes)
+        assert detokenizer.push(ids) + detokenizer.finish() == without_cut(ids) != ""
 
 
 BROKEN = [94, 94, 94, 126, 94]
@@ -53,7 +71,7 @@ BROKEN = [94, 94, 94, 126, 94]
 @given(st.lists(st.integers(0, 4073), max_size=40), st.lists(st.integers(1, 3), min_size=1, max_size=3))
 @example(BROKEN, [1])
 def test_tokens_that_are_no_utf8_come_out_as_they_would_at_once(ids: list[int], sizes: list[int]) -> None:
-    assert "".join(pieces(ids, sizes)) == TOKENIZER.decode(ids)
+    assert "".join(pieces(ids, sizes)) == without_cut(ids)
 
 
 @given(st.lists(st.integers(0, 255), max_size=40))

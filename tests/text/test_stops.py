@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.stops import StopMatcher
+from nimble_coder.text.stops import StopMatcher
 
 letters = st.text("ab\n", max_size=30)
 

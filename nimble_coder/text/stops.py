@@ -12,7 +12,8 @@ class StopMatcher:
         self._stops = [stop for stop in stops if stop]
         self._firsts = {stop[0] for stop in self._stops}
         self._longest = max((len(stop) for stop in self._stops), default=0)
-        self._held = ""
+        self.held = ""
+        """What a stop string could begin with."""
         self.matched: str | None = None
         """The stop string that was found; nothing is given out behind it."""
 
@@ -22,19 +23,19 @@ class StopMatcher:
             return text
         if self.matched is not None:
             return ""
-        held = self._held + text
+        held = self.held + text
         found = [(place, -len(stop), stop) for stop in self._stops if (place := held.find(stop)) >= 0]
         if found:
             place, _, self.matched = min(found)
-            self._held = ""
+            self.held = ""
             return held[: place + (len(self.matched) if self._shows_stop else 0)]
         keep = self._tail(held)
-        self._held = held[keep:]
+        self.held = held[keep:]
         return held[:keep]
 
     def flush(self) -> str:
         """What was held back and turned out to be no stop string: for the end of the generation."""
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         return held
 
     def _tail(self, held: str) -> int:

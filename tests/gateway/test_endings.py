@@ -1,0 +1,81 @@
+"""Where an answer ends: end tokens, stop strings and limits, in whole characters, and counted rightly."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from nimble_coder.text.tokenizer import TextTokenizer
+from tests.gateway.conftest import events
+
+PROMPT = "".join(f"x{i} = foo({i})\n" for i in range(1, 6))
+CRAB = "🦀"
+ENDS = {"<|im_end|>": 90, "<|endoftext|>": 90}
+"""A bias under which the model ends as soon as it may."""
+
+
+def complete(http: httpx.Client, **more: Any) -> dict[str, Any]:
+    answer = http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 9, **more})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize(("least", "reason"), [(0, "stop"), (1, "stop"), (5, "stop"), (9, "length")])
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_min_tokens_come_before_an_end_token_can(http: httpx.Client, least: int, reason: str, lookahead: bool) -> None:
+    answer = complete(http, min_tokens=least, logit_bias=ENDS, lookahead=lookahead, return_token_ids=True)
+    assert answer["usage"]["completion_tokens"] == len(answer["choices"][0]["token_ids"]) == least
+    assert answer["choices"][0]["finish_reason"] == reason
+
+
+def test_min_tokens_hold_for_stop_token_ids_and_stop_strings(http: httpx.Client) -> None:
+    usual = complete(http, return_token_ids=True)["choices"][0]
+    first = usual["token_ids"][0]
+    answer = complete(http, min_tokens=4, stop_token_ids=[first], return_token_ids=True)["choices"][0]
+    assert len(answer["token_ids"]) >= 4
+    assert first not in answer["token_ids"][:4]
+    for stop in usual["text"][:3]:
+        answer = complete(http, min_tokens=6, stop=[stop])
+        assert answer["usage"]["completion_tokens"] >= 6
+        assert answer["choices"][0]["text"].startswith(usual["text"][:3])
+
+
+@pytest.mark.parametrize("stop", ["foo", "oo(", "= f", ")"])
+def test_lookahead_counts_what_plain_decoding_does_at_a_stop_string(http: httpx.Client, stop: str) -> None:
+    plain, ahead = (
+        complete(http, max_tokens=40, stop=[stop], return_token_ids=True, lookahead=lookahead)
+        for lookahead in (False, [4, 3, 4])
+    )
+    assert plain["choices"] == ahead["choices"]
+    assert plain["choices"][0]["stop_reason"] == stop
+    assert plain["usage"]["completion_tokens"] == ahead["usage"]["completion_tokens"]
+
+
+def test_a_limit_within_a_character_leaves_it_out(http: httpx.Client, tokenizer: TextTokenizer) -> None:
+    lead, *_ = tokenizer.encode(CRAB)
+    body = {"prompt": PROMPT, "logit_bias": {str(lead): 100}, "max_tokens": 1}
+    for path in ("/v1/completions", "/completion"):
+        assert "\ufffd" not in http.post(path, json=body).text
+        streamed = http.post(path, json={**body, "stream": True}).text
+        assert "\ufffd" not in "".join(str(json.loads(event)) for event in events(streamed) if event[0] == "{")
+    assert complete(http, logit_bias={str(lead): 100}, max_tokens=3)["choices"][0]["text"] == "\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_stop_words_of_bls_are_text(http: httpx.Client, streamed: bool) -> None:
+    path = "/v2/models/tensorrt_llm_bls/generate_stream"
+
+    def ask(**more: Any) -> str:
+        body = {"text_input": PROMPT, "max_tokens": 24, "stream": streamed, **more}
+        answers = [json.loads(event) for event in events(http.post(path, json=body).text)]
+        return "".join(answer["text_output"] for answer in answers)
+
+    whole = ask()
+    assert len(whole) > 20
+    for start in range(12):
+        word = whole[start : start + 3]
+        if whole.index(word) == start:
+            assert ask(stop_words=[word, ""]) == whole[: start + 3]
+            assert ask(stop_words=[word], min_length=24) == whole
