@@ -1,6 +1,7 @@
 """Which (w,n,g) suits which load: the table that `nimble-coder tune` measures and the gateway goes by."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -67,7 +68,7 @@ class Policy:
         """Raises `PolicyError` where the file is no such table, or asks for more than the engine's (W,N,G)."""
         try:
             table = msgspec.yaml.decode(path.read_bytes(), type=Table)
-            levels = sorted((level.load, level.config) for level in table.levels)
+            levels = sorted(((level.load, level.config) for level in table.levels), key=lambda level: level[0])
             for _, config in levels:
                 config.check_within(engine)
         except OSError as error:
@@ -76,6 +77,9 @@ class Policy:
             raise PolicyError(f"the policy {path} cannot be used: {error}; run `nimble-coder tune` again") from None
         if not levels:
             raise PolicyError(f"the policy {path} has no levels: run `nimble-coder tune` again, or remove it")
+        loads = [load for load, _ in levels]
+        if twice := [load for load, after in pairwise(loads) if load == after]:
+            raise PolicyError(f"the policy {path} has two levels for load {twice[0]}: leave one of them")
         return cls(tuple(levels))
 
     @classmethod

@@ -64,6 +64,8 @@ def test_the_file_can_be_read_by_people(path: Path) -> None:
         ("levels: [{load: one, lookahead: [4, 4, 4]}]", "load"),
         ("levels: [{load: 1, lookahead: [4, 4, 4], window: 3}]", "window"),
         ("levels: []", "no levels"),
+        ("levels: [{load: 2, lookahead: [4, 4, 4]}, {load: 2, lookahead: [4, 4, 4]}]", "two levels for load 2"),
+        ("levels: [{load: 2, lookahead: [4, 4, 4]}, {load: 2, lookahead: [1, 4, 1]}]", "two levels for load 2"),
         ("levels: [", "cannot be used"),
         ("nothing", "cannot be used"),
     ],

@@ -91,7 +91,10 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
         "invalid_input",
     ),
     (
-        re.compile(r"lookahead|request_output_len|input_ids|input_lengths|stop_words|logit_bias|min_p|the prompt "),
+        re.compile(
+            r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|min_p|num_return_sequences"
+            r"|beam_width|the prompt |send the prompts as separate|request ID is not provided|not valid UTF-8"
+        ),
         400,
         "invalid_input",
     ),

@@ -1,6 +1,8 @@
 """When the engine fails, clients are told, in the stream too, and readiness says so."""
 
+import ast
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -11,13 +13,16 @@ import grpc
 import pytest
 from openai import APIError, OpenAI
 
+from build_engine import lookahead
 from build_engine.build import Artifact
 from build_engine.lookahead import PLAIN
 from nimble_coder.client import Completion, CompletionClient, CompletionError
+from nimble_coder.engine import protocol, torch_engine
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange, Message
 from nimble_coder.gateway.process import GatewayError
 from nimble_coder.serving import Serving
+from nimble_coder.triton import bls, bridge, tensors, text_models
 from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses, TritonServer
 from tests.gateway.conformance import CheckingClient
@@ -49,6 +54,32 @@ def test_tritons_texts_become_statuses(text: str, status: int, code: str) -> Non
     assert (error.status, error.code) == (status, code)
     assert (error.retry_after is not None) == (status in (429, 503))
     assert "requestId" not in error.message
+
+
+def refusals() -> list[str]:
+    """The texts of all refusals of the portable engine and the text models, from their sources, with 7 for values."""
+    modules = (lookahead, bridge, bls, tensors, text_models, protocol, torch_engine)
+    calls = [
+        node.exc.args[0]
+        for module in modules
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
+        if ast.unparse(node.exc.func) in ("RequestError", "ValueError", "LookaheadError")
+    ]
+    parts = [call.values if isinstance(call, ast.JoinedStr) else [call] for call in calls]
+    return ["".join(str(p.value) if isinstance(p, ast.Constant) else "7" for p in each) for each in parts]
+
+
+NAMES = {"is not present": "input_ids", "has a word from": "bad_words_list", "is missing": "lookahead_ngram_size"}
+"""What stands for the value that such a refusal begins with."""
+
+
+def test_every_refusal_of_our_own_models_is_the_clients_mistake() -> None:
+    texts = [text for text in refusals() if text != "7"]  # that repeats one of the others
+    assert len(texts) > 20
+    for text in texts:
+        name = next((name for words, name in NAMES.items() if text.startswith(f"7 {words}")), "7")
+        assert (from_triton(text.replace("7", name, 1)).status, text) == (400, text)
 
 
 def test_grpc_statuses_say_the_same() -> None:
