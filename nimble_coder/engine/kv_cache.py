@@ -8,9 +8,6 @@ from numpy.typing import NDArray
 
 from build_engine.checkpoint import ModelShape
 
-TOKENS_PER_BLOCK = 32
-"""The unit of TensorRT-LLM's block metrics (its default `tokens_per_block`); slots themselves are not divided."""
-
 Tokens = NDArray[np.int64]
 NOTHING: Tokens = np.zeros(0, np.int64)
 

@@ -59,6 +59,10 @@ TEMPERATURE, SHARE, FACTOR, PENALTY = Bounds(0, 1000), Bounds(0, 1), Bounds(0.01
 BIAS = Bounds(-100, 100)
 
 
+TOKENS_PER_BLOCK = 32
+"""The unit of TensorRT-LLM's block metrics (its default `tokens_per_block`)."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.

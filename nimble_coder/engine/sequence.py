@@ -4,9 +4,8 @@ import time
 from dataclasses import dataclass
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.engine.kv_cache import TOKENS_PER_BLOCK
 from nimble_coder.engine.lookahead import Lookahead, TokenTree, verify
-from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Request, Response
+from nimble_coder.engine.protocol import TOKENS_PER_BLOCK, FinishReason, PerfMetrics, Request, Response
 from nimble_coder.engine.sampler import Sampler
 
 

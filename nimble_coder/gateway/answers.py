@@ -20,6 +20,13 @@ class DraftCounts(Struct):
     rejected_prediction_tokens: int
 
 
+class PromptCounts(Struct):
+    """Of a prompt's tokens."""
+
+    cached_tokens: int
+    """Those whose keys and values the engine had already, in whole blocks of 32."""
+
+
 class Usage(Struct):
     """What a request consumed."""
 
@@ -27,6 +34,8 @@ class Usage(Struct):
     completion_tokens: int
     total_tokens: int
     completion_tokens_details: DraftCounts
+    prompt_tokens_details: PromptCounts | None = None
+    """Null until the engine has sent its last response, which a stop string may forestall."""
 
 
 class CompletionLogProbs(Struct):
@@ -48,6 +57,7 @@ class CompletionChoice(Struct):
     stop_reason: str | None
     """The stop string that ended it."""
     token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class Completion(Struct, tag_field="object", tag="text_completion"):
@@ -69,6 +79,8 @@ class CompletionChunkChoice(Struct):
     finish_reason: FinishReason | None
     stop_reason: str | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In a choice's first chunk, where ids are asked for."""
 
 
 class CompletionChunk(Struct, tag_field="object", tag="text_completion"):
@@ -137,6 +149,7 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class CalledToolChunk(Struct, tag_field="type", tag="function"):
@@ -173,6 +186,8 @@ class ChatChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In a choice's first chunk, where ids are asked for."""
 
 
 class LlamaChunk(Struct):
@@ -188,6 +203,7 @@ class LlamaSettings(Struct):
     """What was in force."""
 
     n_predict: int | None
+    seed: int
     temperature: float
     top_k: int
     top_p: float
@@ -215,6 +231,7 @@ class LlamaResult(Struct):
 
     index: int
     content: str
+    prompt: str
     tokens: list[int]
     id_slot: int
     stop: bool

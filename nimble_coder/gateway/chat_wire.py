@@ -38,12 +38,15 @@ class ChatWire:
         include_usage: bool = False,
         include_ids: bool = False,
         calling: Calling = NO_CALLS,
+        prompt: Sequence[int] = (),
     ) -> None:
+        """`prompt` has the prompt's ids, which go out with those of the answer."""
         self._id = f"chatcmpl-{request_id}"
         self._model = model
         self._created = int(time.time())
         self._include_usage = include_usage
         self._include_ids = include_ids
+        self._prompt = list(prompt) if include_ids else UNSET
         self._calling = calling
         self._token_bytes = token_bytes
         self._parsers: dict[int, ToolCallParser] = {}
@@ -51,7 +54,10 @@ class ChatWire:
         self._head = b"data: " + encode(ChatChunk(self._id, self._created, model, []))[:-2]
 
     def opening(self, index: int, usage: Usage | None) -> bytes:
-        return self._chunk(index, b'{"role":"assistant","content":""}', b"null", usage)
+        chunk = self._chunk(index, b'{"role":"assistant","content":""}', b"null", usage)
+        if not self._include_ids:
+            return chunk
+        return b'%b,"prompt_token_ids":%b}\n\n' % (chunk.removesuffix(b"}\n\n"), encode(self._prompt))
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
         text = self._parser(index).push(delta.text) if self._calling.names else delta.text
@@ -82,7 +88,7 @@ class ChatWire:
             self._choice(index, text, transcript)
             for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
         ]
-        return encode(ChatCompletion(self._id, self._created, self._model, choices, usage))
+        return encode(ChatCompletion(self._id, self._created, self._model, choices, usage, self._prompt))
 
     def _choice(self, index: int, text: str, transcript: Transcript) -> ChatChoice:
         message = AssistantMessage("assistant", text)

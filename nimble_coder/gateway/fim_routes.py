@@ -1,25 +1,34 @@
 """Fill-in-the-middle routes: Mistral's, and llama.cpp's with the plain completion that its clients fall back to."""
 
+from collections.abc import Sequence
+
 from nimble_coder.gateway.chat_wire import ChatWire
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.fim import Infill
 from nimble_coder.gateway.llama_wire import LlamaWire
-from nimble_coder.gateway.openai_routes import answer_openai, context_files, infill_prompt, names
-from nimble_coder.gateway.schemas import FimRequest, InfillRequest
-from nimble_coder.gateway.service import Delivery, Service
+from nimble_coder.gateway.openai_routes import (
+    MOST_CHOICES,
+    answer_openai,
+    check_choices,
+    context_files,
+    infill_prompt,
+    names,
+)
+from nimble_coder.gateway.schemas import FimRequest, InfillRequest, LlamaPrompt
+from nimble_coder.gateway.service import Delivery, Job, Service
 
 
 async def mistral_fim(service: Service, exchange: Exchange) -> None:
     """`POST /v1/fim/completions`; answers in the shape of a chat."""
     asked, _ = await service.read(exchange, FimRequest)
     model = service.check_model(asked.model)
-    ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.max_tokens)
-    room = service.limits.room(len(ids), asked.max_tokens, service.settings.fim_max_tokens)
+    ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.wanted_tokens)
+    room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
-    wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids)
+    wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
 
 
@@ -35,39 +44,60 @@ def read_infill(asked: InfillRequest) -> Infill:
 async def llama_infill(service: Service, exchange: Exchange) -> None:
     """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
     asked, _ = await service.read(exchange, InfillRequest)
-    ids, truncated = await infill_prompt(service, read_infill(asked), wanted_tokens(asked))
-    await answer_llama(service, exchange, asked, ids, truncated)
+    ids, truncated = await infill_prompt(service, read_infill(asked), asked.wanted_tokens)
+    await answer_llama(service, exchange, asked, [ids], truncated)
 
 
 async def llama_completion(service: Service, exchange: Exchange) -> None:
-    """`POST /completion`: a raw prompt, control tokens written out."""
+    """`POST /completion`: raw prompts, control tokens written out."""
     asked, _ = await service.read(exchange, InfillRequest)
-    prompt = asked.prompt
-    if prompt is None:
-        raise ApiError(400, "prompt is missing: send a string or token ids", "empty_prompt", "prompt")
+    prompts = [await raw_prompt(service, prompt) for prompt in raw_prompts(asked.prompt)]
+    await answer_llama(service, exchange, asked, prompts, truncated=False)
+
+
+def raw_prompts(prompt: LlamaPrompt | None) -> Sequence[str | Sequence[str | int]]:
+    """The prompts of a request, as llama.cpp tells them apart: ids, alone or amid texts, are one prompt, texts are one
+    each; raises `ApiError` where there is none or too many."""
+    if prompt is None or prompt == []:
+        text = "prompt is missing: send a string, token ids, or a list of either"
+        raise ApiError(400, text, "empty_prompt", "prompt")
     if isinstance(prompt, str):
-        ids = await service.encode(prompt, control=True)
-    else:
-        ids = service.encoder.check_ids(prompt, service.limits.vocab_size)
-    await answer_llama(service, exchange, asked, ids, truncated=False)
+        return [prompt]
+    if any(isinstance(part, int) for part in prompt):
+        if any(isinstance(part, list) for part in prompt):
+            text = "prompt mixes token ids with whole prompts: put the ids into a list of their own"
+            raise ApiError(400, text, "invalid_prompt", "prompt")
+        return [[part for part in prompt if not isinstance(part, list)]]
+    if len(prompt) > MOST_CHOICES:
+        text = f"{len(prompt)} prompts in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_prompts", "prompt")
+    return [part for part in prompt if not isinstance(part, int)]
 
 
-def wanted_tokens(asked: InfillRequest) -> int | None:
-    """`n_predict`, or OpenAI's name for it; -1 is as much as fits."""
-    return asked.n_predict if asked.n_predict is not None else asked.max_tokens
+async def raw_prompt(service: Service, prompt: str | Sequence[str | int]) -> list[int]:
+    """The ids of one prompt; raises `ApiError`."""
+    if isinstance(prompt, str):
+        return await service.encode(prompt, control=True)
+    ids: list[int] = []
+    for part in prompt:
+        own = await service.encode(part, control=True) if isinstance(part, str) else [part]
+        ids += own
+    return service.encoder.check_ids(ids, service.limits.vocab_size)
 
 
 async def answer_llama(
-    service: Service, exchange: Exchange, asked: InfillRequest, ids: list[int], truncated: bool
+    service: Service, exchange: Exchange, asked: InfillRequest, prompts: Sequence[list[int]], truncated: bool
 ) -> None:
-    """Generates and answers in llama.cpp's format. `n_predict` 0 only warms the cache: one token, not shown."""
+    """Generates and answers in llama.cpp's format."""
     model = service.check_model(asked.model)
-    wanted = wanted_tokens(asked)
-    warm_only = wanted == 0
-    room = service.limits.room(len(ids), 1 if warm_only else wanted, service.settings.fim_max_tokens)
-    stream = bool(asked.stream) and not warm_only
+    stream = bool(asked.stream) and asked.wanted_tokens != 0
     if asked.repetition_penalty is None:
         asked.repetition_penalty = asked.repeat_penalty
-    jobs = service.jobs(ids, asked, room, stream, asked.n_cmpl or 1)
-    wire = LlamaWire(model, len(ids), asked, truncated=truncated, warm_only=warm_only)
-    await service.answer(exchange, jobs, Delivery(wire, len(ids), stream, headers=service.headers(asked, jobs)))
+    jobs: list[Job] = []
+    for ids in prompts:
+        room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
+        jobs += service.jobs(ids, asked, room, stream, asked.n_cmpl or 1)
+    check_choices(jobs)
+    wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
+    delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=service.headers(asked, jobs))
+    await service.answer(exchange, jobs, delivery)

@@ -10,6 +10,10 @@ from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.gateway.schemas import InfillRequest
 from nimble_coder.gateway.transcript import Delta, Transcript
 from nimble_coder.gateway.wire import encode
+from nimble_coder.text.tokenizer import TextTokenizer
+
+RANDOM_SEED = 2**32 - 1
+"""llama.cpp's name for no seed."""
 
 
 class LlamaWire:
@@ -17,18 +21,30 @@ class LlamaWire:
 
     stream_type = EVENT_STREAM
 
-    def __init__(self, model: str, prompt_tokens: int, asked: InfillRequest, truncated: bool, warm_only: bool) -> None:
+    def __init__(
+        self,
+        model: str,
+        prompts: Sequence[list[int]],
+        asked: InfillRequest,
+        tokenizer: TextTokenizer,
+        truncated: bool,
+    ) -> None:
+        """`prompts` has the ids of every choice's prompt."""
         self._model = model
-        self._prompt_tokens = prompt_tokens
+        self._prompts = prompts
         self._asked = asked
+        self._tokenizer = tokenizer
         self._truncated = truncated
-        self._warm_only = warm_only
+        self._with_lines: set[int] = set()
+        """The choices that have had a line's end."""
 
     def opening(self, index: int, usage: Usage | None) -> bytes:  # noqa: ARG002
         return b""
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:  # noqa: ARG002
-        tokens = encode(delta.token_ids) if self._asked.return_tokens else b"[]"
+        if "\n" in delta.text:
+            self._with_lines.add(index)
+        tokens = encode(delta.token_ids)
         return b'data: {"index":%d,"content":%b,"tokens":%b,"stop":false}\n\n' % (index, encode(delta.text), tokens)
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:  # noqa: ARG002
@@ -43,29 +59,35 @@ class LlamaWire:
         return encode(chosen[0] if len(chosen) == 1 else chosen)
 
     def _result(self, index: int, text: str, transcript: Transcript) -> LlamaResult:
-        tokens = 0 if self._warm_only else transcript.tokens
+        tokens, prompt_tokens = transcript.tokens, len(self._prompts[index])
+        fields = self._asked.response_fields
         return LlamaResult(
             index=index,
-            content="" if self._warm_only else text,
-            tokens=transcript.token_ids if self._asked.return_tokens and not self._warm_only else [],
+            content=text,
+            prompt=self._prompt(index) if not fields or "prompt" in fields else "",
+            tokens=transcript.token_ids if self._asked.return_tokens and text else [],
             id_slot=0,
             stop=True,
             model=self._model,
             tokens_predicted=tokens,
-            tokens_evaluated=self._prompt_tokens,
-            tokens_cached=self._prompt_tokens + tokens,
+            tokens_evaluated=prompt_tokens,
+            tokens_cached=prompt_tokens + tokens,
             generation_settings=self._settings(),
-            has_new_line="\n" in text,
+            has_new_line=index in self._with_lines or "\n" in text,
             truncated=self._truncated,
             stop_type=self._stop_type(transcript),
             stopping_word=transcript.stop_string or "",
-            timings=self._timings(transcript, tokens),
+            timings=self._timings(transcript, tokens, prompt_tokens),
         )
+
+    def _prompt(self, index: int) -> str:
+        return self._tokenizer.decode(self._prompts[index], skip_special_tokens=False)
 
     def _settings(self) -> LlamaSettings:
         """What is in force."""
         return LlamaSettings(
-            n_predict=self._asked.n_predict if self._asked.n_predict is not None else self._asked.max_tokens,
+            n_predict=self._asked.wanted_tokens,
+            seed=RANDOM_SEED if self._asked.seed is None else self._asked.seed,
             temperature=self._asked.temperature or 0.0,
             top_k=self._asked.top_k or 0,
             top_p=1.0 if self._asked.top_p is None else self._asked.top_p,
@@ -79,15 +101,15 @@ class LlamaWire:
             return "word"
         return "limit" if transcript.finish_reason == "length" else "eos"
 
-    def _timings(self, transcript: Transcript, tokens: int) -> LlamaTimings:
+    def _timings(self, transcript: Transcript, tokens: int, prompt_tokens: int) -> LlamaTimings:
         first = transcript.first_token or transcript.finished
         prompt_ms = (first - transcript.started) * 1000
         predicted_ms = (transcript.finished - first) * 1000
         return LlamaTimings(
-            prompt_n=self._prompt_tokens,
+            prompt_n=prompt_tokens,
             prompt_ms=prompt_ms,
-            prompt_per_token_ms=prompt_ms / max(self._prompt_tokens, 1),
-            prompt_per_second=1000 * self._prompt_tokens / max(prompt_ms, 0.001),
+            prompt_per_token_ms=prompt_ms / max(prompt_tokens, 1),
+            prompt_per_second=1000 * prompt_tokens / max(prompt_ms, 0.001),
             predicted_n=tokens,
             predicted_ms=predicted_ms,
             predicted_per_token_ms=predicted_ms / max(tokens, 1),

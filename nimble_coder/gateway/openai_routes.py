@@ -30,11 +30,16 @@ async def completions(service: Service, exchange: Exchange) -> None:
         is_infill = service.encoder.id("<|fim_middle|>") in ids
         default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
         echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
-        room = service.limits.room(len(ids), asked.max_tokens, default)
+        room = service.limits.room(len(ids), asked.wanted_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
-    token_bytes, echoes = service.tokenizer.token_bytes, [job.echo for job in jobs]
     wire = CompletionWire(
-        exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), echoes
+        exchange.request_id,
+        model,
+        service.tokenizer.token_bytes,
+        asked.wants_usage,
+        bool(asked.return_token_ids),
+        echoes=[job.echo for job in jobs],
+        prompts=[job.generation.input_ids for job in jobs],
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
@@ -53,7 +58,7 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
             raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
         context = context_files(asked.input_extra)
         infill = Infill(prompt or "", asked.suffix, context, *names(asked.repo_name, asked.filename))
-        return [(await infill_prompt(service, infill, asked.max_tokens))[0]]
+        return [(await infill_prompt(service, infill, asked.wanted_tokens))[0]]
     if prompt is None or prompt == []:
         raise ApiError(
             400, "prompt is missing: send a string, token ids, or a list of either", "empty_prompt", "prompt"
@@ -101,11 +106,13 @@ async def chat(service: Service, exchange: Exchange) -> None:
     model = service.check_model(asked.model)
     given = await aside(size, service.chats.encode, asked)
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
-    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
-    wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling)
+    wire = ChatWire(
+        exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
+    )
     await answer_openai(service, exchange, asked, jobs, wire, len(ids))
 
 
@@ -119,9 +126,7 @@ async def answer_openai(
     final_usage: bool = False,
 ) -> None:
     """Sends an answer as OpenAI's streaming fields ask for it; `final_usage` as Mistral has it without being asked."""
-    if len(jobs) > MOST_CHOICES:
-        text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
-        raise ApiError(400, text, "too_many_choices", "n")
+    check_choices(jobs)
     delivery = Delivery(
         wire,
         prompt_tokens,
@@ -132,6 +137,13 @@ async def answer_openai(
         headers=service.headers(asked, jobs),
     )
     await service.answer(exchange, jobs, delivery)
+
+
+def check_choices(jobs: Sequence[Job]) -> None:
+    """Raises `ApiError` for more answers than one request may ask for."""
+    if len(jobs) > MOST_CHOICES:
+        text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_choices", "n")
 
 
 def model_object(service: Service, name: str) -> Model:

@@ -49,7 +49,7 @@ def generates(
 
 def reads(path: str, handler: Generating, body: type[Struct], summary: str, answer: type[Struct]) -> Route:
     """A route that tells something about a text."""
-    return Route("POST", path, on_service(handler), summary, (Answer((answer,)),), body, is_limited=True)
+    return Route("POST", path, on_service(handler), summary, (Answer((answer,)),), body, (404,), is_limited=True)
 
 
 def shows(path: str, handler: Generating, summary: str, answer: type[Struct], is_open: bool = True) -> Route:

@@ -33,6 +33,8 @@ Temperature = Annotated[float, within(TEMPERATURE)]
 Bias = Annotated[float, within(BIAS)]
 Biases = Annotated[dict[str, Bias], Meta(max_length=1024)]
 BiasPairs = Annotated[list[tuple[int | str, Bias | bool]], Meta(max_length=1024)]
+LlamaPrompt = str | Annotated[list[str | int | list[str | int]], Meta(max_length=200_000)]
+"""llama.cpp's: a text, token ids, texts and ids mixed, or a list of such prompts."""
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=64)]
 
@@ -93,11 +95,18 @@ class OpenAISampling(Sampling, kw_only=True):
     """What chat and completions share."""
 
     max_tokens: Length | None = None
+    n_predict: Length | None = None
+    """llama.cpp's name, where nothing else says it; 0 warms the cache."""
     n: Copies | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | int | None = None
     return_token_ids: bool | None = None
     """The token ids of every chunk too, and one chunk per decoding step (vLLM's name)."""
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The longest answer that is asked for; None leaves it to the route."""
+        return self.n_predict if self.max_tokens is None else self.max_tokens
 
     @property
     def wants_log_probs(self) -> bool:
@@ -186,6 +195,7 @@ class Function(Struct, kw_only=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(Struct, kw_only=True):
@@ -197,7 +207,7 @@ class Tool(Struct, kw_only=True):
     def as_json(self) -> dict[str, Any]:
         """As the prompt shows it."""
         f = self.function
-        shown = {"name": f.name, "description": f.description, "parameters": f.parameters}
+        shown = {"name": f.name, "description": f.description, "parameters": f.parameters, "strict": f.strict}
         return {"type": "function", "function": {key: value for key, value in shown.items() if value is not None}}
 
 
@@ -228,9 +238,10 @@ class InfillRequest(Sampling, kw_only=True):
     input_prefix: str | None = None
     input_suffix: str | None = None
     input_extra: list[ContextText] | None = None
-    prompt: str | Annotated[list[str | int], Meta(max_length=200_000)] | None = None
+    prompt: LlamaPrompt | None = None
     n_predict: Length | None = None
     max_tokens: Length | None = None
+    """OpenAI's name for it."""
     n_cmpl: Copies | None = None
     repeat_penalty: Factor | None = None
     return_tokens: bool | None = None
@@ -238,10 +249,16 @@ class InfillRequest(Sampling, kw_only=True):
     repo_name: str | None = None
     filename: str | None = None
 
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The longest answer that is asked for: -1 is as much as fits, 0 only warms the cache."""
+        return self.max_tokens if self.n_predict is None else self.n_predict
+
 
 class TokenizeRequest(Struct, kw_only=True):
     """`POST /tokenize`: vLLM's `prompt` or `messages`, llama.cpp's `content`."""
 
+    model: str | None = None
     prompt: str | None = None
     content: str | None = None
     messages: list[Message] | None = None
@@ -250,12 +267,14 @@ class TokenizeRequest(Struct, kw_only=True):
     with_pieces: bool | None = None
     tools: list[Tool] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class DetokenizeRequest(Struct, kw_only=True):
     """`POST /detokenize`: `tokens` is vLLM's and llama.cpp's."""
 
     tokens: Annotated[list[int], Meta(max_length=1_000_000)]
+    model: str | None = None
 
 
 Body = TypeVar("Body", bound=Struct)

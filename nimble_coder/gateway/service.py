@@ -172,7 +172,7 @@ class Service:
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
             generation = Generation(
                 ids,
-                ending.asked_tokens,
+                max(ending.asked_tokens, 1),  # 0 warms the cache: the token is not shown
                 known,
                 lookahead,
                 streaming or watched,
@@ -198,7 +198,7 @@ class Service:
     async def answer(self, exchange: Exchange, jobs: Sequence[Job], delivery: Delivery) -> None:
         """Runs the jobs and sends the answer; a client that goes away frees its places at once."""
         with self.admission.admit(len(jobs)):
-            transcripts = [Transcript(self.tokenizer, job.ending) for job in jobs]
+            transcripts = [Transcript(self.tokenizer, job.ending, len(job.generation.input_ids)) for job in jobs]
             try:
                 async with exchange.connected():
                     if delivery.stream:
@@ -218,9 +218,6 @@ class Service:
 
     async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:
         """Yields what every step adds until the answer ends."""
-        if job.ending.max_tokens == 0:
-            transcript.finish_reason = "length"
-            return
         async with aclosing(self.streams.generate(job.generation, request_id)) as steps:
             async for step in steps:
                 yield transcript.push(step)

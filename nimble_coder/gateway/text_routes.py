@@ -21,9 +21,13 @@ async def tokenize(service: Service, exchange: Exchange) -> None:
     """`POST /tokenize`: control strings are control tokens unless `parse_special` is false."""
     body = await exchange.body(service.settings.max_body_bytes)
     asked = decode(TokenizeRequest, body)
+    service.check_model(asked.model)
     if asked.messages is not None:
         chat = ChatRequest(
-            messages=asked.messages, tools=asked.tools, add_generation_prompt=asked.add_generation_prompt
+            messages=asked.messages,
+            tools=asked.tools,
+            add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message,
         )
         ids = await aside(len(body), service.chats.encode, chat)
     else:
@@ -46,6 +50,7 @@ def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes
 async def detokenize(service: Service, exchange: Exchange) -> None:
     """`POST /detokenize`."""
     asked = decode(DetokenizeRequest, await exchange.body(service.settings.max_body_bytes))
+    service.check_model(asked.model)
     ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size)
     text = await aside(len(ids), service.tokenizer.decode, ids, False)
     await exchange.respond(200, encode(Text(text, text)))
@@ -61,18 +66,25 @@ async def respond_prompts(service: Service, exchange: Exchange, prompts: list[li
 async def render_completion(service: Service, exchange: Exchange) -> None:
     """`POST /v1/completions/render`."""
     asked = decode(CompletionRequest, await exchange.body(service.settings.max_body_bytes))
-    await respond_prompts(service, exchange, await completion_prompts(service, asked))
+    service.check_model(asked.model)
+    prompts = await completion_prompts(service, asked)
+    await respond_prompts(
+        service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in prompts]
+    )
 
 
 async def render_chat(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions/render`."""
     body = await exchange.body(service.settings.max_body_bytes)
-    ids = await aside(len(body), service.chats.encode, decode(ChatRequest, body))
-    await respond_prompts(service, exchange, [ids])
+    asked = decode(ChatRequest, body)
+    service.check_model(asked.model)
+    ids = await aside(len(body), service.chats.encode, asked)
+    await respond_prompts(service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens)])
 
 
 async def render_infill(service: Service, exchange: Exchange) -> None:
     """`POST /infill/render`."""
     asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
-    ids, _ = await infill_prompt(service, read_infill(asked), asked.n_predict)
+    service.check_model(asked.model)
+    ids, _ = await infill_prompt(service, read_infill(asked), asked.wanted_tokens)
     await respond_prompts(service, exchange, [ids])

@@ -10,11 +10,18 @@ from dataclasses import dataclass, field
 from tritonclient.grpc import service_pb2
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.engine.protocol import TOKENS_PER_BLOCK
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.http2 import CallError, Channel
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-COUNTS = ("total_accepted_draft_tokens", "total_draft_tokens", "first_token_time_ns", "last_token_time_ns")
+COUNTS = (
+    "total_accepted_draft_tokens",
+    "total_draft_tokens",
+    "first_token_time_ns",
+    "last_token_time_ns",
+    "kv_cache_reused_blocks",
+)
 LOG_PROBS = "output_log_probs"
 OUTPUTS = ("output_ids", *COUNTS)
 FORMATS = {"INT32": "<i", "UINT64": "<Q", "FP32": "<f", "BOOL": "<?"}
@@ -61,6 +68,8 @@ class Step:
     draft_tokens: int = 0
     decode_seconds: float = 0.0
     """From the first token to the last, as the engine measured it."""
+    cached_tokens: int | None = None
+    """Of the prompt, those whose keys and values were there already; the last response says it."""
 
 
 class TokenStreams:
@@ -201,7 +210,8 @@ def read_step(messages: list[bytes]) -> Step:
             elif output.name in COUNTS:
                 counts[output.name] = int.from_bytes(content, "little")
         if counts:
-            accepted, drafts, first, last = (counts.get(name, 0) for name in COUNTS)
+            accepted, drafts, first, last, reused = (counts.get(name, 0) for name in COUNTS)
+            step.cached_tokens = reused * TOKENS_PER_BLOCK
             step.accepted_draft_tokens, step.draft_tokens = accepted, drafts
             step.decode_seconds = (last - first) / 1e9
         if response.parameters["triton_final_response"].bool_param:

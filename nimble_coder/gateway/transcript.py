@@ -43,7 +43,10 @@ class Ending:
 class Transcript:
     """Detokenises, finds end ids and stop strings, and counts."""
 
-    def __init__(self, tokenizer: TextTokenizer, ending: Ending) -> None:
+    def __init__(self, tokenizer: TextTokenizer, ending: Ending, prompt_tokens: int = 0) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens: int | None = None
+        """Of the prompt; None where the engine has not said it, as when a stop string forestalls its last response."""
         self._ending = ending
         self._ends = ending.end_ids | ending.stop_ids
         self._detokenizer = Detokenizer(tokenizer.decode, tokenizer.token_bytes)
@@ -86,6 +89,7 @@ class Transcript:
         self.log_probs += log_probs
         if step.is_final:
             self.accepted_draft_tokens, self.draft_tokens = step.accepted_draft_tokens, step.draft_tokens
+            self.cached_tokens = step.cached_tokens
         if self._stops.matched is not None:
             self.finish_reason = "stop"
         elif step.is_final or self.ended_by_id or self.tokens >= self._ending.max_tokens or self._is_late(now):

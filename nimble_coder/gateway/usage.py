@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nimble_coder.gateway.answers import DraftCounts, Usage
+from nimble_coder.gateway.answers import DraftCounts, PromptCounts, Usage
 from nimble_coder.gateway.transcript import Transcript
 
 
@@ -11,7 +11,22 @@ def usage_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> Usage:
     completion = sum(t.tokens for t in transcripts)
     accepted = sum(t.accepted_draft_tokens for t in transcripts)
     rejected = sum(t.draft_tokens for t in transcripts) - accepted
-    return Usage(prompt_tokens, completion, prompt_tokens + completion, DraftCounts(accepted, rejected))
+    total = prompt_tokens + completion
+    return Usage(
+        prompt_tokens, completion, total, DraftCounts(accepted, rejected), cached_of(prompt_tokens, transcripts)
+    )
+
+
+def cached_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> PromptCounts | None:
+    """The part of the prompts that nothing had to be computed for; None where the engine has not said it.
+
+    Several answers to one prompt find there what the first of them has computed: that was not spared.
+    """
+    known = [t.cached_tokens for t in transcripts if t.cached_tokens is not None]
+    if not transcripts or len(known) < len(transcripts):
+        return None
+    computed = sum(t.prompt_tokens for t in transcripts) - sum(known)
+    return PromptCounts(max(0, prompt_tokens - computed))
 
 
 def figures_of(prompt_tokens: int, transcripts: Sequence[Transcript]) -> dict[str, int | float]:

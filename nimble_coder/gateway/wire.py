@@ -62,21 +62,28 @@ class CompletionWire:
         include_usage: bool,
         include_ids: bool,
         echoes: Sequence[str],
+        prompts: Sequence[list[int]] = (),
     ) -> None:
-        """`echoes` has what every choice repeats before its own text."""
+        """`echoes` has what every choice repeats before its own text, `prompts` the ids of its prompt."""
         self._id = f"cmpl-{request_id}"
         self._model = model
         self._created = int(time.time())
         self._include_usage = include_usage
         self._include_ids = include_ids
+        self._prompts = prompts
         self._token_bytes = token_bytes
         self._offsets = [len(echo) for echo in echoes]
         """Where the next token of every choice begins in its text."""
         # A stream's head ends inside `choices`, the last field that it has.
         self._head = b"data: " + encode(CompletionChunk(self._id, self._created, model, []))[:-2]
 
-    def opening(self, index: int, usage: Usage | None) -> bytes:  # noqa: ARG002
-        return b""
+    def opening(self, index: int, usage: Usage | None) -> bytes:
+        if not self._include_ids:
+            return b""
+        return (
+            b'%b{"index":%d,"text":"","logprobs":null,"finish_reason":null,"token_ids":[],"prompt_token_ids":%b}]%b'
+            % (self._head, index, encode(self._prompts[index]), self._tail(usage))
+        )  # fmt: skip
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
         ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
@@ -106,6 +113,7 @@ class CompletionWire:
                 reason_of(transcript),
                 transcript.stop_string,
                 transcript.token_ids if self._include_ids else UNSET,
+                self._prompts[index] if self._include_ids else UNSET,
             )
             for index, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
         ]
