@@ -85,10 +85,12 @@ FROM ${BASE_IMAGE} AS gpu-dependencies
 USER 0
 WORKDIR /opt/nimble-coder
 COPY requirements/ requirements/
-# Only what the base lacks: PyTorch, TensorRT-LLM and what they were tested with stay NVIDIA's.
+# Only what the base lacks: PyTorch, TensorRT-LLM and what they were tested with stay NVIDIA's. What has to be older than
+# in the CPU image for their sake is in gpu.txt.
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     python3 -m venv --without-pip --system-site-packages venv \
-    && venv/bin/python requirements/lacking.py list requirements/serve.txt >requirements/lacking.txt \
+    && venv/bin/python requirements/lacking.py list requirements/gpu.txt requirements/serve.txt \
+        >requirements/lacking.txt \
     && requirements/pip install --only-binary :all: --require-hashes --no-deps --requirement requirements/lacking.txt \
     && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && echo /opt/nimble-coder/package >"$site/nimble-coder.pth"
@@ -103,7 +105,7 @@ COPY . .
 ARG BASE_IMAGE
 RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-isolation \
         --target /opt/nimble-coder/package . \
-    && python3 /opt/nimble-coder/requirements/lacking.py check "nimble-coder[serve]" \
+    && python3 /opt/nimble-coder/requirements/lacking.py check "nimble-coder[serve]" build_engine nimble_coder \
     && nimble-coder version --check-container "${BASE_IMAGE##*:}"
 
 FROM gpu-dependencies AS build

@@ -97,15 +97,49 @@ def make_python_base(podman: Podman) -> None:
 
 
 def make_triton_base(podman: Podman) -> str:
-    """NVIDIA's image as far as it matters here: a real tritonserver where theirs is, and stand-ins for the rest."""
+    """NVIDIA's image as far as it matters here: its Python, a real tritonserver, and stand-ins for the rest."""
     context = podman.work / "triton-base"
     shutil.rmtree(context, ignore_errors=True)
+    copy_python(find_python(), context / "python")
     ignore = shutil.ignore_patterns("__pycache__", "*.py[co]")
     shutil.copytree(ROOT / "tests" / "standin", context / "standin", ignore=ignore)
     shutil.copytree(ROOT / "requirements", context / "requirements")
     say("building the stand-in for NVIDIA's base image")
     podman.build(context, CONTAINER, f"--file={ROOT / 'tests' / 'images' / 'tritonserver.Dockerfile'}")
     return CONTAINER
+
+
+def find_python() -> Path:
+    """A Python 3.12 with its shared library: NVIDIA's image has that one, Debian 12 has not."""
+    named = [os.environ.get("NIMBLE_PYTHON_3_12"), shutil.which("python3.12")]
+    candidates = [
+        *(Path(each) for each in named if each),
+        *Path("~/.pyenv/versions").expanduser().glob("3.12*/bin/python3.12"),
+    ]
+    for python in candidates:
+        asked = "import sysconfig as s; print(s.get_config_var('Py_ENABLE_SHARED'))"
+        done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False)
+        if done.stdout.strip() == "1":
+            return python
+    raise RuntimeError(
+        "the stand-in for NVIDIA's image needs a Python 3.12 with a shared library: install one (with pyenv: "
+        "PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install 3.12), or name it with NIMBLE_PYTHON_3_12"
+    )
+
+
+def copy_python(python: Path, place: Path) -> None:
+    """The interpreter, its library and its standard library, as they lie below a prefix."""
+    asked = (
+        "import sys, sysconfig as s; print(sys.executable, s.get_path('stdlib'), "
+        "s.get_config_var('LIBDIR') + '/' + s.get_config_var('INSTSONAME'), sep='\\n')"
+    )
+    paths = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.split("\n")
+    executable, standard, library = map(Path, paths[:3])
+    ignore = shutil.ignore_patterns("__pycache__", "test", "tests", "config-*", "*-packages")
+    shutil.copytree(standard, place / "lib" / "python3.12", ignore=ignore)
+    (place / "bin").mkdir()
+    shutil.copy2(executable.resolve(), place / "bin" / "python3.12")
+    shutil.copy2(library.resolve(), place / "lib" / library.name)
 
 
 def build_options(podman: Podman, token: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Each image is built once a session, in a storage that the next session finds again."""
 
-import json
 import os
 import secrets
 import shutil
@@ -11,6 +10,7 @@ import pytest
 
 from tests.images.bases import ROOT, make_context, make_cpu_image, make_python_base, make_triton_base, shared_podman
 from tests.images.podman import Podman, say
+from tests.standin.machine import write_tiny_checkpoint
 
 BUILD, RUNTIME, WITH_ENGINE = (
     f"localhost/nimble-coder:{target}" for target in ("build", "runtime", "runtime-with-engine")
@@ -67,11 +67,10 @@ def runtime_image(podman: Podman, context: Path, build_image: str) -> str:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model with the configuration of a published one, where every user may read it."""
+    """What the stand-in engine generates, with the embedded model's tokenizer, where every user may read it."""
     directory = tmp_path_factory.mktemp("models") / "checkpoint"
     directory.parent.chmod(0o755)
-    shutil.copytree(ROOT / "build_engine" / "embedded_model", directory)
-    config = json.loads((directory / "config.json").read_text())
-    rope = {"max_position_embeddings": 32768, "rope_theta": config["rope_parameters"]["rope_theta"]}
-    (directory / "config.json").write_text(json.dumps({**config, **rope}))
+    write_tiny_checkpoint(directory, vocab_size=4096)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(ROOT / "build_engine" / "embedded_model" / name, directory / name)
     return directory

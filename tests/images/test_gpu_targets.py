@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.exit_codes import ExitCode
-from tests.images.bases import PYTHON, TRITON
+from tests.images.bases import PYTHON, ROOT, TRITON
 from tests.images.conftest import WITH_ENGINE
 from tests.images.layers import found_in_layers
 from tests.images.podman import HARDENED, Container, Podman, PodmanError, say
@@ -86,14 +86,18 @@ def test_a_base_that_cannot_work_is_refused(
         podman.build(context, "localhost/refused", "--target=build", f"--build-arg=BASE_IMAGE={base}")
 
 
-def test_what_nvidia_installed_is_kept(podman: Podman, build_image: str) -> None:
+def test_what_nvidia_installed_is_kept_and_ours_fits_it(podman: Podman, build_image: str) -> None:
+    """That every module imports there is a condition of the build (requirements/lacking.py)."""
+    names = ("torch", "tensorrt_llm", "transformers", "numpy", "grpcio", "protobuf", "tritonclient")
     program = (
-        "from importlib.metadata import distribution as d; "
-        "print(*[(d(n).version, str(d(n).locate_file(''))) for n in ('torch', 'tensorrt_llm')])"
+        "import json; from importlib.metadata import distribution as d; "
+        f"print(json.dumps([(d(n).version.partition('+')[0], str(d(n).locate_file(''))) for n in {names}]))"
     )
     done = podman.once(build_image, "-c", program, options=[*HARDENED, "--entrypoint=python3"])
-    place = "/usr/lib/python3/dist-packages"
-    assert done.stdout.strip() == f"('2.7.0a0+79aa17489c.nv25.4', '{place}') ('0.19.0', '{place}')", done.stderr
+    theirs = "/usr/local/lib/python3.12/site-packages"
+    versions = ("2.7.0", "0.19.0", "4.51.0", "1.26.4", "1.71.0", "5.29.4", "2.58.0")
+    places = [*[theirs] * 6, "/opt/nimble-coder/venv/lib/python3.12/site-packages"]
+    assert json.loads(done.stdout) == [list(each) for each in zip(versions, places, strict=True)], done.stderr
 
 
 def test_runtime_is_the_default_target(podman: Podman, runtime_image: str) -> None:
@@ -120,6 +124,21 @@ def test_the_engine_is_compiled_with_lookahead_and_verified(built: Built) -> Non
     assert (call["speculative_decoding_mode"], call["max_draft_len"]) == ("lookahead_decoding", draft_tokens)
     manifest = json.loads((built.cache / Path(built.artifact).relative_to(CACHE) / "manifest.json").read_text())
     assert manifest["verification"]["status"] == "passed"
+
+
+def test_the_command_of_the_gpu_checklist_asks_the_machine(podman: Podman, runtime_image: str) -> None:
+    """As the page writes it, but for the GPUs, the volume and the engines, which only a real one has."""
+    page = (ROOT / "docs" / "gpu-checklist.md").read_text()
+    command = page.partition("docker run ")[2].partition(" >")[0].replace("\\\n", " ").split()
+    image = command.index("nimble-coder")
+    options = [
+        each for each in command[:image] if each not in ("--rm", "--gpus", "all", "--volume") and ":" not in each
+    ]
+    done = podman.once(runtime_image, *command[image + 1 :], "--interfaces-only", options=options)
+    assert done.returncode == 1, done.stderr  # the stand-ins have neither NVIDIA's template nor its library
+    assert "## version: as expected" in done.stdout, done.stderr
+    assert "## flags: as expected" in done.stdout
+    assert "H100" in done.stdout
 
 
 def test_it_completes_over_grpc_and_http(served: Container) -> None:
