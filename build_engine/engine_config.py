@@ -23,7 +23,7 @@ LOOKAHEAD_DECODING = 8
 PLAIN_DECODING = 1
 """`speculative_decoding_mode` of an engine without speculation."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16"}
-"""What an engine computes in; fp8 quantises matrices and KV cache of a bfloat16 model."""
+"""What an engine computes in; fp8 quantises the matrices of a bfloat16 model."""
 
 
 class EngineConfigError(ValueError):
@@ -67,7 +67,7 @@ class EngineConfig:
             max_draft_len=profile.lookahead.max_draft_tokens,
             tensor_parallel=profile.tensor_parallel,
             quant_algo="FP8" if profile.precision == "fp8" else None,
-            kv_cache_quant_algo="FP8" if profile.precision == "fp8" else None,
+            kv_cache_quant_algo="FP8" if profile.fp8_kv_cache else None,
         )
 
     @classmethod

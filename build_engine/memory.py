@@ -16,7 +16,7 @@ RUNTIME_RESERVE = GIB
 """CUDA context, cuBLAS and NCCL workspaces, decoder state: an allowance, which docs/gpu-checklist.md measures."""
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-"""Bytes of a weight of a linear layer and of a KV cache element; fp8 profiles quantise both."""
+"""Bytes of a weight of a linear layer."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:
     """The memory that `profile` needs for a model of `shape`."""
     draft = profile.lookahead.max_draft_tokens
     kv_heads = ceil(shape.num_key_value_heads / profile.tensor_parallel)  # replicated where there are fewer than ranks
-    kv_per_token = 2 * shape.num_hidden_layers * kv_heads * shape.head_dim * WIDTH[profile.precision]
+    kv_per_token = 2 * shape.num_hidden_layers * kv_heads * shape.head_dim * kv_width(profile)
     return MemoryPlan(
         weights=weight_bytes(profile, shape),
         activations=activation_bytes(profile, shape),
@@ -64,6 +64,11 @@ def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:
         kv_cache_fraction=profile.kv_cache_fraction,
         tokens_per_sequence=profile.max_seq_len + draft,
     )
+
+
+def kv_width(profile: Profile) -> int:
+    """Bytes of an element of the KV cache, which stays in 16 bits beside fp8 weights."""
+    return 1 if profile.fp8_kv_cache else max(WIDTH[profile.precision], WIDTH["bf16"])
 
 
 def weight_bytes(profile: Profile, shape: ModelShape) -> int:

@@ -122,6 +122,7 @@ def build_engine(
     revision: RevisionOption = "main",
     lookahead: Annotated[str | None, typer.Option(metavar="W,N,G", help="The engine's largest (W,N,G).")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or fp8.")] = None,
+    fp8_kv_cache: Annotated[bool, typer.Option("--fp8-kv-cache", help="Of an fp8 engine; costs precision.")] = False,
     max_batch_size: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_input_len: Annotated[int | None, typer.Option(help="Longest prompt, in tokens.")] = None,
     max_seq_len: Annotated[int | None, typer.Option(help="Longest prompt plus output, in tokens.")] = None,
@@ -147,6 +148,8 @@ def build_engine(
         chosen = chosen_profile(profile, model, source).with_limits(
             lookahead=LookaheadConfig.parse(lookahead) if lookahead else None,
             precision=precision,
+            fp8_kv_cache=fp8_kv_cache or None,
+            kv_cache_reuse=False if fp8_kv_cache else None,
             max_batch_size=max_batch_size,
             max_input_len=max_input_len,
             max_seq_len=max_seq_len,

@@ -23,11 +23,11 @@ def test_profiles_are_listed_without_a_gpu_and_it_is_said(machine: Machine) -> N
 
 
 def test_profiles_are_grouped_by_verdict_with_reason_and_remedy(machine: Machine) -> None:
-    machine.gpus([*H100[:3], 21000])
+    machine.gpus([*H100[:3], 23000])
     text = machine.run("list-model-profiles", "--model-name", "qwen2.5-coder-14b-instruct").stdout
     runnable, low, incompatible = (text.index(words) for words in ("runnable (1)", "low memory (1)", "Incompatible"))
     assert runnable < text.index("14b-instruct-h100-fp8") < low < text.index("14b-instruct-h100-bf16") < incompatible
-    assert "needs 33.7 GiB per GPU, 20.5 GiB of 79.6 GiB are free: end what else uses the GPU" in text
+    assert "needs 33.7 GiB per GPU, 22.5 GiB of 79.6 GiB are free: end what else uses the GPU" in text
 
 
 def test_the_json_listing_has_every_field_a_script_needs(machine: Machine) -> None:

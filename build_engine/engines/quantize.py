@@ -28,8 +28,10 @@ def write_calibration(directory: Path) -> Path:
     return directory
 
 
-def quantize(model_dir: Path, output_dir: Path, dtype: str, tensor_parallel: int, calibration: str | None) -> None:
-    """Writes the fp8 checkpoint, KV cache scales included, into `output_dir`.
+def quantize(
+    model_dir: Path, output_dir: Path, dtype: str, tensor_parallel: int, calibration: str | None, fp8_kv_cache: bool
+) -> None:
+    """Writes the fp8 checkpoint into `output_dir`, with scales of the KV cache where that is to be in fp8 too.
 
     `calibration` is a data set's directory or name; None takes code from the standard library.
     """
@@ -41,7 +43,7 @@ def quantize(model_dir: Path, output_dir: Path, dtype: str, tensor_parallel: int
         calib_dataset=calibration or str(write_calibration(output_dir.with_name("calibration"))),
         dtype=dtype,
         qformat="fp8",
-        kv_cache_dtype="fp8",
+        kv_cache_dtype="fp8" if fp8_kv_cache else None,
         calib_size=SAMPLES,
         batch_size=BATCH,
         calib_max_seq_length=SAMPLE_TOKENS,
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--tensor-parallel", type=int, required=True)
     parser.add_argument("--calibration")
+    parser.add_argument("--fp8-kv-cache", action="store_true")
     quantize(**vars(parser.parse_args()))
 
 

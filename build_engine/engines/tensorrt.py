@@ -84,7 +84,8 @@ def conversion(profile: Profile, shop: Workshop) -> list[Step]:
 def quantization(profile: Profile, shop: Workshop) -> list[Step]:
     """One step for all ranks."""
     calibration = ("--calibration", shop.calibration) if shop.calibration else ()
-    return [Step("quantise the checkpoint to fp8", (*_module("quantize", profile, shop), *calibration))]
+    cache = ("--fp8-kv-cache",) if profile.fp8_kv_cache else ()
+    return [Step("quantise the checkpoint to fp8", (*_module("quantize", profile, shop), *calibration, *cache))]
 
 
 def _module(name: str, profile: Profile, shop: Workshop) -> tuple[str, ...]:

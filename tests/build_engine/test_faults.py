@@ -53,15 +53,15 @@ from pathlib import Path
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
-from build_engine.verify import Verification
+from build_engine.verify import Speed, Verification
 
 def progress(text):
     print(text, flush=True)
     if text.startswith({stage!r}):
         os.kill(os.getpid(), signal.SIGKILL)
 
-def verifier(profile, repository):
-    return Verification(1, 1, 1, 0, 2.0, 1.0, 2.0)
+def verifier(profile, repository, checkpoint):
+    return Verification(1, 1, 1, 0, 1.0, 0.0, Speed(2.0, 1.0, 2.0), Speed(2.0, 1.0, 2.0))
 
 cache = Cache(Path({str(machine.cache)!r}))
 build(PROFILES[{THIRTY_TWO!r}], Path({str(checkpoint)!r}), cache, progress, verifier=verifier)

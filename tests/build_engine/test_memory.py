@@ -19,9 +19,11 @@ def test_weights_are_as_large_as_the_checkpoint_with_its_own_head(size: str, gib
     assert plan_memory(profile, SHAPES[size]).weights / GIB == pytest.approx(gib, abs=0.01)
 
 
-def test_the_kv_cache_takes_two_bytes_per_element_in_bf16_and_one_in_fp8() -> None:
-    assert plan_memory(SEVEN, SHAPES["7b"]).kv_per_token == 57_344
-    assert plan_memory(replace(SEVEN, precision="fp8"), SHAPES["7b"]).kv_per_token == 28_672
+def test_the_kv_cache_takes_two_bytes_per_element_and_one_where_it_is_in_fp8() -> None:
+    fp8 = replace(SEVEN, precision="fp8")
+    assert plan_memory(SEVEN, SHAPES["7b"]).kv_per_token == plan_memory(fp8, SHAPES["7b"]).kv_per_token == 57_344
+    eight_bits = replace(fp8, fp8_kv_cache=True, kv_cache_reuse=False)
+    assert plan_memory(eight_bits, SHAPES["7b"]).kv_per_token == 28_672
 
 
 def test_kv_heads_are_replicated_where_there_are_fewer_than_gpus() -> None:

@@ -64,6 +64,15 @@ def test_an_id_does_not_change_from_release_to_release() -> None:
     assert profile.id == "20214e0e88f64864b8a85a03930c1898b3187bee6a1cc5d361c1c9b08110607e"
 
 
+def test_an_fp8_profile_keeps_its_kv_cache_in_16_bits_unless_asked_and_the_id_says_which() -> None:
+    """Engines of fp8 profiles once had the other cache: an artefact of theirs must not be taken for one of today's."""
+    profile = PROFILES["qwen2.5-coder-7b-instruct-h100-fp8-tp1-w8n8g8"]
+    assert not profile.fp8_kv_cache
+    old = "bc31e11593ff4ef7ee159a401aa120e06584af199f8aa030a2b07db3ed546a0f"
+    ids = {profile.id, replace(profile, fp8_kv_cache=True, kv_cache_reuse=False).id, old}
+    assert len(ids) == 3
+
+
 def test_serving_parameters_do_not_change_the_id() -> None:
     profile = PROFILES["demo"]
     assert replace(profile, name="x", kv_cache_fraction=0.5, max_queue_factor=1).id == profile.id
@@ -110,6 +119,8 @@ def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() ->
         ({"max_seq_len": 4096}, "leaves no room for output"),
         ({"max_batch_size": 0}, "at least 1"),
         ({"engine": "torch", "precision": "fp8"}, "does not compute in fp8"),
+        ({"fp8_kv_cache": True, "kv_cache_reuse": False}, "beside bf16 weights"),
+        ({"precision": "fp8", "fp8_kv_cache": True}, "turn kv_cache_reuse off"),
         ({"engine": "torch", "gpu": ANY, "lookahead": LookaheadConfig(1, 1, 0)}, "needs draft tokens"),
     ],
 )

@@ -39,6 +39,26 @@ def test_fp8_is_quantised_on_code_without_a_download(h100: Machine, tiny_checkpo
     assert (call["tp"], call["dtype"], call["texts"]) == (2, "bfloat16", 512)
 
 
+def test_an_fp8_engine_has_an_fp8_kv_cache_only_where_it_was_asked_for_and_does_not_reuse_it(
+    h100: Machine, tiny_checkpoint: Path
+) -> None:
+    usual = make(FP8, h100, tiny_checkpoint)
+    asked = make(FP8.with_limits(fp8_kv_cache=True, kv_cache_reuse=False), h100, tiny_checkpoint)
+    for artifact, algorithm, reuse in ((usual, None, "true"), (asked, "FP8", "false")):
+        found = EngineConfig.read(artifact.engine)
+        assert (found.quant_algo, found.kv_cache_quant_algo) == ("FP8", algorithm)
+        config = (artifact.repository / "tensorrt_llm" / "config.pbtxt").read_text()
+        assert f'"enable_kv_cache_reuse" value: {{ string_value: "{reuse}" }}' in config
+
+
+def test_an_fp8_kv_cache_is_asked_for_on_the_command_line(h100: Machine) -> None:
+    done = h100.run("build-engine", "-p", FP8.name, "--fp8-kv-cache", "--dry-run")
+    assert (done.returncode, done.stdout.count("--fp8-kv-cache")) == (0, 1)
+    refused = h100.run("build-engine", "-p", SEVEN.name, "--fp8-kv-cache", "--dry-run")
+    assert refused.returncode == 2
+    assert "beside bf16 weights" in refused.stderr
+
+
 def test_the_compiler_gets_every_limit(h100: Machine, tiny_checkpoint: Path) -> None:
     make(THIRTY_TWO, h100, tiny_checkpoint, BuildOptions(workers=8))
     (call,) = [call for call in h100.calls if call["command"] == "trtllm-build"]

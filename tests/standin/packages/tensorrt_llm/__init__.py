@@ -26,7 +26,7 @@ def record(call: str, **arguments: object) -> None:
 
 
 def write_checkpoint(
-    model_dir: str, output_dir: str, dtype: str, tp_size: int, ranks: list[int], quant: str | None
+    model_dir: str, output_dir: str, dtype: str, tp_size: int, ranks: list[int], quant: str | None, kv: str | None
 ) -> None:
     """A checkpoint in TensorRT-LLM's layout."""
     config = json.loads((Path(model_dir) / "config.json").read_text())
@@ -48,7 +48,7 @@ def write_checkpoint(
             "rotary_base": config["rope_theta"],
             "max_position_embeddings": config["max_position_embeddings"],
             "mapping": {"world_size": tp_size, "tp_size": tp_size, "pp_size": 1, "cp_size": 1, "gpus_per_node": 8},
-            "quantization": {"quant_algo": quant, "kv_cache_quant_algo": quant},
+            "quantization": {"quant_algo": quant, "kv_cache_quant_algo": kv},
         }
         (output / "config.json").write_text(json.dumps(content, indent=4))
     for rank in ranks:

@@ -32,4 +32,4 @@ class QWenForCausalLM:
     def save_checkpoint(self, output_dir: str, save_config: bool = True) -> None:
         if save_config != (self.mapping.rank == 0):
             raise ValueError("only rank 0 saves the configuration")
-        write_checkpoint(self.directory, output_dir, self.dtype, self.mapping.tp_size, [self.mapping.rank], None)
+        write_checkpoint(self.directory, output_dir, self.dtype, self.mapping.tp_size, [self.mapping.rank], None, None)

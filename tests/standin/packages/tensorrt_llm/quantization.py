@@ -14,7 +14,7 @@ def quantize_and_export(
     calib_dataset: str,
     dtype: str,
     qformat: str,
-    kv_cache_dtype: str,
+    kv_cache_dtype: str | None,
     calib_size: int,
     batch_size: int,
     calib_max_seq_length: int,
@@ -37,9 +37,11 @@ def quantize_and_export(
 ) -> None:
     if not json.loads(os.environ.get("STANDIN_GPUS", "[]")):
         raise RuntimeError("No CUDA GPUs are available")
-    if (qformat, kv_cache_dtype, device) != ("fp8", "fp8", "cuda"):
+    if (qformat, device) != ("fp8", "cuda") or kv_cache_dtype not in ("fp8", None):
         raise ValueError(f"qformat {qformat}, kv_cache_dtype {kv_cache_dtype}, device {device}")
     rows = [json.loads(line) for line in (Path(calib_dataset) / "train.jsonl").read_text().splitlines()]
     texts = sum(bool(row["text"]) for row in rows)
     record("quantize_and_export", model_dir=model_dir, dtype=dtype, tp=tp_size, texts=texts)
-    write_checkpoint(model_dir, output_dir, dtype, tp_size, list(range(tp_size)), "FP8")
+    write_checkpoint(
+        model_dir, output_dir, dtype, tp_size, list(range(tp_size)), "FP8", "FP8" if kv_cache_dtype else None
+    )
