@@ -260,11 +260,11 @@ class Job:
 
     def verify(self, verifier: Verifier) -> dict[str, object]:
         """Runs the engine where it is, before it is published; the manifest's record of that."""
-        self.progress("verifying: generating with lookahead and without, and asking the checkpoint")
+        self.progress("verifying: loading the engine")
         trial = self.draft / "trial"
         self.render(self.draft, trial)
         try:
-            result = verifier(self.profile, trial, self.checkpoint)
+            result = verifier(self.profile, trial, self.checkpoint, self.progress)
         finally:
             shutil.rmtree(trial, ignore_errors=True)
         self.progress(

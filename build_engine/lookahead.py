@@ -75,3 +75,5 @@ class LookaheadConfig:
 
 
 PLAIN = LookaheadConfig(1, 1, 0)
+SMALL = (LookaheadConfig(1, 4, 1), LookaheadConfig(1, 3, 1), LookaheadConfig(1, 2, 1))
+"""What a CPU bears, the most draft tokens first: 5, 3 and 1 (docs/tuning.md)."""

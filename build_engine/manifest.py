@@ -62,6 +62,12 @@ class Manifest:
         """The engine's (W, N, G)."""
         return LookaheadConfig(**self.profile["lookahead"])
 
+    @property
+    def fastest(self) -> LookaheadConfig | None:
+        """What the verification found for a lone request; None where it has not looked."""
+        found = (self.verification or {}).get("fastest")
+        return LookaheadConfig(*found) if found else None
+
     def build_profile(self) -> Profile:
         """The profile that the artefact was built from."""
         return Profile(**{**self.profile, "lookahead": self.lookahead})

@@ -8,7 +8,7 @@ import msgspec
 import msgspec.yaml
 import yaml
 
-from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from build_engine.lookahead import PLAIN, SMALL, LookaheadConfig, LookaheadError
 
 HEADER = """\
 # Written by `nimble-coder tune`; the gateway reads it when it starts (docs/tuning.md).
@@ -16,7 +16,7 @@ HEADER = """\
 # Speeds are tokens per second of all requests together: under it, under the engine's own (W,N,G), and plainly.
 """
 
-PORTABLE = ((1, LookaheadConfig(1, 4, 1)), (2, LookaheadConfig(1, 3, 1)))
+PORTABLE = ((1, SMALL[0]), (2, SMALL[2]), (4, PLAIN))
 """The portable engine's on a CPU, where nobody has tuned: from load on, as docs/tuning.md measured."""
 
 
@@ -83,12 +83,14 @@ class Policy:
         return cls(tuple(levels))
 
     @classmethod
-    def portable(cls, engine: LookaheadConfig) -> "Policy":
+    def portable(cls, engine: LookaheadConfig, fastest: LookaheadConfig | None = None) -> "Policy":
         """For the portable engine where nobody has tuned: few drafts, since a CPU's step costs what its tokens cost.
 
-        Measured on the embedded model (docs/tuning.md).
+        `fastest` is what the build found for a lone request; several get no more drafts than that. Without it the
+        published 0.5B's is taken (docs/tuning.md).
         """
-        return cls(tuple((load, config.limited_to(engine)) for load, config in PORTABLE))
+        alone = (fastest or PORTABLE[0][1]).limited_to(engine)
+        return cls(((1, alone), *((load, config.limited_to(alone)) for load, config in PORTABLE[1:])))
 
     def choose(self, load: int, prompt_length: int) -> LookaheadConfig:
         """The (w,n,g) for a request that makes it `load` generations at once; plain where its prompt is too short."""

@@ -11,7 +11,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 from build_engine.reference import Reference
-from build_engine.verify import Batch, Verification, VerificationError, verify
+from build_engine.verify import Batch, Progress, Verification, VerificationError, verify
 from nimble_coder.client import Completion, CompletionClient, CompletionError
 from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses, TritonServer
@@ -47,7 +47,7 @@ class ServedEngine:
         return Batch([each.token_ids for each in done], seconds, decoded / steps if steps else 1.0)
 
 
-def verify_served(profile: Profile, repository: Path, checkpoint: Checkpoint) -> Verification:
+def verify_served(profile: Profile, repository: Path, checkpoint: Checkpoint, progress: Progress) -> Verification:
     """Serves the repository on free ports and verifies its engine; raises `VerificationError`."""
     with tempfile.TemporaryDirectory(prefix="nimble-verify-") as scratch:
         server = TritonServer(repository, Addresses.free(), log=Path(scratch) / "triton.log")
@@ -59,7 +59,7 @@ def verify_served(profile: Profile, repository: Path, checkpoint: Checkpoint) ->
                 watchdog.start()
                 try:
                     with CompletionClient(server.addresses.grpc) as client:
-                        return verify(ServedEngine(client), profile, Reference(checkpoint))
+                        return verify(ServedEngine(client), profile, Reference(checkpoint), progress)
                 finally:
                     watchdog.cancel()
         except TritonError as error:

@@ -93,3 +93,20 @@ def test_the_portable_table_stays_within_the_engine(engine: tuple[int, int, int]
     policy = Policy.portable(own)
     for load in (1, 2, 4, 100):
         policy.choose(load, prompt_length=50).check_within(own)
+
+
+def test_where_nobody_has_tuned_drafts_are_for_few_requests() -> None:
+    policy = Policy.portable(ENGINE)
+    chosen = [str(policy.choose(load, prompt_length=50)) for load in (1, 2, 3, 4, 100)]
+    assert chosen == ["(1,4,1)", "(1,2,1)", "(1,2,1)", "(1,1,0)", "(1,1,0)"]
+
+
+@pytest.mark.parametrize("fastest", [(1, 1, 0), (1, 2, 1), (1, 3, 1), (8, 8, 8)])
+def test_what_the_build_found_for_a_lone_request_holds_and_more_requests_get_no_more(
+    fastest: tuple[int, int, int],
+) -> None:
+    found = LookaheadConfig(*fastest)
+    policy = Policy.portable(ENGINE, found)
+    assert policy.choose(1, prompt_length=50) == found
+    for load in (2, 4, 9):
+        policy.choose(load, prompt_length=50).check_within(found)

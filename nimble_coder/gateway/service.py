@@ -98,7 +98,7 @@ class Service:
         path = given or (beside if beside and beside.is_file() else None)
         if path is None:
             is_portable = self.artifact.manifest.profile["engine"] == "torch" and not self.limits.lookahead.is_plain
-            return Policy.portable(self.limits.lookahead) if is_portable else None
+            return Policy.portable(self.limits.lookahead, self.artifact.manifest.fastest) if is_portable else None
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.lookahead)
 

@@ -60,8 +60,9 @@ def progress(text):
     if text.startswith({stage!r}):
         os.kill(os.getpid(), signal.SIGKILL)
 
-def verifier(profile, repository, checkpoint):
-    return Verification(1, 1, 1, 0, 1.0, 0.0, Speed(2.0, 1.0, 2.0), Speed(2.0, 1.0, 2.0))
+def verifier(profile, repository, checkpoint, progress):
+    speed = Speed(2.0, 1.0, 2.0)
+    return Verification(1, 1, 1, 0, 1.0, 0.0, speed, speed, profile.lookahead, 2.0)
 
 cache = Cache(Path({str(machine.cache)!r}))
 build(PROFILES[{THIRTY_TWO!r}], Path({str(checkpoint)!r}), cache, progress, verifier=verifier)

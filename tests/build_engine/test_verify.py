@@ -1,13 +1,24 @@
 """The judgement on a new engine: equal tokens, near ties, the checkpoint's own tokens, and speed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import PROFILES, Precision, Profile
-from build_engine.verify import LIMITS, PROMPTS, TOKENS, Batch, Verification, VerificationError, advice, verify
+from build_engine.verify import (
+    LIMITS,
+    PORTABLE_COMPARED,
+    PORTABLE_TOKENS,
+    PROMPTS,
+    TOKENS,
+    Batch,
+    Verification,
+    VerificationError,
+    advice,
+    verify,
+)
 
 BF16 = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 FP32 = PROFILES["demo"]
@@ -25,6 +36,9 @@ class FakeEngine:
     """Of a request that is alone; lookahead takes 1.0."""
     crowded: float = 1.0
     """How much longer lookahead takes for every request when others run beside it."""
+    smaller_seconds: float = 1.0
+    """Of a request that is alone and asks for less than the engine's own."""
+    own: LookaheadConfig = FP32.lookahead
     knows_lookahead: bool = True
     """Whether it was built with lookahead; one that was not takes no (w,n,g)."""
 
@@ -35,7 +49,8 @@ class FakeEngine:
         assert lookahead is None or self.knows_lookahead
         plain = lookahead is not None and lookahead.is_plain
         outputs = [self._continue(prompt, max_tokens, {} if plain else self.wrong) for prompt in prompts]
-        seconds = self.plain_seconds if plain else self.crowded if len(prompts) > 1 else 1.0
+        alone = self.smaller_seconds if lookahead not in (None, self.own) else 1.0
+        seconds = self.plain_seconds if plain else self.crowded if len(prompts) > 1 else alone
         return Batch(outputs, seconds, 1.0 if plain else 2.5)
 
     def _continue(self, prompt: list[int], count: int, wrong: dict[int, int]) -> list[int]:
@@ -63,7 +78,7 @@ class FakeReference:
 
 
 def check(engine: FakeEngine, profile: Profile = BF16, reference: FakeReference | None = None) -> Verification:
-    return verify(engine, profile, reference or FakeReference())
+    return verify(engine, profile, reference or FakeReference(), lambda _: None)
 
 
 def judge(engine: FakeEngine, profile: Profile = BF16) -> dict[str, object]:
@@ -74,6 +89,17 @@ def test_eight_prompts_of_two_hundred_tokens_are_compared() -> None:
     result = judge(FakeEngine())
     assert (len(PROMPTS), TOKENS) == (8, 200)
     assert (result["requests"], result["tokens"], result["identical"]) == (8, 1600, 8)
+
+
+def test_a_portable_engine_on_a_cpu_generates_fewer_and_says_what_is_going_on() -> None:
+    said: list[str] = []
+    result = verify(FakeEngine(), FP32, FakeReference(), said.append)
+    assert result.tokens == 8 * PORTABLE_TOKENS
+    assert [line.split(",")[0] for line in said] == [
+        "8 requests at once",
+        f"asking the checkpoint about the first {PORTABLE_COMPARED} tokens of each",
+        "one request at a time",
+    ]
 
 
 def test_the_record_has_the_speeds_of_one_request_and_of_eight() -> None:
@@ -133,21 +159,36 @@ def test_a_difference_in_the_last_token_is_one_near_tie() -> None:
 
 def test_in_fp32_every_token_must_be_equal() -> None:
     with pytest.raises(VerificationError, match="0 are allowed"):
-        judge(FakeEngine(wrong={100: 5}), FP32)
+        judge(FakeEngine(wrong={10: 5}), FP32)
 
 
-def test_a_compiled_engine_that_is_slower_is_refused_and_a_smaller_or_plain_one_offered() -> None:
-    with pytest.raises(VerificationError, match=r"slower than plain decoding.*--lookahead 4,3,4.*--lookahead 1,1,0"):
+def test_a_compiled_engine_that_is_slower_is_refused_and_what_was_faster_is_offered() -> None:
+    with pytest.raises(VerificationError, match=r"slower than plain.* build a plain engine \(--lookahead 1,1,0\)"):
         judge(FakeEngine(plain_seconds=0.5, crowded=0.1))
+    with pytest.raises(VerificationError, match=r"\(8,8,8\) is slower.* build it for \(\d,3,\d\).*, 2\.00x the speed"):
+        judge(FakeEngine(plain_seconds=0.5, smaller_seconds=0.25))
 
 
-def test_a_torch_engine_may_be_slower_where_it_is_built_and_what_to_do_is_said() -> None:
+def test_a_torch_engine_may_be_slower_where_it_is_built_and_then_plain_decoding_is_the_default() -> None:
     result = check(FakeEngine(plain_seconds=0.5), FP32)
     assert (result.to_json()["status"], result.alone.speed_up) == ("slower", 0.5)
+    assert (result.fastest, result.gain) == (PLAIN, 1.0)
     said = advice(FP32, result)
     assert said.startswith("lookahead (8,8,8) is slower than plain decoding here: 3.00 s instead of 1.50 s for 3 ")
-    assert "--lookahead 4,3,4" in said
+    assert "a request that names no (w,n,g) is decoded plainly" in said
     assert advice(FP32, check(FakeEngine(), FP32)) == ""
+
+
+@pytest.mark.parametrize("own", [LookaheadConfig(8, 8, 8), LookaheadConfig(4, 3, 4), LookaheadConfig(1, 4, 1)])
+def test_what_was_too_slow_is_never_what_is_recommended(own: LookaheadConfig) -> None:
+    profile = replace(FP32, lookahead=own)
+    result = check(FakeEngine(plain_seconds=0.5, smaller_seconds=0.4, own=own), profile)
+    assert result.is_slower
+    assert result.fastest not in (own, PLAIN)
+    result.fastest.check_within(own)
+    assert result.gain == pytest.approx(1.25)
+    assert f"gets {result.fastest}, 1.25x" in advice(profile, result)
+    assert result.to_json()["fastest"] == astuple(result.fastest)
 
 
 def test_a_plain_engine_is_compared_with_itself_and_not_for_speed() -> None:
