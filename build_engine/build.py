@@ -17,6 +17,7 @@ from build_engine.engine_config import TORCH_ENGINE, EngineConfig
 from build_engine.engines import tensorrt
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.manifest import Manifest, ManifestError, record_files
+from build_engine.memory import weight_bytes
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import Places, render_repository
 from build_engine.selection import matching_gpus
@@ -238,8 +239,8 @@ class Job:
         """Runs the plan, and keeps of its results the engines alone."""
         work, log = self.draft / "work", self.cache.log(self.place)
         steps = tensorrt.plan(self.profile, workshop(self.profile, self.checkpoint.directory, self.draft, self.options))
-        # The converted checkpoint and each engine are about as large as the checkpoint itself.
-        size = sum(path.stat().st_size for path in self.checkpoint.files)
+        # The converted checkpoint, and each engine; both have a tied head a second time.
+        size = self.profile.tensor_parallel * weight_bytes(self.profile, self.checkpoint.shape)
         self.cache.check_space((3 if self.options.companion else 2) * size, f"building {self.profile.name}")
         work.mkdir()
         log.write_text("", encoding="utf-8")

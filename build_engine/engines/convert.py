@@ -8,6 +8,8 @@ GPU: the weights are read on the CPU.
 import argparse
 from pathlib import Path
 
+from build_engine.engines.transformers4 import as_transformers_4
+
 
 def convert_rank(model_dir: Path, output_dir: Path, dtype: str, tensor_parallel: int, rank: int) -> None:
     """Writes `rank{rank}.safetensors`, and for rank 0 `config.json`, into `output_dir`."""
@@ -15,9 +17,10 @@ def convert_rank(model_dir: Path, output_dir: Path, dtype: str, tensor_parallel:
     from tensorrt_llm.models import QWenForCausalLM  # noqa: PLC0415
 
     mapping = Mapping(world_size=tensor_parallel, rank=rank, tp_size=tensor_parallel)
-    model = QWenForCausalLM.from_hugging_face(str(model_dir), dtype=dtype, mapping=mapping, load_model_on_cpu=True)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    model.save_checkpoint(str(output_dir), save_config=rank == 0)
+    with as_transformers_4(model_dir) as source:
+        model = QWenForCausalLM.from_hugging_face(str(source), dtype=dtype, mapping=mapping, load_model_on_cpu=True)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        model.save_checkpoint(str(output_dir), save_config=rank == 0)
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import json
 import sysconfig
 from pathlib import Path
 
+from build_engine.engines.transformers4 import as_transformers_4
+
 SAMPLES, SAMPLE_TOKENS, BATCH = 512, 512, 8
 SAMPLE_CHARACTERS = 4 * SAMPLE_TOKENS
 """About four characters of code are one token."""
@@ -37,24 +39,25 @@ def quantize(
     """
     from tensorrt_llm.quantization import quantize_and_export  # noqa: PLC0415 - exists only in NVIDIA's container
 
-    quantize_and_export(
-        model_dir=str(model_dir),
-        device="cuda",
-        calib_dataset=calibration or str(write_calibration(output_dir.with_name("calibration"))),
-        dtype=dtype,
-        qformat="fp8",
-        kv_cache_dtype="fp8" if fp8_kv_cache else None,
-        calib_size=SAMPLES,
-        batch_size=BATCH,
-        calib_max_seq_length=SAMPLE_TOKENS,
-        awq_block_size=128,
-        output_dir=str(output_dir),
-        tp_size=tensor_parallel,
-        pp_size=1,
-        cp_size=1,
-        seed=1234,
-        tokenizer_max_seq_length=2048,
-    )
+    with as_transformers_4(model_dir) as source:
+        quantize_and_export(
+            model_dir=str(source),
+            device="cuda",
+            calib_dataset=calibration or str(write_calibration(output_dir.with_name("calibration"))),
+            dtype=dtype,
+            qformat="fp8",
+            kv_cache_dtype="fp8" if fp8_kv_cache else None,
+            calib_size=SAMPLES,
+            batch_size=BATCH,
+            calib_max_seq_length=SAMPLE_TOKENS,
+            awq_block_size=128,
+            output_dir=str(output_dir),
+            tp_size=tensor_parallel,
+            pp_size=1,
+            cp_size=1,
+            seed=1234,
+            tokenizer_max_seq_length=2048,
+        )
 
 
 def main() -> None:

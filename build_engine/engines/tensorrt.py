@@ -7,7 +7,7 @@ Flags: `trtllm-build --help` of TensorRT-LLM 0.19. What its builder changes by i
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from build_engine.checkpoint import Checkpoint
@@ -103,7 +103,10 @@ def _module(name: str, profile: Profile, shop: Workshop) -> tuple[str, ...]:
 
 
 def trtllm_build(profile: Profile, shop: Workshop, engine: Path, lookahead: LookaheadConfig) -> tuple[str, ...]:
-    """The compiler's command. Every limit is given: the default of 2048 requests times D + 1 tokens fits no GPU."""
+    """The compiler's command. Every limit is given: the default of 2048 requests times D + 1 tokens fits no GPU.
+
+    `--kv_cache_type` is not: paged is the default, and the parser of later versions dies of any value.
+    """
     flags = {
         "checkpoint_dir": shop.checkpoint,
         "output_dir": engine,
@@ -112,7 +115,6 @@ def trtllm_build(profile: Profile, shop: Workshop, engine: Path, lookahead: Look
         "max_seq_len": profile.max_seq_len,  # the builder adds D
         "max_num_tokens": profile.max_num_tokens if lookahead.is_plain else profile.engine_num_tokens,
         "max_beam_width": 1,
-        "kv_cache_type": "paged",
         "tokens_per_block": 32,
         "remove_input_padding": "enable",
         "context_fmha": "enable",
@@ -180,16 +182,24 @@ def check_profile(profile: Profile, checkpoint: Checkpoint) -> None:
         )
 
 
+def check_equal(engine: Path, name: str, found: object, planned: object) -> None:
+    """Raises `EngineBuildError` where an engine's `config.json` does not say what was planned."""
+    if found != planned:
+        raise EngineBuildError(
+            f"{engine / 'config.json'} says {name} {found}, planned was {planned}: TensorRT-LLM built another engine "
+            f"than asked for; see the log, and report it with both values"
+        )
+
+
 def check_engine(engine: Path, expected: EngineConfig) -> None:
     """Raises `EngineBuildError` or `EngineConfigError` unless the directory holds the engine that was planned."""
     found = EngineConfig.read(engine)
     for name in CHECKED:
         is_, should = getattr(found, name), getattr(expected, name)
-        if is_ != should:
-            raise EngineBuildError(
-                f"{engine / 'config.json'} says {name} {is_}, planned was {should}: TensorRT-LLM built another engine "
-                f"than asked for; see the log, and report it with both values"
-            )
+        check_equal(engine, name, is_, should)
+    for name, should in asdict(expected.shape).items():
+        if name != "tie_word_embeddings":  # its head is another tensor, tied or not
+            check_equal(engine, name, getattr(found.shape, name), should)
     for rank in range(expected.tensor_parallel):
         file = engine / f"rank{rank}.engine"
         if not file.is_file() or not file.stat().st_size:

@@ -13,6 +13,9 @@ from build_engine.engine_config import TORCH_ENGINE, EngineConfig
 ROOT = Path("/opt/tritonserver")
 """Where the container `nvcr.io/nvidia/tritonserver:*-trtllm-python-py3` has it."""
 
+MPI = ("--allow-run-as-root", "--bind-to", "none")
+"""Open MPI binds each of two ranks to one core where nobody says otherwise, and Triton with all its threads with it."""
+
 
 @dataclass(frozen=True)
 class ContainerTriton:
@@ -51,4 +54,4 @@ class ContainerTriton:
         if self.ranks == 1:
             return commands[0]
         contexts = [part for command in commands for part in (":", "-n", "1", *command)][1:]
-        return ["mpirun", "--allow-run-as-root", *contexts]
+        return ["mpirun", *MPI, *contexts]

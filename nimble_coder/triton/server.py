@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -216,23 +217,29 @@ class TritonServer:
         """Ends the process, letting requests in flight finish for up to `grace` seconds; returns its exit code."""
         try:
             if self.poll() is None:
-                self._process.terminate()
+                self._terminate()
                 self._process.wait(grace)
         except subprocess.TimeoutExpired:
             self._process.kill()
         finally:  # also when a second Ctrl-C cuts the grace short
-            self._end_group()
+            self._end_session()
             shutil.rmtree(self._work, ignore_errors=True)
             for region in Path("/dev/shm").glob(f"{self._shared_memory(self._work)}*"):  # noqa: S108 - left by killed stubs
                 region.unlink(missing_ok=True)
         return self._process.wait()
 
-    def _end_group(self) -> None:
-        """Stubs outlive a tritonserver that was killed; they are in its process group."""
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+    def _terminate(self) -> None:
+        """Asks the ranks to end; mpirun, asked itself, would kill them a second or two later, and it ends with them."""
+        commands = session_commands(self.pid)
+        for pid in [pid for pid, command in commands.items() if command[0].endswith("tritonserver")] or [self.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _end_session(self) -> None:
+        """Stubs outlive a tritonserver that was killed, and ranks an mpirun; they are in its session."""
+        for pid in session_commands(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _arguments(self, backends: Path) -> list[str]:
         a = self.addresses

@@ -1,6 +1,7 @@
 """The plan for TensorRT-LLM: what is asked of it is what it accepts, and what it makes is what was planned."""
 
 import json
+import math
 import shutil
 import subprocess
 from dataclasses import replace
@@ -65,7 +66,7 @@ def test_the_compiler_gets_every_limit(h100: Machine, tiny_checkpoint: Path) -> 
     assert call["speculative_decoding_mode"] == "lookahead_decoding"
     assert (call["max_draft_len"], call["max_batch_size"], call["max_beam_width"]) == (419, 8, 1)
     assert (call["max_input_len"], call["max_seq_len"], call["max_num_tokens"]) == (8192, 16384, 8192)
-    assert (call["kv_cache_type"], call["use_paged_context_fmha"]) == ("paged", "enable")
+    assert (call["kv_cache_type"], call["use_paged_context_fmha"]) == (None, "enable")
     assert call["workers"] == 2  # not more than there are ranks
 
 
@@ -124,6 +125,38 @@ def test_a_compiler_that_fails_or_builds_something_else_publishes_nothing(
     with pytest.raises(EngineBuildError, match=message):
         make(THIRTY_TWO, h100, tiny_checkpoint)
     assert h100.artifacts == h100.leftovers == []
+
+
+@pytest.mark.parametrize("profile", [SEVEN, FP8], ids=["converted", "quantised"])
+def test_a_fine_tune_saved_by_transformers_5_keeps_its_rotary_base(
+    h100: Machine, tiny_checkpoint: Path, tmp_path: Path, profile: Profile
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "fine-tune"))
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
+    (checkpoint / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    assert EngineConfig.read(make(profile, h100, checkpoint).engine).shape.rope_theta == 1e6
+
+
+def test_an_engine_with_another_rotary_base_than_its_checkpoint_is_not_published(
+    h100: Machine, tiny_checkpoint: Path
+) -> None:
+    h100.set(STANDIN_CONVERT="rope")
+    with pytest.raises(EngineBuildError, match=r"says rope_theta 10000\.0, planned was 1000000\.0"):
+        make(SEVEN, h100, tiny_checkpoint)
+    assert h100.artifacts == []
+
+
+def test_the_disk_has_to_hold_a_tied_head_twice(
+    h100: Machine, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversion writes the embedding a second time as the head: 0.5B has 988 MB, its engine 1277."""
+    checked = list[int]()
+    monkeypatch.setattr(Cache, "check_space", lambda _cache, needed, _purpose: checked.append(needed))
+    make(SEVEN, h100, tiny_checkpoint)
+    shape = Checkpoint.open(tiny_checkpoint).shape
+    parameters = sum(math.prod(size) for name, size in replace(shape, tie_word_embeddings=False).tensors())
+    assert checked == [2 * 2 * parameters]
 
 
 def test_a_failing_conversion_says_what_it_last_wrote(h100: Machine, tiny_checkpoint: Path) -> None:

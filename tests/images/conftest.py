@@ -71,6 +71,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "checkpoint"
     directory.parent.chmod(0o755)
     write_tiny_checkpoint(directory, vocab_size=4096)
+    (directory / "model.safetensors").chmod(0o644)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(ROOT / "build_engine" / "embedded_model" / name, directory / name)
     return directory

@@ -1,11 +1,18 @@
 """The command that starts NVIDIA's Triton for compiled engines, one rank or several."""
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from build_engine.build import Artifact, build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
+from nimble_coder.children import session_commands
 from nimble_coder.triton.container import ContainerTriton
+from nimble_coder.triton.server import Addresses, TritonServer
 from tests.standin.machine import Machine
 
 ARGUMENTS = ["--model-repository=r", "--grpc-port=8001"]
@@ -44,8 +51,8 @@ def test_every_further_rank_is_an_application_context_of_mpirun(
     found = ContainerTriton.for_repository(artifact.repository, container(tmp_path))
     assert found is not None
     command = found.launch(ARGUMENTS, "x-")
-    assert command[:4] == ["mpirun", "--allow-run-as-root", "-n", "1"]
-    first, second = " ".join(command[2:]).split(" : ")
+    assert command[:6] == ["mpirun", "--allow-run-as-root", "--bind-to", "none", "-n", "1"]
+    first, second = " ".join(command[4:]).split(" : ")
     assert first.startswith("-n 1 ")
     assert "--load-model" not in first
     assert second.endswith("shm-region-prefix-name=x-1- --model-control-mode=explicit --load-model=tensorrt_llm")
@@ -55,3 +62,50 @@ def test_the_portable_engine_never_needs_it(machine: Machine, tiny_checkpoint: P
     artifact = compiled(machine, tiny_checkpoint, "demo")
     assert ContainerTriton.for_repository(artifact.repository, container(tmp_path)) is None
     assert ContainerTriton.for_repository(artifact.repository, tmp_path / "elsewhere") is None
+
+
+MPIRUN = """#!/bin/bash
+# Open MPI's: each rank is a process group of its own; told to end, it kills them before they have ended.
+trap 'kill -KILL $(jobs -p)' TERM
+set -m
+shift 3
+for rank in 0 1; do "$3" $rank & done
+wait
+"""
+RANK = """#!/bin/bash
+exec -a tritonserver bash -c '
+trap "sleep 0.5; touch {ended}-$0; exit 0" TERM
+touch {started}-$0
+while :; do sleep 0.05; done' $1
+"""
+
+
+def test_the_ranks_end_by_themselves_when_the_service_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, programs = container(tmp_path), tmp_path / "programs"
+    (root / "bin").mkdir()
+    programs.mkdir()
+    for path, text in (
+        (programs / "mpirun", MPIRUN),
+        (root / "bin" / "tritonserver", RANK.format(started=tmp_path / "started", ended=tmp_path / "ended")),
+    ):
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    server = TritonServer(tmp_path / "repository", Addresses.free(), tmp_path / "log")
+    vars(server)["_container"] = ContainerTriton(root, 2)
+    server.start()
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("started-*"))) == 2)
+    finally:
+        server.stop()
+    assert len(list(tmp_path.glob("ended-*"))) == 2, (tmp_path / "log").read_text()
+    assert session_commands(server.pid) == {}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,8 +1,9 @@
 """Stands in for the package `tensorrt_llm`: the calls that the build stage makes, with their recorded signatures.
 
-Sources: models/qwen/model.py, mapping.py, quantization/quantize_by_modelopt.py below tensorrt_llm/ of
-NVIDIA/TensorRT-LLM, the nearest readable versions to 0.19.0. Environment: STANDIN_GPUS, STANDIN_RECORD, STANDIN_CONVERT
-(a fault: `exit` or `hang`).
+Sources, below tensorrt_llm/ of NVIDIA/TensorRT-LLM; 0.19.0 itself, c6f7d423, could not be read: models/qwen/model.py at
+04a2cacb but for `use_autoawq`, models/qwen/config.py at 0428c188, mapping.py at b35ac1b6,
+quantization/quantize_by_modelopt.py at 042c510d, commands/build.py at 008b2b8d. Environment: STANDIN_GPUS,
+STANDIN_RECORD, STANDIN_CONVERT (a fault: `exit`, `hang`, or `rope`: transformers 4's default for the rotary base).
 """
 
 import json
@@ -45,7 +46,9 @@ def write_checkpoint(
             "num_key_value_heads": config["num_key_value_heads"],
             "head_size": config["hidden_size"] // config["num_attention_heads"],
             "norm_epsilon": config["rms_norm_eps"],
-            "rotary_base": config["rope_theta"],
+            "rotary_base": 10000.0
+            if os.environ.get("STANDIN_CONVERT") == "rope"
+            else config.get("rope_theta", 10000.0),  # as transformers 4.51 has it
             "max_position_embeddings": config["max_position_embeddings"],
             "mapping": {"world_size": tp_size, "tp_size": tp_size, "pp_size": 1, "cp_size": 1, "gpus_per_node": 8},
             "quantization": {"quant_algo": quant, "kv_cache_quant_algo": kv},

@@ -3,7 +3,7 @@
 from tensorrt_llm import record, write_checkpoint
 from tensorrt_llm.mapping import Mapping
 
-KNOWN_KEYWORDS = {"load_model_on_cpu", "use_hf_gptq_checkpoint"}
+KNOWN_KEYWORDS = {"load_model_on_cpu", "use_autoawq"}
 
 
 class QWenForCausalLM:
