@@ -91,6 +91,8 @@ class Sampling:
     """Token sequences that are never completed."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit); the least that is allowed forbids the token."""
+    begins_with: tuple[tuple[int, ...], ...] = ()
+    """Token sequences of which the output begins with one."""
     log_probs: bool = False
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
 

@@ -26,7 +26,7 @@ class Sampler:
     def choose(self, logits: torch.Tensor) -> tuple[int, float]:
         """The next token and its log probability, from logits `[vocab_size]`."""
         raw = logits.float().cpu()
-        adjusted = self._forbid(self._penalise(raw.clone()))
+        adjusted = self._begin(self._forbid(self._penalise(raw.clone())))
         token = int(self._draw(adjusted))
         self._seen.add(token)
         self._output.append(token)
@@ -54,6 +54,15 @@ class Sampler:
             if not beginning or self._output[-len(beginning) :] == beginning:
                 logits[last] = -torch.inf
         return logits
+
+    def _begin(self, logits: torch.Tensor) -> torch.Tensor:
+        """Leaves only what goes on with a beginning that is asked for, until one is complete."""
+        length = len(self._output)
+        begun = [ids for ids in self._sampling.begins_with if list(ids[:length]) == self._output and len(ids) > length]
+        if not begun:
+            return logits
+        wanted = torch.tensor([ids[length] for ids in begun])
+        return torch.full_like(logits, -torch.inf).index_copy(0, wanted, logits[wanted])
 
     def _draw(self, logits: torch.Tensor) -> int:
         sampling = self._sampling

@@ -198,6 +198,7 @@ class TorchEngine:
         vocab = self._config.shape.vocab_size
         tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
         tokens += [("logit_bias", i) for i, _ in sampling.logit_bias]
+        tokens += [("begins_with", i) for ids in sampling.begins_with for i in ids]
         if sampling.min_tokens:
             tokens += [("end_id" if i == request.end_id else "stop_words_list", i) for i in request.ends]
         for name, token in tokens:

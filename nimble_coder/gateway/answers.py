@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType, field
 
 FinishReason: TypeAlias = Literal["stop", "length"]
-ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+ChatFinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call"]
 StopType: TypeAlias = Literal["eos", "limit", "word"]
 
 
@@ -113,6 +113,8 @@ class AssistantMessage(Struct):
     role: Literal["assistant"]
     content: str | None
     tool_calls: list[CalledTool] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
+    """Where the request has `functions`."""
 
 
 class TokenLogProb(Struct):
@@ -166,6 +168,7 @@ class ChatDelta(Struct):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     tool_calls: list[CalledToolChunk] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):

@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nimble_coder.gateway.answers import ChatFinishReason
 from nimble_coder.gateway.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.schemas import ChatRequest, Message, Tool, ToolCall
+from nimble_coder.gateway.schemas import ChatRequest, FunctionCall, Message, Tool, ToolCall
 from nimble_coder.gateway.tools import Calling
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -45,7 +46,7 @@ class ChatPrompts:
         own_system = messages[0].role in ("system", "developer")
         system = text_of(messages[0], 0) if own_system else self._default_system
         calling = calling_of(request)
-        tools = request.tools if request.tools and calling.names else []
+        tools = request.offered if calling.names else []
         pieces: list[Piece] = [self._start, f"system\n{system}", *self._tools(tools), self._end, "\n"]
         for index in range(int(own_system), len(messages)):
             pieces += self._message(messages, index)
@@ -84,8 +85,7 @@ class ChatPrompts:
         opening, closing = self._encoder.id(CALL_TAG), self._encoder.id("</tool_call>")
         pieces: list[Piece] = []
         for call in calls:
-            arguments = call.function.arguments
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            text = arguments_of(call.function)
             name = json.dumps(call.function.name, ensure_ascii=False)
             pieces += ["\n", opening, f'\n{{"name": {name}, "arguments": {text}}}\n', closing]
         return pieces
@@ -104,12 +104,13 @@ def calling_of(request: ChatRequest) -> Calling:
 
     A call is demanded by beginning it in the model's place: lookahead decoding cannot be guided.
     """
-    names = frozenset(tool.function.name for tool in request.tools or [])
-    choice = request.tool_choice
+    names = frozenset(tool.function.name for tool in request.offered)
+    choice, most = request.choice, 1 if request.is_legacy or request.parallel_tool_calls is False else None
+    reason: ChatFinishReason = "function_call" if request.is_legacy else "tool_calls"
     if choice == "none":
         return Calling()
     if choice in (None, "auto"):
-        return Calling(names)
+        return Calling(names, finish_reason=reason, most=most, is_legacy=request.is_legacy)
     name = None if choice == "required" else chosen_name(choice)
     if not names or name not in (None, *names):
         text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
@@ -117,11 +118,19 @@ def calling_of(request: ChatRequest) -> Calling:
     if request.continue_final_message or request.add_generation_prompt is False:
         text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
-    if name is None:
-        return Calling(names, f"{CALL_TAG}\n")
-    # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
-    shown = json.dumps(name, ensure_ascii=False)
-    return Calling(names, f'{CALL_TAG}\n{{"name": {shown}, "arguments":', "stop")
+    # No blank at the ends: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
+    beginnings = tuple(
+        f' {json.dumps(n, ensure_ascii=False)}, "arguments":' for n in sorted(names if not name else [name])
+    )
+    opening, is_only = f'{CALL_TAG}\n{{"name":', len(beginnings) == 1
+    return Calling(
+        names,
+        opening + beginnings[0] if is_only else opening,
+        () if is_only else beginnings,
+        "stop" if name else reason,
+        most,
+        request.is_legacy,
+    )
 
 
 def chosen_name(choice: object) -> str:
@@ -132,6 +141,17 @@ def chosen_name(choice: object) -> str:
         text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     return name
+
+
+def arguments_of(call: FunctionCall) -> str:
+    """A past call's arguments as JSON: an object where there are none, a string where they are no JSON."""
+    if not isinstance(call.arguments, str):
+        return json.dumps(call.arguments or {}, ensure_ascii=False)
+    text = call.arguments.strip()
+    try:
+        return call.arguments if json.loads(text or "null") is not None else "{}"
+    except (ValueError, RecursionError):
+        return json.dumps(call.arguments, ensure_ascii=False)
 
 
 def text_of(message: Message, index: int) -> str:

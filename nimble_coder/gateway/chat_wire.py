@@ -12,6 +12,7 @@ from nimble_coder.gateway.answers import (
     ChatChoice,
     ChatChunk,
     ChatCompletion,
+    ChatDelta,
     ChatFinishReason,
     ChatLogProbs,
     TokenLogProb,
@@ -75,9 +76,10 @@ class ChatWire:
             if text:
                 before += self._chunk(index, b'{"content":%b}' % encode(text), b"null", None)
             for number, call in enumerate(calls):
-                shown = CalledToolChunk(number, self._call_id(index, number), call)
-                before += self._chunk(index, b'{"tool_calls":[%b]}' % encode(shown), b"null", None)
-            reason = self._calling.finish_reason if calls else reason
+                tool = CalledToolChunk(number, self._call_id(index, number), call)
+                shown = ChatDelta(function_call=call) if self._calling.is_legacy else ChatDelta(tool_calls=[tool])
+                before += self._chunk(index, encode(shown), b"null", None)
+            reason = self._parser(index).reason(reason_of(transcript)) if calls else reason
         return before + self._chunk(index, b"{}", encode(reason), usage)
 
     def closing(self, usage: Usage) -> bytes:
@@ -100,10 +102,11 @@ class ChatWire:
             message.content = said + rest
             if calls:
                 message.content = said + rest or None
-                message.tool_calls = [
-                    CalledTool(self._call_id(index, number), call) for number, call in enumerate(calls)
-                ]
-                reason = self._calling.finish_reason
+                reason = parser.reason(reason_of(transcript))
+                if self._calling.is_legacy:
+                    message.function_call = calls[0]
+                else:
+                    message.tool_calls = [CalledTool(self._call_id(index, n), call) for n, call in enumerate(calls)]
         log_probs = self._log_probs(transcript.token_ids, transcript.log_probs)
         return ChatChoice(index, message, log_probs, reason, transcript.token_ids if self._include_ids else UNSET)
 

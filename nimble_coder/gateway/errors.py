@@ -92,7 +92,7 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
     ),
     (
         re.compile(
-            r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|min_p|num_return_sequences"
+            r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|begins_with|min_p|num_return_sequences"
             r"|beam_width|the prompt |send the prompts as separate|request ID is not provided|not valid UTF-8"
         ),
         400,

@@ -108,8 +108,8 @@ async def chat(service: Service, exchange: Exchange) -> None:
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
-    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
     token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1, beginnings=calling.beginnings)
     wire = ChatWire(
         exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
     )

@@ -187,6 +187,12 @@ class Message(Struct, kw_only=True):
     role: str
     content: str | list[ContentPart | str] | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
+    """What `tool_calls` were before there were several."""
+
+    def __post_init__(self) -> None:
+        if self.function_call and not self.tool_calls:
+            self.tool_calls = [ToolCall(function=self.function_call)]
 
 
 class Function(Struct, kw_only=True):
@@ -218,10 +224,32 @@ class ChatRequest(OpenAISampling, kw_only=True):
     max_completion_tokens: Length | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = None
+    """What `tools` were before there were other kinds; counts where there are none."""
+    function_call: str | dict[str, Any] | None = None
+    """The same to `tool_choice`; the name of a function stands in it without a `function` around."""
     truncate_prompt_tokens: Kept | None = None
     add_generation_prompt: bool | None = None
     """True unless it is false."""
     continue_final_message: bool | None = None
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether functions are offered by their older name."""
+        return bool(self.functions) and not self.tools
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The functions that may be called, under either name."""
+        return [Tool(function=function) for function in self.functions or []] if self.is_legacy else self.tools or []
+
+    @property
+    def choice(self) -> str | dict[str, Any] | None:
+        """Which of them must be, in the shape of `tool_choice`."""
+        if not self.is_legacy:
+            return self.tool_choice
+        return {"function": self.function_call} if isinstance(self.function_call, dict) else self.function_call
 
 
 class FimRequest(OpenAISampling, kw_only=True):

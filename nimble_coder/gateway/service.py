@@ -1,6 +1,7 @@
 """The gateway's core: what a request asks for becomes generations, and generations become answers."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -137,9 +138,17 @@ class Service:
         return await aside(len(text), self.encoder.encode, pieces)
 
     def jobs(
-        self, ids: list[int], asked: Sampling, max_tokens: int, streaming: bool, copies: int = 1, echo: str = ""
+        self,
+        ids: list[int],
+        asked: Sampling,
+        max_tokens: int,
+        streaming: bool,
+        copies: int = 1,
+        echo: str = "",
+        beginnings: Sequence[str] = (),
     ) -> list[Job]:
-        """The generations for a prompt; raises `ApiError` for what the engine must not see."""
+        """The generations for a prompt; raises `ApiError` for what the engine must not see. The portable engine begins
+        with one of the `beginnings`, if there are any."""
         self.limits.check_prompt(len(ids))
         lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
@@ -167,6 +176,8 @@ class Service:
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
         encode = self.encoder.raw
         parameters = parameters_of(asked, encode, self.limits.vocab_size) if is_portable else ()
+        if is_portable and beginnings:
+            parameters += (("begins_with", json.dumps([self.encoder.plain(text) for text in beginnings])),)
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)

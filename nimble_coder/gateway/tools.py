@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from nimble_coder.gateway.answers import CalledFunction, ChatFinishReason
+from nimble_coder.gateway.answers import CalledFunction, ChatFinishReason, FinishReason
 
 FENCE = "```"
 TAGS = ("<tool_call>", "<tools>")
@@ -24,6 +25,7 @@ MARKS = re.compile(r"[<`{\[]")
 MARKS_IN_CODE = re.compile(r"[<`]")
 FIRST_KEYS = ("arguments", "parameters", "function", "type", "id")
 """What a call may begin with besides its name."""
+SURELY_A_TAG = len("<tool_")
 DECODER = json.JSONDecoder(strict=False)
 LONGEST_CUT = 12
 """The most that a text may end with of a literal or an escape that is not complete: of a pair of surrogates."""
@@ -31,6 +33,10 @@ LONGEST_CUT = 12
 
 class UndecidedError(Exception):
     """Only more text can tell."""
+
+
+UNFINISHED = CalledFunction("", "")
+"""Stands for a call that the end has cut: its markup is no text."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +47,39 @@ class Calling:
     """The functions offered: JSON that names another is ordinary text."""
     opening: str = ""
     """What the prompt has already written of a call that is demanded."""
+    beginnings: tuple[str, ...] = ()
+    """What the answer to a demanded call has to begin with, one of them; empty where the opening says it all."""
     finish_reason: ChatFinishReason = "tool_calls"
     """Of an answer with calls."""
+    most: int | None = None
+    """So many calls at most; others are left out."""
+    is_legacy: bool = False
+    """Asked for as `functions`: the call is answered as `function_call`."""
+
+    @cached_property
+    def demanded(self) -> re.Pattern[str]:
+        """The beginning of a demanded call, up to its arguments."""
+        names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in self.names)
+        return re.compile(rf'<tool_call>\n{{"name": ({names}), "arguments":\s*')
 
 
 class ToolCallParser:
     """Tells calls from text. Text is passed on as soon as it cannot be part of a call; all of it is, but for the markup
-    of calls and the blanks around them where there is nothing else."""
+    of calls, cut ones included, and the blanks around them where there is nothing else."""
 
     def __init__(self, calling: Calling) -> None:
+        self._calling = calling
         self._names = calling.names
         names = [f'{{"name":"{squeeze(name)}"' for name in calling.names]
         self._beginnings = (*names, *(f'{{"{key}":' for key in FIRST_KEYS))
         self._enough = 2 * max(map(len, self._beginnings))
         """So many characters tell how JSON begins; where most of them are blanks, its end has to."""
         self._held = calling.opening
+        self._own = len(calling.opening)
+        """So many characters of what is held are not the model's, and never text of the answer."""
         self._calls: list[CalledFunction] = []
         self._is_over = False
+        self._is_cut = False
         self._has_text = False
         """Since the start, or since the last call."""
         self._closings: tuple[str, ...] = ()
@@ -71,10 +93,39 @@ class ToolCallParser:
         return self._pass_on()
 
     def finish(self) -> tuple[str, list[CalledFunction]]:
-        """The rest of the text, and all calls; text that only looked like one is given back."""
+        """The rest of the text, and all calls; text that only looked like one is given back, cut markup is not."""
         self._is_over = True
+        rest = self._held
         shown = self._pass_on()
-        return shown if self._calls else shown + self._held, self._calls
+        if self._calls:
+            return shown, self._calls[: self._calling.most]
+        call = self._cut_call(rest) if self._calling.opening else None
+        return ("", [call]) if call else (shown + self._take(self._held), [])
+
+    def reason(self, own: FinishReason) -> ChatFinishReason:
+        """Why an answer with calls ended, where its tokens ended for a reason of their own: a turn that a limit cut
+        behind its last whole call has not ended with calls."""
+        is_enough = self._calling.most is not None and len(self._calls) >= self._calling.most
+        is_cut = own == "length" and (self._is_cut or self._has_text)
+        return own if is_cut and not is_enough else self._calling.finish_reason
+
+    def _cut_call(self, rest: str) -> CalledFunction | None:
+        """A demanded call whose end is missing, with what there is of its arguments: as OpenAI's are at a limit."""
+        begun = self._calling.demanded.match(rest)
+        if not begun:
+            return None
+        self._is_cut = True
+        try:
+            end = DECODER.raw_decode(rest, begun.end())[1]
+        except (ValueError, RecursionError):
+            end = len(rest)
+        return CalledFunction(json.loads(begun[1]), rest[begun.end() : end].removesuffix("</tool_call>").rstrip())
+
+    def _take(self, piece: str) -> str:
+        """A piece of text without what is not the model's."""
+        own = min(self._own, len(piece))
+        self._own -= own
+        return piece[own:]
 
     def _pass_on(self) -> str:
         shown, place = "", 0
@@ -89,10 +140,14 @@ class ToolCallParser:
                     self._closings = CLOSINGS if closing == FENCE else self._closings
                     continue
                 end, call = self._next(start)
-                if call:
+                if call is UNFINISHED:
+                    self._is_cut, self._own = True, 0
+                elif call:
                     self._calls.append(call)
+                    self._own = 0
                 else:
-                    shown += self._held[place:end]
+                    self._wait_if(self._own > 0)  # a demanded call, whatever comes
+                    shown += self._take(self._held[place:end])
                     self._closings = ()
                 self._has_text = call is None
                 place = end
@@ -111,6 +166,9 @@ class ToolCallParser:
             return mark.start() if mark else len(held), None
         self._wait_if(is_cut(held, start, (FENCE, *TAGS, *self._closings)))
         language = opening["language"]
+        is_tag = opening["tag"] and opening.end() == len(held) and (language or "").lower() in LANGUAGES
+        if self._is_over and (is_tag or (len(held) - start >= SURELY_A_TAG and is_cut(held, start, TAGS))):
+            return len(held), UNFINISHED
         if language == "" and self._fence is not None:
             self._fence = None
             return start + len(FENCE), None
@@ -139,11 +197,18 @@ class ToolCallParser:
         except (ValueError, RecursionError) as error:
             self._wait_if(may_go_on(error, held))
             if not opening["tag"]:
-                return None
+                is_cut_call = (
+                    self._calls
+                    and may_go_on(error, held)
+                    and beginning.startswith(self._beginnings[: len(self._names)])
+                )
+                return (len(held), UNFINISHED) if is_cut_call else None
             closing = CLOSING_TAG.search(held, start)
             self._wait_if(closing is None)
             end = closing.start() if closing else len(held)
             value = read_python(held[start:end])
+            if not closing and as_call(value, self._names) is None:
+                return end, UNFINISHED
         is_bare = opening["tag"] is None and opening["language"] is None
         if is_bare and self._has_text and not has_exact_shape(value):
             return None

@@ -2,7 +2,8 @@
 
 Names, dtypes, shapes and meaning: all_models/inflight_batcher_llm/tensorrt_llm and inflight_batcher_llm/src of
 triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch dimension B. What the contract has no
-tensor for travels as request parameters: `min_p`, a number, and `logit_bias`, JSON of biases by token id.
+tensor for travels as request parameters: `min_p`, a number, and as JSON `logit_bias`, biases by token id, and
+`begins_with`, token sequences of which the output begins with one.
 """
 
 import json
@@ -124,6 +125,7 @@ def _read_sampling(inputs: Mapping[str, Array], parameters: Mapping[str, object]
         bad_words=tuple(tuple(word) for word in _read_words(inputs, "bad_words_list", row)),
         min_p=_read_min_p(parameters),
         logit_bias=_read_bias(parameters),
+        begins_with=_read_beginnings(parameters),
         log_probs=_flag(inputs, "return_log_probs", False),
     )
     # What the greedy choice cannot depend on does not cost a request its lookahead.
@@ -145,6 +147,15 @@ def _read_bias(parameters: Mapping[str, object]) -> tuple[tuple[int, float], ...
         return tuple((int(token), float(bias)) for token, bias in value.items())
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise RequestError("logit_bias is not a JSON object of numbers by token id") from None
+
+
+def _read_beginnings(parameters: Mapping[str, object]) -> tuple[tuple[int, ...], ...]:
+    """`begins_with`: `[[<token id>, ...], ...]` as text."""
+    try:
+        value = json.loads(str(parameters.get("begins_with", "[]")))
+        return tuple(tuple(int(token) for token in ids) for ids in value)
+    except (ValueError, TypeError, RecursionError):
+        raise RequestError("begins_with is not a JSON list of lists of token ids") from None
 
 
 def _read_words(inputs: Mapping[str, Array], name: str, row: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from build_engine.build import Artifact
-from nimble_coder.gateway.chat import ChatPrompts
+from nimble_coder.gateway.chat import ChatPrompts, calling_of
 from nimble_coder.gateway.encoding import PromptEncoder
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.schemas import ChatRequest, decode
@@ -79,7 +79,7 @@ USER = [{"role": "user", "content": "1 + 1?"}]
     [
         (None, ""),
         ("auto", ""),
-        ("required", "<tool_call>\n"),
+        ("required", '<tool_call>\n{"name": "add", "arguments":'),
         (ADD, '<tool_call>\n{"name": "add", "arguments":'),
     ],
 )
@@ -90,6 +90,52 @@ def test_a_demanded_call_is_begun(
     assert text.endswith(f"<|im_start|>assistant\n{opening}")
     ids = chats.encode(request(USER, tools=[TOOL], tool_choice=choice))
     assert ids.count(encoder.id("<tool_call>")) == 2 + bool(opening)  # two are in the template's own words about tools
+
+
+def test_of_several_tools_a_demanded_one_has_a_name_that_is_offered() -> None:
+    other = {"type": "function", "function": {"name": "größe"}}
+    calling = calling_of(request(USER, tools=[TOOL, other], tool_choice="required"))
+    assert calling.opening == '<tool_call>\n{"name":'
+    assert calling.beginnings == (' "add", "arguments":', ' "größe", "arguments":')
+    named = calling_of(request(USER, tools=[TOOL, other], tool_choice=ADD))
+    assert (named.opening, named.beginnings) == ('<tool_call>\n{"name": "add", "arguments":', ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ("", "{}"),
+        (" \n", "{}"),
+        (None, "{}"),
+        ("null", "{}"),
+        ({}, "{}"),
+        ('{"a":  1}', '{"a":  1}'),
+        ({"a": "ü"}, '{"a": "ü"}'),
+        ('{"a": ', '"{\\"a\\": "'),
+        ("two", '"two"'),
+        ("[" * 100_000, json.dumps("[" * 100_000)),
+    ],
+)
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_past_calls_are_json_whatever_their_arguments_were(
+    chats: ChatPrompts, tokenizer: TextTokenizer, arguments: object, shown: str, is_legacy: bool
+) -> None:
+    call = {"name": "add", "arguments": arguments}
+    past = {"function_call": call} if is_legacy else {"tool_calls": [{"function": call}]}
+    messages: list[dict[str, Any]] = [*USER, {"role": "assistant", "content": None, **past}]
+    text = text_of(chats, tokenizer, messages)
+    assert f'<tool_call>\n{{"name": "add", "arguments": {shown}}}\n</tool_call>' in text
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none", {"name": "add"}])
+def test_functions_are_tools_by_an_older_name(chats: ChatPrompts, choice: Any) -> None:
+    function = TOOL["function"]
+    newer = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
+    old, new = request(USER, functions=[function], function_call=choice), request(USER, tools=[TOOL], tool_choice=newer)
+    assert chats.encode(old) == chats.encode(new)
+    assert calling_of(old).is_legacy == (choice != "none")
+    both = request(USER, functions=[function], tools=[TOOL], function_call={"name": "sub"})
+    assert chats.encode(both) == chats.encode(request(USER, tools=[TOOL]))
 
 
 def test_without_tools_or_choice_none_is_rendered(chats: ChatPrompts) -> None:

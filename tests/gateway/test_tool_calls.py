@@ -90,7 +90,7 @@ READ = {"type": "function", "function": {"name": "read_file"}}
     ("choice", "text", "reason"),
     [
         (READ, ' {"path": "a.py"}}\n</tool_call>', "stop"),
-        ("required", '{"name": "read_file", "arguments": {"path": "a.py"}}\n</tool_call>', "tool_calls"),
+        ("required", ' "read_file", "arguments": {"path": "a.py"}}\n</tool_call>', "tool_calls"),
     ],
 )
 def test_a_demanded_call_goes_on_from_its_opening(
@@ -103,8 +103,36 @@ def test_a_demanded_call_goes_on_from_its_opening(
         cut = client.chat.completions.create(**{**asked, "max_tokens": 3}).choices[0]
     assert (whole.finish_reason, whole.message.content) == (reason, None)
     assert [(c.function.name, json.loads(c.function.arguments)) for c in whole.message.tool_calls or []] == CALLS[:1]
-    assert (cut.finish_reason, cut.message.tool_calls) == ("length", None)
-    assert (cut.message.content or "").startswith("<tool_call>\n")
+    assert cut.finish_reason == "length"
+    assert "<tool_call>" not in (cut.message.content or "")
+    assert cut.message.tool_calls if choice == READ else cut.message.content == ""
+
+
+def test_a_turn_cut_in_its_second_call_ends_by_length(client: OpenAI, asked: dict[str, Any]) -> None:
+    cut = {**asked, "max_tokens": asked["max_tokens"] - 12}
+    choice = client.chat.completions.create(**cut).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("length", SAID)
+    assert [c.function.name for c in choice.message.tool_calls or []] == ["read_file"]
+    assert streamed(client, cut) == (SAID, ["length"], CALLS[:1])
+
+
+def test_calls_come_one_by_one_where_that_is_asked_for(client: OpenAI, asked: dict[str, Any]) -> None:
+    single = {**asked, "parallel_tool_calls": False}
+    choice = client.chat.completions.create(**single).choices[0]
+    assert (choice.finish_reason, len(choice.message.tool_calls or [])) == ("tool_calls", 1)
+    assert streamed(client, single) == (SAID, ["tool_calls"], CALLS[:1])
+
+
+def test_functions_are_answered_as_they_were_asked_for(client: OpenAI, asked: dict[str, Any]) -> None:
+    legacy = {**asked, "tools": None, "functions": [tool["function"] for tool in TOOLS]}
+    choice = client.chat.completions.create(**legacy).choices[0]
+    assert (choice.finish_reason, choice.message.tool_calls) == ("function_call", None)
+    assert choice.message.function_call
+    assert (choice.message.function_call.name, json.loads(choice.message.function_call.arguments)) == CALLS[0]
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**legacy, stream=True)]
+    calls = [chunk.delta.function_call for chunk in chunks if chunk.delta.function_call]
+    assert [(call.name, json.loads(call.arguments or "")) for call in calls] == CALLS[:1]
+    assert chunks[-1].finish_reason == "function_call"
 
 
 def test_a_choice_that_cannot_be_kept_is_refused(client: OpenAI, asked: dict[str, Any]) -> None:

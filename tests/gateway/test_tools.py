@@ -1,6 +1,7 @@
 """Tool calls are found in every form that Qwen2.5-Coder writes them, and text that only looks like one stays text."""
 
 import json
+import re
 import time
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.answers import CalledFunction
+from nimble_coder.gateway.answers import CalledFunction, FinishReason
 from nimble_coder.gateway.tools import Calling, ToolCallParser
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
@@ -96,7 +97,6 @@ def test_every_form_is_a_call(text: str) -> None:
         "<tool_call>not json</tool_call>",
         "<tool_call>\n{'name': 'add', 'arguments': {1, 2}}\n</tool_call>",
         "<tool_call>\n{'name': 'add', 'arguments': {'a': 1}\n</tool_call>",
-        "<tool_call>",
         "```",
         "  \n",
         "{" * 200,
@@ -106,6 +106,94 @@ def test_every_form_is_a_call(text: str) -> None:
 )
 def test_anything_else_stays_text(text: str) -> None:
     assert parse_anyhow(text) == (text, [])
+
+
+@pytest.mark.parametrize("before", ["", "I look.\n", CODE])
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<tool_call>",
+        "<tool_call>\n",
+        '<tool_call>\n{"',
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1',
+        '<tool_call>\n{"name": "add", "arguments": {"a": "\\u12',
+        "<tool_call>\n{'name': 'add', 'arguments': {",
+        '<tools>[{"name": "add"',
+        '```xml\n<tool_call>\n{"name": "add"',
+        "<tool_",
+        "<tool_call",
+    ],
+)
+def test_a_call_that_the_end_cuts_is_no_text(before: str, markup: str) -> None:
+    assert parse_anyhow(before + markup) == (before, [])
+    assert parse_anyhow(f"<tool_call>{CALL}</tool_call>\n{markup}") == ("", wanted(CALL))
+
+
+@pytest.mark.parametrize("form", ["{}", "```json\n{}"])
+def test_behind_a_call_a_cut_one_without_tags_is_no_text_either(form: str) -> None:
+    cut = form.replace("{}", OTHER[:-4])
+    assert parse_anyhow(f"<tool_call>{CALL}</tool_call>\n{cut}") == ("", wanted(CALL))
+    assert parse_anyhow(f"{CALL}\n{cut}") == ("", wanted(CALL))
+    assert parse_anyhow(f'{CALL}\n{{"name": "a') == ('\n{"name": "a', wanted(CALL))
+
+
+def answer_of(calling: Calling, text: str, own: FinishReason) -> tuple[str, list[CalledFunction], str]:
+    """Text, calls and reason of an answer whose tokens ended for a reason of their own; the same token by token."""
+    found = []
+    for pieces in ([text], list(text)):
+        parser = ToolCallParser(calling)
+        shown = "".join(parser.push(piece) for piece in pieces)
+        rest, calls = parser.finish()
+        found.append((shown + rest, calls, parser.reason(own) if calls else own))
+    assert found[0] == found[1]
+    return found[0]
+
+
+DEMANDED = Calling(CALLING.names, '<tool_call>\n{"name": "add", "arguments":', finish_reason="stop")
+RESTRICTED = Calling(CALLING.names, '<tool_call>\n{"name":', (' "add", "arguments":', ' "get_weather", "arguments":'))
+
+
+@pytest.mark.parametrize(
+    ("calling", "text", "own", "wanted"),
+    [
+        (DEMANDED, ' {"a": 1}}\n</tool_call>', "stop", ("", [("add", '{"a": 1}')], "stop")),
+        (DEMANDED, ' {"a": 1', "length", ("", [("add", '{"a": 1')], "length")),
+        (DEMANDED, ' {"a": 1}', "length", ("", [("add", '{"a": 1}')], "length")),
+        (DEMANDED, ' {"a": 1}\n</tool_call>', "stop", ("", [("add", '{"a": 1}')], "stop")),
+        (DEMANDED, " a: 1\n</tool_call>", "stop", ("", [("add", "a: 1")], "stop")),
+        (DEMANDED, "", "length", ("", [("add", "")], "length")),
+        (RESTRICTED, ' "add", "arguments": {"a": 1}}\n</tool_call>', "stop", ("", [("add", '{"a": 1}')], "tool_calls")),
+        (RESTRICTED, ' "add", "arguments": {"a', "length", ("", [("add", '{"a')], "length")),
+        (RESTRICTED, ' "ad', "length", ("", [], "length")),
+        (RESTRICTED, ' "other", "arguments": {}}', "stop", (' "other", "arguments": {}}', [], "stop")),
+        (RESTRICTED, "", "length", ("", [], "length")),
+    ],
+)
+def test_a_demanded_call_is_a_call_and_its_opening_never_text(
+    calling: Calling, text: str, own: FinishReason, wanted: tuple[str, list[tuple[str, str]], str]
+) -> None:
+    shown, calls, reason = answer_of(calling, text, own)
+    assert (shown, [(call.name, call.arguments) for call in calls], reason) == wanted
+
+
+@pytest.mark.parametrize(
+    ("behind", "most", "reason"),
+    [
+        ("", None, "tool_calls"),
+        ("\n</tool_call>\n", None, "tool_calls"),
+        ("</tool_call>\n<tool_call>", None, "length"),
+        ('</tool_call>\n<tool_call>\n{"name": "add", "argu', None, "length"),
+        ("</tool_call>\nAnd now", None, "length"),
+        ('</tool_call>\n<tool_call>\n{"name": "add", "argu', 1, "tool_calls"),
+        (f"</tool_call>\n<tool_call>{OTHER}</tool_call>", 1, "tool_calls"),
+        (f"</tool_call>\n<tool_call>{OTHER}</tool_call>", 2, "tool_calls"),
+    ],
+)
+def test_a_turn_cut_behind_its_last_call_says_so(behind: str, most: int | None, reason: str) -> None:
+    calling = Calling(CALLING.names, most=most)
+    _, calls, found = answer_of(calling, f"<tool_call>{CALL}{behind}", "length")
+    assert found == reason
+    assert len(calls) == min(behind.count(OTHER) + 1, most or 2)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +267,10 @@ FRAGMENTS = [
 FRAGMENTS += ["{", "}", '"', "'", "x", '{"name"', ': "add", "arg', "<tool_call>{'name': 'add'}</tool_call>", "\\u12"]
 
 
+CUT = re.compile(r"([\s,]*(```\w*\s*)?<tool(s|_call)>.*)?", re.DOTALL)
+"""What may be missing at the end of a text without calls."""
+
+
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.lists(st.integers(0, 400), max_size=6))
 def test_any_text_is_the_same_however_it_is_cut(fragments: list[str], cuts: list[int]) -> None:
     text = "".join(fragments)
@@ -187,7 +279,8 @@ def test_any_text_is_the_same_however_it_is_cut(fragments: list[str], cuts: list
     assert parse([text[start:end] for start, end in pairwise(places)]) == whole
     assert parse(list(text)) == whole
     if not whole[1]:
-        assert whole[0] == text
+        assert text.startswith(whole[0])
+        assert CUT.fullmatch(text[len(whole[0]) :])
 
 
 def test_a_code_block_comes_step_by_step() -> None:
