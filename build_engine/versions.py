@@ -58,7 +58,8 @@ LINES = (
         "25.05",
         Verdict.PINNED,
         "the first release whose C++ backend takes lookahead parameters",
-        "tensorrtllm_backend v0.19.0: inflight_batcher_llm/src/model_instance_state.cc, utils.cc",
+        "tensorrtllm_backend v0.19.0: inflight_batcher_llm/src/model_instance_state.cc, utils.cc; TensorRT-LLM PR #3269 "
+        "moved lookahead on Hopper to other kernels in it, so what was seen with 0.18 says nothing of it",
     ),
     Line(
         (0, 20),
@@ -66,7 +67,7 @@ LINES = (
         "25.06 and 25.07",
         Verdict.REFUSED,
         "it crashes while decoding with lookahead (kvCacheUpdateKernels.cu: invalid configuration argument)",
-        "TensorRT-LLM issue #5451, open since 2025-06-24",
+        "TensorRT-LLM issue #5451, open since 2025-06-24; likely from PR #3028, which rewrote the KV block managers",
     ),
     Line(
         (0, 21),
@@ -74,7 +75,7 @@ LINES = (
         "25.08 to 26.07",
         Verdict.UNPROVEN,
         "nobody has reported whether the crash of 0.20.0 is mended in it",
-        "TensorRT-LLM issue #5451 is still open; no report for 0.21 to 1.2.1",
+        "TensorRT-LLM issue #5451 is still open, and no change that mends it was found in any version",
     ),
     Line(
         (1, 3),
@@ -82,7 +83,8 @@ LINES = (
         "after 26.07",
         Verdict.REFUSED,
         "it has no TensorRT engines any more: PyTorch is its only backend, and that has no lookahead decoding",
-        "TensorRT-LLM removals #15763 (2026-06-30), #15907 (2026-07-03), #15918; tensorrtllm_backend PR #858",
+        "TensorRT-LLM removals #15763 (2026-06-30), #15907 (2026-07-03), #15918, and of the C++ executor #16369; "
+        "tensorrtllm_backend PR #858",
     ),
 )
 
@@ -141,9 +143,9 @@ def check_version(found: str | None, allow_unproven: bool = False) -> str:
     line = line_of(found)
     if line.verdict is Verdict.PINNED or (line.verdict is Verdict.UNPROVEN and allow_unproven):
         return found
-    remedy = f"use TensorRT-LLM {TENSORRT_LLM}: {CONTAINER}"
+    remedy = f"use TensorRT-LLM {TENSORRT_LLM}: {CONTAINER}, or a profile of the torch engine, which runs on CUDA too"
     if line.verdict is Verdict.UNPROVEN:
-        remedy += ", or try it with --allow-unproven and let the verification decide"
+        remedy += "; or try it with --allow-unproven and let the verification decide"
     raise IncompatibleError(f"TensorRT-LLM {found} ({line.containers}): {line.reason} ({line.evidence}); {remedy}")
 
 

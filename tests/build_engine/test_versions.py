@@ -23,6 +23,8 @@ def test_a_version_that_cannot_or_may_not_is_refused_with_reason_and_container(v
         check_version(version)
     assert words in str(refusal.value)
     assert "25.05-trtllm" in str(refusal.value)
+    if words != "no TensorRT-LLM version":
+        assert "a profile of the torch engine, which runs on CUDA too" in str(refusal.value)
 
 
 def test_the_pinned_version_is_taken() -> None:
