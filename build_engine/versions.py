@@ -58,8 +58,8 @@ LINES = (
         "25.05",
         Verdict.PINNED,
         "the first release whose C++ backend takes lookahead parameters",
-        "tensorrtllm_backend v0.19.0: inflight_batcher_llm/src/model_instance_state.cc, utils.cc; TensorRT-LLM PR #3269 "
-        "moved lookahead on Hopper to other kernels in it, so what was seen with 0.18 says nothing of it",
+        "tensorrtllm_backend v0.19.0: inflight_batcher_llm/src/model_instance_state.cc, utils.cc; TensorRT-LLM "
+        "PR #3269 moved lookahead on Hopper to other kernels in it, so what was seen with 0.18 says nothing of it",
     ),
     Line(
         (0, 20),
