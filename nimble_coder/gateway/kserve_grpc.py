@@ -193,6 +193,7 @@ class Sent(NamedTuple):
 
     places: int
     wants_empty_final: bool
+    is_stop: bool
 
 
 class Relay:
@@ -240,7 +241,7 @@ class Relay:
                     request = read_request(message)
                     self._service.rate.check(self._client)
                     generations = await aside(len(message), self._guard.check_grpc, request)
-                    self._admit(request, 0 if stops(request) else generations)
+                    self._admit(request, generations)
                 except ApiError as error:
                     await self._refuse(request.id, error)
                 else:
@@ -250,10 +251,9 @@ class Relay:
 
     def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
         """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
-        if places:
-            self._service.admission.enter(places)
+        self._service.admission.enter(places)
         option = request.parameters[EMPTY_FINAL]
-        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param))
+        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param, stops(request)))
         option.bool_param = True
 
     def _settle(self, message: bytes) -> bool:
@@ -265,14 +265,15 @@ class Relay:
         waiting = self._sent.get(response.id)
         if not waiting:
             return True
-        sent = waiting.popleft()
+        # A stop has the id of what it stops; its answer is the one without outputs, and comes unasked as well.
+        sent = next((s for s in waiting if s.is_stop and not response.outputs), waiting[0])
+        waiting.remove(sent)
         if not waiting:
             del self._sent[response.id]
-        if sent.places:
-            self._service.admission.leave(sent.places)
+        self._service.admission.leave(sent.places)
         if self._service.admission.draining:
             self.end_if_idle()
-        return bool(sent.wants_empty_final or response.outputs or answer.error_message)
+        return bool(sent.wants_empty_final or sent.is_stop or response.outputs or answer.error_message)
 
     async def _refuse(self, request_id: str, error: ApiError) -> None:
         """Says so as Triton does, which harms no other request of the stream."""

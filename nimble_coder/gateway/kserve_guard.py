@@ -64,13 +64,14 @@ class KServeGuard:
             values, rows = read_infer(content, binary)
         else:
             values, rows = {name: flat(content[name]) for name in WANTED if name in content}, 1
-        length = self.check(model, values, rows)
+        is_stop = model == "tensorrt_llm" and content.get("stop") is True
+        length = None if is_stop else self.check(model, values, rows)
         if length is not None and self._service.limits.choose_lookahead(None, length):
             text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
             raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
         written = msgspec.json.encode(content)
         length = None if header_length is None else len(written)
-        return CheckedBody(written + binary, length, generations_of(values, rows))
+        return CheckedBody(written + binary, length, 0 if is_stop else generations_of(values, rows))
 
     def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
         """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
@@ -89,6 +90,8 @@ class KServeGuard:
         for output in request.outputs:
             if SHARED_MEMORY in output.parameters:
                 raise shared_memory("output", output.name)
+        if stops(request):
+            return 0
         length = self.check(request.model_name, values, rows)
         generations = generations_of(values, rows)
         if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):

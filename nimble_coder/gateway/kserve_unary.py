@@ -6,7 +6,7 @@ stream, since only a stream can be cancelled: Triton's HTTP side runs a generati
 
 import asyncio
 import secrets
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.kserve_guard import KServeGuard, stops
+from nimble_coder.gateway.kserve_guard import KServeGuard
 from nimble_coder.gateway.kserve_json import DTYPES
 from nimble_coder.gateway.service import Service, aside
 
@@ -68,7 +68,7 @@ class UnaryInference:
         if request.model_name == NOT_CANCELLED:
             request.id = secrets.token_hex(12)
         request.parameters["triton_enable_empty_final_response"].bool_param = True
-        with self._admit(0 if stops(request) else generations):
+        with self._service.admission.admit(generations):
             responses = await self._collect(request)
         whole = (
             merge(responses)
@@ -77,10 +77,6 @@ class UnaryInference:
         )
         whole.id = asked_id
         return select(whole, wanted)
-
-    def _admit(self, places: int) -> AbstractContextManager[None]:
-        admission = self._service.admission
-        return admission.admit(places) if places else admission.abandonable()
 
     async def _collect(self, request: service_pb2.ModelInferRequest) -> list[service_pb2.ModelInferResponse]:
         call = self._triton.stream_stream(STREAM)(metadata=WITH_STATUS)

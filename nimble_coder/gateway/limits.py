@@ -123,7 +123,10 @@ class Admission:
         return self._ledger.active
 
     def enter(self, count: int = 1) -> None:
-        """Takes `count` places; raises `ApiError` 503 while draining, 429 when full, 400 for more than there are."""
+        """Takes `count` places; raises `ApiError` 503 while draining, 429 when full, 400 for more than there are. What
+        generates nothing needs none, and is never refused."""
+        if not count:
+            return
         if count > self.limit:
             text = f"{count} answers in one request, {self.limit} generations at once is the limit: ask for fewer"
             raise ApiError(400, text, "too_many_choices", "n")
@@ -136,6 +139,8 @@ class Admission:
 
     def leave(self, count: int = 1) -> None:
         """Gives places back."""
+        if not count:
+            return
         self._hold(-count)
         self._ledger.add(-count)
 

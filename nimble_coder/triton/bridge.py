@@ -32,6 +32,8 @@ class Flight:
     call: Call
     rows: dict[int, int]
     """Engine request id to row, for those that are not final yet."""
+    is_stopped: bool = False
+    """By a request of the same id: it ends with what it has, as if it had reached its end."""
 
 
 class Bridge:
@@ -59,7 +61,7 @@ class Bridge:
         try:
             if is_stop(inputs):
                 self._stop(request.request_id())
-                sender.close()
+                sender.send({}, is_last=True)
             else:
                 parameters = json.loads(request.parameters() or "{}")
                 self._start(request.request_id(), sender, read_call(inputs, self._exclude_input, parameters))
@@ -90,10 +92,15 @@ class Bridge:
                 raise
 
     def _stop(self, triton_id: str) -> None:
+        """Ends the newest request of that id, as the C++ backend does; raises `RequestError` where there is no id."""
         if not triton_id:
             raise RequestError("Trying to stop a request but request ID is not provided")
         with self._lock:
-            stopped = [engine_id for engine_id, flight in self._flights.items() if flight.triton_id == triton_id]
+            flight = next((f for f in reversed(self._flights.values()) if f.triton_id == triton_id), None)
+            if flight is None:
+                return  # it may have ended meanwhile
+            flight.is_stopped = True
+            stopped = list(flight.rows)
         for engine_id in stopped:
             self._engine.cancel(engine_id)
 
@@ -133,7 +140,7 @@ class Bridge:
         try:
             if response.error:
                 flight.sender.fail(response.error, self._pb.TritonError.INTERNAL, is_last)
-            elif response.finish_reason is FinishReason.CANCELLED and not response.token_ids:
+            elif response.finish_reason is FinishReason.CANCELLED and not (response.token_ids or flight.is_stopped):
                 flight.sender.fail("the request was cancelled", self._pb.TritonError.CANCELLED, is_last)
             else:
                 flight.sender.send(write_response(flight.call, row, response), is_last)
