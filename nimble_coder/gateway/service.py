@@ -82,10 +82,11 @@ class Service:
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or self.artifact.manifest.build_profile().served_names
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
-        self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
+        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        admin_key = settings.admin_key.get_secret_value()
+        self.keys = ApiKeys(keys, settings.api_keys_file, admin_key, self.metrics.unreadable_keys.inc)
         ledger = Ledger(settings.prometheus_multiproc_dir)
         self.rate = RateLimiter(settings.requests_per_minute, ledger)
-        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
         self.tracing = Tracing(settings.otel_service_name, bool(settings.otel_endpoint))
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
         self.admission = Admission(limit, ledger, self.metrics.running)
