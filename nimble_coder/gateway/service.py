@@ -127,11 +127,13 @@ class Service:
         return self.tokenizer.decode([token], skip_special_tokens=False)
 
     def check_model(self, name: str | None) -> str:
-        """The name to answer with; raises `ApiError` 404 for a model that is not served."""
-        if name and name not in self.names:
-            text = f"the model {name[:80]!r} is not served here: use {' or '.join(map(repr, self.names))}"
-            raise ApiError(404, text, "model_not_found", "model")
-        return name or self.names[0]
+        """The name to answer with; raises `ApiError` 404 for a model that is not served, unless any name will do."""
+        if not name or name in self.names:
+            return name or self.names[0]
+        if self.settings.accept_any_model_name:
+            return self.names[0]
+        text = f"the model {name[:80]!r} is not served here: use {' or '.join(map(repr, self.names))}"
+        raise ApiError(404, text, "model_not_found", "model")
 
     async def encode(self, text: str, control: bool) -> list[int]:
         """Ids of a text; a long one is encoded beside the event loop."""
