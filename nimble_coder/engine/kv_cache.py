@@ -12,6 +12,16 @@ Tokens = NDArray[np.int64]
 NOTHING: Tokens = np.zeros(0, np.int64)
 
 
+@dataclass(frozen=True)
+class Move:
+    """Entries of a slot that belong further forward: accepted drafts, in ascending order."""
+
+    slot: int
+    sources: list[int]
+    target: int
+    """Where the first of them goes; the others follow it."""
+
+
 @dataclass
 class Slot:
     """Whose entries a slot holds, and since when."""
@@ -38,12 +48,15 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         reuse: bool = True,
+        defer_moves: bool = False,
     ) -> None:
         size = (shape.num_hidden_layers, slots, shape.num_key_value_heads, capacity, shape.head_dim)
         self.keys = torch.empty(size, dtype=dtype, device=device)
         self.values = torch.empty(size, dtype=dtype, device=device)
         self.capacity = capacity
         self._reuse = reuse
+        self._moves: list[Move] | None = [] if defer_moves else None
+        """Moves that the next step makes first, where the model takes them: a GPU makes them in its graph."""
         self._slots = [Slot(NOTHING) for _ in range(slots)]
         self._clock = 0
 
@@ -66,6 +79,8 @@ class KVCache:
         takes_over = not self._slots[best].in_use and 2 * shared[best] >= len(self._slots[best].tokens)
         target = best if shared[best] and takes_over else oldest
         if target != best and shared[best]:
+            for move in self.take_moves():
+                self._move(move)
             for tensor in (self.keys, self.values):
                 tensor[:, target, :, : shared[best]] = tensor[:, best, :, : shared[best]]
         self._slots[target] = Slot(wanted[: shared[best]], in_use=True)
@@ -96,11 +111,25 @@ class KVCache:
 
         An entry was computed at its true position with exactly its true ancestors visible, so it is valid as it is.
         """
-        if nodes != list(range(1, len(nodes) + 1)):
-            source = [start + node for node in nodes]
-            target = slice(start + 1, start + 1 + len(nodes))
-            for tensor in (self.keys, self.values):
-                tensor[:, slot, :, target] = tensor[:, slot, :, source]
+        if nodes == list(range(1, len(nodes) + 1)):
+            return
+        move = Move(slot, [start + node for node in nodes], start + 1)
+        if self._moves is None:
+            self._move(move)
+        else:
+            self._moves.append(move)
+
+    def take_moves(self) -> list[Move]:
+        """The moves that are due before anything else is written; who takes them makes them."""
+        if not self._moves:
+            return []
+        taken, self._moves = self._moves, []
+        return taken
+
+    def _move(self, move: Move) -> None:
+        target = slice(move.target, move.target + len(move.sources))
+        for tensor in (self.keys, self.values):
+            tensor[:, move.slot, :, target] = tensor[:, move.slot, :, move.sources]
 
 
 def common_prefix(one: Tokens, other: Tokens) -> int:

@@ -124,11 +124,16 @@ def rotary_tables(
     shape: ModelShape, positions: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and signed sines `[positions, 1, head_dim]` of rotary position embedding, halves layout (GPT-NeoX)."""
-    frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
-    angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
+    angles = rotary_angles(shape, positions)
     cos, sin = angles.cos(), angles.sin()
     tables = (torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
     return tuple(table[:, None].to(device=device, dtype=dtype) for table in tables)  # type: ignore[return-value]
+
+
+def rotary_angles(shape: ModelShape, positions: int) -> torch.Tensor:
+    """`[positions, head_dim / 2]` in fp64."""
+    frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
+    return torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,6 @@ from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig, Engi
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
-from nimble_coder.engine.cuda_graphs import GraphedQwen2
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
@@ -102,7 +101,9 @@ class TorchEngine:
             logger.warning("%s: %s (a lower NIMBLE_MAX_MODEL_LEN makes room for more)", told, kept)
         else:
             logger.info("%s: room for %d at once", told, slots)
-        return KVCache(config.shape, max(slots, 1), capacity, dtype, device, self._options.reuse_kv_cache)
+        on_gpu = device.type == "cuda"
+        reuse = self._options.reuse_kv_cache
+        return KVCache(config.shape, max(slots, 1), capacity, dtype, device, reuse, defer_moves=on_gpu)
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
@@ -273,9 +274,14 @@ def load_model(
     logger.info("the step runs on %s, on %s", libraries[0].name if libraries else "PyTorch's operators", where)
     if libraries:
         return NativeQwen2(libraries[0], shape, weights, cache, threads)
+    if device.type == "cuda":
+        from nimble_coder.engine.cuda.model import CudaQwen2  # Triton's language comes with PyTorch's CUDA builds only
+
+        model = CudaQwen2(shape, weights, cache, lookahead.tokens_per_step, lookahead.ngram_size - 1)
+        model.record(lookahead.tokens_per_step)
+        return model
     torch.set_num_threads(threads)
-    model = Qwen2(shape, weights, cache)
-    return GraphedQwen2(model, lookahead.tokens_per_step) if device.type == "cuda" else model
+    return Qwen2(shape, weights, cache)
 
 
 class Counters:

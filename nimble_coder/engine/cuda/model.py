@@ -1,0 +1,229 @@
+"""The Qwen2 model on an NVIDIA GPU: matrix products by cuBLAS, everything between them by our kernels.
+
+Decoding steps are padded to one of a few numbers of rows, recorded as a CUDA graph at their first use, and replayed:
+one launch and one small copy each way per step. Chunks of prompts run as they are.
+"""
+
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from build_engine.checkpoint import ModelShape
+from nimble_coder.engine.batch import Batch
+from nimble_coder.engine.cuda import kernels
+from nimble_coder.engine.cuda.plan import Layout, Plan
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.model import Outcome
+from nimble_coder.engine.qwen2 import rotary_angles
+
+logger = logging.getLogger(__name__)
+
+ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Rows that steps are padded to; the engine's own number of tokens per step comes between them."""
+FEW_ROWS = 16
+"""Up to here attention takes small blocks."""
+SPLITS = 32
+"""The most parts that a sequence's entries are attended in."""
+CHOICE_TILE = 128
+"""Tokens of the vocabulary whose logits one program computes."""
+
+
+class CudaQwen2:
+    """Implements `nimble_coder.engine.model.Model`. On a CPU, under Triton's interpreter, steps run without graphs."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        weights: dict[str, torch.Tensor],
+        cache: KVCache,
+        tokens_per_step: int,
+        longest_path: int,
+    ) -> None:
+        self._shape = shape
+        self._weights = weights
+        self._cache = cache
+        self._device = cache.keys.device
+        self._tokens_per_step = tokens_per_step
+        self._longest_path = longest_path
+        self._sequences = cache.keys.shape[1]
+        self._processors = (
+            torch.cuda.get_device_properties(self._device).multi_processor_count if self._device.type == "cuda" else 8
+        )
+        angles = rotary_angles(shape, cache.capacity)
+        self._cos, self._sin = (f(angles).to(self._device, torch.float32) for f in (torch.cos, torch.sin))
+        self._head = weights.get("head", weights["embedding"])
+        self._buckets = sorted({*ROWS, tokens_per_step})
+        self._steps: dict[int, RecordedStep] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+
+    def record(self, most_rows: int) -> None:
+        """Records the graphs of steps of up to `most_rows` rows, which otherwise happens at their first use."""
+        started = time.monotonic()
+        for rows in (rows for rows in self._buckets if rows <= most_rows):
+            self._step(rows)
+        logger.info("recorded %d steps in %.1f s", len(self._steps), time.monotonic() - started)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Outcome:
+        """See `Model.run`."""
+        rows = len(batch.tokens)
+        if len(batch.wanted) == rows and rows <= self._buckets[-1]:
+            step = self._step(next(bucket for bucket in self._buckets if bucket >= rows))
+            found, normed = step.run(batch)
+            return Outcome(found[:rows].tolist(), self._logits(normed[:rows]) if batch.wants_logits else None)
+        layout = self.layout(rows, batch)
+        plan = np.empty(layout.size, np.int32)
+        Plan(layout, plan).fill(batch, self._cache.take_moves())
+        hidden = self.forward(torch.from_numpy(plan).to(self._device), layout)
+        normed = hidden[torch.from_numpy(batch.wanted).to(self._device)]
+        choices = self.choose(normed).tolist() if len(normed) else []
+        return Outcome(choices, self._logits(normed) if batch.wants_logits else None)
+
+    def layout(self, rows: int, batch: Batch | None = None) -> Layout:
+        """The plan's layout for steps of `rows` rows, or of one batch that may be larger than steps are."""
+        lines = 16 if rows <= FEW_ROWS else 64
+        group = self._shape.num_attention_heads // self._shape.num_key_value_heads
+        trees = self._tokens_per_step
+        if batch is not None:
+            trees = max([trees, *(segment.rows for segment in batch if segment.visible >= 0)])
+        return Layout(rows, self._sequences, trees, max(self._longest_path, 1), lines // group)
+
+    def _step(self, rows: int) -> "RecordedStep":
+        if rows not in self._steps:
+            self._steps[rows] = RecordedStep(self, self.layout(rows), self._cache, self._device, self._pool)
+        return self._steps[rows]
+
+    def _logits(self, normed: torch.Tensor) -> torch.Tensor:
+        return functional.linear(normed, self._head)
+
+    def forward(self, plan: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """The final norm of all rows, `[rows, hidden_size]`; moves, then stores, entries in the cache."""
+        shape, rows, cache = self._shape, layout.rows, self._cache
+        part = layout.views(plan)
+        width, inter = shape.hidden_size, shape.intermediate_size
+        heads, kv_heads, dim = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        eps = shape.rms_norm_eps
+        norm_block, head_block = power_of_two(width), power_of_two(heads + 2 * kv_heads)
+        keys, values = cache.keys, cache.values
+        slot_stride = keys.stride(1)
+        weights = self._weights
+        kernels.move_entries[(len(keys), kv_heads, layout.sequences)](
+            keys, values, part["movers"], part["moves"], keys.stride(0), slot_stride, cache.capacity, dim,
+            num_warps=1,
+        )  # fmt: skip
+        hidden = torch.empty(rows, width, dtype=keys.dtype, device=keys.device)
+        normed = torch.empty_like(hidden)
+        attended = torch.empty(rows, heads * dim, dtype=keys.dtype, device=keys.device)
+        gated = torch.empty(rows, inter, dtype=keys.dtype, device=keys.device)
+        splits = self._splits(layout)
+        partial = torch.empty(splits * rows * heads * dim, dtype=torch.float32, device=keys.device)
+        stats = torch.zeros(splits * rows * heads * 2, dtype=torch.float32, device=keys.device)
+        kernels.embed_norm[(rows,)](
+            part["tokens"], weights["embedding"], weights["layers.0.attention_norm"], hidden, normed, width, eps,
+            norm_block,
+        )  # fmt: skip
+        for layer in range(shape.num_hidden_layers):
+            name = f"layers.{layer}."
+            qkv = functional.linear(normed, weights[name + "qkv_weight"], weights[name + "qkv_bias"])
+            kernels.rotate_and_store[(rows,)](
+                qkv, self._cos, self._sin, part["positions"], part["places"], part["slots"], keys[layer], values[layer],
+                slot_stride, cache.capacity, heads, kv_heads, dim // 2, head_block,
+            )  # fmt: skip
+            kernels.attend[(layout.blocks, kv_heads, splits)](
+                qkv, keys[layer], values[layer], attended, partial, stats, part["blocks"], part["visible"],
+                math.log2(math.e) / math.sqrt(dim), slot_stride, cache.capacity, rows, splits,
+                heads, kv_heads, dim, 16 if rows <= FEW_ROWS else 64, splits > 1,
+                num_warps=4, num_stages=2 if rows <= FEW_ROWS else 3,
+            )  # fmt: skip
+            if splits > 1:
+                kernels.combine[(rows * heads,)](
+                    partial, stats, attended, rows * heads, splits, dim, power_of_two(splits), num_warps=2
+                )
+            delta = functional.linear(attended, weights[name + "output"])
+            kernels.add_norm[(rows,)](hidden, delta, weights[name + "mlp_norm"], normed, width, eps, norm_block)
+            gate_up = functional.linear(normed, weights[name + "gate_up"])
+            kernels.silu_times[(rows, -(-inter // 1024))](gate_up, gated, inter, 1024)
+            delta = functional.linear(gated, weights[name + "down"])
+            last = layer + 1 == shape.num_hidden_layers
+            following = weights["norm" if last else f"layers.{layer + 1}.attention_norm"]
+            kernels.add_norm[(rows,)](hidden, delta, following, normed, width, eps, norm_block)
+        return normed
+
+    def choose(self, normed: torch.Tensor) -> torch.Tensor:
+        """The most likely token behind each row, `[rows]` int32; logits are compared in fp32."""
+        rows, width = normed.shape
+        vocab = self._shape.vocab_size
+        tiles = -(-vocab // CHOICE_TILE)
+        tops = torch.empty(rows, tiles, dtype=torch.float32, device=normed.device)
+        places = torch.empty(rows, tiles, dtype=torch.int32, device=normed.device)
+        choices = torch.empty(rows, dtype=torch.int32, device=normed.device)
+        lines = min(max(power_of_two(rows), 16), 128)
+        kernels.choose_in_tiles[(-(-rows // lines), tiles)](
+            normed, self._head, tops, places, rows, width, vocab, tiles, lines, CHOICE_TILE, 64,
+            num_warps=8 if lines == 128 else 4, num_stages=4,
+        )  # fmt: skip
+        kernels.choose[(rows,)](tops, places, choices, tiles, power_of_two(tiles))
+        return choices
+
+    def _splits(self, layout: Layout) -> int:
+        """Parts of a sequence's entries, so that there is work for every processor.
+
+        Tuned on an H200 (`docs/gpu-benchmarks.md`): more parts cost more in `combine` than they save in `attend`.
+        """
+        programs = -(-layout.rows // layout.rows_per_block) * self._shape.num_key_value_heads
+        return max(1, min(SPLITS, power_of_two(self._processors // programs + 1) // 2))
+
+
+class RecordedStep:
+    """A step of one layout: its plan, where its choices come out, and the graph between them."""
+
+    def __init__(self, model: CudaQwen2, layout: Layout, cache: KVCache, device: torch.device, pool: Any) -> None:
+        on_gpu = device.type == "cuda"
+        self._layout = layout
+        self._cache = cache
+        self._model = model
+        self._staged = torch.zeros(layout.size, dtype=torch.int32, pin_memory=on_gpu)
+        self._plan = torch.zeros(layout.size, dtype=torch.int32, device=device)
+        self._staged_plan = Plan(layout, self._staged.numpy())
+        self._found = torch.zeros(layout.rows, dtype=torch.int32, pin_memory=on_gpu)
+        self._graph = torch.cuda.CUDAGraph() if on_gpu else None
+        self._normed: torch.Tensor | None = None
+        if self._graph is not None:
+            self._record(self._graph, pool)
+
+    @torch.inference_mode()
+    def _record(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose and kernels compile at their first calls, outside of graphs
+            self._compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=pool):
+            self._compute()
+
+    def _compute(self) -> None:
+        self._plan.copy_(self._staged, non_blocking=True)
+        self._normed = self._model.forward(self._plan, self._layout)
+        self._found.copy_(self._model.choose(self._normed), non_blocking=True)
+
+    def run(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choices `[rows]` on the host and final norms `[rows, hidden_size]`, those of padded rows included."""
+        self._staged_plan.fill(batch, self._cache.take_moves())
+        if self._graph is None:
+            self._compute()
+        else:
+            self._graph.replay()
+            torch.cuda.current_stream().synchronize()
+        assert self._normed is not None, "recorded at its making"  # noqa: S101 - for the type checker
+        return self._found, self._normed
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is `count` or more."""
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,135 @@
+"""The GPU's model computes what `qwen2.py` computes. Without a GPU: in Triton's interpreter, and without graphs."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from build_engine.checkpoint import ModelShape
+from nimble_coder.bench.step import random_weights
+from nimble_coder.engine.batch import Batch, BatchBuilder
+from nimble_coder.engine.cuda.model import CudaQwen2
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.lookahead import TokenTree
+from nimble_coder.engine.model import Model
+from nimble_coder.engine.qwen2 import Qwen2
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHAPE = ModelShape(500, 192, 320, 2, 6, 2, 64, 1e-6, 1e4, 512, True)
+"""No size but the heads' is a multiple of what a kernel computes together."""
+OTHERS = [
+    replace(SHAPE, hidden_size=256, num_attention_heads=7, num_key_value_heads=1, tie_word_embeddings=False),
+    replace(SHAPE, hidden_size=160, num_attention_heads=2, num_key_value_heads=1, head_dim=128),
+]
+"""Seven query heads to a KV head beside a head of its own, and heads of 128 dimensions."""
+PROMPTS = [[random.Random(seed).randrange(400) for _ in range(length)] for seed, length in enumerate((5, 70, 24))]
+LARGEST = 30
+
+
+def models(shape: ModelShape) -> tuple[Qwen2, CudaQwen2]:
+    torch.manual_seed(2)
+    weights = {name: tensor.float() * 6 for name, tensor in random_weights(shape, DEVICE).items()}
+    plain_cache = KVCache(shape, 4, 300, torch.float32, DEVICE)
+    cache = KVCache(shape, 4, 300, torch.float32, DEVICE, defer_moves=True)
+    for each in (plain_cache, cache):  # memory that nobody has written may hold anything
+        each.keys.fill_(torch.nan)
+        each.values.fill_(torch.nan)
+    return Qwen2(shape, dict(weights), plain_cache), CudaQwen2(shape, weights, cache, LARGEST, longest_path=7)
+
+
+def prefill(prompts: list[list[int]]) -> Batch:
+    builder = BatchBuilder()
+    for slot, prompt in enumerate(prompts):
+        builder.add_chunk(slot, 0, prompt, is_last=True)
+    return builder.build(wants_logits=True)
+
+
+def tree_of(size: int, rng: random.Random) -> TokenTree:
+    tree = TokenTree(rng.randrange(400))
+    while len(tree) < size:
+        tree.add(rng.randrange(len(tree)), rng.randrange(400))
+    return tree
+
+
+def trees(sizes: list[int], cached: list[int], seed: int, wants_logits: bool = True) -> Batch:
+    rng, builder = random.Random(seed), BatchBuilder()
+    for slot, size in enumerate(sizes):
+        builder.add_tree(slot, cached[slot], tree_of(size, rng))
+    return builder.build(wants_logits)
+
+
+def same(plain: Model, fast: Model, batch: Batch) -> None:
+    expected, found = plain.run(batch), fast.run(batch)
+    assert found.choices == expected.choices
+    assert expected.logits is not None
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-3, rtol=1e-3)
+
+
+STEPS = [[1], [1, 7], [16, 3, LARGEST], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"), [*((SHAPE, sizes) for sizes in STEPS), *((shape, [3, LARGEST]) for shape in OTHERS)], ids=str
+)
+def test_a_step_gives_what_the_reference_gives(shape: ModelShape, sizes: list[int]) -> None:
+    plain, fast = models(shape)
+    same(plain, fast, prefill(PROMPTS[: len(sizes)]))
+    cached = [len(prompt) for prompt in PROMPTS]
+    for seed in range(1 + (DEVICE.type == "cuda")):  # the second time the graph that was recorded is replayed
+        same(plain, fast, trees(sizes, cached, seed))
+    for slot, size in enumerate(sizes):
+        for mine, theirs in zip(
+            fast._cache.read(1, slot, cached[slot] + size), plain.cache.read(1, slot, cached[slot] + size), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_accepted_entries_move_before_the_next_step() -> None:
+    plain, fast = models(SHAPE)
+    same(plain, fast, prefill(PROMPTS[:2]))
+    cached = [len(prompt) for prompt in PROMPTS[:2]]
+    for seed, paths in enumerate([[[3, 9, 10], [5]], [[2, 4, 6, 8], [11]]]):
+        same(plain, fast, trees([12, 12], cached, seed))
+        for cache in (plain.cache, fast._cache):
+            for slot, path in enumerate(paths):
+                cache.keep(slot, cached[slot], path)
+        cached = [length + 1 + len(path) for length, path in zip(cached, paths, strict=True)]
+    same(plain, fast, trees([1, 1], cached, seed=9))
+
+
+def test_a_chunk_of_a_prompt_runs_beside_trees() -> None:
+    plain, fast = models(SHAPE)
+    same(plain, fast, prefill(PROMPTS[:2]))
+    rng, builder = random.Random(3), BatchBuilder()
+    builder.add_tree(0, len(PROMPTS[0]), tree_of(9, rng))
+    builder.add_chunk(2, 0, PROMPTS[2][:14], is_last=False)
+    builder.add_tree(1, len(PROMPTS[1]), tree_of(1, rng))
+    same(plain, fast, builder.build(wants_logits=True))
+    builder = BatchBuilder()
+    builder.add_chunk(2, 14, PROMPTS[2][14:], is_last=True)
+    same(plain, fast, builder.build(wants_logits=True))
+
+
+def test_entries_that_are_to_move_are_copied_to_their_new_place() -> None:
+    """A prompt that shares what a running sequence has just accepted finds it in order."""
+    cache = KVCache(SHAPE, 2, 40, torch.float32, torch.device("cpu"), defer_moves=True)
+    first, _ = cache.acquire([1, 2, 3])
+    for tensor in (cache.keys, cache.values):
+        tensor[:, first] = torch.arange(40.0)[:, None]
+    cache.keep(first, 2, [4])
+    cache.hold(first, [1, 2, 3, 4])
+    second, shared = cache.acquire([1, 2, 3, 4, 5])
+    assert (shared, second) == (4, 1)
+    assert cache.keys[0, second, 0, :4, 0].tolist() == [0, 1, 2, 6]
+    assert cache.take_moves() == []
+
+
+def test_few_layouts_serve_many_steps() -> None:
+    _, fast = models(SHAPE)
+    fast.run(prefill(PROMPTS[:1]))
+    assert not fast._steps  # prompts run without a graph
+    for size in (1, 2, 3, 4, 9):
+        fast.run(trees([size], [5], seed=size, wants_logits=False))
+    assert sorted(fast._steps) == [1, 2, 4, 16]
