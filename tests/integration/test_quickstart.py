@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakeCheckpoint
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,6 +60,40 @@ def test_once_completes_measures_and_ends(cache: Path) -> None:
     grpc, http = (output.split(f"one completion over {kind}\n")[1].split("==>")[0] for kind in ("gRPC", "HTTP"))
     assert grpc == http  # lookahead over gRPC and the ensemble over HTTP: one model, one output
     assert len(grpc.splitlines()) > 8
+
+
+def test_a_model_from_a_directory_chats_fills_in_and_calls_a_tool(cache: Path, make_checkpoint: MakeCheckpoint) -> None:
+    """Also where the directory is named from somewhere else, and the second time without building."""
+    checkpoint = make_checkpoint("tiny")
+    command = [sys.executable, "-P", "-m", "nimble_coder.quickstart", "--cache", str(cache), "--once", "--free-ports"]
+    for _ in range(2):
+        answer = subprocess.run(
+            [*command, "--from", checkpoint.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=checkpoint.parent,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stdout
+    for shown in ("already built", "one chat: Write", "one infill", "one tool call: What", "tokens/s: "):
+        assert shown in answer.stdout, answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "qwen2.5-coder-0.6b"], "there is no model 'qwen2.5-coder-0.6b'; known models: "),
+        (["--model", "qwen2.5-coder-32b-instruct"], "no profile of qwen2.5-coder-32b-instruct runs here"),
+        (["--from", "/nowhere"], "/nowhere is not a directory"),
+    ],
+)
+def test_what_cannot_be_had_is_said_at_once(cache: Path, arguments: list[str], reason: str) -> None:
+    process = quickstart(cache, "--once", "--free-ports", *arguments)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert reason in output.replace("\n", " ")
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
