@@ -74,7 +74,8 @@ class Policy:
         except OSError as error:
             raise PolicyError(f"the policy {path} cannot be read: {error.strerror}") from None
         except (msgspec.MsgspecError, LookaheadError, UnicodeDecodeError) as error:
-            raise PolicyError(f"the policy {path} cannot be used: {error}; run `nimble-coder tune` again") from None
+            why = " ".join(str(error).split())
+            raise PolicyError(f"the policy {path} cannot be used: {why}; run `nimble-coder tune` again") from None
         if not levels:
             raise PolicyError(f"the policy {path} has no levels: run `nimble-coder tune` again, or remove it")
         loads = [load for load, _ in levels]

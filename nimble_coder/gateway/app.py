@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import ClientGone, Exchange, Headers, Receive, Scope, Send
+from nimble_coder.gateway.exchange import READERS, ClientGone, Exchange, Headers, Receive, Scope, Send
 from nimble_coder.gateway.health import Health
 from nimble_coder.gateway.kserve_http import TritonHttp
 from nimble_coder.gateway.route import Route
@@ -24,13 +24,14 @@ class App:
         self.service = service
         self.health = Health(service)
         self.triton = TritonHttp(service)
+        self._readers = asyncio.Semaphore(READERS)
         self._origins = service.settings.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._refuse_other(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._readers)
         started = time.time_ns()
         route: Route | None = None
         try:

@@ -56,6 +56,12 @@ class Connection(HttpToolsProtocol):
         self._is_in_head = True
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """See `HttpToolsProtocol`: what has come of a body that was refused is of no use."""
+        if self.cycle.response_complete:  # a pipelined request may be the current one, and waits for its turn
+            self.cycle.body.clear()
+        super().on_response_complete()
+
     def _wait(self) -> None:
         text = f"the headers have not arrived in {BODY_SECONDS:.0f} s: send the request again"
         self._timer = self.loop.call_later(BODY_SECONDS, self._refuse, ApiError(408, text, "request_timeout"))

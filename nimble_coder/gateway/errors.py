@@ -65,6 +65,7 @@ class ApiError(Exception):
             401: grpc.StatusCode.UNAUTHENTICATED,
             403: grpc.StatusCode.PERMISSION_DENIED,
             404: grpc.StatusCode.NOT_FOUND,
+            408: grpc.StatusCode.DEADLINE_EXCEEDED,
             413: grpc.StatusCode.RESOURCE_EXHAUSTED,
             429: grpc.StatusCode.RESOURCE_EXHAUSTED,
             503: grpc.StatusCode.UNAVAILABLE,

@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,6 +27,10 @@ clients and proxies give up on a server that says nothing."""
 QUIET_SECONDS = 10.0
 """After so long without an event a stream has a comment, which clients pass over."""
 KEEP_ALIVE = b": keep-alive\n\n"
+READERS = 8
+"""Large bodies that are read at once, and gRPC messages: each may be as large as `max_body_bytes`."""
+LARGE = 65_536
+"""Bytes of a body from which on it takes one of those places; uvicorn holds that much in any case."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -37,8 +41,10 @@ class ClientGone(Exception):  # noqa: N818 - not an error: editors hang up at ev
 class Exchange:
     """A request to read from and a response to write to."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, readers: asyncio.Semaphore | None = None) -> None:
+        """`readers` are the places for large bodies, of which there are any number without it."""
         self.scope = scope
+        self._readers = readers or asyncio.Semaphore()
         self._receive, self._send = receive, send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.header("x-request-id") or ""
@@ -80,21 +86,26 @@ class Exchange:
 
     async def _read_body(self, limit: int) -> bytes:
         too_large = ApiError(413, f"the body is larger than {limit} bytes: send less", "content_too_large")
-        declared = self.header("content-length") or "0"
-        if declared.isdigit() and int(declared) > limit:
+        header = self.header("content-length") or "0"
+        declared = int(header) if header.isdigit() else 0
+        if declared > limit:
             raise too_large
-        parts, size, more = [], 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            part = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                raise too_large
-            more = message.get("more_body", False)
-        return b"".join(parts)
+        content, more, is_placed = bytearray(), True, False
+        async with AsyncExitStack() as places:
+            # A failure's frames stay until the next collection of garbage, which is rare here: they hold no body.
+            places.push(lambda kind, *_: content.clear() if kind else None)
+            while more:
+                if max(declared, len(content)) > LARGE and not is_placed:
+                    is_placed = True
+                    await places.enter_async_context(self._readers)
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                content += message.get("body", b"")
+                if len(content) > limit:
+                    raise too_large
+                more = message.get("more_body", False)
+        return bytes(content)
 
     async def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers | None = None

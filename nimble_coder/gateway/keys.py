@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from nimble_coder.gateway.errors import ApiError
@@ -13,18 +14,30 @@ logger = logging.getLogger(__name__)
 class ApiKeys:
     """The clients' keys and the administrator's. Only their digests are kept."""
 
-    def __init__(self, keys: list[str], file: Path | None = None, admin_key: str = "") -> None:
-        """Raises `ValueError` where the file cannot be read: a service meant to be closed must not start open."""
+    def __init__(
+        self,
+        keys: list[str],
+        file: Path | None = None,
+        admin_key: str = "",
+        on_unreadable: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Raises `ValueError` where the file cannot be read: a service meant to be closed must not start open.
+
+        `on_unreadable` is called for each later version of it that cannot be.
+        """
         self._fixed = [digest(key) for key in keys]
         self._admin = digest(admin_key) if admin_key else None
         self._file = file
-        self._version: tuple[int, int] | None = None
+        self._on_unreadable = on_unreadable
+        self._version: tuple[int, ...] = ()
+        """Of the file when it was last looked at; empty where it was not there."""
         self._from_file: list[bytes] = []
         if file is not None:
             try:
-                self._reload(file)
-            except OSError as error:
-                raise ValueError(f"NIMBLE_API_KEYS_FILE {file} cannot be read: {error.strerror}") from None
+                self._version, self._from_file = version_of(file), read_keys(file)
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error.reason
+                raise ValueError(f"NIMBLE_API_KEYS_FILE {file} cannot be read: {reason}") from None
 
     @property
     def required(self) -> bool:
@@ -56,19 +69,32 @@ class ApiKeys:
         return sum(hmac.compare_digest(found, key) for key in keys) > 0
 
     def _refresh(self, file: Path) -> None:
+        version = version_of(file)
+        if version == self._version:
+            return
+        self._version = version
         try:
-            self._reload(file)
-        except OSError:
-            # Kubernetes swaps mounted secrets in two steps: the last known keys stay valid in between.
-            logger.warning("%s cannot be read; the keys read before stay valid", file)
+            self._from_file = read_keys(file)
+        except (OSError, UnicodeDecodeError) as error:
+            # Kubernetes swaps mounted secrets in two steps, and a file may be written while we look.
+            reason = error.strerror if isinstance(error, OSError) else error.reason
+            logger.warning("%s cannot be read (%s); the keys read before stay valid", file, reason)
+            self._on_unreadable()
 
-    def _reload(self, file: Path) -> None:
+
+def version_of(file: Path) -> tuple[int, ...]:
+    """What changes when a file does, its permissions included; empty where there is none."""
+    try:
         found = file.stat()
-        version = (found.st_mtime_ns, found.st_ino)
-        if version != self._version:
-            lines = (line.split("#", 1)[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
-            self._from_file = [digest(line) for line in lines if line]
-            self._version = version
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
+
+
+def read_keys(file: Path) -> list[bytes]:
+    """The digests of a file's keys; raises `OSError` and `UnicodeDecodeError`."""
+    lines = (line.split("#", 1)[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [digest(line) for line in lines if line]
 
 
 def presented(authorization: str | None, x_api_key: str | None) -> str | None:

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve_guard import KServeGuard, stops
 from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
 from nimble_coder.gateway.limits import draining
@@ -36,7 +37,23 @@ READING = {
     "ModelStatistics",
 }
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
+WITHOUT_MESSAGE = {"ServerLive", "ServerReady", HEALTH_CHECK}
+"""Triton looks at nothing in their messages, so nothing of them is read: who calls needs no key."""
 UNLIMITED = -1
+CALLS = 1024
+"""At once in one process; more are told to come back."""
+BOUNDS = (
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_concurrent_streams", 256),  # of one connection; a client waits by itself
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 60_000),
+    ("grpc.keepalive_time_ms", 60_000),  # asks whether a silent client is still there
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.bdp_probe", 0),  # it would let megabytes come that nobody has asked for
+)
+PROBING_READERS, PROBES_WAITING, PROBE_SECONDS = 2, 32, 1.0
+"""Of callers who need no key: messages that are read at once, each of which may be as large as `max_body_bytes`; calls
+that may wait for that; and how long such a message may take."""
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
 """Triton's statuses of an inference that say less than their texts do."""
 STUB_DIED = b"is not healthy"
@@ -59,12 +76,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
         self._single = UnaryInference(service, self._guard)
         self._relays: set[Relay] = set()
+        self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
+        self._probes = 0
 
     async def start(self) -> grpc.aio.Server:
         """Listens on the configured port, with TLS where there is a certificate; raises `OSError`."""
         settings = self._service.settings
-        options = [("grpc.max_receive_message_length", settings.max_body_bytes), ("grpc.so_reuseport", 1)]
-        server = grpc.aio.server(options=options)
+        options = [("grpc.max_receive_message_length", settings.max_body_bytes), *BOUNDS]
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS)
         server.add_generic_rpc_handlers([self])
         address = f"{settings.host}:{settings.grpc_port}"
         try:
@@ -94,9 +113,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         name = method.removeprefix(PREFIX)
         if name == method != HEALTH_CHECK:
             return None
-        if name == STREAM:
-            return grpc.stream_stream_rpc_method_handler(self._stream)
-        return grpc.unary_unary_rpc_method_handler(self._unary(name, method))
+        # Calls with one message are streams here too: gRPC would read the message before it asked who sends it.
+        return grpc.stream_stream_rpc_method_handler(self._stream if name == STREAM else self._unary(name, method))
 
     def _check_caller(self, name: str, context: Context) -> str:
         """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
@@ -109,13 +127,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._service.keys.check_admin(authorization, x_api_key)
         return client
 
-    def _unary(self, name: str, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _unary(self, name: str, method: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
         forward = self._triton.unary_unary(method)
 
-        async def handle(message: bytes, context: Context) -> bytes:
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
             started = time.time_ns()
             try:
                 client = self._check_caller(name, context)
+                message = await self._read(name, messages)
                 if name == INFER:
                     self._service.rate.check(client)
                     answer = await self._infer(forward, message)
@@ -126,10 +145,30 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                     answer = await forward(message)
             except (ApiError, grpc.aio.AioRpcError) as error:
                 await self._refuse(name, context, error, started)
+            await context.write(bytes(answer))
             self._count(name, grpc.StatusCode.OK, context, started)
-            return bytes(answer)
 
         return handle
+
+    async def _read(self, name: str, messages: AsyncIterator[bytes]) -> bytes:
+        """The message of a call that has one; raises `ApiError` where it does not come."""
+        if name in WITHOUT_MESSAGE:
+            return b""
+        is_probe = name in PROBES
+        if is_probe and self._probes >= PROBES_WAITING:
+            raise ApiError(429, f"{self._probes} probes are waiting: try again shortly", "too_many_requests")
+        self._probes += is_probe
+        seconds = PROBE_SECONDS if is_probe else BODY_SECONDS
+        try:
+            async with self._probing if is_probe else self._reading:
+                return await asyncio.wait_for(anext(messages), seconds)
+        except StopAsyncIteration:
+            raise ApiError(400, "the call has no message: send one", "invalid_message") from None
+        except TimeoutError:
+            text = f"the message has not arrived in {seconds:.0f} s: send the request again"
+            raise ApiError(408, text, "request_timeout") from None
+        finally:
+            self._probes -= is_probe
 
     async def _infer(self, forward: Forward, message: bytes) -> bytes:
         request = read_request(message)

@@ -37,6 +37,9 @@ class GatewayMetrics:
         self.errors = Counter(
             "nimble_errors", "Requests refused or failed, by the error's code", ["code"], registry=own
         )
+        self.unreadable_keys = Counter(
+            "nimble_api_keys_unreadable", "Versions of the keys file that could not be read", registry=own
+        )
         self.finished = Counter("request_finish", "Generations by the reason they ended", ["reason"], registry=own)
         self.cancelled = Counter("nimble_requests_cancelled", "Generations whose client went away", registry=own)
         self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens", registry=own)

@@ -25,10 +25,15 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
 from nimble_coder.gateway.health import EngineLostError
 from nimble_coder.gateway.kserve_grpc import KServeProxy
+from nimble_coder.gateway.memory import give_back
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
+
+RECEIVED = 32_768
+"""Bytes of a connection that the kernel holds and we may get at once, before anyone has looked at a header of them; the
+kernel doubles it."""
 
 
 class HttpServer(uvicorn.Server):
@@ -76,6 +81,7 @@ class Gateway:
         metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
         serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
         watching = asyncio.create_task(self.app.health.watch(self.stop))
+        trimming = asyncio.create_task(give_back())
         # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
         gc.collect()
         gc.freeze()
@@ -85,6 +91,7 @@ class Gateway:
         proxy.drain()
         await self._drain()
         watching.cancel()
+        trimming.cancel()
         api.should_exit = metrics.should_exit = True
         await grpc_server.stop(1)
         await asyncio.gather(*serving)
@@ -129,6 +136,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)  # its connections inherit it
     try:
         listener.bind((host, port))
     except OSError as error:

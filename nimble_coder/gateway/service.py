@@ -82,10 +82,11 @@ class Service:
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or self.artifact.manifest.build_profile().served_names
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
-        self.keys = ApiKeys(keys, settings.api_keys_file, settings.admin_key.get_secret_value())
+        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        admin_key = settings.admin_key.get_secret_value()
+        self.keys = ApiKeys(keys, settings.api_keys_file, admin_key, self.metrics.unreadable_keys.inc)
         ledger = Ledger(settings.prometheus_multiproc_dir)
         self.rate = RateLimiter(settings.requests_per_minute, ledger)
-        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
         self.tracing = Tracing(settings.otel_service_name, bool(settings.otel_endpoint))
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
         self.admission = Admission(limit, ledger, self.metrics.running)
@@ -126,11 +127,13 @@ class Service:
         return self.tokenizer.decode([token], skip_special_tokens=False)
 
     def check_model(self, name: str | None) -> str:
-        """The name to answer with; raises `ApiError` 404 for a model that is not served."""
-        if name and name not in self.names:
-            text = f"the model {name[:80]!r} is not served here: use {' or '.join(map(repr, self.names))}"
-            raise ApiError(404, text, "model_not_found", "model")
-        return name or self.names[0]
+        """The name to answer with; raises `ApiError` 404 for a model that is not served, unless any name will do."""
+        if not name or name in self.names:
+            return name or self.names[0]
+        if self.settings.accept_any_model_name:
+            return self.names[0]
+        text = f"the model {name[:80]!r} is not served here: use {' or '.join(map(repr, self.names))}"
+        raise ApiError(404, text, "model_not_found", "model")
 
     async def encode(self, text: str, control: bool) -> list[int]:
         """Ids of a text; a long one is encoded beside the event loop."""

@@ -38,6 +38,8 @@ class GatewayOptions(BaseModel):
 
     served_model_names: str = ""
     """Names a request may call the model, its id first; where empty the model's, the profile's and `qwen2.5-coder`."""
+    accept_any_model_name: bool = False
+    """Answer requests for any model with the one that is served, for recipes that send a placeholder."""
     max_model_len: int | None = Field(default=None, ge=2)
     """Longest prompt plus answer in tokens, where less than the engine's is wanted."""
     api_keys: SecretStr = SecretStr("")

@@ -10,6 +10,7 @@ from nimble_coder.settings.loading import Loaded, is_secret
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.build import build_command
 from nimble_coder.supervisor.choice import Choice, choose
+from nimble_coder.supervisor.files import check_files, check_policy
 from nimble_coder.supervisor.supervisor import serving_of
 from nimble_coder.supervisor.tls import server_context
 from nimble_coder.triton.server import SECRETS
@@ -20,8 +21,11 @@ WORK = "WORK"
 
 def report(loaded: Loaded) -> str:
     """Starts nothing and writes nothing; raises what starting would raise before anything runs."""
+    check_files(loaded)
     server_context(loaded.settings)
     choice = choose(loaded.settings)
+    if choice.artifact:
+        check_policy(loaded, choice.artifact)
     loaded = loaded.for_profile(choice.profile)
     lines = [*(f"warning: {text}" for text in loaded.warnings), "settings:", *settings_lines(loaded)]
     lines += ["", f"engine: {choice.profile.name} ({choice.why})", "processes:", *processes(loaded, choice)]

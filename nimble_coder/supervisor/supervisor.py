@@ -14,6 +14,7 @@ from nimble_coder.settings.loading import Loaded
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.build import StartBuild
 from nimble_coder.supervisor.choice import Choice, choose
+from nimble_coder.supervisor.files import check_files, check_policy
 from nimble_coder.supervisor.memory import oom_kills
 from nimble_coder.supervisor.start_page import StartPage
 from nimble_coder.supervisor.tls import server_context
@@ -44,6 +45,7 @@ class Supervisor:
         """
         adopt_orphans()
         settings, killed = self._loaded.settings, oom_kills()
+        check_files(self._loaded)
         tls = server_context(settings)
         settings.listening.check_free()
         if missing := shortage():
@@ -51,6 +53,7 @@ class Supervisor:
         try:
             with StartPage(settings.listening, self._reason, tls) as page:
                 artifact = self._find(choose(settings))
+                check_policy(self._loaded, artifact)
                 self._loaded = self._loaded.for_profile(artifact.manifest.build_profile())
                 with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
                     serving.gateways.wait_listening()

@@ -181,6 +181,9 @@ class TextRequest:
         # A flag comes without its batch dimension here, and the engine wants one.
         passed = {theirs: self._inputs[ours].reshape(1, -1) for ours, theirs in PASSED.items() if ours in self._inputs}
         is_streamed = bool(passed.get("streaming", np.zeros(1)).any())
+        if self._count("num_return_sequences") <= 1:
+            # Also where the text goes out at once: a client that has gone, or a stop word, is noticed between steps.
+            passed["streaming"] = np.ones((1, 1), np.bool_)
         request_id, outputs = uuid4().hex, ["output_ids", "sequence_length", *self._extra_outputs()]
         text, sent = GrowingText(self._calls.decode, self._stop_words(), self._count("min_length")), 0
         others: dict[str, Array] = {}
@@ -199,7 +202,14 @@ class TextRequest:
                 others, sent = {}, len(text.certain)
         text.finish()
         if others or not sent or len(text.certain) > sent:
-            self._send(text.certain if self._accumulate else text.certain[sent:], others)
+            prompt = "" if is_streamed else self._repeated_prompt()
+            self._send(prompt + (text.certain if self._accumulate else text.certain[sent:]), others)
+
+    def _repeated_prompt(self) -> str:
+        """The prompt where a whole text is to begin with it, as TensorRT-LLM's does unless it is excluded."""
+        excluded = self._inputs.get("exclude_input_in_output", np.ones(1))
+        prompt = self._inputs["text_input"].reshape(-1)[0]
+        return "" if excluded.any() or self._count("num_return_sequences") > 1 else prompt.decode("utf-8", "replace")
 
     def _stop_words(self) -> list[str]:
         words = self._inputs.get("stop_words", np.zeros(0, np.object_)).reshape(-1)

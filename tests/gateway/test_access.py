@@ -114,6 +114,43 @@ def test_keys_in_a_file_are_rotated_without_a_restart(tmp_path: Path) -> None:
     keys.check("Bearer three")
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\0n\0e\0w", b"new\x80\n", bytes(range(128, 256))])
+def test_a_key_file_rotated_to_bytes_that_are_no_text_leaves_the_old_keys(tmp_path: Path, content: bytes) -> None:
+    failures: list[int] = []
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = ApiKeys([], file, on_unreadable=lambda: failures.append(1))
+    file.write_bytes(content)
+    for _ in range(3):
+        keys.check("Bearer old")
+        with pytest.raises(ApiError, match="not valid"):
+            keys.check("Bearer new")
+    assert len(failures) == 1  # once for each version, however many requests come
+    file.write_text("new\n")
+    keys.check("Bearer new")
+    with pytest.raises(ApiError, match="not valid"):
+        keys.check("Bearer old")
+    file.unlink()
+    keys.check("Bearer new")
+    assert len(failures) == 2
+    with pytest.raises(ValueError, match="cannot be read"):
+        file.write_bytes(content)
+        ApiKeys([], file)
+
+
+def test_a_keys_file_that_cannot_be_read_shows_in_the_metrics(
+    artifact: Artifact, gateway: Serving, log: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old")
+    with gateway_with(artifact, gateway, log, api_keys_file=file) as g:
+        file.write_bytes(b"\xff")
+        answer = httpx.get(f"{g.addresses.http}/v1/models", headers={"x-api-key": "old"})
+        assert answer.status_code == 200
+        assert "nimble_api_keys_unreadable_total 1.0" in httpx.get(g.addresses.metrics).text
+    assert "the keys read before stay valid" in log.read_text()
+
+
 def test_a_key_file_that_is_missing_or_empty_does_not_open_the_service(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         ApiKeys([], tmp_path / "none")

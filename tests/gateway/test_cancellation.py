@@ -74,6 +74,7 @@ HTTP_WAYS: dict[str, tuple[str, dict[str, object]]] = {
     "infill, whole": ("/infill", INFILL),
     "KServe generate": ("/v2/models/tensorrt_llm/generate", TOKENS),
     "KServe generate of the ensemble": ("/v2/models/ensemble/generate", {"text_input": PROMPT, "max_tokens": 6000}),
+    "KServe generate of text": ("/v2/models/tensorrt_llm_bls/generate", {"text_input": PROMPT, "max_tokens": 6000}),
     "KServe generate_stream": ("/v2/models/tensorrt_llm/generate_stream", {**TOKENS, "streaming": True}),
 }
 

@@ -76,6 +76,13 @@ def test_without_streaming_the_whole_text_comes_at_once(server: TritonServer) ->
     assert whole == b"".join(texts(server, request([b"def f(x):"], **STREAM)))
 
 
+def test_a_whole_text_begins_with_its_prompt_where_that_is_not_excluded(server: TritonServer) -> None:
+    prompt = "größer\n".encode()
+    given: dict[str, Any] = {"exclude_input_in_output": np.array([[False]])}
+    (whole,), (repeated,) = texts(server, request([prompt])), texts(server, request([prompt], **given))
+    assert repeated == prompt + whole
+
+
 def test_stop_words_and_metrics_are_passed_on(server: TritonServer) -> None:
     whole = texts(server, request([b"def f(x):"]))[0].decode()
     word = next(character for character in whole if character.isascii() and character.isprintable())
