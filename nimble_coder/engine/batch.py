@@ -86,15 +86,15 @@ class BatchBuilder:
         self._wanted += range(first, first + size)
         return size
 
-    def add_chunk(self, slot: int, cached: int, tokens: list[int], is_last: bool) -> int:
-        """Adds a chunk of a prompt; only its last choice is wanted, and only where it ends the prompt."""
+    def add_chunk(self, slot: int, cached: int, tokens: list[int], is_last: bool, wants_all: bool = False) -> int:
+        """Adds a chunk of a prompt; only its last choice is wanted, and only where it ends the prompt, or all are."""
         first = len(self._tokens)
         self._tokens += tokens
         self._positions += range(cached, cached + len(tokens))
         self._segments.append(Segment(slot, cached, first, len(tokens), CAUSAL))
-        if is_last:
-            self._wanted.append(len(self._tokens) - 1)
-        return int(is_last)
+        wanted = len(tokens) if wants_all else int(is_last)
+        self._wanted += range(len(self._tokens) - wanted, len(self._tokens))
+        return wanted
 
     def build(self, wants_logits: bool) -> Batch:
         """The batch of everything that was added."""

@@ -36,6 +36,12 @@ GREEDY_BELOW = 1e-3
 e^-20 of its probability, and 1e-40, dividing by which gives infinity, is below it. 0.01, which Continue sends, is not:
 there a gap of 0.02 still leaves e^-2."""
 
+Ranked = list[tuple[int, float]]
+"""Tokens with their log probabilities, the most likely first."""
+
+MOST_TOP = 20
+"""Tokens whose log probabilities one place can have: OpenAI's limit of a chat."""
+
 GREEDY_SHARE = 1e-6
 """A top-p below this leaves the most likely token alone: of any vocabulary we know it has at least this share."""
 
@@ -95,6 +101,10 @@ class Sampling:
     """Token sequences of which the output begins with one."""
     log_probs: bool = False
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
+    top_log_probs: int = 0
+    """With it those of so many most likely tokens in its place."""
+    prompt_log_probs: bool = False
+    """The first response tells the same of every token of the prompt but the first."""
 
     def __post_init__(self) -> None:
         for name, (value, bounds) in {
@@ -111,6 +121,7 @@ class Sampling:
             "runtime_top_k": (self.top_k, self.top_k >= 0, "0 (all) or more"),
             "runtime_top_p": (self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
             "min_length": (self.min_tokens, self.min_tokens >= 0, "0 or more"),
+            "top_logprobs": (self.top_log_probs, 0 <= self.top_log_probs <= MOST_TOP, f"0 to {MOST_TOP}"),
         }.items():
             if not good:
                 raise RequestError(f"{name} is {value}, which is out of range: send {allowed}")
@@ -186,6 +197,10 @@ class Response:
     """One per token, where asked for."""
     cum_log_prob: float = 0.0
     """The sum over all tokens of the request so far."""
+    top_log_probs: list[Ranked] | None = None
+    """One list per token, where asked for."""
+    prompt_log_probs: list[tuple[float, Ranked]] | None = None
+    """One per token of the prompt but the first, where asked for; in the first response."""
 
     @property
     def is_final(self) -> bool:

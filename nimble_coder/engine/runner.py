@@ -5,7 +5,7 @@ import torch
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.sampler import Sampler
-from nimble_coder.engine.scheduler import Decode, Work
+from nimble_coder.engine.scheduler import Decode, Prefill, Work
 from nimble_coder.engine.sequence import Sequence
 
 
@@ -25,12 +25,26 @@ class ModelRunner:
         outputs: list[list[int] | Exception] = []
         start = 0
         for piece, count in zip(work, counts, strict=True):
-            if count and piece.sequence.sampler and outcome.logits is not None:
+            if isinstance(piece, Prefill) and piece.sequence.scores_prompt and outcome.logits is not None:
+                outputs.append(self._score(piece, outcome.logits[start : start + count]))
+            elif count and piece.sequence.sampler and outcome.logits is not None:
                 outputs.append(self._draw(piece.sequence, piece.sequence.sampler, outcome.logits[start]))
             else:
                 outputs.append(outcome.choices[start : start + count])
             start += count
         return outputs
+
+    def _score(self, piece: Prefill, logits: torch.Tensor) -> list[int] | Exception:
+        """Scores a chunk of a prompt, and draws behind its end."""
+        sequence, sampler = piece.sequence, piece.sequence.sampler
+        assert sampler is not None, "scored without a sampler"  # noqa: S101 - for the type checker
+        first = sequence.cached + 1
+        following = sequence.tokens[first : first + len(piece.tokens)]
+        try:
+            sampler.score(logits[: len(following)], following)
+        except Exception as error:
+            return error
+        return self._draw(sequence, sampler, logits[-1]) if piece.is_last else []
 
     def _draw(self, sequence: Sequence, sampler: Sampler, logits: torch.Tensor) -> list[int] | Exception:
         try:
@@ -45,4 +59,6 @@ class ModelRunner:
         assert sequence.slot is not None, "scheduled without a slot"  # noqa: S101 - for the type checker
         if isinstance(piece, Decode):
             return builder.add_tree(sequence.slot, sequence.cached, piece.tree)
-        return builder.add_chunk(sequence.slot, sequence.cached, piece.tokens, piece.is_last)
+        return builder.add_chunk(
+            sequence.slot, sequence.cached, piece.tokens, piece.is_last, wants_all=sequence.scores_prompt
+        )

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import torch
 
-from nimble_coder.engine.protocol import BIAS, Sampling
+from nimble_coder.engine.protocol import BIAS, Ranked, Sampling
 
 
 class Sampler:
@@ -18,6 +18,10 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self._seen = set(prompt)
         self._output: list[int] = []
+        self.top_log_probs: list[Ranked] = []
+        """One list for each chosen token, where asked for."""
+        self.prompt_log_probs: list[tuple[float, Ranked]] = []
+        """Of the prompt's tokens but the first, as far as they have been scored."""
         self._counts: Counter[int] = Counter()
         self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.long)
         biases = [-torch.inf if bias <= BIAS.least else bias for _, bias in sampling.logit_bias]
@@ -31,7 +35,21 @@ class Sampler:
         self._seen.add(token)
         self._output.append(token)
         self._counts[token] += 1
-        return token, float(torch.log_softmax(raw, -1)[token]) if self._sampling.log_probs else 0.0
+        if not self._sampling.log_probs:
+            return token, 0.0
+        log_probs = torch.log_softmax(raw, -1)
+        if self._sampling.top_log_probs:
+            self.top_log_probs.append(self._rank(log_probs))
+        return token, float(log_probs[token])
+
+    def score(self, logits: torch.Tensor, following: list[int]) -> None:
+        """Takes note of how likely the prompt's tokens were, from the logits `[tokens, vocab_size]` before them."""
+        for row, token in zip(torch.log_softmax(logits.float(), -1).cpu(), following, strict=True):
+            self.prompt_log_probs.append((float(row[token]), self._rank(row)))
+
+    def _rank(self, log_probs: torch.Tensor) -> Ranked:
+        values, tokens = log_probs.topk(min(self._sampling.top_log_probs, len(log_probs)))
+        return list(zip(tokens.tolist(), values.tolist(), strict=True))
 
     def _penalise(self, logits: torch.Tensor) -> torch.Tensor:
         sampling = self._sampling

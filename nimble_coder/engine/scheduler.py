@@ -8,6 +8,9 @@ from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.protocol import FinishReason
 from nimble_coder.engine.sequence import Sequence
 
+SCORED_AT_ONCE = 32
+"""Tokens of a prompt whose log probabilities are wanted: logits take 4 bytes a token of the vocabulary for each."""
+
 
 @dataclass(frozen=True)
 class Prefill:
@@ -59,7 +62,8 @@ class Scheduler:
         budget = max(self._max_num_tokens - sum(len(w.tree) for w in work if isinstance(w, Decode)), 32)
         for sequence in self.running:
             if sequence.is_prefill and budget > 0:
-                chunk = sequence.tokens[sequence.cached : sequence.cached + budget]
+                most = min(budget, SCORED_AT_ONCE) if sequence.scores_prompt else budget
+                chunk = sequence.tokens[sequence.cached : sequence.cached + most]
                 budget -= len(chunk)
                 work.append(Prefill(sequence, chunk))
         return work
@@ -67,7 +71,7 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and self._cache.free_slots:
             sequence = self.waiting.popleft()
-            sequence.start(*self._cache.acquire(sequence.tokens))
+            sequence.start(*self._cache.acquire([] if sequence.scores_prompt else sequence.tokens))
             self.running.append(sequence)
 
     def advance(self, work: Work, outputs: list[int]) -> None:

@@ -61,6 +61,11 @@ class Sequence:
         return len(self.tokens) == self.prompt_length
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's own log probabilities are wanted, for which all of it has to be computed."""
+        return bool(self.request.sampling and self.request.sampling.prompt_log_probs)
+
+    @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
@@ -133,8 +138,18 @@ class Sequence:
             return Response(self.request_id, delta, self.finish_reason, metrics, self.error)
         # An end id has a log probability too, but is not part of the output.
         until = len(self.tokens) - self.prompt_length
-        log_probs, total = self.log_probs[until - len(delta) : until], sum(self.log_probs[:until])
-        return Response(self.request_id, delta, self.finish_reason, metrics, self.error, log_probs, total)
+        new = slice(until - len(delta), until)
+        return Response(
+            self.request_id,
+            delta,
+            self.finish_reason,
+            metrics,
+            self.error,
+            self.log_probs[new],
+            sum(self.log_probs[:until]),
+            self.sampler.top_log_probs[new] if self.sampler and self.request.sampling.top_log_probs else None,
+            self.sampler.prompt_log_probs if self.sampler and self.scores_prompt and new.start == 0 else None,
+        )
 
     def _metrics(self) -> PerfMetrics:
         return PerfMetrics(

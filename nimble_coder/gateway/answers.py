@@ -39,12 +39,13 @@ class Usage(Struct):
 
 
 class CompletionLogProbs(Struct):
-    """Those of the chosen tokens only."""
+    """Those of the chosen tokens, and with `echo` of the prompt's, whose first has none."""
 
     tokens: list[str]
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
     text_offset: list[int]
-    top_logprobs: None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+    """Of as many of the most likely tokens as were asked for, and of the chosen one."""
 
 
 class CompletionChoice(Struct):
@@ -117,17 +118,23 @@ class AssistantMessage(Struct):
     """Where the request has `functions`."""
 
 
-class TokenLogProb(Struct):
-    """A chosen token's, in a chat."""
+class TopLogProb(Struct):
+    """A token's, in a chat."""
 
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Any]
+
+
+class TokenLogProb(TopLogProb):
+    """A chosen token's."""
+
+    top_logprobs: list[TopLogProb]
+    """Those of as many of the most likely tokens in its place as were asked for."""
 
 
 class ChatLogProbs(Struct):
-    """Those of the chosen tokens only."""
+    """Those of the chosen tokens."""
 
     content: list[TokenLogProb]
     refusal: None = None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
+from nimble_coder.engine.protocol import Ranked
 from nimble_coder.gateway.answers import (
     AssistantMessage,
     CalledTool,
@@ -16,6 +17,7 @@ from nimble_coder.gateway.answers import (
     ChatFinishReason,
     ChatLogProbs,
     TokenLogProb,
+    TopLogProb,
     Usage,
 )
 from nimble_coder.gateway.exchange import EVENT_STREAM
@@ -65,8 +67,11 @@ class ChatWire:
         if not text and not self._include_ids and not delta.log_probs:
             return b""
         ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
-        log_probs = encode(self._log_probs(delta.token_ids, delta.log_probs)) if delta.log_probs else b"null"
+        log_probs = encode(self._log_probs(delta.token_ids, delta.log_probs, delta.top)) if delta.log_probs else b"null"
         return self._chunk(index, b'{"content":%b}' % encode(text), b"null" + ids, usage, log_probs)
+
+    def echo(self, index: int, transcript: Transcript) -> bytes:  # noqa: ARG002
+        return b""
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
         reason: ChatFinishReason = reason_of(transcript)
@@ -107,19 +112,22 @@ class ChatWire:
                     message.function_call = calls[0]
                 else:
                     message.tool_calls = [CalledTool(self._call_id(index, n), call) for n, call in enumerate(calls)]
-        log_probs = self._log_probs(transcript.token_ids, transcript.log_probs)
+        log_probs = self._log_probs(transcript.token_ids, transcript.log_probs, transcript.top)
         return ChatChoice(index, message, log_probs, reason, transcript.token_ids if self._include_ids else UNSET)
 
-    def _log_probs(self, token_ids: list[int], values: list[float]) -> ChatLogProbs | None:
-        """OpenAI's `logprobs` of a chat: the chosen tokens' only."""
+    def _log_probs(self, token_ids: list[int], values: list[float], top: list[Ranked]) -> ChatLogProbs | None:
+        """OpenAI's `logprobs` of a chat."""
         if not values:
             return None
-        pieces = [self._token_bytes(token) for token in token_ids]
-        content = [
-            TokenLogProb(piece.decode(errors="replace"), value, list(piece), [])
-            for piece, value in zip(pieces, values, strict=True)
-        ]
+        content = []
+        for token, value, ranked in zip(token_ids, values, top or [[] for _ in values], strict=True):
+            others = [TopLogProb(*self._named(other, its)) for other, its in ranked]
+            content.append(TokenLogProb(*self._named(token, value), others))
         return ChatLogProbs(content)
+
+    def _named(self, token: int, value: float) -> tuple[str, float, list[int]]:
+        piece = self._token_bytes(token)
+        return piece.decode(errors="replace"), value, list(piece)
 
     def _parser(self, index: int) -> ToolCallParser:
         return self._parsers.setdefault(index, ToolCallParser(self._calling))

@@ -47,6 +47,9 @@ class LlamaWire:
         tokens = encode(delta.token_ids)
         return b'data: {"index":%d,"content":%b,"tokens":%b,"stop":false}\n\n' % (index, encode(delta.text), tokens)
 
+    def echo(self, index: int, transcript: Transcript) -> bytes:  # noqa: ARG002
+        return b""
+
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:  # noqa: ARG002
         return b"data: %b\n\n" % encode(self._result(index, "", transcript))
 

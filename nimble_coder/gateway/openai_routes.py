@@ -26,20 +26,21 @@ async def completions(service: Service, exchange: Exchange) -> None:
     if (asked.best_of or copies) > copies:
         raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
     jobs = []
-    for ids in prompts:
+    for place, ids in enumerate(prompts):
         is_infill = service.encoder.id("<|fim_middle|>") in ids
         default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
-        echo = service.tokenizer.decode(ids, skip_special_tokens=False) if asked.echo else ""
+        echo = echo_of(service, asked, place, ids) if asked.echo else ""
         room = service.limits.room(len(ids), asked.wanted_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
     wire = CompletionWire(
         exchange.request_id,
         model,
-        service.tokenizer.token_bytes,
+        service.tokenizer,
         asked.wants_usage,
         bool(asked.return_token_ids),
         echoes=[job.echo for job in jobs],
         prompts=[job.generation.input_ids for job in jobs],
+        scores_prompt=asked.scores_prompt,
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
@@ -81,6 +82,16 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
     return prompts
 
 
+def echo_of(service: Service, asked: CompletionRequest, place: int, ids: list[int]) -> str:
+    """The prompt in a place of the request as it was sent: with a suffix the text before it, and ids as their text."""
+    sent: object = asked.prompt
+    if isinstance(sent, list) and sent and not isinstance(sent[0], int):
+        sent = sent[place]
+    if sent is None or isinstance(sent, str):
+        return sent or ""
+    return service.tokenizer.decode(ids, skip_special_tokens=False)
+
+
 async def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:
     """An infill prompt that leaves room for what is asked for, at least half of the context for the prompt; and
     whether it had to be cut."""
@@ -104,6 +115,8 @@ async def chat(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
     asked, size = await service.read(exchange, ChatRequest)
     model = service.check_model(asked.model)
+    if asked.top_logprobs and not asked.wants_log_probs:
+        raise ApiError(400, "top_logprobs is for logprobs: send logprobs true with it", "invalid_input", "top_logprobs")
     given = await aside(size, service.chats.encode, asked)
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens

@@ -24,6 +24,10 @@ def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) ->
     if wants_log_probs and (engine is Engine.GREEDY or asked.min_tokens):
         text = "logprobs are not available with this engine's lookahead decoding, nor with min_tokens: leave one out"
         raise ApiError(400, text, "unsupported", "logprobs")
+    wants_more = isinstance(asked, OpenAISampling) and (asked.alternatives or asked.scores_prompt)
+    if wants_log_probs and wants_more and engine is not Engine.PORTABLE:
+        text = "this engine has the chosen tokens' log probabilities alone: ask for no alternatives, and not for echo"
+        raise ApiError(400, text, "unsupported", "logprobs")
     log_probs: tuple[Input, ...] = (("return_log_probs", "BOOL", True),) if wants_log_probs else ()
     penalties = given_penalties(asked)
     if engine is Engine.PORTABLE and asked.min_tokens:

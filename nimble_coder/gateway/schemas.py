@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import BIAS, FACTOR, PENALTY, SHARE, TEMPERATURE, Bounds
+from nimble_coder.engine.protocol import BIAS, FACTOR, MOST_TOP, PENALTY, SHARE, TEMPERATURE, Bounds
 from nimble_coder.gateway.errors import ApiError
 
 
@@ -24,6 +24,7 @@ Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Length = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Kept = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 """So many of a prompt's last tokens; -1 for as many as fit."""
+Alternatives = Annotated[int, Meta(ge=0, le=MOST_TOP)]
 Share = Annotated[float, within(SHARE)]
 Penalty = Annotated[float, within(PENALTY)]
 Factor = Annotated[float, within(FACTOR)]
@@ -99,7 +100,7 @@ class OpenAISampling(Sampling, kw_only=True):
     """llama.cpp's name, where nothing else says it; 0 warms the cache."""
     n: Copies | None = None
     stream_options: StreamOptions | None = None
-    logprobs: bool | int | None = None
+    logprobs: bool | Alternatives | None = None
     return_token_ids: bool | None = None
     """The token ids of every chunk too, and one chunk per decoding step (vLLM's name)."""
 
@@ -110,8 +111,18 @@ class OpenAISampling(Sampling, kw_only=True):
 
     @property
     def wants_log_probs(self) -> bool:
-        """0 asks for the chosen tokens' alone, as every number does here."""
+        """0 asks for the chosen tokens' alone."""
         return self.logprobs is not None and self.logprobs is not False
+
+    @property
+    def alternatives(self) -> int:
+        """Of how many of the most likely tokens the log probabilities are wanted beside the chosen one's."""
+        return 0 if self.logprobs is None or isinstance(self.logprobs, bool) else self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's own log probabilities are wanted."""
+        return False
 
     @property
     def wants_usage(self) -> bool:
@@ -156,6 +167,10 @@ class CompletionRequest(OpenAISampling, kw_only=True):
             self.max_tokens = self.options.num_predict if self.max_tokens is None else self.max_tokens
             self.temperature = self.options.temperature if self.temperature is None else self.temperature
             self.stop = self.options.stop if self.stop is None else self.stop
+
+    @property
+    def scores_prompt(self) -> bool:
+        return bool(self.echo) and self.wants_log_probs
 
 
 class ContentPart(Struct, kw_only=True):
@@ -222,6 +237,7 @@ class ChatRequest(OpenAISampling, kw_only=True):
 
     messages: list[Message]
     max_completion_tokens: Length | None = None
+    top_logprobs: Alternatives | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -233,6 +249,10 @@ class ChatRequest(OpenAISampling, kw_only=True):
     add_generation_prompt: bool | None = None
     """True unless it is false."""
     continue_final_message: bool | None = None
+
+    @property
+    def alternatives(self) -> int:
+        return self.top_logprobs or 0
 
     @property
     def is_legacy(self) -> bool:

@@ -272,17 +272,18 @@ class Service:
             return usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
 
         opening = wire.opening(index, usage_now())
-        if job.echo:
-            opening += wire.delta(index, Delta(job.echo, [], []), None)
+        is_echoed = False
         async with aclosing(self.run(job, transcript, exchange.request_id)) as steps:
             async for delta in steps:
                 is_shown = delta.text or (delivery.every_step and delta.token_ids)
                 if is_shown and (chunk := wire.delta(index, delta, usage_now())):
-                    await self._send(exchange, delivery, opening + chunk)
-                    opening = b""
+                    before = opening if is_echoed else opening + wire.echo(index, transcript)
+                    await self._send(exchange, delivery, before + chunk)
+                    opening, is_echoed = b"", True
         is_last = all(each.finish_reason is not None for each in transcripts)
         usage = usage_of(delivery.prompt_tokens, transcripts) if delivery.final_usage and is_last else usage_now()
-        await self._send(exchange, delivery, opening + wire.ending(index, transcript, usage))
+        before = opening if is_echoed else opening + wire.echo(index, transcript)
+        await self._send(exchange, delivery, before + wire.ending(index, transcript, usage))
 
     async def _send(self, exchange: Exchange, delivery: Delivery, chunk: bytes) -> None:
         if not exchange.status:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from nimble_coder.engine.protocol import BIAS
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.sampling import samples
-from nimble_coder.gateway.schemas import Sampling
+from nimble_coder.gateway.schemas import OpenAISampling, Sampling
 
 ID = re.compile(r"-?[0-9]{1,19}")
 Encode = Callable[[str], list[int]]
@@ -56,4 +56,10 @@ def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tup
     """What the portable engine takes as request parameters, by name."""
     biases = biases_of(asked, encode, vocab_size)
     bias: tuple[tuple[str, str | float], ...] = (("logit_bias", json.dumps(biases)),) if biases else ()
-    return (*bias, ("min_p", asked.min_p)) if asked.min_p and samples(asked) else bias
+    found = list(bias)
+    if asked.min_p and samples(asked):
+        found.append(("min_p", asked.min_p))
+    if isinstance(asked, OpenAISampling) and asked.wants_log_probs:
+        found += [("top_logprobs", float(asked.alternatives))] if asked.alternatives else []
+        found += [("prompt_logprobs", 1.0)] if asked.scores_prompt else []
+    return tuple(found)

@@ -4,13 +4,13 @@ import itertools
 import struct
 import time
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tritonclient.grpc import service_pb2
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.engine.protocol import TOKENS_PER_BLOCK
+from nimble_coder.engine.protocol import TOKENS_PER_BLOCK, Ranked
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.http2 import CallError, Channel
 
@@ -24,6 +24,8 @@ COUNTS = (
 )
 LOG_PROBS = "output_log_probs"
 OUTPUTS = ("output_ids", *COUNTS)
+TOP, OF_PROMPT = "generation_logits", "context_logits"
+"""What the portable engine tells of other tokens and of the prompt; `nimble_coder.triton.tensors` says how."""
 FORMATS = {"INT32": "<i", "UINT64": "<Q", "FP32": "<f", "BOOL": "<?"}
 
 
@@ -55,6 +57,13 @@ class Generation:
     def wants_log_probs(self) -> bool:
         return any(name == "return_log_probs" for name, _, _ in self.sampling)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensors that the answer is to have."""
+        asked = {"top_logprobs": TOP, "prompt_logprobs": OF_PROMPT}
+        more = (asked[name] for name, _ in self.parameters if name in asked)
+        return (*OUTPUTS, *((LOG_PROBS,) if self.wants_log_probs else ()), *more)
+
 
 @dataclass(slots=True)
 class Step:
@@ -64,6 +73,10 @@ class Step:
     is_final: bool = False
     log_probs: list[float] = field(default_factory=list)
     """One per token, where they were asked for."""
+    top: list[Ranked] = field(default_factory=list)
+    """The most likely tokens in the place of each, where they were asked for."""
+    prompt: list[tuple[float, Ranked]] = field(default_factory=list)
+    """The log probability of each token of the prompt but the first, and the most likely ones in its place."""
     accepted_draft_tokens: int = 0
     draft_tokens: int = 0
     decode_seconds: float = 0.0
@@ -161,7 +174,7 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
     # The engine knows one end id; the others are words of one token.
     add_words(request, "stop_words_list", [(i,) for i in g.end_ids[1:]])
     add_words(request, "bad_words_list", g.bad_words)
-    for name in (*OUTPUTS, LOG_PROBS) if g.wants_log_probs else OUTPUTS:
+    for name in g.outputs:
         request.outputs.add(name=name)
     encoded: bytes = request.SerializeToString()
     return encoded
@@ -207,6 +220,10 @@ def read_step(messages: list[bytes]) -> Step:
                 step.token_ids += memoryview(content).cast("i")
             elif output.name == LOG_PROBS:
                 step.log_probs += memoryview(content).cast("f")
+            elif output.name == TOP:
+                step.top += [pairs(row) for row in rows_of(content, 2 * output.shape[2])]
+            elif output.name == OF_PROMPT:
+                step.prompt += [(row[0], pairs(row[1:])) for row in rows_of(content, output.shape[2])]
             elif output.name in COUNTS:
                 counts[output.name] = int.from_bytes(content, "little")
         if counts:
@@ -217,3 +234,14 @@ def read_step(messages: list[bytes]) -> Step:
         if response.parameters["triton_final_response"].bool_param:
             step.is_final = True
     return step
+
+
+def rows_of(content: bytes, width: int) -> Iterator[list[float]]:
+    """Rows of so many FP32 numbers."""
+    numbers: list[float] = [*memoryview(content).cast("f")]
+    return (numbers[start : start + width] for start in range(0, len(numbers), width))
+
+
+def pairs(row: list[float]) -> Ranked:
+    """Token ids, exact in FP32, and their log probabilities."""
+    return [(int(token), value) for token, value in zip(row[::2], row[1::2], strict=True)]

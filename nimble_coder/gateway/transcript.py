@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from nimble_coder.engine.protocol import Ranked
 from nimble_coder.gateway.answers import FinishReason
 from nimble_coder.gateway.token_stream import Step
 from nimble_coder.text.detokenizer import Detokenizer
@@ -19,6 +20,8 @@ class Delta:
     token_ids: list[int]
     log_probs: list[float]
     """One per token, where they were asked for."""
+    top: list[Ranked]
+    """The most likely tokens in the place of each, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Transcript:
         self.finished = self.started
         self.token_ids: list[int] = []
         self.log_probs: list[float] = []
+        self.top: list[Ranked] = []
+        self.prompt: list[tuple[float, Ranked]] = []
+        """Log probability and alternatives of each token of the prompt but the first, where they were asked for."""
         self._received = 0
         """Tokens of the engine, those passed over included."""
         self.steps = 0
@@ -87,6 +93,9 @@ class Transcript:
         self.token_ids += ids
         log_probs = step.log_probs[: len(ids)]
         self.log_probs += log_probs
+        top = step.top[: len(ids)]
+        self.top += top
+        self.prompt += step.prompt
         if step.is_final:
             self.accepted_draft_tokens, self.draft_tokens = step.accepted_draft_tokens, step.draft_tokens
             self.cached_tokens = step.cached_tokens
@@ -97,7 +106,7 @@ class Transcript:
             asked = max(self._ending.asked_tokens, self._ending.max_tokens)
             natural = self.ended_by_id or (step.is_final and self._received < asked)
             self.finish_reason = "stop" if natural or self._stops.matched is not None else "length"
-        return Delta(text, ids, log_probs)
+        return Delta(text, ids, log_probs, top)
 
     def _read(self, ids: list[int]) -> tuple[list[int], str]:
         """The tokens up to the one that completes a stop string, and the text that is certain."""

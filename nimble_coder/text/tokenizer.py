@@ -37,6 +37,11 @@ class TextTokenizer:
         return text.encode()  # a control token
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that do not show in decoded text."""
+        return frozenset(i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
     def end_ids(self) -> list[int]:
         """The ids that end a generation, the most usual first: Qwen2.5-Coder Instruct has two."""
         found = self._json("generation_config.json").get("eos_token_id")

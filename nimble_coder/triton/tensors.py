@@ -3,10 +3,14 @@
 Names, dtypes, shapes and meaning: all_models/inflight_batcher_llm/tensorrt_llm and inflight_batcher_llm/src of
 triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch dimension B. What the contract has no
 tensor for travels as request parameters: `min_p`, a number, and as JSON `logit_bias`, biases by token id, and
-`begins_with`, token sequences of which the output begins with one.
+`begins_with`, token sequences of which the output begins with one. `top_logprobs` is how many of the most likely tokens
+`generation_logits` names for each token, as pairs of id and log probability, `[B, tokens, top, 2]`; with
+`prompt_logprobs` true, `context_logits` has a row for each token of the prompt but the first: its own log probability
+and such pairs, `[B, tokens - 1, 1 + 2 top]`. NVIDIA's two logits themselves are not available here.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -123,20 +127,22 @@ def _read_sampling(inputs: Mapping[str, Array], parameters: Mapping[str, object]
         frequency_penalty=_decimal(inputs, "frequency_penalty", row, 0.0),
         min_tokens=_number(inputs, "min_length", row, 0),
         bad_words=tuple(tuple(word) for word in _read_words(inputs, "bad_words_list", row)),
-        min_p=_read_min_p(parameters),
+        min_p=_read_number(parameters, "min_p"),
         logit_bias=_read_bias(parameters),
         begins_with=_read_beginnings(parameters),
         log_probs=_flag(inputs, "return_log_probs", False),
+        top_log_probs=int(_read_number(parameters, "top_logprobs")),
+        prompt_log_probs=bool(parameters.get("prompt_logprobs", False)),
     )
     # What the greedy choice cannot depend on does not cost a request its lookahead.
     is_plain = replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0) == Sampling(temperature=0.0)
     return None if sampling.is_greedy and is_plain else sampling
 
 
-def _read_min_p(parameters: Mapping[str, object]) -> float:
-    value = parameters.get("min_p", 0.0)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestError("min_p is not a number, which a request parameter of that name has to be")
+def _read_number(parameters: Mapping[str, object], name: str) -> float:
+    value = parameters.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RequestError(f"{name} is not a number, and out of range: a request parameter of that name has to be one")
     return float(value)
 
 
@@ -213,6 +219,11 @@ def write_response(call: Call, index: int, response: Response) -> dict[str, Arra
     if response.log_probs is not None:
         outputs["output_log_probs"] = np.array([[response.log_probs]], np.float32)
         outputs["cum_log_probs"] = np.array([[response.cum_log_prob]], np.float32)
+    if response.top_log_probs:
+        outputs["generation_logits"] = np.array([response.top_log_probs], np.float32)
+    if response.prompt_log_probs:
+        rows = [[own, *(part for pair in top for part in pair)] for own, top in response.prompt_log_probs]
+        outputs["context_logits"] = np.array([rows], np.float32)
     if call.return_perf_metrics and response.metrics:
         outputs |= _write_metrics(response.metrics)
     return outputs

@@ -29,6 +29,7 @@ SENT: dict[str, tuple[str, dict[str, Any]]] = {
 
 BESIDE: dict[str, dict[str, Any]] = {
     "best_of": {"n": 2},
+    "top_logprobs": {"logprobs": True},
     "tool_choice": {"tools": FIELDS["tools"].example},
     "function_call": {"functions": FIELDS["functions"].example},
 }

@@ -5,7 +5,7 @@ import pytest
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.fields import Engine
 from nimble_coder.gateway.sampling import contract_inputs, samples
-from nimble_coder.gateway.schemas import OpenAISampling, Sampling
+from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, OpenAISampling, Sampling
 
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=2**64 - 1, repetition_penalty=1.1)
 
@@ -73,3 +73,14 @@ def test_logprobs_only_where_the_engine_has_them() -> None:
     ):
         with pytest.raises(ApiError, match="logprobs are not available"):
             inputs(asked, engine_samples)
+
+
+def test_alternatives_and_a_prompts_own_are_refused_by_engines_that_have_none() -> None:
+    chosen = OpenAISampling(logprobs=0)
+    assert contract_inputs(chosen, Engine.SAMPLING, False, 0) == (("return_log_probs", "BOOL", True),)
+    more = [OpenAISampling(logprobs=1), CompletionRequest(echo=True, logprobs=0)]
+    for asked in (*more, ChatRequest(messages=[], logprobs=True, top_logprobs=1)):
+        assert contract_inputs(asked, Engine.PORTABLE, False, 0)
+        with pytest.raises(ApiError, match="chosen tokens' log probabilities alone") as caught:
+            contract_inputs(asked, Engine.SAMPLING, False, 0)
+        assert (caught.value.status, caught.value.code) == (400, "unsupported")
