@@ -320,6 +320,18 @@ class Health(Struct, tag_field="object", tag="health.response"):
     message: str
 
 
+class Live(Struct):
+    """KServe's liveness."""
+
+    live: bool
+
+
+class Ready(Struct):
+    """KServe's readiness."""
+
+    ready: bool
+
+
 class Version(Struct):
     """The release, and the version of NIM's management API whose shapes are used."""
 

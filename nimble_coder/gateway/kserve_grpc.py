@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve_guard import KServeGuard, stops
+from nimble_coder.gateway.kserve_reflection import Reflection
 from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
 from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.service import Service, aside
@@ -84,7 +85,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         settings = self._service.settings
         options = [("grpc.max_receive_message_length", settings.max_body_bytes), *BOUNDS]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS)
-        server.add_generic_rpc_handlers([self])
+        server.add_generic_rpc_handlers([self, Reflection(self._service.keys)])
         address = f"{settings.host}:{settings.grpc_port}"
         try:
             if settings.tls_certificate and settings.tls_key:

@@ -6,7 +6,9 @@ import zlib
 
 import httpx
 import msgspec
+from msgspec import Struct
 
+from nimble_coder.gateway.answers import Live, Ready
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.kserve_guard import KServeGuard, split_body
@@ -21,6 +23,8 @@ READING = re.compile(
     r"(?:|health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:|/ready|/config|/stats)|models/stats)"
 )
 READY = "health/ready"
+HEALTH: dict[str, Struct] = {"health/live": Live(live=True), READY: Ready(ready=True)}
+"""What `kserve`'s client reads where Triton says nothing, and Triton's own looks at the status alone."""
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 HEADER_LENGTH = "inference-header-content-length"
 KEPT = ("content-type", "accept", HEADER_LENGTH, "accept-encoding")
@@ -108,6 +112,9 @@ class TritonHttp:
                 if answer.status_code >= 400:
                     raise refusal(answer.status_code, await answer.aread())
                 kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
+                if health := HEALTH.get(exchange.path.removeprefix("/v2/")):
+                    await exchange.respond(200, msgspec.json.encode(health))
+                    return
                 content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
                 await exchange.start(answer.status_code, content_type, kept)
                 async for part in answer.aiter_raw():

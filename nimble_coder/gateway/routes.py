@@ -105,11 +105,18 @@ METRICS = [
 ]
 ONE = (Answer((answers.Model,)),)
 PAGE = (Answer(content_type="text/html"),)
-KSERVE = (Answer((dict,)), Answer((dict,), "text/event-stream"), Answer(content_type="application/octet-stream"))
+KSERVE = (
+    Answer((dict,)),
+    Answer((dict,), "text/event-stream"),
+    *(Answer(content_type=kind) for kind in ("application/octet-stream", "text/plain")),
+)
 BY_TRITON = (400, 408, 413, 415, 500, 503)
 PROBES = [  # open as they are over gRPC
-    Route("GET", path, pass_to_triton, summary, (Answer(content_type="text/plain"),), None, BY_TRITON, is_open=True)
-    for path, summary in (("/v2/health/live", "Triton is up"), ("/v2/health/ready", "Triton is ready"))
+    Route("GET", path, pass_to_triton, summary, (Answer((kind,)),), None, BY_TRITON, is_open=True)
+    for path, summary, kind in (
+        ("/v2/health/live", "Triton is up", answers.Live),
+        ("/v2/health/ready", "Triton is ready", answers.Ready),
+    )
 ]
 PASSED = [
     Route(

@@ -182,6 +182,18 @@ def test_http_passes_v2_through(gateway: Serving, http: httpx.Client) -> None:
     assert http.get("/v2/models/none").status_code == httpx.get(direct + "/v2/models/none").status_code
 
 
+def test_health_contents_both_tritons_client_and_kserves(gateway: Serving, http: httpx.Client) -> None:
+    """Triton's client looks at the status alone, `kserve`'s reads JSON, which Triton itself does not send."""
+    a = gateway.addresses
+    with triton_http.InferenceServerClient(f"{a.host}:{a.http_port}") as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("tensorrt_llm")
+    assert http.get("/v2/health/live").json() == {"live": True}
+    assert http.get("/v2/health/ready").json() == {"ready": True}
+    assert http.get("/v2/models/tensorrt_llm/ready").status_code == 200
+
+
 def http_inputs(arrays: dict[str, Any]) -> list[Any]:
     """The HTTP client's binary tensors."""
     inputs = []
