@@ -17,9 +17,6 @@ from nimble_coder.process_log import Log
 from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses, TritonServer
 
-HURRY = 1.0
-"""Seconds for the gateways where a process has failed: clients are told in their streams, and that is all."""
-
 
 @dataclass
 class Serving:
@@ -85,7 +82,7 @@ class Serving:
         is_wanted = kind is None or issubclass(kind, KeyboardInterrupt)
         grace = 0.0
         try:
-            codes = self.gateways.stop(self.drain_seconds + 10 if is_wanted else HURRY)
+            codes = self.gateways.stop(self.drain_seconds + 10 if is_wanted else 0.0)
             with suppress(TritonError):
                 self.triton.check()
                 self.has_drained = not any(codes)

@@ -5,7 +5,7 @@ import logging
 import time
 from contextlib import suppress
 
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
 from nimble_coder.gateway.exchange import READERS, ClientGone, Exchange, Headers, Receive, Scope, Send
 from nimble_coder.gateway.health import Health
 from nimble_coder.gateway.kserve_http import TritonHttp
@@ -39,6 +39,8 @@ class App:
             route, exchange.parameter = find_route(exchange.method, exchange.path)
             await self._run(route, exchange)
         except ApiError as error:
+            if error.code == ENGINE_LOST:
+                self.service.admission.doubted.set()
             self.service.metrics.errors.labels(error.kind).inc()
             await exchange.fail(error)
         except ClientGone:

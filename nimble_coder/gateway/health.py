@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
+from nimble_coder.gateway.limits import engine_lost
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.token_stream import Generation
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN = 0.5
 SECONDS_BEFORE = 0.1
 """The same before the first generation: clients are waiting."""
-SILENCE, IDLE_SILENCE, PATIENCE = 2.0, 10.0, 10.0
+SILENCE, IDLE_SILENCE, PATIENCE = 2.0, 10.0, 3.0
 """Seconds without a word from the engine after which it is asked for one, while it has work and while it has none; and
 how long it may take to answer."""
 
@@ -44,20 +45,28 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        return not self.reason and not self._service.admission.draining
+        return not self.reason and self._service.admission.takes_work
 
     async def watch(self, on_lost: Callable[[], None]) -> None:
         """Keeps `reason` true until it is cancelled; ends where the engine is lost, and says so once."""
         async with grpc.aio.insecure_channel(self._service.settings.triton_grpc) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            doubted = self._service.admission.doubted
             while not self.is_lost:
                 before = self.reason
-                self.reason = await self._why_not(stub)
+                self.reason = await (self._settle_doubt() if doubted.is_set() else self._why_not(stub))
                 self._service.metrics.ready.set(self.is_ready)
                 if before != self.reason:
                     logger.info("not ready: %s", self.reason) if self.reason else logger.info("ready")
-                await asyncio.sleep(SECONDS_BETWEEN if self._generated else SECONDS_BEFORE)
+                with suppress(TimeoutError):
+                    seconds = SECONDS_BETWEEN if self._generated else SECONDS_BEFORE
+                    await asyncio.wait_for(doubted.wait(), seconds)
         on_lost()
+
+    async def _settle_doubt(self) -> str:
+        reason = await self._ping()
+        self._service.admission.doubted.clear()
+        return reason
 
     async def _why_not(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> str:
         hold = self._service.settings.hold
@@ -91,7 +100,7 @@ class Health:
     def _look_for_loss(self, error: ApiError) -> None:
         if error.code == ENGINE_LOST:
             self.is_lost = True
-            self._service.admission.abandon()
+            self._service.admission.abandon(engine_lost())
 
     async def _generate(self) -> str:
         ids = self._service.encoder.plain("def hello():\n    ")

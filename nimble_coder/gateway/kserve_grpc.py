@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError, from_triton
 from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve_guard import KServeGuard, stops
 from nimble_coder.gateway.kserve_reflection import Reflection
@@ -139,7 +139,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 if name == INFER:
                     self._service.rate.check(client)
                     answer = await self._infer(forward, message)
-                elif name in NOT_READY and self._service.admission.draining:
+                elif name in NOT_READY and not self._service.admission.takes_work:
                     answer = NOT_READY[name]
                 else:
                     check_message(name, message)
@@ -210,6 +210,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         status = error.grpc_status if isinstance(error, ApiError) else error.code()
         self._count(name, status, context, started)
         kind = error.kind if isinstance(error, ApiError) else f"triton_{status.name.lower()}"
+        if kind == ENGINE_LOST:
+            self._service.admission.doubted.set()
         self._service.metrics.errors.labels(kind).inc()
         await context.abort(status, str(error) if isinstance(error, ApiError) else error.details() or "")
         raise AssertionError("abort raises")
@@ -254,7 +256,7 @@ class Relay:
         try:
             async for message in self._upstream:
                 if len(message) < 256 and STUB_DIED in message:
-                    self._service.admission.abandon()
+                    self._service.admission.doubted.set()
                 if MORE_FOLLOWS in message or self._settle(message):
                     await self._write(message)
         finally:

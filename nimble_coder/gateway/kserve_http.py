@@ -14,7 +14,7 @@ from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.kserve_guard import KServeGuard, split_body
 from nimble_coder.gateway.kserve_json import read_generate, read_infer, write_generate, write_infer
 from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
-from nimble_coder.gateway.limits import draining
+from nimble_coder.gateway.limits import draining, engine_lost
 from nimble_coder.gateway.service import Service, aside
 from nimble_coder.triton.stack import largest_body
 
@@ -61,8 +61,8 @@ class TritonHttp:
         generating = exchange.method == "POST" and GENERATING.fullmatch(path)
         if not generating and not (exchange.method == "GET" and READING.fullmatch(path)):
             self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))
-        if path == READY and self._service.admission.draining:
-            raise draining()
+        if path == READY and not self._service.admission.takes_work:
+            raise draining() if self._service.admission.draining else engine_lost()
         limit = self._largest_body
         body = uncompressed(await exchange.body(limit), exchange.header("content-encoding"), limit)
         if generating:

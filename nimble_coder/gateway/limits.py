@@ -107,14 +107,26 @@ class Admission:
         self._ledger = ledger
         self._gauge = gauge
         self._tasks: set[asyncio.Task[object] | None] = set()
-        self._abandoned: set[asyncio.Task[object] | None] = set()
+        self._abandoned: dict[asyncio.Task[object] | None, ApiError] = {}
         self.draining = False
+        self.doubted = asyncio.Event()
+        """Set where a request was told that a model's process is lost; `Health` then asks the engine at once."""
 
-    def abandon(self) -> None:
-        """Ends this worker's generations with 503: the engine that ran them is no more, and nobody will answer them."""
+    @property
+    def takes_work(self) -> bool:
+        """False while draining, and while nobody knows whether the engine lives."""
+        return not self.draining and not self.doubted.is_set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left that `abandon` could end."""
+        return not self._tasks
+
+    def abandon(self, error: ApiError) -> None:
+        """Ends this worker's generations with an error: nobody will answer them."""
         for task in self._tasks - {asyncio.current_task()}:
             if task is not None:
-                self._abandoned.add(task)
+                self._abandoned[task] = error
                 task.cancel()
 
     @property
@@ -146,7 +158,7 @@ class Admission:
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
-        """Lets `abandon` end the running task here: raises `ApiError` 503 then."""
+        """Lets `abandon` end the running task here: raises its error then."""
         task = asyncio.current_task()
         self._tasks.add(task)
         try:
@@ -154,10 +166,10 @@ class Admission:
         except asyncio.CancelledError:
             if task not in self._abandoned:
                 raise
-            raise ApiError(503, "the engine has failed: send the request again", ENGINE_LOST, retry_after=1) from None
+            raise self._abandoned[task] from None
         finally:
             self._tasks.discard(task)
-            self._abandoned.discard(task)
+            self._abandoned.pop(task, None)
 
     @contextmanager
     def admit(self, count: int = 1) -> Iterator[None]:
@@ -177,6 +189,11 @@ class Admission:
 def draining() -> ApiError:
     """The refusal of a service that shuts down."""
     return ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
+
+
+def engine_lost() -> ApiError:
+    """The end of what ran in an engine whose process has died."""
+    return ApiError(503, "the engine has failed: send the request again", ENGINE_LOST, retry_after=1)
 
 
 class RateLimiter:

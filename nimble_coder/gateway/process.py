@@ -19,8 +19,11 @@ from types import TracebackType
 from build_engine.exit_codes import ExitCode
 from nimble_coder.children import how_ended, tethered
 from nimble_coder.process_log import Log, open_log
+from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses
 
+ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 2.0
+"""Has a gateway tell every request that it ends now, and end; and how long that may take."""
 COMMAND = [sys.executable, "-m", "nimble_coder.gateway.server"]
 
 
@@ -104,9 +107,13 @@ class GatewayProcesses:
             time.sleep(0.05)
 
     def check(self) -> None:
-        """Raises `GatewayError` where a process has ended."""
+        """Raises `GatewayError` where a process has ended, `TritonError` where it did because of the engine."""
         for process in self.processes:
-            if (code := process.poll()) is not None:
+            if (code := process.poll()) == ExitCode.TRITON:
+                raise TritonError(
+                    "the engine's process has died or does not run any more; the gateway's last line says why"
+                )
+            if code is not None:
                 raise GatewayError(f"the gateway {how_ended(code)}; its last line says why")
 
     def stop(self, grace: float = 40.0) -> list[int]:
@@ -122,12 +129,23 @@ class GatewayProcesses:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(deadline - time.monotonic(), 0))
         finally:  # also when a second Ctrl-C cuts the grace short
+            self._abandon()
             for process in self.processes:
                 process.kill()
                 process.wait()
             shutil.rmtree(self._metrics, ignore_errors=True)
             self.release()
         return [process.returncode for process in self.processes]
+
+    def _abandon(self) -> None:
+        """What still runs is told in its stream; then there is nothing left to wait for."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(ABANDON)
+        deadline = time.monotonic() + ABANDON_SECONDS
+        for process in self.processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0))
 
     def environment(self) -> dict[str, str]:
         """What each process is told, beside this one's environment."""

@@ -12,25 +12,31 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import uvicorn
 import uvloop
 
+from build_engine.exit_codes import ExitCode
 from nimble_coder.gateway.app import App
 from nimble_coder.gateway.connection import Connection
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
 from nimble_coder.gateway.health import EngineLostError
 from nimble_coder.gateway.kserve_grpc import KServeProxy
+from nimble_coder.gateway.limits import draining
 from nimble_coder.gateway.memory import give_back
+from nimble_coder.gateway.process import ABANDON
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
+TOLD_SECONDS = 1.0
+"""For the last event of every stream that is ended."""
 RECEIVED = 32_768
 """Bytes of a connection that the kernel holds and we may get at once, before anyone has looked at a header of them; the
 kernel doubles it."""
@@ -74,6 +80,7 @@ class Gateway:
         s = self.settings
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        asyncio.get_running_loop().add_signal_handler(ABANDON, self.abandon)
         api_socket, metrics_socket = listen(s.host, s.http_port), listen(s.host, s.metrics_port)
         proxy = KServeProxy(self.service)
         grpc_server = await proxy.start()
@@ -107,10 +114,22 @@ class Gateway:
         self.service.admission.draining = True
         self._stop.set()
 
+    def abandon(self) -> None:
+        """What runs is told that it ends now."""
+        self.stop()
+        self.service.admission.abandon(draining())
+
     async def _drain(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
-        while self.service.admission.own and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
+        """Lets what runs finish; what has not in time is told so before its connection is closed."""
+        await self._wait_until(lambda: not self.service.admission.own, self.settings.drain_seconds)
+        self.service.admission.abandon(draining())
+        await self._wait_until(lambda: self.service.admission.is_empty, TOLD_SECONDS)
+
+    @staticmethod
+    async def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not holds() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
 
 
 def uvicorn_config(app: App | MetricsOnly, settings: GatewaySettings, tls: bool) -> uvicorn.Config:
@@ -174,12 +193,16 @@ def start_logging(settings: GatewaySettings) -> None:
 
 
 def main() -> None:
-    """Runs a gateway with the environment's settings; ends with one line and code 1 where it cannot start."""
+    """Runs a gateway with the environment's settings; ends with one line, and with code 1 where it cannot start, 13
+    where the engine is lost."""
     try:
         settings = GatewaySettings()  # type: ignore[call-arg] # the environment has it
         start_logging(settings)
         uvloop.install()
         asyncio.run(serve(settings))
+    except EngineLostError as error:
+        print(f"nimble-coder gateway: {error}", file=sys.stderr)
+        raise SystemExit(ExitCode.TRITON) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"nimble-coder gateway: {error}") from None
 

@@ -14,7 +14,7 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.gateway.answers import Usage
 from nimble_coder.gateway.chat import ChatPrompts
 from nimble_coder.gateway.encoding import PromptEncoder
-from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
+from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.field_check import check_fields, header
 from nimble_coder.gateway.fields import Engine
@@ -221,10 +221,6 @@ class Service:
                         await self._whole(exchange, jobs, transcripts, delivery)
             except ClientGone:
                 self.metrics.cancelled.inc(len(jobs))
-                raise
-            except ApiError as error:
-                if error.code == ENGINE_LOST:
-                    self.admission.abandon()  # Triton answers the next request, but none of those that were running
                 raise
             finally:
                 self.metrics.record(delivery.prompt_tokens, transcripts)

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.ledger import Ledger
-from nimble_coder.gateway.limits import Admission, EngineLimits
+from nimble_coder.gateway.limits import Admission, EngineLimits, engine_lost
 
 LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8))
 
@@ -87,7 +87,7 @@ def test_generations_of_a_lost_engine_end_with_503_and_those_that_are_cancelled_
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        places.abandon()
+        places.abandon(engine_lost())
         with pytest.raises(ApiError, match="the engine has failed") as caught:
             await lost
         assert (caught.value.status, caught.value.code) == (503, "engine_lost")

@@ -1,9 +1,14 @@
 """How a service ends: drained when it is told to, at once and with the reason when a part of it dies."""
 
+import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 
 import httpx
 import pytest
@@ -58,6 +63,91 @@ def test_a_process_that_is_killed_ends_all_within_5_seconds_with_the_reason_last
     assert time.monotonic() - killed < 5
     assert reason in served.last_line
     assert [pid for pid in everything if is_alive(pid)] == []
+
+
+def events_of(base_url: str, told: "Queue[str]", lines: list[str]) -> None:
+    """Reads a stream to its end."""
+    with (
+        httpx.Client(base_url=base_url, timeout=60) as http,
+        http.stream("POST", "/v1/completions", json=LONG) as stream,
+    ):
+        for line in stream.iter_lines():
+            if not lines:
+                told.put("begun")
+            lines.append(line)
+
+
+@contextmanager
+def streams(served: Service, count: int) -> Iterator[list[list[str]]]:
+    """So many running streams; at the end they are read to theirs."""
+    told, read = Queue[str](), [list[str]() for _ in range(count)]
+    threads = [Thread(target=events_of, args=(served.addresses.http, told, lines)) for lines in read]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        told.get(timeout=60)
+    yield read
+    for thread in threads:
+        thread.join(60)
+
+
+def end_of(lines: list[str]) -> str:
+    """The code of the error event that a stream ends with."""
+    *_, error, done = [line for line in lines if line.startswith("data: ")]
+    assert done == "data: [DONE]"
+    return str(json.loads(error.removeprefix("data: "))["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    ("victim", "codes"),
+    [
+        ("/preprocessing/1/", {"draining"}),
+        ("/postprocessing/1/", {"draining"}),
+        ("/tensorrt_llm/1/", {"draining", "engine_lost", "engine_unavailable"}),
+        ("bin/tritonserver", {"engine_unavailable"}),
+    ],
+)
+def test_whatever_dies_every_stream_gets_its_error_event(served: Service, victim: str, codes: set[str]) -> None:
+    with streams(served, 16) as read:
+        os.kill(served.children(victim)[0], signal.SIGKILL)
+    assert {end_of(lines) for lines in read} <= codes
+    assert served.process.wait(10) == 13
+
+
+def test_streams_that_the_drain_does_not_wait_for_are_told(start: Start, artifact: Artifact) -> None:
+    service = start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_DRAIN_SECONDS=0)
+    service.wait_ready()
+    with streams(service, 4) as read:
+        service.process.terminate()
+    assert {end_of(lines) for lines in read} == {"draining"}
+
+
+def test_streams_that_a_second_signal_ends_are_told(served: Service) -> None:
+    with streams(served, 4) as read:
+        served.process.terminate()
+        served.wait_until(lambda: any("stopping" in line for line in served.output), 5)
+        served.process.terminate()
+    assert {end_of(lines) for lines in read} == {"draining"}
+    assert served.process.wait(8) == 130
+
+
+def test_an_engine_that_does_not_run_any_more_ends_the_service_and_is_named(served: Service) -> None:
+    engine = served.children("/tensorrt_llm/1/")[0]
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        with httpx.Client(base_url=served.addresses.http, timeout=60) as http:
+            refused = http.post("/v1/completions", json=SHORT)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_lost")
+            for path in ("/v1/health/ready", "/v2/health/ready"):
+                try:
+                    assert http.get(path).status_code == 503
+                except httpx.TransportError:  # it has ended already
+                    continue
+        assert served.process.wait(20) == 13
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(engine, signal.SIGCONT)
+    assert "the engine's process" in served.last_line
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(served: Service) -> None:
