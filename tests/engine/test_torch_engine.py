@@ -236,7 +236,7 @@ def test_statistics_show_a_running_request(load_engine: LoadEngine) -> None:
     assert 15 <= statistics.kv_tokens_used <= statistics.kv_tokens_max == 4 * 400
     engine.cancel(request_id)
     until_final(engine, request_id)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while engine.statistics().active_requests and time.monotonic() < deadline:
         time.sleep(0.01)
     assert engine.statistics().kv_tokens_used == 0

@@ -94,8 +94,18 @@ def active_requests(serving: Serving) -> int:
     return engine_gauge(serving.triton, "active")
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether it holds within so many seconds."""
+def generated(serving: Serving) -> int:
+    """Tokens that the engine has generated so far, of all requests."""
+    return engine_gauge(serving.triton, "generated_tokens")
+
+
+def is_cut_short(serving: Serving, before: int, tokens: int) -> bool:
+    """Whether the engine ends its requests without generating all of the `tokens` that they asked for."""
+    return wait_until(lambda: active_requests(serving) == 0) and generated(serving) - before < tokens
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Whether it comes to hold; the time is only there to end a test that would wait for ever on a shared machine."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if holds():

@@ -301,7 +301,7 @@ def test_sigterm_ends_idle_streams_at_once_and_the_others_when_they_have_finishe
         busy.send("long", 3000)
         assert wait_until(lambda: first.finished == {"0"} and bool(busy.answers))
         g.processes[0].terminate()
-        assert wait_until(lambda: bool(first.errors and second.errors), 1)
+        assert wait_until(lambda: bool(first.errors and second.errors))
         assert not busy.finished
         assert health_of(g) == NOT_SERVING
         with triton_grpc.InferenceServerClient(g.addresses.grpc) as client:
@@ -309,9 +309,9 @@ def test_sigterm_ends_idle_streams_at_once_and_the_others_when_they_have_finishe
         assert httpx.get(f"{g.addresses.http}/v2/health/ready").status_code == 503
         assert httpx.get(f"{g.addresses.http}/v2/health/live").status_code == 200
         assert all("shutting down" in error for error in first.errors + second.errors)
-        assert wait_until(lambda: busy.finished == {"long"}, 20)
-        assert wait_until(lambda: bool(busy.errors), 1)
-        assert g.processes[0].wait(5) == 0
+        assert wait_until(lambda: busy.finished == {"long"})
+        assert wait_until(lambda: bool(busy.errors))
+        assert g.processes[0].wait(60) == 0
 
 
 @pytest.fixture
@@ -386,11 +386,11 @@ def test_sigterm_lets_running_requests_finish_and_sends_new_ones_away(
             lines = stream.iter_lines()
             next(lines)
             g.processes[0].terminate()
-            assert wait_until(lambda: http.get("/v1/health/ready").status_code == 503, 2)
+            assert wait_until(lambda: http.get("/v1/health/ready").status_code == 503)
             refused = http.post("/v1/completions", json=BODY)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
             assert [line for line in lines if line][-1] == "data: [DONE]"
-        assert g.processes[0].wait(10) == 0
+        assert g.processes[0].wait(60) == 0
 
 
 def test_two_workers_share_the_ports_and_the_limits(artifact: Artifact, gateway: Serving, log: Path) -> None:

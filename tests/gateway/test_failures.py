@@ -137,7 +137,7 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
         assert "nimble_ready 0.0" in metrics
         with TritonServer(artifact.repository, serving.triton.addresses, log) as again:
             again.wait_ready()
-            assert wait_until(lambda: http.get("/v1/health/ready").status_code == 200, 20)
+            assert wait_until(lambda: http.get("/v1/health/ready").status_code == 200)
             assert http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 2}).status_code == 200
         http.close()
         openai.close()

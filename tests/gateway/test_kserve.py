@@ -3,7 +3,6 @@
 import gzip
 import queue
 import re
-import time
 from typing import Any
 
 import grpc
@@ -21,7 +20,7 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.kserve_guard import flat, lengths_of
 from nimble_coder.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
-from tests.gateway.conftest import active_requests, wait_until
+from tests.gateway.conftest import active_requests, generated, is_cut_short, wait_until
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 
@@ -113,11 +112,11 @@ def test_a_stream_that_is_cancelled_frees_its_slot(gateway: Serving, tokenizer: 
     client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
     found: queue.Queue[object] = queue.Queue()
     client.start_stream(lambda result, error: found.put((result, error)))
+    before = generated(gateway)
     client.async_stream_infer("tensorrt_llm", generation(tokenizer.encode(PROMPT), 6000))
     assert wait_until(lambda: active_requests(gateway) == 1)
-    time.sleep(0.1)
     client.stop_stream(cancel_requests=True)
-    assert wait_until(lambda: active_requests(gateway) == 0, 2)
+    assert is_cut_short(gateway, before, 6000)
     client.close()
 
 

@@ -1,7 +1,6 @@
 """Traces reach a collector with numbers and without texts, as parts of the caller's trace."""
 
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,7 +48,7 @@ class Collector:
         return [span for scope in scopes for span in scope.spans]
 
     def find(self, name: str) -> Any:
-        assert wait_until(lambda: any(span.name == name for span in self.spans), 10)
+        assert wait_until(lambda: any(span.name == name for span in self.spans))
         return next(span for span in self.spans if span.name == name)
 
 
@@ -110,7 +109,5 @@ def test_a_collector_that_is_not_there_harms_nobody(artifact: Artifact, gateway:
         for _ in range(3):
             answer = httpx.post(f"{g.addresses.http}/v1/completions", json={"prompt": "import os", "max_tokens": 1})
             assert answer.status_code == 200
-        started = time.monotonic()
         g.stop()
-    assert time.monotonic() - started < 6
-    assert g.processes[0].poll() == 0
+    assert g.processes[0].poll() == 0  # it ended by itself, without waiting for the collector until it was killed

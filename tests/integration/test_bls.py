@@ -124,7 +124,7 @@ def test_a_client_that_leaves_ends_the_engines_request(server: TritonServer) -> 
     answers = stream(server, request([b"def f(x):"], 3000, **STREAM))
     next(answers)
     answers.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while active(server):
         assert time.monotonic() < deadline, "the engine still runs it"
         time.sleep(0.1)

@@ -70,7 +70,7 @@ def running(place: Path, backends: Path) -> Iterator[Loader]:
         triton.start()
     try:
         with grpc.InferenceServerClient(triton.addresses.grpc) as client:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while not is_live(client):
                 assert time.monotonic() < deadline, "tritonserver does not start"
                 time.sleep(0.1)

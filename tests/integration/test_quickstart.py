@@ -46,14 +46,14 @@ def processes_of(cache: Path) -> list[str]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "cache"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while left := processes_of(tmp_path / "cache"):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 
 
 def test_once_completes_measures_and_ends(cache: Path) -> None:
-    output, _ = quickstart(cache, "--once", "--free-ports").communicate(timeout=120)
+    output, _ = quickstart(cache, "--once", "--free-ports").communicate(timeout=280)
     assert "one completion over gRPC" in output
     assert "one completion over HTTP" in output
     assert re.search(r"plain \d+ tokens/s, lookahead \d+ tokens/s: \d\.\d\dx, with \d\.\d\d tokens accepted", output)
@@ -102,7 +102,7 @@ def test_it_serves_on_until_it_is_told_to_stop(cache: Path, how: signal.Signals)
     read_until(process, "serving until Ctrl-C")
     assert processes_of(cache)
     process.send_signal(how)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=120)
     assert "Traceback" not in rest
     assert process.returncode == 0
 
@@ -112,7 +112,7 @@ def test_an_interrupt_before_it_is_ready_ends_everything(cache: Path) -> None:
     read_until(process, "starting Triton")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=120)
     assert "Traceback" not in rest
     assert process.returncode == 130
 
@@ -124,7 +124,7 @@ def test_a_server_that_dies_is_reported(cache: Path) -> None:
     for child in children:
         if b"tritonserver" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=120)
     assert "tritonserver was killed by SIGKILL" in rest
     assert process.returncode == 1
 

@@ -34,7 +34,7 @@ class Service:
     def last_line(self) -> str:
         return self.output[-1]
 
-    def wait_until(self, holds: Callable[[], bool], seconds: float = 40.0) -> None:
+    def wait_until(self, holds: Callable[[], bool], seconds: float = 120.0) -> None:
         """Fails where it does not hold in time, or the process has ended."""
         deadline = time.monotonic() + seconds
         while not holds():
@@ -127,7 +127,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for service in started:
         if service.process.poll() is None:
             service.process.terminate()
-            service.process.wait(30)
+            service.process.wait(60)
 
 
 @pytest.fixture

@@ -55,10 +55,8 @@ def test_a_first_start_builds_the_engine_and_says_so_until_it_is_ready(start: St
 def test_sigterm_ends_a_build_that_publishes_nothing(start: Start, tmp_path: Path) -> None:
     service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo")
     service.wait_until(lambda: "building" in not_ready(service))
-    told = time.monotonic()
     service.process.terminate()
     assert ended(service) == (ExitCode.INTERRUPTED, "[supervisor] interrupted")
-    assert time.monotonic() - told < 10
     assert list((tmp_path / "cache" / "artifacts").glob("demo-*")) == []
 
 
@@ -174,7 +172,7 @@ def test_memory_that_runs_out(start: Start, artifact: Artifact, tmp_path: Path) 
         enter = ("sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh")
         code, last = ended(start(prefix=enter, NIMBLE_ARTIFACT=artifact.directory))
     finally:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         group.rmdir()
