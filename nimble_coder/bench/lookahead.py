@@ -22,7 +22,7 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.engine.generate import Generation, generate
-from nimble_coder.engine.protocol import Engine, Request
+from nimble_coder.engine.protocol import Engine, Request, Sampling
 from nimble_coder.engine.torch_engine import TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 
@@ -40,7 +40,7 @@ def measure(
     for round_, index, name in track(cases, "measuring", console=Console(stderr=True)):
         turn = (round_ + index) % len(configs)
         for config in configs[turn:] + configs[:turn]:
-            request = Request(prompts[name], args.max_tokens, lookahead=config)
+            request = Request(prompts[name], args.max_tokens, lookahead=config, sampling=args.sampling, seed=index)
             runs[config, name] += generate(engine, [request])
     for (config, name), found in runs.items():
         if args.precision == "fp32" and found[0].token_ids != runs[PLAIN, name][0].token_ids:
@@ -88,10 +88,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--temperature", type=float, default=0.0, help="sample, each prompt with a seed of its own")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--configs", nargs="+", default=CONFIGS, metavar="W,N,G")
     args = parser.parse_args()
+    args.sampling = Sampling(temperature=args.temperature) if args.temperature else None
     configs = [PLAIN, *(LookaheadConfig.parse(text) for text in args.configs)]
     tokenizer = TextTokenizer(args.model)
     texts = coding_prompts() if args.prompts == "own" else humaneval_chats(args.count)
@@ -103,8 +105,9 @@ def main() -> None:
             generate(engine, [Request(next(iter(prompts.values())), 16, lookahead=config)])
         runs = measure(engine, prompts, configs, args)
     print(
-        f"{args.model.name}, {args.precision}, {len(prompts)} prompts x {args.max_tokens} tokens x {args.rounds} "
-        f"rounds; {machine(args.device, args.threads)}, Python {platform.python_version()}"
+        f"{args.model.name}, {args.precision}, temperature {args.temperature:g}, {len(prompts)} prompts x "
+        f"{args.max_tokens} tokens x {args.rounds} rounds; {machine(args.device, args.threads)}, "
+        f"Python {platform.python_version()}"
     )
     Console(width=110).print(report(runs, configs, list(prompts)))
 

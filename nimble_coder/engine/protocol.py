@@ -73,7 +73,7 @@ TOKENS_PER_BLOCK = 32
 class Sampling:
     """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.
 
-    A request that has one decodes plainly, one token a step. Raises `RequestError` for values out of range.
+    Drafts are taken where they are what plain decoding draws. Raises `RequestError` for values out of range.
     """
 
     temperature: float = 1.0

@@ -3,6 +3,7 @@
 import torch
 
 from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.scheduler import Decode, Prefill, Work
@@ -25,16 +26,19 @@ class ModelRunner:
         outputs: list[list[int] | Exception] = []
         start = 0
         for piece, count in zip(work, counts, strict=True):
-            if isinstance(piece, Prefill) and piece.sequence.scores_prompt and outcome.logits is not None:
-                outputs.append(self._score(piece, outcome.logits[start : start + count]))
-            elif count and piece.sequence.sampler and outcome.logits is not None:
-                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, outcome.logits[start]))
+            choices = outcome.choices[start : start + count]
+            logits = None if outcome.logits is None else outcome.logits[start : start + count]
+            if isinstance(piece, Prefill) and piece.sequence.scores_prompt and logits is not None:
+                outputs.append(self._score(piece, choices, logits))
+            elif count and piece.sequence.sampler and logits is not None:
+                tree = piece.tree if isinstance(piece, Decode) else None
+                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, tree, choices, logits))
             else:
-                outputs.append(outcome.choices[start : start + count])
+                outputs.append(choices)
             start += count
         return outputs
 
-    def _score(self, piece: Prefill, logits: torch.Tensor) -> list[int] | Exception:
+    def _score(self, piece: Prefill, choices: list[int], logits: torch.Tensor) -> list[int] | Exception:
         """Scores a chunk of a prompt, and draws behind its end."""
         sequence, sampler = piece.sequence, piece.sequence.sampler
         assert sampler is not None, "scored without a sampler"  # noqa: S101 - for the type checker
@@ -44,15 +48,27 @@ class ModelRunner:
             sampler.score(logits[: len(following)], following)
         except Exception as error:
             return error
-        return self._draw(sequence, sampler, logits[-1]) if piece.is_last else []
+        return self._draw(sequence, sampler, None, choices[-1:], logits[-1:]) if piece.is_last else []
 
-    def _draw(self, sequence: Sequence, sampler: Sampler, logits: torch.Tensor) -> list[int] | Exception:
+    def _draw(
+        self, sequence: Sequence, sampler: Sampler, tree: TokenTree | None, choices: list[int], logits: torch.Tensor
+    ) -> list[int] | Exception:
+        """The choices with those drawn in place of the model's own along the path that they make through the tree.
+
+        At each node plain decoding would draw the same token: from the same logits, after the same tokens, with the
+        next random number. So the output is that of plain sampling, whatever was drafted.
+        """
+        outputs, node, length = list(choices), 0, 0
         try:
-            token, log_prob = sampler.choose(logits)
+            while True:
+                outputs[node], log_prob = sampler.choose(logits[node])
+                sequence.log_probs.append(log_prob)
+                child = tree.child(node, outputs[node]) if tree and length < sequence.lookahead.longest_path else None
+                if child is None:
+                    return outputs
+                node, length = child, length + 1
         except Exception as error:
             return error
-        sequence.log_probs.append(log_prob)
-        return [token]
 
     def _add(self, builder: BatchBuilder, piece: Work) -> int:
         sequence = piece.sequence

@@ -7,6 +7,9 @@ import torch
 
 from nimble_coder.engine.protocol import BIAS, Ranked, Sampling
 
+FEW = 1024
+"""Tokens that are sorted at first. One of 152k took 56 ms with top-k 20 on a busy core when all were sorted; now 3."""
+
 
 class Sampler:
     """The state of one request: its random generator and which tokens occurred."""
@@ -86,12 +89,40 @@ class Sampler:
         sampling = self._sampling
         if sampling.is_greedy:
             return int(logits.argmax())
-        ordered, tokens = (logits / sampling.temperature).sort(descending=True, stable=True)
-        if sampling.top_k:
-            ordered = ordered[: sampling.top_k]
-        probabilities = ordered.softmax(-1)
+        scaled = logits / sampling.temperature
+        if not sampling.top_k and sampling.top_p >= 1 and not sampling.min_p:
+            return self._pick(scaled.softmax(-1))
+        vocab = len(scaled)
+        count = min(sampling.top_k or vocab, vocab)
+        # A cut seldom leaves more than a few of 150,000 tokens, and to sort all of them takes longer than a step.
+        few = min(count, FEW)
+        ordered, tokens = scaled.topk(few)
+        if sampling.top_k and few == count:
+            probabilities = ordered.softmax(-1)
+        else:
+            probabilities = (ordered - scaled.logsumexp(-1)).exp()
+            if few < count and not self._cuts(probabilities):
+                ordered, tokens = scaled.sort(descending=True, stable=True)
+                probabilities = ordered[:count].softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         kept = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
         kept[0] = True  # a top_p that rounds to 0 would leave nothing
-        drawn = torch.multinomial(probabilities * kept, 1, generator=self._generator)
-        return int(tokens[drawn])
+        return int(tokens[self._pick(probabilities * kept)])
+
+    def _cuts(self, probabilities: torch.Tensor) -> bool:
+        """Whether the cut falls within the most likely tokens, whose probabilities these are; a top-k's is beyond."""
+        sampling = self._sampling
+        if sampling.top_k:
+            return False
+        return bool(probabilities.sum() >= sampling.top_p or probabilities[-1] < sampling.min_p * probabilities[0])
+
+    def _pick(self, weights: torch.Tensor) -> int:
+        """An index, drawn with probability in proportion to its weight.
+
+        A token takes one random number, whatever the cut left: drafted tokens are drawn as plain decoding draws them.
+        """
+        sums = weights.double().cumsum(-1)
+        if not sums[-1] > 0:  # also where it is no number
+            raise ValueError("no token is left to choose from")
+        point = torch.rand((), dtype=torch.float64, generator=self._generator) * sums[-1]
+        return min(int(torch.searchsorted(sums, point, right=True)), len(weights) - 1)

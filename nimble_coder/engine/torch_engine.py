@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig, EngineConfigError
-from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from build_engine.lookahead import LookaheadConfig, LookaheadError
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.kv_cache import KVCache
@@ -179,7 +179,6 @@ class TorchEngine:
             raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
         if request.sampling:
             self._check_sampling(request.sampling, request)
-            return PLAIN
         if request.lookahead is None:
             return self._lookahead
         try:

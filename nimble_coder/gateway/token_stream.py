@@ -49,11 +49,6 @@ class Generation:
     """What the portable engine takes beside the contract."""
 
     @property
-    def is_sampled(self) -> bool:
-        """Whether the engine has to choose every token for itself, and so decodes plainly."""
-        return bool(self.sampling or self.bad_words or self.parameters)
-
-    @property
     def wants_log_probs(self) -> bool:
         return any(name == "return_log_probs" for name, _, _ in self.sampling)
 

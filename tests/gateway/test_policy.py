@@ -84,11 +84,11 @@ def test_a_requests_own_lookahead_wins(http: httpx.Client, path: str) -> None:
     assert http.post(path, json={**body, "lookahead": [8, 8, 8]}).headers["x-nimble-lookahead"] == "8,8,8"
 
 
-def test_short_prompts_and_sampling_are_decoded_plainly(http: httpx.Client) -> None:
+def test_short_prompts_are_decoded_plainly_and_sampling_is_drafted(http: httpx.Client) -> None:
     short, longer = ({"prompt": [300] * length, "max_tokens": 2} for length in (3, 4))
     assert http.post("/v1/completions", json=short).headers["x-nimble-lookahead"] == "1,1,0"
     assert http.post("/v1/completions", json=longer).headers["x-nimble-lookahead"] == "4,5,4"
-    assert http.post("/v1/completions", json={**ASKED, "temperature": 1}).headers["x-nimble-lookahead"] == "1,1,0"
+    assert http.post("/v1/completions", json={**ASKED, "temperature": 1}).headers["x-nimble-lookahead"] == "4,5,4"
 
 
 def test_grpc_requests_get_it_too(tuned: GatewayProcesses, http: httpx.Client) -> None:

@@ -1,0 +1,77 @@
+"""Drafting changes no draw: a sampled output is that of plain sampling, token by token, whatever was drafted."""
+
+from dataclasses import replace
+
+import pytest
+
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.engine.generate import Generation, generate
+from nimble_coder.engine.protocol import Request, Sampling
+from nimble_coder.engine.torch_engine import TorchEngine
+from tests.conftest import EMBEDDED
+from tests.engine.conftest import LoadEngine
+
+OWN = LookaheadConfig(5, 5, 5)
+PROMPT = [300 + i % 7 for i in range(40)]
+KINDS = {
+    "temperature": Sampling(temperature=0.8),
+    "hot": Sampling(temperature=1.5),
+    "top k": Sampling(temperature=1.0, top_k=5),
+    "top p": Sampling(temperature=1.2, top_p=0.7),
+    "min p": Sampling(temperature=1.2, min_p=0.1),
+    "all cuts": Sampling(temperature=1.1, top_k=40, top_p=0.9, min_p=0.02),
+    "penalties": Sampling(temperature=0.9, repetition_penalty=1.2, presence_penalty=0.4, frequency_penalty=0.3),
+    "greedy with a penalty": Sampling(temperature=0.0, frequency_penalty=0.5),
+    "bad words": Sampling(temperature=0.7, bad_words=((288,), (2603, 7))),
+    "bias": Sampling(temperature=0.9, logit_bias=((288, -100.0), (7, 4.0))),
+    "min tokens": Sampling(temperature=1.0, min_tokens=20),
+    "log probabilities": Sampling(temperature=0.9, log_probs=True),
+}
+
+
+def with_and_without(engine: TorchEngine, requests: list[Request]) -> tuple[list[Generation], list[Generation]]:
+    plain = generate(engine, [replace(request, lookahead=PLAIN) for request in requests])
+    return plain, generate(engine, requests)
+
+
+@pytest.fixture
+def engine(load_engine: LoadEngine) -> TorchEngine:
+    return load_engine(EMBEDDED, lookahead=OWN, precision="bf16")
+
+
+@pytest.mark.parametrize("sampling", KINDS.values(), ids=KINDS)
+def test_a_sampled_output_is_that_of_plain_sampling(engine: TorchEngine, sampling: Sampling) -> None:
+    accepted = 0
+    for seed in range(4):
+        request = Request(PROMPT, 60, seed=seed, sampling=sampling, end_id=0)
+        (plain,), (drafted,) = with_and_without(engine, [request])
+        assert drafted.token_ids == plain.token_ids
+        assert drafted.log_probs == plain.log_probs
+        assert drafted.finish_reason == plain.finish_reason
+        assert drafted.metrics is not None
+        accepted += drafted.metrics.total_accepted_draft_tokens
+    assert accepted > 0  # or nothing was shown
+
+
+def test_also_in_batches_beside_greedy_requests_and_with_prompts_in_the_cache(engine: TorchEngine) -> None:
+    requests = [
+        Request(PROMPT, 50, seed=1, sampling=KINDS["temperature"]),
+        Request(PROMPT, 50),
+        Request(PROMPT[:20], 50, seed=2, sampling=KINDS["all cuts"], lookahead=LookaheadConfig(1, 4, 1)),
+        Request(PROMPT, 50, seed=1, sampling=KINDS["temperature"], lookahead=LookaheadConfig(3, 3, 3)),
+    ]
+    plain, drafted = with_and_without(engine, requests)
+    assert [each.token_ids for each in drafted] == [each.token_ids for each in plain]
+    assert drafted[0].token_ids == drafted[3].token_ids
+    again = generate(engine, requests)
+    assert [each.token_ids for each in again] == [each.token_ids for each in plain]
+
+
+def test_a_stop_word_within_accepted_drafts_ends_the_output_where_plain_sampling_does(engine: TorchEngine) -> None:
+    free = generate(engine, [Request(PROMPT, 60, seed=3, sampling=KINDS["temperature"])])[0].token_ids
+    stops = [[free[20], free[21]], [free[9]]]
+    for stop in stops:
+        request = Request(PROMPT, 60, seed=3, sampling=KINDS["log probabilities"], stop_words=[stop])
+        (plain,), (drafted,) = with_and_without(engine, [request])
+        assert drafted.token_ids == plain.token_ids
+        assert len(drafted.log_probs) == len(drafted.token_ids)
