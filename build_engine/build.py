@@ -12,12 +12,12 @@ from pathlib import Path
 
 from build_engine.address import content_address, engine_address
 from build_engine.cache import Cache
-from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.checkpoint import Checkpoint, ModelShape, sha256
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig
 from build_engine.engines import tensorrt
-from build_engine.hardware import Hardware, detect_hardware
+from build_engine.hardware import GPU_TYPES, Hardware, detect_hardware
 from build_engine.manifest import Manifest, ManifestError, record_files
-from build_engine.memory import weight_bytes
+from build_engine.memory import GIB, MIB, plan_companion, weight_bytes
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import Places, render_repository
 from build_engine.selection import matching_gpus
@@ -67,6 +67,25 @@ class Artifact:
     @property
     def tokenizer(self) -> Path:
         return self.directory / TOKENIZER
+
+    @property
+    def has_companion(self) -> bool:
+        """Whether there is a second engine that samples, since the first decodes greedily."""
+        return (self.directory / PLAIN_ENGINE).is_dir()
+
+    def places(self, home: Path, profile: Profile) -> Places:
+        """What its repository names where it is at `home` and served as `profile` says."""
+        shape = EngineConfig.read(self.engine).shape
+        return places_at(home, profile, shape if self.has_companion else None)
+
+
+def places_at(home: Path, profile: Profile, companion_of: ModelShape | None) -> Places:
+    """What the repository of an artefact at `home` names; the model's shape is given where there is a companion."""
+    if companion_of is None:
+        return Places(home / ENGINE, home / TOKENIZER)
+    memory = GPU_TYPES[profile.gpu].memory_mib * MIB
+    tokens = plan_companion(profile, companion_of).kv_tokens(memory)
+    return Places(home / ENGINE, home / TOKENIZER, home / PLAIN_ENGINE, tokens)
 
 
 @dataclass(frozen=True)
@@ -129,6 +148,8 @@ def build(
     checkpoint = Checkpoint.open(weights.directory)
     if profile.engine == "tensorrt":
         tensorrt.check_profile(profile, checkpoint)
+    if options.companion:
+        check_companion(profile, checkpoint)
     progress(f"hashing {len(checkpoint.files)} files of {checkpoint.directory}")
     source = {path.name: weights.hashes.get(path.name) or sha256(path) for path in checkpoint.files}
     engine_key = engine_address(profile, source, machine.engine_version, options.companion, options.calibration)
@@ -163,6 +184,20 @@ def build(
     return Artifact(place, manifest)
 
 
+def check_companion(profile: Profile, checkpoint: Checkpoint) -> None:
+    """Raises `ProfileError` where a profile's engine can have no companion."""
+    if profile.engine == "torch":
+        raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
+    if profile.lookahead.is_plain:
+        raise ProfileError("an engine without lookahead samples: it needs no companion, leave it out")
+    needed, there = plan_companion(profile, checkpoint.shape).required, GPU_TYPES[profile.gpu].memory_mib * MIB
+    if needed > there:
+        raise ProfileError(
+            f"an engine and its companion need {needed / GIB:.1f} GiB per GPU, {profile.gpu.upper()} has "
+            f"{there / GIB:.1f}: leave the companion out, or choose a smaller model, shorter lengths or more GPUs"
+        )
+
+
 def finished(place: Path, progress: Progress) -> Artifact | None:
     """The artefact at `place` where it is whole; a damaged one is reported and built anew."""
     if not place.is_dir():
@@ -192,8 +227,6 @@ class Job:
 
     def make(self) -> None:
         """Everything but the manifest."""
-        if self.profile.engine == "torch" and self.options.companion:
-            raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
         if donor := self.donor():
             self.progress(f"taking the engine of {donor.directory}")
             for part in self.engines:  # links: an engine may have tens of gigabytes
@@ -256,8 +289,8 @@ class Job:
 
     def render(self, home: Path, repository: Path) -> None:
         """Renders the model repository of engines and tokenizer that are, or will be, at `home`."""
-        plain = home / PLAIN_ENGINE if self.options.companion else None
-        render_repository(self.profile, Places(home / ENGINE, home / TOKENIZER, plain), repository)
+        shape = self.checkpoint.shape if self.options.companion else None
+        render_repository(self.profile, places_at(home, self.profile, shape), repository)
 
     def verify(self, verifier: Verifier) -> dict[str, object]:
         """Runs the engine where it is, before it is published; the manifest's record of that."""

@@ -4,10 +4,11 @@ weights + activations + logits are fixed when the engine is built; the KV cache 
 free after those. All sizes are bytes per GPU.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from build_engine.checkpoint import ModelShape
+from build_engine.lookahead import PLAIN
 from build_engine.profiles import Profile
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -48,6 +49,39 @@ class MemoryPlan:
     def sequences(self, free: int) -> float:
         """Sequences of full length that the KV cache holds at once."""
         return self.kv_tokens(free) / self.tokens_per_sequence
+
+
+@dataclass(frozen=True)
+class CompanionPlan:
+    """One rank's share of an engine with its companion beside it: one that decodes plainly, for requests that sample.
+
+    Each has half of the KV cache. The share cannot be a fraction: TensorRT-LLM takes it of what is free when a model is
+    loaded, and Triton loads two at once.
+    """
+
+    engine: MemoryPlan
+    plain: MemoryPlan
+
+    @property
+    def fixed(self) -> int:
+        """Everything but the KV caches."""
+        return self.engine.fixed + self.plain.fixed - RUNTIME_RESERVE
+
+    @property
+    def required(self) -> int:
+        """The least free memory with which each engine can serve one sequence of full length."""
+        tokens = 2 * self.engine.tokens_per_sequence
+        return self.fixed + ceil(self.engine.kv_per_token * tokens / self.engine.kv_cache_fraction)
+
+    def kv_tokens(self, free: int) -> int:
+        """Tokens that either KV cache holds on a GPU with so much free memory before the engines are loaded."""
+        kept = max(0, int((free - self.fixed) * self.engine.kv_cache_fraction))
+        return kept // (2 * self.engine.kv_per_token)
+
+
+def plan_companion(profile: Profile, shape: ModelShape) -> CompanionPlan:
+    """The memory that `profile` needs where it is built with a companion."""
+    return CompanionPlan(plan_memory(profile, shape), plan_memory(replace(profile, lookahead=PLAIN), shape))
 
 
 def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:

@@ -25,6 +25,8 @@ class Places:
     tokenizer: Path
     plain_engine: Path | None = None
     """The companion without lookahead, where there is one."""
+    kv_cache_tokens: int | None = None
+    """Of each of the two engines' KV caches where there is a companion; one alone takes its fraction of the memory."""
 
 
 def render_repository(profile: Profile, places: Places, repository: Path) -> None:
@@ -71,6 +73,7 @@ def template_values(profile: Profile, places: Places) -> dict[str, Any]:
         "engine_dir": str(places.engine),
         "tokenizer_dir": str(places.tokenizer),
         "stats_check_period_ms": 250,
+        "kv_cache_tokens": places.kv_cache_tokens,
     }
 
 

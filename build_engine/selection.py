@@ -7,7 +7,7 @@ from enum import Enum
 from build_engine.catalog import MODELS, find_model
 from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import GPU_TYPES, MIB, Gpu, Hardware
-from build_engine.memory import GIB, MemoryPlan, plan_memory
+from build_engine.memory import GIB, CompanionPlan, MemoryPlan, plan_companion, plan_memory
 from build_engine.profiles import ANY, DEMO, EMBEDDED, PROFILES, Profile, ProfileError, torch_profile
 from build_engine.versions import IncompatibleError, check_compute_capability
 
@@ -30,6 +30,8 @@ class Assessment:
     remedy: str = ""
     memory: MemoryPlan | None = None
     """None for a profile whose model is not in the catalogue."""
+    companion: CompanionPlan | None = None
+    """With a second engine for requests that sample; None where the engine itself does."""
 
 
 DEFAULT_MODELS = ("qwen2.5-coder-7b-instruct", "qwen2.5-coder-1.5b-instruct", "qwen2.5-coder-0.5b-instruct")
@@ -52,12 +54,15 @@ def assess(profile: Profile, hardware: Hardware) -> Assessment:
     free = min(gpu.free_mib for gpu in gpus) * MIB
     if plan.required > free:
         return _low_memory(profile, plan, gpus, free)
+    pair = plan_companion(profile, find_model(profile.model).shape)
+    fits = f"two caches of {pair.kv_tokens(free)} tokens" if pair.required <= free else "too much"
     return Assessment(
         profile,
         Fit.RUNNABLE,
         f"needs {_gib(plan.required)} per GPU of {_gib(free)} free; the KV cache holds {plan.kv_tokens(free)} tokens, "
-        f"{plan.sequences(free):.1f} sequences of full length",
+        f"{plan.sequences(free):.1f} sequences of full length; with --companion {_gib(pair.required)}: {fits}",
         memory=plan,
+        companion=pair,
     )
 
 

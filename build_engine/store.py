@@ -7,7 +7,7 @@ from pathlib import Path
 from build_engine.build import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
 from build_engine.cache import CacheError
 from build_engine.manifest import record_files
-from build_engine.repository import Places, render_repository
+from build_engine.repository import render_repository
 
 
 def create_store(artifact: Artifact, target: Path, mounted_at: Path | None = None) -> Path:
@@ -26,9 +26,8 @@ def create_store(artifact: Artifact, target: Path, mounted_at: Path | None = Non
         parts = [part for part in (ENGINE, PLAIN_ENGINE, TOKENIZER) if (artifact.directory / part).is_dir()]
         for part in parts:
             shutil.copytree(artifact.directory / part, draft / part)
-        plain = home / PLAIN_ENGINE if PLAIN_ENGINE in parts else None
-        places = Places(home / ENGINE, home / TOKENIZER, plain)
-        render_repository(artifact.manifest.build_profile(), places, draft / REPOSITORY)
+        profile = artifact.manifest.build_profile()
+        render_repository(profile, artifact.places(home, profile), draft / REPOSITORY)
         replace(artifact.manifest, files=record_files(draft)).write(draft)
         if target.exists():
             target.rmdir()

@@ -235,6 +235,13 @@ def speed(drafted: Batch, plain: Batch) -> Speed:
     return Speed(plain.seconds, drafted.seconds, drafted.tokens_per_step)
 
 
+def verify_companion(engine: Engine, profile: Profile, reference: Reference, progress: Progress) -> None:
+    """Judges the plain engine beside one with lookahead; raises `VerificationError` where it must not be published."""
+    prompts = [engine.encode(text) for text in PROMPTS]
+    progress(f"asking the checkpoint about {COMPARED} tokens of the companion")
+    compare(reference, prompts, engine.generate(prompts, COMPARED, None).outputs, LIMITS[profile.precision])
+
+
 def compare(
     reference: Reference, prompts: Sequence[list[int]], outputs: Sequence[list[int]], limits: Limits
 ) -> list[float]:

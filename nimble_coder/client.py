@@ -76,6 +76,7 @@ class CompletionStream:
         client: "CompletionClient",
         request: dict[str, Array],
         decode: Callable[[list[int]], str] | None = None,
+        model: str = "tensorrt_llm",
     ) -> None:
         self.completion = Completion(prompt_tokens=int(request["input_lengths"].item()))
         """Filled as chunks are read; whole once the iterator has ended."""
@@ -85,7 +86,7 @@ class CompletionStream:
         self._started = time.perf_counter()
         self._connection.start_stream(lambda result, error: self._results.put((result, error)), headers=client.headers)
         self._connection.async_stream_infer(
-            "tensorrt_llm", tensors(request), enable_empty_final_response=True, request_id="completion"
+            model, tensors(request), enable_empty_final_response=True, request_id="completion"
         )
         self._failed: tuple[Any, InferenceServerException | None] | None = None
         """An error that came behind tokens, to be raised after them."""
@@ -221,10 +222,17 @@ class CompletionClient:
         )
 
     def stream_tokens(
-        self, prompt: list[int], max_tokens: int = 128, lookahead: LookaheadConfig | None = None
+        self,
+        prompt: list[int],
+        max_tokens: int = 128,
+        lookahead: LookaheadConfig | None = None,
+        model: str = "tensorrt_llm",
     ) -> CompletionStream:
-        """Like `stream` from token ids, by exactly `max_tokens`: no token ends it, and no text is made of them."""
-        return CompletionStream(self, token_request(prompt, max_tokens, lookahead), decode=lambda _: "")
+        """Like `stream` from token ids, by exactly `max_tokens`: no token ends it, and no text is made of them.
+
+        `model` is the one in Triton whose engine is asked.
+        """
+        return CompletionStream(self, token_request(prompt, max_tokens, lookahead), lambda _: "", model)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, encoded by the service."""

@@ -47,7 +47,7 @@ def report_json(hardware: Hardware, model: str | None) -> str:
 
 
 def _entry(assessment: Assessment) -> dict[str, object]:
-    profile, memory = assessment.profile, assessment.memory
+    profile, memory, companion = assessment.profile, assessment.memory, assessment.companion
     return {
         "id": profile.id,
         **asdict(profile),
@@ -57,6 +57,7 @@ def _entry(assessment: Assessment) -> dict[str, object]:
         "reason": assessment.reason,
         "remedy": assessment.remedy,
         "memory": {**asdict(memory), "required": memory.required} if memory else None,
+        "required_with_companion": companion.required if companion else None,
     }
 
 

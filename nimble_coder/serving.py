@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from build_engine.build import PLAIN_ENGINE, Artifact
-from build_engine.repository import Places, render_repository
+from build_engine.build import Artifact
+from build_engine.repository import render_repository
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.process_log import Log
 from nimble_coder.triton.errors import TritonError
@@ -123,9 +123,7 @@ def served_repository(artifact: Artifact, changes: Mapping[str, object], place: 
     absolute paths, and a cache may be mounted anywhere), and where an older release has built it.
     """
     profile = replace(artifact.manifest.build_profile(), **changes)  # type: ignore[arg-type] # the settings' types
-    plain = artifact.directory / PLAIN_ENGINE
-    places = Places(artifact.engine, artifact.tokenizer, plain if plain.is_dir() else None)
-    render_repository(profile, places, place)
+    render_repository(profile, artifact.places(artifact.directory, profile), place)
     rendered = [path.relative_to(place) for path in place.rglob("*") if path.is_file()]
     _, different, missing = filecmp.cmpfiles(place, artifact.repository, map(str, rendered), shallow=False)
     return place if different or missing else artifact.repository

@@ -11,7 +11,8 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 from build_engine.reference import Reference
-from build_engine.verify import Batch, Progress, Verification, VerificationError, verify
+from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
+from build_engine.verify import Batch, Progress, Verification, VerificationError, verify, verify_companion
 from nimble_coder.client import Completion, CompletionClient, CompletionError
 from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses, TritonServer
@@ -25,8 +26,8 @@ GENERATING = 3600.0
 class ServedEngine:
     """Implements `build_engine.verify.Engine` over gRPC."""
 
-    def __init__(self, client: CompletionClient) -> None:
-        self._client = client
+    def __init__(self, client: CompletionClient, model: str = ENGINE_MODEL) -> None:
+        self._client, self._model = client, model
 
     def encode(self, text: str) -> list[int]:
         """See `Engine.encode`."""
@@ -36,7 +37,7 @@ class ServedEngine:
         """See `Engine.generate`."""
 
         def one(prompt: list[int]) -> Completion:
-            return self._client.stream_tokens(prompt, max_tokens, lookahead).finish()
+            return self._client.stream_tokens(prompt, max_tokens, lookahead, self._model).finish()
 
         with ThreadPoolExecutor(len(prompts)) as pool:
             started = time.perf_counter()
@@ -59,7 +60,10 @@ def verify_served(profile: Profile, repository: Path, checkpoint: Checkpoint, pr
                 watchdog.start()
                 try:
                     with CompletionClient(server.addresses.grpc) as client:
-                        return verify(ServedEngine(client), profile, Reference(checkpoint), progress)
+                        reference = Reference(checkpoint)
+                        if (repository / PLAIN_MODEL).is_dir():
+                            verify_companion(ServedEngine(client, PLAIN_MODEL), profile, reference, progress)
+                        return verify(ServedEngine(client), profile, reference, progress)
                 finally:
                     watchdog.cancel()
         except TritonError as error:

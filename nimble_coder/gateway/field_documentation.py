@@ -15,7 +15,8 @@ routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `fim`
 (`/infill`, `/completion`). Null always means absent.
 
 - **honoured**: does what it says on these routes. Some need an engine that can: "not greedy" is every engine but a
-  TensorRT engine with lookahead, which decodes greedily whatever it is sent; "portable" is the portable engine alone.
+  TensorRT engine with lookahead and no companion, which decodes greedily whatever it is sent; "portable" is the
+  portable engine alone.
 - **neutral**: values that ask for nothing, accepted everywhere.
 - **otherwise**: what becomes of it on the other routes, with other engines and with other values. What is ignored is
   named in the answer's header `x-nimble-ignored`, and so is a field that stands in no table. What is refused gets 400

@@ -72,13 +72,14 @@ class Health:
         hold = self._service.settings.hold
         if hold and hold.exists():
             return "the service is starting"
-        try:
-            answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name="tensorrt_llm"), timeout=5)
-        except grpc.aio.AioRpcError as error:
-            return f"Triton does not answer: {error.details()}"
-        if not answer.ready:
-            self._generated = False
-            return "the model is loading"
+        for model in self._service.engine_models:
+            try:
+                answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return f"Triton does not answer: {error.details()}"
+            if not answer.ready:
+                self._generated = False
+                return "the model is loading"
         if not self._generated:
             return await self._generate()
         silence = SILENCE if self._service.admission.own else IDLE_SILENCE

@@ -10,6 +10,7 @@ import msgspec
 from tritonclient.grpc import service_pb2
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
+from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.service import Service
 
@@ -21,6 +22,7 @@ INTEGERS: dict[str, tuple[str, int]] = {
     "UINT64": ("<Q", 8),
 }
 Values = dict[str, list[Any]]
+ENGINE_MODELS = (ENGINE_MODEL, PLAIN_MODEL)
 GENERATING_TEXT = ("ensemble", "tensorrt_llm_bls")
 TEXTS = {
     **dict.fromkeys(GENERATING_TEXT, ("text_input", "stop_words", "bad_words")),
@@ -64,7 +66,7 @@ class KServeGuard:
             values, rows = read_infer(content, binary)
         else:
             values, rows = {name: flat(content[name]) for name in WANTED if name in content}, 1
-        is_stop = model == "tensorrt_llm" and content.get("stop") is True
+        is_stop = model in ENGINE_MODELS and content.get("stop") is True
         length = None if is_stop else self.check(model, values, rows)
         if length is not None and self._service.limits.choose_lookahead(None, length):
             text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
@@ -106,12 +108,14 @@ class KServeGuard:
     def check(self, model: str, values: Values, rows: int) -> int | None:
         """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
         self._check_texts(model, values)
-        if model != "tensorrt_llm" or "input_ids" not in values:
+        if model not in ENGINE_MODELS or "input_ids" not in values:
             return None  # Triton refuses a generation without ids itself; `stop` requests have none
         limits = self._service.limits
         shortest, longest = lengths_of(values, rows)
         limits.check_prompt(shortest)
         limits.check_prompt(longest)
+        if model == PLAIN_MODEL:
+            return None  # an engine without lookahead refuses any (w,n,g) itself
         given = [values[name] for name in LOOKAHEAD if name in values]
         if not given:
             return shortest
@@ -163,7 +167,7 @@ def stops(request: service_pb2.ModelInferRequest) -> bool:
     """Whether it generates nothing, but ends the running request of the same id: that must work in a full service."""
     raw = request.raw_input_contents
     for index, tensor in enumerate(request.inputs):
-        if tensor.name == "stop" and request.model_name == "tensorrt_llm":
+        if tensor.name == "stop" and request.model_name in ENGINE_MODELS:
             content = raw[index] if index < len(raw) else bytes(tensor.contents.bool_contents)
             return content[:1] not in (b"", b"\0")
     return False

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from build_engine.build import Artifact
 from build_engine.lookahead import LookaheadConfig
+from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
 from nimble_coder.gateway.answers import Usage
 from nimble_coder.gateway.chat import ChatPrompts
 from nimble_coder.gateway.encoding import PromptEncoder
@@ -77,7 +78,9 @@ class Service:
         self.limits = EngineLimits.of(self.artifact, settings.max_model_len)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
-        own = Engine.SAMPLING if self.limits.lookahead.is_plain else Engine.GREEDY
+        self.engine_models = (ENGINE_MODEL, PLAIN_MODEL) if self.artifact.has_companion else (ENGINE_MODEL,)
+        samples_too = self.limits.lookahead.is_plain or PLAIN_MODEL in self.engine_models
+        own = Engine.SAMPLING if samples_too else Engine.GREEDY
         self.engine = Engine.PORTABLE if self.artifact.manifest.profile["engine"] == "torch" else own
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or self.artifact.manifest.build_profile().served_names
@@ -184,16 +187,19 @@ class Service:
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
+            bad_words = bad_words_of(asked, encode)
+            is_companions = PLAIN_MODEL in self.engine_models and bool(inputs or bad_words)
             generation = Generation(
                 ids,
                 max(ending.asked_tokens, 1),  # 0 warms the cache: the token is not shown
                 known,
-                lookahead,
+                None if is_companions else lookahead,  # which the companion knows nothing of
                 streaming or watched,
                 wants_every_step(asked),
                 inputs,
-                bad_words_of(asked, encode),
+                bad_words,
                 parameters,
+                PLAIN_MODEL if is_companions else ENGINE_MODEL,
             )
             jobs.append(Job(generation, ending, echo))
         return jobs

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tritonclient.grpc import service_pb2
 
 from build_engine.lookahead import LookaheadConfig
+from build_engine.repository import ENGINE_MODEL
 from nimble_coder.engine.protocol import TOKENS_PER_BLOCK, Ranked
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.http2 import CallError, Channel
@@ -47,6 +48,8 @@ class Generation:
     """Token sequences that must not be completed."""
     parameters: tuple[tuple[str, str | float], ...] = ()
     """What the portable engine takes beside the contract."""
+    model: str = ENGINE_MODEL
+    """Triton's, whose engine is asked."""
 
     @property
     def wants_log_probs(self) -> bool:
@@ -141,7 +144,7 @@ class TokenStreams:
 def infer_request(generation: Generation, request_id: str) -> bytes:
     """A `ModelInferRequest` in protobuf; raw tensors are little-endian."""
     g = generation
-    request = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
+    request = service_pb2.ModelInferRequest(model_name=g.model, id=request_id)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     for name, value in g.parameters:
         if isinstance(value, str):
@@ -177,7 +180,7 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
 
 def stop_request(request_id: str) -> bytes:
     """A `ModelInferRequest` that ends the running request of that id."""
-    request = service_pb2.ModelInferRequest(model_name="tensorrt_llm", id=request_id)
+    request = service_pb2.ModelInferRequest(model_name=ENGINE_MODEL, id=request_id)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     for name in ("input_ids", "input_lengths", "request_output_len"):  # they have to be there, and mean nothing
         add(request, name, "INT32", [1, 1], struct.pack("<i", 1))

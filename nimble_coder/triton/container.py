@@ -1,7 +1,7 @@
 """NVIDIA's own Triton with the C++ backend, which runs compiled engines inside its container.
 
 Several GPUs: one process a rank under mpirun, in leader mode, as scripts/launch_triton_server.py of tensorrtllm_backend
-v0.19.0 starts them; the ranks behind the first load the engine alone and never open their ports.
+v0.19.0 starts them; the ranks behind the first load the engines alone and never open their ports.
 """
 
 import re
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.engine_config import TORCH_ENGINE, EngineConfig
+from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
 
 ROOT = Path("/opt/tritonserver")
 """Where the container `nvcr.io/nvidia/tritonserver:*-trtllm-python-py3` has it."""
@@ -23,6 +24,8 @@ class ContainerTriton:
 
     root: Path
     ranks: int
+    models: tuple[str, ...] = (ENGINE_MODEL,)
+    """Those that a compiled engine is behind; every rank loads its part of each."""
 
     @classmethod
     def for_repository(cls, repository: Path, root: Path = ROOT) -> "ContainerTriton | None":
@@ -33,7 +36,10 @@ class ContainerTriton:
         text = config.read_text(encoding="utf-8")
         named = re.search(r'"gpt_model_path" value: \{ string_value: "([^"]+)"', text)
         engine = EngineConfig.read(Path(named[1])) if named else None
-        return cls(root, engine.tensor_parallel) if engine and engine.version != TORCH_ENGINE else None
+        if engine is None or engine.version == TORCH_ENGINE:
+            return None
+        models = [model for model in (ENGINE_MODEL, PLAIN_MODEL) if (repository / model).is_dir()]
+        return cls(root, engine.tensor_parallel, tuple(models))
 
     def backends(self, _: Path) -> Path:
         """The container's own backend directory: Triton refuses libraries that lie elsewhere."""
@@ -49,7 +55,7 @@ class ContainerTriton:
             command = [str(self.root / "bin" / "tritonserver"), *arguments]
             command.append(f"--backend-config=python,shm-region-prefix-name={shared_memory}{rank}-")
             if rank:
-                command += ["--model-control-mode=explicit", "--load-model=tensorrt_llm"]
+                command += ["--model-control-mode=explicit", *(f"--load-model={model}" for model in self.models)]
             commands.append(command)
         if self.ranks == 1:
             return commands[0]

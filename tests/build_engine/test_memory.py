@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from build_engine.catalog import SHAPES
-from build_engine.memory import GIB, plan_memory
+from build_engine.lookahead import PLAIN
+from build_engine.memory import GIB, plan_companion, plan_memory
 from build_engine.profiles import PROFILES
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
@@ -34,6 +35,17 @@ def test_kv_heads_are_replicated_where_there_are_fewer_than_gpus() -> None:
 
 def test_every_draft_token_of_every_request_has_logits() -> None:
     assert plan_memory(SEVEN, SHAPES["7b"]).logits == 16 * 112 * 152_064 * 4
+
+
+def test_a_companion_has_weights_of_its_own_and_half_of_the_kv_cache() -> None:
+    shape = SHAPES["7b"]
+    alone, pair = plan_memory(SEVEN, shape), plan_companion(SEVEN, shape)
+    plain = plan_memory(replace(SEVEN, lookahead=PLAIN), shape)
+    assert pair.fixed == alone.fixed + plain.fixed - GIB  # the runtime's allowance once
+    assert plain.logits < alone.logits
+    left = 80 * GIB - pair.fixed
+    assert 2 * pair.kv_tokens(80 * GIB) * alone.kv_per_token == pytest.approx(0.9 * left, rel=1e-4)
+    assert pair.kv_tokens(pair.required) == pytest.approx(alone.tokens_per_sequence, abs=1)
 
 
 def test_the_required_memory_is_the_least_that_serves_one_full_sequence() -> None:

@@ -85,6 +85,21 @@ def test_the_torch_engine_refuses_a_companion(machine: Machine, tiny_checkpoint:
         make(PROFILES["demo"], machine, tiny_checkpoint, BuildOptions(companion=True))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lookahead": LookaheadConfig(1, 1, 0)}, "an engine without lookahead samples"),
+        ({"max_batch_size": 800_000}, r"companion need \d+\.\d GiB per GPU, H100 has 79\.6"),
+    ],
+)
+def test_a_companion_that_is_not_needed_or_has_no_room_is_refused(
+    h100: Machine, tiny_checkpoint: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ProfileError, match=message):
+        make(SEVEN.with_limits(**changes), h100, tiny_checkpoint, BuildOptions(companion=True))
+    assert h100.calls == []
+
+
 def test_a_plain_engine_is_built_for_1_1_0(h100: Machine, tiny_checkpoint: Path) -> None:
     artifact = make(replace(SEVEN, lookahead=LookaheadConfig(1, 1, 0)), h100, tiny_checkpoint)
     assert EngineConfig.read(artifact.engine).speculative_decoding_mode == 1

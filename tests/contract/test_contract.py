@@ -22,7 +22,7 @@ PROFILE = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 
 
 def render(profile: Profile, directory: Path, plain: bool = False) -> Path:
-    places = Places(Path("/e"), Path("/t"), Path("/p") if plain else None)
+    places = Places(Path("/e"), Path("/t"), Path("/p"), 1234) if plain else Places(Path("/e"), Path("/t"))
     render_repository(profile, places, directory / "repository")
     return directory / "repository"
 
@@ -139,3 +139,5 @@ def test_a_companion_has_the_engines_contract_without_lookahead(tmp_path: Path) 
     assert plain.name == "tensorrt_llm_plain"
     assert plain.parameters["gpt_model_path"].string_value == "/p"
     assert "decoding_mode" not in plain.parameters
+    assert engine.parameters["max_tokens_in_paged_kv_cache"].string_value == "1234"
+    assert plain.parameters["max_tokens_in_paged_kv_cache"].string_value == "1234"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.build import Artifact, BuildOptions, build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
 from nimble_coder.children import session_commands
@@ -56,6 +56,16 @@ def test_every_further_rank_is_an_application_context_of_mpirun(
     assert first.startswith("-n 1 ")
     assert "--load-model" not in first
     assert second.endswith("shm-region-prefix-name=x-1- --model-control-mode=explicit --load-model=tensorrt_llm")
+
+
+def test_every_rank_loads_its_part_of_a_companion_too(h100: Machine, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A rank that lacks a model waits for it for ever (model_instance_state.cc of tensorrtllm_backend v0.19.0)."""
+    profile = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"].with_limits(tensor_parallel=2)
+    options = BuildOptions(companion=True)
+    artifact = build(profile, tiny_checkpoint, Cache(h100.cache), lambda _: None, options=options)
+    found = ContainerTriton.for_repository(artifact.repository, container(tmp_path))
+    assert found is not None
+    assert found.launch(ARGUMENTS, "x-")[-2:] == ["--load-model=tensorrt_llm", "--load-model=tensorrt_llm_plain"]
 
 
 def test_the_portable_engine_never_needs_it(machine: Machine, tiny_checkpoint: Path, tmp_path: Path) -> None:
