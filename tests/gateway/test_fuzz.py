@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from build_engine.build import Artifact
+from nimble_coder.gateway import fields
 from nimble_coder.gateway.openapi import build
 from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.gateway.routes import ROUTES
@@ -173,6 +174,25 @@ anything = st.recursive(
 def test_fields_of_any_value(http: httpx.Client, base: tuple[str, dict[str, Any]], changes: dict[str, Any]) -> None:
     path, body = base
     check(http.post(path, json={**body, **changes}))
+
+
+@fuzz
+@given(
+    base=st.sampled_from(BASES[:6]),
+    asked=st.dictionaries(st.sampled_from(sorted(fields.FIELDS)), st.none() | anything, max_size=3),
+    named=st.lists(st.sampled_from(sorted(fields.FIELDS)), max_size=5),
+    more=st.dictionaries(st.text(max_size=8), anything, max_size=2),
+)
+def test_fields_of_the_table_with_their_examples_and_others_together(
+    http: httpx.Client, base: tuple[str, dict[str, Any]], asked: dict[str, Any], named: list[str], more: dict[str, Any]
+) -> None:
+    body = {**base[1], **more}
+    for name in (*named, *asked):
+        outer, _, inner = name.partition(".")
+        value = asked.get(name, fields.FIELDS[name].example)
+        held = body.get(outer)
+        body[outer] = {**(held if isinstance(held, dict) else {}), inner: value} if inner else value
+    check(http.post(base[0], json=body))
 
 
 @fuzz

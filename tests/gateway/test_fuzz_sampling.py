@@ -194,3 +194,51 @@ def test_numbers_in_tensors(
     )
     for response in call(iter([request.SerializeToString()]), timeout=15):
         assert not response.error_message or "out of range" in response.error_message
+
+
+tokens = st.integers(-2, 4100) | st.integers(-(2**70), 2**70)
+texts = (
+    st.sampled_from(["import", " os", "\n", "", " ", "<|im_end|>", "\ud800", "é" * 9, "\x00", "5", "-1", "9" * 25])
+    | st.text()
+)
+ASKED: dict[str, st.SearchStrategy[Any]] = {
+    "logit_bias": st.dictionaries(tokens.map(str) | texts, st.floats(-100, 100) | decimals, max_size=5)
+    | st.lists(st.tuples(tokens | texts, st.booleans() | st.floats(-100, 100)), max_size=5),
+    "bad_words": st.lists(texts, max_size=4) | texts,
+    "min_p": st.floats(0, 1),
+    "min_tokens": st.integers(0, 6),
+    "stop": st.lists(texts, max_size=3),
+    "stop_token_ids": st.lists(tokens, max_size=3),
+    "logprobs": st.integers(-1, 21) | st.booleans(),
+    "echo": st.booleans(),
+    "n": st.integers(1, 3),
+    "stream": st.booleans(),
+    "temperature": st.sampled_from([0, 1, 1000]),
+    "truncate_prompt_tokens": st.integers(-1, 5),
+    "include_stop_str_in_output": st.booleans(),
+}
+
+
+@fuzz_sampling
+@given(asked=st.fixed_dictionaries({}, optional=ASKED))
+def test_rules_for_tokens_of_any_kind(target: Serving, http: httpx.Client, asked: dict[str, Any]) -> None:
+    body = json.dumps({"prompt": "import os", "max_tokens": 4, **asked})
+    answer = http.post("/v1/completions", content=body.replace("Infinity", "1e999"))
+    check(answer)
+    assert '"code":"engine_error"' not in answer.text
+
+
+odd = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+nested = st.recursive(odd, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner))
+PARAMETERS = ("min_p", "logit_bias", "begins_with", "top_logprobs", "prompt_logprobs")
+
+
+@fuzz_sampling
+@given(
+    asked=st.dictionaries(st.sampled_from(PARAMETERS), nested | st.floats(0, 1) | st.just("[[5, 6], [7]]"), min_size=1)
+)
+def test_request_parameters_of_any_value(http: httpx.Client, target: Serving, asked: dict[str, Any]) -> None:
+    body = {"input_ids": list(range(300, 310)), "input_lengths": 10, "request_output_len": 2, "return_log_probs": True}
+    for sent in (asked, {name: json.dumps(value) for name, value in asked.items()}):
+        content = json.dumps({**body, **sent})
+        check(http.post("/v2/models/tensorrt_llm/generate", content=content.replace("Infinity", "1e999")))
