@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, field
 from typing import TypeVar
 
 from build_engine.build import Artifact
-from build_engine.lookahead import LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
 from nimble_coder.gateway.answers import Usage
 from nimble_coder.gateway.chat import ChatPrompts
@@ -205,9 +205,10 @@ class Service:
         return jobs
 
     def headers(self, asked: Sampling, jobs: Sequence[Job]) -> Headers:
-        """How an answer is decoded: a TensorRT engine with lookahead does it greedily whatever a client asks, and a
-        policy may choose the (w,n,g)."""
-        lookahead = jobs[0].generation.lookahead or self.limits.lookahead
+        """How an answer is decoded: a TensorRT engine with lookahead does it greedily whatever a client asks, its
+        companion plainly, and a policy may choose the (w,n,g)."""
+        first = jobs[0].generation
+        lookahead = PLAIN if first.model == PLAIN_MODEL else first.lookahead or self.limits.lookahead
         return [
             (b"x-nimble-decoding", b"sampling" if self.engine >= Engine.SAMPLING and samples(asked) else b"greedy"),
             (b"x-nimble-lookahead", ",".join(map(str, astuple(lookahead))).encode()),
