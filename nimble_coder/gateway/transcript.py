@@ -91,11 +91,11 @@ class Transcript:
         self._received += len(step.token_ids)
         ids, text = self._read(self._until_end(step.token_ids))
         self.token_ids += ids
-        log_probs = step.log_probs[: len(ids)]
-        self.log_probs += log_probs
-        top = step.top[: len(ids)]
-        self.top += top
-        self.prompt += step.prompt
+        log_probs, top = step.log_probs[: len(ids)], step.top[: len(ids)]
+        if log_probs or step.prompt:
+            self.log_probs += log_probs
+            self.top += top
+            self.prompt += step.prompt
         if step.is_final:
             self.accepted_draft_tokens, self.draft_tokens = step.accepted_draft_tokens, step.draft_tokens
             self.cached_tokens = step.cached_tokens
@@ -110,7 +110,11 @@ class Transcript:
 
     def _read(self, ids: list[int]) -> tuple[list[int], str]:
         """The tokens up to the one that completes a stop string, and the text that is certain."""
-        free = max(self._ending.min_tokens - self.tokens, 0)
+        free = max(self._ending.min_tokens - len(self.token_ids), 0)
+        if not (free or self._ending.stops):
+            piece = self._detokenizer.push(ids)
+            self._has_line = self._has_line or "\n" in piece
+            return ids, piece
         before = self._detokenizer.push(ids[:free]) if free else ""
         ids, rest = ids[:free], ids[free:]
         pending, held = self._detokenizer.pending, self._stops.held

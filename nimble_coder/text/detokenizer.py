@@ -23,7 +23,7 @@ class Detokenizer:
 
     def push(self, ids: list[int]) -> str:
         """The text that the new ids complete; may be empty."""
-        self.pending = [*self.pending, *ids]
+        self.pending = [*self.pending, *ids] if self.pending else ids
         if not self.pending:
             return ""
         text = self._decode(self.pending)
