@@ -47,13 +47,14 @@ class State:
 
 
 def session_commands(session: int) -> dict[int, list[str]]:
-    """The running processes of a session with their command lines."""
+    """The running processes of a session with their command lines, which one that is being started has not yet."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         state = State.of(int(place.name))
         if state and state.session == session and not state.is_zombie:
             with suppress(OSError):
-                found[int(place.name)] = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+                if command := (place / "cmdline").read_bytes():
+                    found[int(place.name)] = command.decode(errors="replace").split("\0")[:-1]
     return found
 
 

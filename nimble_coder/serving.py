@@ -1,8 +1,6 @@
 """The runtime stage as one thing: Triton on loopback, the gateway in front of it, started and ended together."""
 
 import filecmp
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +14,7 @@ from nimble_coder.gateway.process import GatewayProcesses
 from nimble_coder.process_log import Log
 from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.work_directory import WorkDirectory, sweep
 
 
 @dataclass
@@ -51,19 +50,21 @@ class Serving:
     def __enter__(self) -> "Serving":
         artifact = Artifact.open(self.artifact)
         artifact.check_machine()
-        self._work = Path(tempfile.mkdtemp(prefix="nimble-serving-"))
+        sweep()
+        self._work = WorkDirectory("serving")
         try:
-            self.prepare(artifact, self._work)
-            if self.hold:
-                self.gateways.hold()
+            self.prepare(artifact, self._work.create())
             self.triton.start()
             try:
+                if self.hold:
+                    self.gateways.hold()
                 self.gateways.start()
             except BaseException:
+                self.gateways.stop(0.0)
                 self.triton.stop()
                 raise
         except BaseException:
-            shutil.rmtree(self._work)
+            self._work.remove()
             raise
         return self
 
@@ -91,7 +92,7 @@ class Serving:
             grace = 5.0 if is_wanted else 0.0
         finally:  # without any grace where a second Ctrl-C came
             self.triton.stop(grace)
-            shutil.rmtree(self._work, ignore_errors=True)
+            self._work.remove()
 
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:
         """Waits until a generation has worked and returns the seconds that took; `tick` is told the seconds so far.

@@ -31,7 +31,7 @@ class App:
         if scope["type"] != "http":
             await self._refuse_other(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._readers)
+        exchange = Exchange(without_slash(scope), receive, send, self._readers)
         started = time.time_ns()
         route: Route | None = None
         try:
@@ -116,3 +116,9 @@ class App:
                 await send({"type": f"{message['type']}.complete"})
                 if message["type"] == "lifespan.shutdown":
                     return
+
+
+def without_slash(scope: Scope) -> Scope:
+    """A path that ends with slashes means the one without them."""
+    path, raw = scope["path"].rstrip("/"), scope.get("raw_path") or b""
+    return scope if path == scope["path"] else {**scope, "path": path or "/", "raw_path": raw.rstrip(b"/") or b"/"}

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import secrets
+import zlib
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -31,6 +33,12 @@ READERS = 8
 """Large bodies that are read at once, and gRPC messages: each may be as large as `max_body_bytes`."""
 LARGE = 65_536
 """Bytes of a body from which on it takes one of those places; uvicorn holds that much in any case."""
+METRICS_PORT = "nimble.metrics_port"
+"""In the scope of a request that came to the metrics port."""
+IDENTITY = "identity"
+JSON_LENGTH = "inference-header-content-length"
+"""KServe's header for the bytes of JSON in a body."""
+GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -69,20 +77,37 @@ class Exchange:
         return value.decode("latin-1") if value is not None else None
 
     @property
+    def is_reading(self) -> bool:
+        """GET, or HEAD, which is answered alike but for the body."""
+        return self.method in ("GET", "HEAD")
+
+    @property
     def raw_target(self) -> str:
         """Path and query as they were sent."""
         raw: bytes = self.scope.get("raw_path") or unquote(self.path).encode()
         query: bytes = self.scope["query_string"]
         return (raw + (b"?" + query if query else b"")).decode("latin-1")
 
+    @property
+    def is_on_metrics_port(self) -> bool:
+        return bool(self.scope.get(METRICS_PORT))
+
     async def body(self, limit: int) -> bytes:
-        """The whole body; raises `ApiError` 413 above `limit` bytes, 408 where it takes too long, and `ClientGone`."""
+        """The whole body, uncompressed and without a byte order mark.
+
+        Raises `ApiError` 413 above `limit` bytes, 408 where it takes too long, 415 for an encoding that is unknown,
+        and `ClientGone`.
+        """
         try:
-            return await asyncio.wait_for(self._read_body(limit), BODY_SECONDS)
+            sent = await asyncio.wait_for(self._read_body(limit), BODY_SECONDS)
         except TimeoutError:
             self.extra_headers = [*self.extra_headers, (b"connection", b"close")]  # the rest may still come
             text = f"the body has not arrived in {BODY_SECONDS:.0f} s: send the request again"
             raise ApiError(408, text, "request_timeout") from None
+        encoding = (self.header("content-encoding") or IDENTITY).lower()
+        content = sent if encoding == IDENTITY else await asyncio.to_thread(uncompressed, sent, encoding, limit)
+        # Where binary data follows the JSON, its length is stated, the mark included.
+        return content if self.header(JSON_LENGTH) else content.removeprefix(BOM_UTF8)
 
     async def _read_body(self, limit: int) -> bytes:
         too_large = ApiError(413, f"the body is larger than {limit} bytes: send less", "content_too_large")
@@ -180,3 +205,19 @@ class Exchange:
             raise
         finally:
             watcher.cancel()
+
+
+def uncompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it was before it was compressed; raises `ApiError`."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ApiError(415, f"Content-Encoding {encoding[:40]!r} is not known: use gzip or deflate", "unsupported")
+    inflater = zlib.decompressobj(GZIP_OR_ZLIB)
+    try:
+        content = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ApiError(400, f"the body is not {encoding}: {error}", "invalid_encoding") from None
+    if len(content) > limit:
+        raise ApiError(413, f"the body is larger than {limit} bytes when uncompressed: send less", "content_too_large")
+    if not inflater.eof or inflater.unused_data:
+        raise ApiError(400, f"the body is not one whole {encoding} stream", "invalid_encoding")
+    return content

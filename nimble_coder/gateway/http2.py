@@ -17,6 +17,8 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION =
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 HEADER_TABLE_SIZE, ENABLE_PUSH, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 2, 4, 5
 CANCEL = 8
+PREFIX = 127
+"""All bits of a prefix of 7: the rest of the integer follows."""
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
 GRPC_UNAVAILABLE = 14
@@ -285,11 +287,23 @@ def request_headers(method: str, authority: str) -> bytes:
     """The header block of a call: indexed fields and literals without Huffman coding, nothing in the table."""
 
     def literal(index: bytes, value: str) -> bytes:
-        return index + bytes([len(value)]) + value.encode("ascii")
+        content = value.encode("ascii")
+        return index + integer(len(content)) + content
 
     post, http = b"\x83", b"\x86"
     path, host, kind = literal(b"\x04", method), literal(b"\x01", authority), literal(b"\x0f\x10", "application/grpc")
     return post + http + path + host + kind + literal(b"\x00\x02te", "trailers")
+
+
+def integer(value: int) -> bytes:
+    """A length in HPACK, with a prefix of 7 bits (RFC 7541, 5.1)."""
+    if value < PREFIX:
+        return bytes([value])
+    rest, parts = value - PREFIX, [PREFIX]
+    while rest >= 128:
+        parts.append(rest % 128 + 128)
+        rest //= 128
+    return bytes([*parts, rest])
 
 
 def status_of(decoder: Decoder, block: bytes) -> CallError | None:

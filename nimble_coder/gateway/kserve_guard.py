@@ -2,6 +2,7 @@
 
 import re
 import struct
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -179,7 +180,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
         raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
     size = len(body) if header_length is None else int(header_length)
     try:
-        return msgspec.json.decode(body[:size], type=dict[str, Any]), body[size:]
+        return msgspec.json.decode(body[:size].removeprefix(BOM_UTF8), type=dict[str, Any]), body[size:]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
 

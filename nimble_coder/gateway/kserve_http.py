@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import zlib
 
 import httpx
 import msgspec
@@ -10,7 +9,7 @@ from msgspec import Struct
 
 from nimble_coder.gateway.answers import Live, Ready
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.exchange import JSON_LENGTH, Exchange
 from nimble_coder.gateway.kserve_guard import KServeGuard, split_body
 from nimble_coder.gateway.kserve_json import read_generate, read_infer, write_generate, write_infer
 from nimble_coder.gateway.kserve_unary import STREAMING, UnaryInference
@@ -25,9 +24,7 @@ READING = re.compile(
 READY = "health/ready"
 HEALTH: dict[str, Struct] = {"health/live": Live(live=True), READY: Ready(ready=True)}
 """What `kserve`'s client reads where Triton says nothing, and Triton's own looks at the status alone."""
-GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
-HEADER_LENGTH = "inference-header-content-length"
-KEPT = ("content-type", "accept", HEADER_LENGTH, "accept-encoding")
+KEPT = ("content-type", "accept", JSON_LENGTH, "accept-encoding")
 RETURNED = (b"inference-header-content-length", b"content-encoding")
 
 
@@ -59,18 +56,17 @@ class TritonHttp:
         """Passes a request on and its answer back as it comes; hangs up on Triton when the client does."""
         path = exchange.path[len("/v2/") :]
         generating = exchange.method == "POST" and GENERATING.fullmatch(path)
-        if not generating and not (exchange.method == "GET" and READING.fullmatch(path)):
+        if not generating and not (exchange.is_reading and READING.fullmatch(path)):
             self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))
         if path == READY and not self._service.admission.takes_work:
             raise draining() if self._service.admission.draining else engine_lost()
-        limit = self._largest_body
-        body = uncompressed(await exchange.body(limit), exchange.header("content-encoding"), limit)
+        body = await exchange.body(self._largest_body)
         if generating:
             model, version, verb = generating.groups()
             if model in STREAMING and verb != "generate_stream":
                 await self._answer(exchange, (model, version, verb), body)
                 return
-            checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(HEADER_LENGTH))
+            checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(JSON_LENGTH))
             with self._service.admission.admit(checked.generations):
                 await self._pass(exchange, checked.content, checked.header_length)
         else:
@@ -79,7 +75,7 @@ class TritonHttp:
     async def _answer(self, exchange: Exchange, target: tuple[str, str | None, str], body: bytes) -> None:
         """Answers a single inference on a model that streams."""
         model, version, verb = target
-        header_length = exchange.header(HEADER_LENGTH)
+        header_length = exchange.header(JSON_LENGTH)
         content, binary = await aside(len(body), split_body, body, header_length)
         if verb == "infer":
             request = await aside(len(body), read_infer, content, binary)
@@ -101,8 +97,9 @@ class TritonHttp:
     async def _pass(self, exchange: Exchange, body: bytes, header_length: int | None = None) -> None:
         headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}
         if header_length is not None:
-            headers[HEADER_LENGTH] = str(header_length)
-        request = self._client.build_request(exchange.method, exchange.raw_target, content=body, headers=headers)
+            headers[JSON_LENGTH] = str(header_length)
+        method = "GET" if exchange.is_reading else exchange.method  # Triton knows no HEAD
+        request = self._client.build_request(method, exchange.raw_target, content=body, headers=headers)
         async with exchange.connected():
             try:
                 answer = await self._client.send(request, stream=True)
@@ -124,24 +121,6 @@ class TritonHttp:
                 raise ApiError(503, f"Triton ended the answer early: {error}", "engine_unavailable") from None
             finally:
                 await asyncio.shield(answer.aclose())
-
-
-def uncompressed(body: bytes, encoding: str | None, limit: int) -> bytes:
-    """What Triton gets too, so that it cannot read anything else than what was checked. Raises `ApiError`."""
-    if encoding is None or encoding.lower() == "identity":
-        return body
-    if encoding.lower() not in ("gzip", "deflate"):
-        raise ApiError(415, f"Content-Encoding {encoding[:40]!r} is not known: use gzip or deflate", "unsupported")
-    inflater = zlib.decompressobj(GZIP_OR_ZLIB)
-    try:
-        content = inflater.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise ApiError(400, f"the body is not {encoding.lower()}: {error}", "invalid_encoding") from None
-    if len(content) > limit:
-        raise ApiError(413, f"the body is larger than {limit} bytes when uncompressed: send less", "content_too_large")
-    if not inflater.eof or inflater.unused_data:
-        raise ApiError(400, f"the body is not one whole {encoding.lower()} stream", "invalid_encoding")
-    return content
 
 
 def refusal(status: int, body: bytes) -> ApiError:

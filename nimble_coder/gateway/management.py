@@ -6,7 +6,6 @@ Shapes: docs.nvidia.com/nim/large-language-models, API reference of 1.x and 2.x;
 import hashlib
 from importlib.metadata import distribution, version
 
-from build_engine.manifest import NAME
 from nimble_coder.gateway.answers import (
     DefaultSettings,
     Health,
@@ -75,8 +74,7 @@ async def metadata(service: Service, exchange: Exchange) -> None:
 
 async def show_manifest(service: Service, exchange: Exchange) -> None:
     """`GET /v1/manifest`: the artefact's manifest as one string."""
-    text = (service.artifact.directory / NAME).read_text(encoding="utf-8")
-    await exchange.respond(200, encode(ManifestFile(text)))
+    await exchange.respond(200, encode(ManifestFile(service.manifest)))
 
 
 async def props(service: Service, exchange: Exchange) -> None:

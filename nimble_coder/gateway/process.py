@@ -1,12 +1,9 @@
 """Gateway processes, from the outside: started, watched and ended."""
 
 import os
-import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +18,7 @@ from nimble_coder.children import how_ended, tethered
 from nimble_coder.process_log import Log, open_log
 from nimble_coder.triton.errors import TritonError
 from nimble_coder.triton.server import Addresses
+from nimble_coder.work_directory import WorkDirectory
 
 ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 2.0
 """Has a gateway tell every request that it ends now, and end; and how long that may take."""
@@ -46,8 +44,9 @@ class GatewayProcesses:
     """Further `NIMBLE_*` settings, over those of this process's environment."""
 
     def __post_init__(self) -> None:
-        self._metrics = Path(tempfile.gettempdir()) / f"nimble-metrics-{secrets.token_hex(6)}"
-        self._hold = self._metrics.with_suffix(".hold")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._work = WorkDirectory("metrics")
+        self._hold = self._work.path / "hold"
 
     def __enter__(self) -> "GatewayProcesses":
         self.start()
@@ -58,8 +57,8 @@ class GatewayProcesses:
 
     def start(self) -> None:
         """Starts the processes; `wait_ready` tells when they serve."""
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self._metrics.mkdir()
+        self.processes = []
+        self._work.create()
         with open_log(self.log, "gateway") as output:
             for _ in range(self.workers):
                 process = subprocess.Popen(
@@ -88,6 +87,7 @@ class GatewayProcesses:
 
     def hold(self) -> None:
         """Lets no client be told that the service is ready before `release`; to be called before `start`."""
+        self._work.create()
         self._hold.touch()
 
     def release(self) -> None:
@@ -133,8 +133,7 @@ class GatewayProcesses:
             for process in self.processes:
                 process.kill()
                 process.wait()
-            shutil.rmtree(self._metrics, ignore_errors=True)
-            self.release()
+            self._work.remove()
         return [process.returncode for process in self.processes]
 
     def _abandon(self) -> None:
@@ -151,7 +150,7 @@ class GatewayProcesses:
         """What each process is told, beside this one's environment."""
         a, t = self.addresses, self.triton
         # With it the metrics are files that every worker can add up; one worker alone keeps them in memory.
-        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics)} if self.workers > 1 else {}
+        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._work.path)} if self.workers > 1 else {}
         return {
             **shared,
             **self.settings,

@@ -68,6 +68,8 @@ async def ready(app: "App", exchange: Exchange) -> None:
 
 async def metrics(app: "App", exchange: Exchange) -> None:
     """`GET /v1/metrics`: the gateway's metrics and Triton's."""
+    if not (app.service.settings.metrics_on_http_port or exchange.is_on_metrics_port):
+        raise ApiError(404, "metrics are on the metrics port only", "unknown_path")
     page = app.service.metrics.page() + await app.triton.metrics()
     await exchange.respond(200, page, b"text/plain; version=0.0.4; charset=utf-8")
 

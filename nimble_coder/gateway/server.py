@@ -24,7 +24,7 @@ from build_engine.exit_codes import ExitCode
 from nimble_coder.gateway.app import App
 from nimble_coder.gateway.connection import Connection
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
+from nimble_coder.gateway.exchange import METRICS_PORT, Exchange, Receive, Scope, Send
 from nimble_coder.gateway.health import EngineLostError
 from nimble_coder.gateway.kserve_grpc import KServeProxy
 from nimble_coder.gateway.limits import draining
@@ -60,10 +60,10 @@ class MetricsOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self.PATHS:
+        if scope["type"] == "http" and scope["path"].rstrip("/") not in self.PATHS:
             await Exchange(scope, receive, send).fail(ApiError(404, "this port has /metrics only", "unknown_path"))
             return
-        await self._app(scope, receive, send)
+        await self._app({**scope, METRICS_PORT: True}, receive, send)
 
 
 class Gateway:

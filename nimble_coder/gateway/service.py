@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from build_engine.build import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.manifest import NAME
 from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
 from nimble_coder.gateway.answers import Usage
 from nimble_coder.gateway.chat import ChatPrompts
@@ -75,6 +76,8 @@ class Service:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.artifact = Artifact.open(settings.artifact)
+        self.manifest = (self.artifact.directory / NAME).read_text(encoding="utf-8")
+        """The file as it was at the start: an artefact may be removed while it is served."""
         self.limits = EngineLimits.of(self.artifact, settings.max_model_len)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)

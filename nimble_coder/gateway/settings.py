@@ -27,6 +27,8 @@ class GatewayOptions(BaseModel):
     """KServe over gRPC."""
     metrics_port: int = Field(default=8002, ge=1, le=65535)
     """Prometheus metrics and health, without keys and TLS."""
+    metrics_on_http_port: bool = True
+    """`/metrics` and `/v1/metrics` on the HTTP port too, where they need no key."""
     triton_host: str = "127.0.0.1"
     """Where Triton listens."""
     triton_http_port: int = Field(default=0, ge=0, le=65535)

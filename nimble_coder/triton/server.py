@@ -2,12 +2,10 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +23,7 @@ from nimble_coder.triton.container import ContainerTriton
 from nimble_coder.triton.errors import NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.triton.installation import STUB, Installation, shared_libpython
 from nimble_coder.triton.stack import enough_stack
+from nimble_coder.work_directory import WorkDirectory
 
 SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
 """Variables that Triton and the code in its models have no use for."""
@@ -117,14 +116,15 @@ class TritonServer:
 
     def start(self) -> None:
         """Starts the process; `wait_ready` tells when it serves."""
-        self._work = Path(tempfile.mkdtemp(prefix="nimble-triton-"))
+        self._work = WorkDirectory("triton")
+        work = self._work.create()
         try:
-            command = self.command(self._work)
+            command = self.command(work)
             library = None if self._container else shared_libpython()
             self.addresses.check_free()
-            self._installation.assemble_backends(self._work / "backends")
+            self._installation.assemble_backends(work / "backends")
         except BaseException:
-            shutil.rmtree(self._work, ignore_errors=True)
+            self._work.remove()
             raise
         with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
@@ -223,9 +223,7 @@ class TritonServer:
             self._process.kill()
         finally:  # also when a second Ctrl-C cuts the grace short
             self._end_session()
-            shutil.rmtree(self._work, ignore_errors=True)
-            for region in Path("/dev/shm").glob(f"{self._shared_memory(self._work)}*"):  # noqa: S108 - left by killed stubs
-                region.unlink(missing_ok=True)
+            self._work.remove()
         return self._process.wait()
 
     def _terminate(self) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+from hpack import Decoder
 
-from nimble_coder.gateway.http2 import CallError, Channel
+from nimble_coder.gateway.http2 import CallError, Channel, request_headers
 
 COUNT, FAIL, ENDLESS = "/test/Count", "/test/Fail", "/test/Endless"
 
@@ -147,3 +148,12 @@ def test_no_server_is_told_at_once() -> None:
             await Channel("127.0.0.1", 1).call(COUNT, b"")
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("length", [1, 126, 127, 128, 254, 255, 256, 4000])
+def test_the_headers_of_a_call_can_be_read_whatever_they_are_long(length: int) -> None:
+    block = request_headers("/m" * length, "h" * length)
+    found = Decoder(max_header_list_size=1 << 20).decode(block)
+    headers = {str(name): str(value) for name, value in found}
+    assert (headers[":path"], headers[":authority"]) == ("/m" * length, "h" * length)
+    assert (headers["content-type"], headers["te"]) == ("application/grpc", "trailers")

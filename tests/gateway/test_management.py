@@ -1,6 +1,7 @@
 """NIM's management routes, the documentation, and errors of the HTTP layer."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +138,25 @@ def test_the_log_has_every_request_by_its_id_and_no_prompt_at_any_level(
     assert "POST /v1/completions 200" in lines
     assert [name for name in ("first", "second") if f" ms {name}\n" not in lines] == []
     assert [word for word in (secret, "the_key") if word in lines] == []
+
+
+def test_the_manifest_is_told_though_the_artefact_is_gone(artifact: Artifact, gateway: Serving, tmp_path: Path) -> None:
+    moved = tmp_path / "artifacts" / "copy"
+    shutil.copytree(artifact.directory, moved)
+    triton = gateway.triton.addresses
+    with GatewayProcesses(moved, triton, Addresses.free(), log=tmp_path / "log") as g:
+        g.wait_ready()
+        expected = (moved / "manifest.json").read_text()
+        shutil.rmtree(moved)
+        answer = httpx.get(f"{g.addresses.http}/v1/manifest")
+        assert (answer.status_code, next(iter(answer.json().values()))) == (200, expected)
+
+
+def test_metrics_may_be_on_their_own_port_only(artifact: Artifact, gateway: Serving, tmp_path: Path) -> None:
+    settings = {"NIMBLE_METRICS_ON_HTTP_PORT": "false"}
+    triton = gateway.triton.addresses
+    with GatewayProcesses(artifact.directory, triton, Addresses.free(), log=tmp_path / "log", settings=settings) as g:
+        g.wait_ready()
+        for path in ("/metrics", "/v1/metrics"):
+            assert httpx.get(f"{g.addresses.http}{path}").status_code == 404
+        assert "nimble_ready 1.0" in httpx.get(g.addresses.metrics).text

@@ -157,6 +157,25 @@ def test_nothing_outlives_a_supervisor_that_is_killed(served: Service) -> None:
         time.sleep(0.1)
 
 
+def test_the_folders_of_a_supervisor_that_is_killed_are_gone_after_the_next_start(
+    start: Start, artifact: Artifact, tmp_path: Path
+) -> None:
+    def folders() -> set[str]:
+        return {path.name for path in tmp_path.glob("nimble-*")}
+
+    first = start(NIMBLE_ARTIFACT=artifact.directory, TMPDIR=tmp_path)
+    first.wait_until(lambda: len(folders()) == 3)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    left = folders()
+    second = start(NIMBLE_ARTIFACT=artifact.directory, TMPDIR=tmp_path)
+    second.wait_until(lambda: len(folders() - left) == 3)
+    assert not folders() & left
+    second.process.terminate()
+    second.process.wait(40)
+    assert folders() == set()
+
+
 def test_sigterm_before_it_is_ready_ends_it_with_130(start: Start, artifact: Artifact) -> None:
     service = start(NIMBLE_ARTIFACT=artifact.directory)
     service.wait_until(lambda: bool(service.children("bin/tritonserver")))
