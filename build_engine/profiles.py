@@ -19,6 +19,10 @@ EMBEDDED = "embedded"
 """The `model` of a profile that is built from the checkpoint shipped with this package."""
 ANY = "any"
 """The `gpu` of a profile that runs on any machine, a GPU or none."""
+CUDA = "cuda"
+"""The `gpu` of a portable profile for any NVIDIA GPU that the portable engine's kernels run on (`CUDA_SM`)."""
+CUDA_SM = 80
+"""The least compute capability, times ten: older cards do not compute in bf16."""
 DEMO = "demo"
 LONGEST = 32_768
 """Positions of Qwen2.5-Coder without YaRN. The portable engine is built for them: it takes memory as it uses it."""
@@ -212,11 +216,29 @@ def torch_profile(name: str, model: str) -> Profile:
     )
 
 
+def cuda_profile(name: str, model: str) -> Profile:
+    """The portable engine for NVIDIA GPUs: a lone request drafts most, and others less by the policy
+    (docs/gpu-benchmarks.md)."""
+    return Profile(
+        name=f"{name}-torch-cuda-bf16-w15n15g15",
+        model=model,
+        engine="torch",
+        precision="bf16",
+        lookahead=LookaheadConfig(15, 15, 15),
+        max_batch_size=16,
+        max_input_len=LONGEST - 1,
+        max_seq_len=LONGEST,
+        max_num_tokens=2048,
+        gpu=CUDA,
+    )
+
+
 def _torch_profiles() -> Iterator[Profile]:
-    """Those of the sizes that a CPU can bear."""
+    """For CPUs those of the sizes that one can bear, for GPUs all."""
     for model in MODELS.values():
         if model.size in ("0.5b", "1.5b", "3b", "7b"):
             yield torch_profile(model.name, model.repo)
+        yield cuda_profile(model.name, model.repo)
 
 
 PROFILES = {profile.name: profile for profile in (DEMO_PROFILE, *_tensorrt_profiles(), *_torch_profiles())}

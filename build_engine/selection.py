@@ -1,6 +1,6 @@
 """Which profiles run on this machine, and which of them is taken where nobody chose one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -8,8 +8,19 @@ from build_engine.catalog import MODELS, find_model
 from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import GPU_TYPES, MIB, Gpu, Hardware
 from build_engine.memory import GIB, CompanionPlan, MemoryPlan, plan_companion, plan_memory
-from build_engine.profiles import ANY, DEMO, EMBEDDED, PROFILES, Profile, ProfileError, torch_profile
-from build_engine.versions import IncompatibleError, check_compute_capability
+from build_engine.profiles import (
+    ANY,
+    CUDA,
+    CUDA_SM,
+    DEMO,
+    EMBEDDED,
+    PROFILES,
+    Profile,
+    ProfileError,
+    cuda_profile,
+    torch_profile,
+)
+from build_engine.versions import IncompatibleError, check_compute_capability, installed_tensorrt_llm
 
 
 class Fit(Enum):
@@ -73,6 +84,8 @@ def matching_gpus(profile: Profile, hardware: Hardware) -> list[Gpu]:
     """
     if not hardware.gpus:
         raise IncompatibleError(f"no GPU found ({hardware.note}): run this on a machine with {profile.gpu.upper()}")
+    if profile.gpu == CUDA:
+        return [max(cuda_gpus(hardware), key=lambda gpu: gpu.free_mib)]
     wanted = GPU_TYPES[profile.gpu]
     check_compute_capability(wanted.sm, profile.precision == "fp8")
     for gpu in hardware.gpus:
@@ -90,6 +103,17 @@ def matching_gpus(profile: Profile, hardware: Hardware) -> list[Gpu]:
             f"choose a smaller model or an fp8 profile, or make more GPUs visible"
         )
     return gpus[: profile.tensor_parallel]
+
+
+def cuda_gpus(hardware: Hardware) -> list[Gpu]:
+    """The GPUs that the portable engine's kernels run on; raises `IncompatibleError` where there is none."""
+    found = [gpu for gpu in hardware.gpus if gpu.sm >= CUDA_SM]
+    if not found:
+        here = ", ".join(sorted({f"{gpu.product} (compute capability {gpu.sm / 10})" for gpu in hardware.gpus}))
+        raise IncompatibleError(
+            f"needs compute capability {CUDA_SM / 10} or more, this machine has {here}: choose one for any machine"
+        )
+    return found
 
 
 def _remedy_for_other_gpu(hardware: Hardware) -> str:
@@ -130,8 +154,9 @@ def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel
     """The profile for this machine where nobody chose one (`NIM_MODEL_PROFILE`, `--profile`).
 
     1. What cannot run here is left out. 2. The model asked for; without one, the first of `DEFAULT_MODELS` that has a
-    TensorRT profile here. 3. TensorRT before torch. 4. bf16 before fp8: fp8 changes the model's output. 5. Fewer GPUs
-    first, or the number asked for. A machine without a usable GPU gets `demo` where no model is asked for.
+    profile for this GPU. 3. TensorRT where it is installed, then the portable engine on CUDA, then that for any
+    machine. 4. bf16 before fp8: fp8 changes the model's output. 5. Fewer GPUs first, or the number asked for. A machine
+    without a usable GPU gets `demo` where no model is asked for.
     """
     wanted = [find_model(model).name] if model else list(DEFAULT_MODELS)
     for name in wanted:
@@ -139,10 +164,10 @@ def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel
         candidates = [p for p in candidates if tensor_parallel in (None, p.tensor_parallel)]
         if model and not candidates:
             raise ProfileError(f"no profile of {name} has {tensor_parallel} GPUs; `nimble-coder list-model-profiles`")
-        verdicts = assess_all((p for p in candidates if model or p.engine == "tensorrt"), hardware)
+        verdicts = assess_all((p for p in candidates if model or p.gpu != ANY), hardware)
         runnable = [a.profile for a in verdicts if a.fit is Fit.RUNNABLE]
         if runnable:
-            return min(runnable, key=lambda p: (p.engine == "torch", p.precision == "fp8", p.tensor_parallel))
+            return min(runnable, key=preference(installed_tensorrt_llm() is not None))
         if model:
             here = {gpu.type for gpu in hardware.gpus}
             closest = min(verdicts, key=lambda a: (a.fit is Fit.INCOMPATIBLE, a.profile.gpu not in here))
@@ -152,12 +177,23 @@ def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel
     return PROFILES[DEMO]
 
 
+def preference(has_tensorrt: bool) -> Callable[[Profile], tuple[bool, bool, bool, int]]:
+    """Sorts profiles that run here; what cannot be compiled here, without TensorRT-LLM, comes last."""
+
+    def rank(profile: Profile) -> tuple[bool, bool, bool, int]:
+        engine = (profile.engine == "torch") == has_tensorrt
+        return engine, profile.gpu == ANY, profile.precision == "fp8", profile.tensor_parallel
+
+    return rank
+
+
 def profile_of(checkpoint: Checkpoint, hardware: Hardware) -> Profile:
     """The profile for a checkpoint that somebody brings, where nobody chose one; it is called after the checkpoint.
 
     That of the published model of the same shape on this machine, else the portable engine's.
     """
-    name, own = checkpoint.name, torch_profile(checkpoint.name, checkpoint.name)
+    name = checkpoint.name
+    own = (cuda_profile if any(gpu.sm >= CUDA_SM for gpu in hardware.gpus) else torch_profile)(name, name)
     if name.lower() in MODELS and MODELS[name.lower()].shape == checkpoint.shape:
         return select_profile(hardware, name)
     alike = [model.name for model in MODELS.values() if model.shape == checkpoint.shape and model.is_instruct]

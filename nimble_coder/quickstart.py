@@ -24,13 +24,13 @@ from nimble_coder import tour
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client import CompletionClient
-from nimble_coder.policy import PORTABLE
+from nimble_coder.policy import ON_CPU
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 from nimble_coder.triton.stopping import stop_signals
 
 SHOWN = "binary_search"
-LOOKAHEAD = PORTABLE[0][1]
+LOOKAHEAD = ON_CPU[0][1]
 """What the gateway gives a lone request; more drafts are for GPUs (docs/benchmarks.md)."""
 
 NO_GPU = Hardware((), None)

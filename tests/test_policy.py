@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.policy import Level, Measured, Policy, PolicyError, Table, policy_of, write_policy
+from nimble_coder.policy import ON_GPU, Level, Measured, Policy, PolicyError, Table, policy_of, write_policy
 
 ENGINE = LookaheadConfig(8, 8, 8)
 LEVELS = [
@@ -93,6 +93,12 @@ def test_the_portable_table_stays_within_the_engine(engine: tuple[int, int, int]
     policy = Policy.portable(own)
     for load in (1, 2, 4, 100):
         policy.choose(load, prompt_length=50).check_within(own)
+
+
+def test_on_a_gpu_a_lone_request_drafts_widely_and_many_not_at_all() -> None:
+    policy = Policy.portable(LookaheadConfig(15, 15, 15), untuned=ON_GPU)
+    chosen = [str(policy.choose(load, prompt_length=50)) for load in (1, 2, 4, 16, 17)]
+    assert chosen == ["(15,15,15)", "(8,8,8)", "(4,3,4)", "(4,3,4)", "(1,1,0)"]
 
 
 def test_where_nobody_has_tuned_drafts_are_for_few_requests() -> None:

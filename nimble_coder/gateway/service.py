@@ -12,6 +12,7 @@ from typing import TypeVar
 from build_engine.build import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.manifest import NAME
+from build_engine.profiles import CUDA
 from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
 from nimble_coder.gateway.answers import Usage
 from nimble_coder.gateway.chat import ChatPrompts
@@ -33,7 +34,7 @@ from nimble_coder.gateway.tracing import Tracing
 from nimble_coder.gateway.transcript import Delta, Ending, Transcript
 from nimble_coder.gateway.usage import figures_of, usage_of
 from nimble_coder.gateway.wire import Wire
-from nimble_coder.policy import Policy, policy_of
+from nimble_coder.policy import ON_CPU, ON_GPU, Policy, policy_of
 from nimble_coder.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,10 @@ class Service:
         given, beside = self.settings.policy, policy_of(self.artifact.directory)
         path = given or (beside if beside and beside.is_file() else None)
         if path is None:
-            is_portable = self.artifact.manifest.profile["engine"] == "torch" and not self.limits.lookahead.is_plain
-            return Policy.portable(self.limits.lookahead, self.artifact.manifest.fastest) if is_portable else None
+            profile, own = self.artifact.manifest.profile, self.limits.lookahead
+            if profile["engine"] != "torch" or own.is_plain:
+                return None
+            return Policy.portable(own, self.artifact.manifest.fastest, ON_GPU if profile["gpu"] == CUDA else ON_CPU)
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.lookahead)
 

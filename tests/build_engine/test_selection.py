@@ -8,7 +8,7 @@ from build_engine.catalog import MODELS
 from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import detect_hardware
 from build_engine.profiles import PROFILES, ProfileError
-from build_engine.selection import Fit, assess, profile_of, select_profile
+from build_engine.selection import Fit, assess, matching_gpus, profile_of, select_profile
 from tests.standin.machine import A10G, A100, B200, H100, L4, T4, Machine
 
 H100_7B = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -19,7 +19,7 @@ H100_32B = "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"
     ("gpus", "model", "expected"),
     [
         ([], None, "demo"),
-        ([B200], None, "demo"),
+        ([B200], None, "qwen2.5-coder-7b-instruct-torch-cuda-bf16-w15n15g15"),
         ([T4], None, "demo"),
         ([H100], None, H100_7B),
         ([A10G], None, "qwen2.5-coder-7b-instruct-a10g-bf16-tp1-w5n5g5"),
@@ -37,12 +37,37 @@ def test_the_profile_taken_by_itself(
     machine: Machine, gpus: list[list[object]], model: str | None, expected: str
 ) -> None:
     machine.gpus(*gpus)
+    machine.tensorrt_llm("0.19.0")
     assert select_profile(detect_hardware(), model).name == expected
 
 
+@pytest.mark.parametrize(
+    ("gpus", "model", "expected"),
+    [
+        ([H100], None, "qwen2.5-coder-7b-instruct-torch-cuda-bf16-w15n15g15"),
+        ([A10G], "qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b-torch-cuda-bf16-w15n15g15"),
+        ([T4], None, "demo"),
+        ([T4], "qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-torch-bf16-w1n4g1"),
+        ([], None, "demo"),
+    ],
+)
+def test_without_tensorrt_llm_the_portable_engine_runs_on_the_gpu(
+    machine: Machine, gpus: list[list[object]], model: str | None, expected: str
+) -> None:
+    machine.gpus(*gpus)
+    assert select_profile(detect_hardware(), model).name == expected
+
+
+def test_the_portable_engine_runs_on_the_gpu_with_most_room(machine: Machine) -> None:
+    machine.gpus(T4, [*A10G[:3], 9000], A10G)
+    profile = PROFILES["qwen2.5-coder-1.5b-torch-cuda-bf16-w15n15g15"]
+    assert [gpu.free_mib for gpu in matching_gpus(profile, detect_hardware())] == [A10G[3]]
+
+
 def test_a_model_that_runs_nowhere_here_is_refused_with_the_closest_profile(machine: Machine) -> None:
-    machine.gpus(H100)
-    with pytest.raises(ProfileError, match=r"no profile of qwen2\.5-coder-32b-instruct runs here.*needs 2 H100"):
+    machine.gpus([*H100[:3], 60000])
+    machine.tensorrt_llm("0.19.0")
+    with pytest.raises(ProfileError, match=r"no profile of .*32b-instruct runs here.*needs .* GiB per GPU"):
         select_profile(detect_hardware(), "qwen2.5-coder-32b-instruct")
 
 
@@ -99,6 +124,7 @@ def test_a_checkpoint_of_ones_own_is_called_after_itself(
     machine: Machine, place: str, gpus: list[list[object]], expected: str, served: str
 ) -> None:
     machine.gpus(*gpus)
+    machine.tensorrt_llm("0.19.0")
     checkpoint = Checkpoint(Path("/models") / place, MODELS["qwen2.5-coder-0.5b"].shape, {})
     profile = profile_of(checkpoint, detect_hardware())
     assert (profile.name, profile.served_names) == (expected, [served, expected, "qwen2.5-coder"])
@@ -109,5 +135,5 @@ def test_a_shape_that_nobody_published_is_for_the_portable_engine_and_no_longer_
 ) -> None:
     machine.gpus(H100)
     profile = profile_of(Checkpoint.open(tiny_checkpoint), detect_hardware())
-    assert (profile.name, profile.engine) == ("tiny-torch-bf16-w1n4g1", "torch")
+    assert (profile.name, profile.engine) == ("tiny-torch-cuda-bf16-w15n15g15", "torch")
     assert profile.max_input_len < profile.max_seq_len <= Checkpoint.open(tiny_checkpoint).shape.max_position_embeddings

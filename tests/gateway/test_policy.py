@@ -14,7 +14,7 @@ from build_engine.build import Artifact
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.client import CompletionClient, tensors
 from nimble_coder.gateway.process import GatewayError, GatewayProcesses
-from nimble_coder.policy import PORTABLE, Level, Table, write_policy
+from nimble_coder.policy import ON_CPU, Level, Table, write_policy
 from nimble_coder.serving import Serving
 from nimble_coder.triton.server import Addresses
 
@@ -116,7 +116,7 @@ def test_a_batch_of_prompts_in_one_grpc_request_gets_a_row_each(tuned: GatewayPr
 
 def test_without_a_policy_the_portable_engine_gets_few_drafts(gateway: Serving) -> None:
     answer = httpx.post(f"{gateway.addresses.http}/v1/completions", json=ASKED, timeout=60)
-    assert answer.headers["x-nimble-lookahead"] == ",".join(map(str, astuple(PORTABLE[0][1])))
+    assert answer.headers["x-nimble-lookahead"] == ",".join(map(str, astuple(ON_CPU[0][1])))
 
 
 def test_a_policy_beyond_the_engine_ends_the_gateway_with_one_line(
