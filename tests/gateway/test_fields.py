@@ -164,7 +164,6 @@ def first_token(http: httpx.Client, **more: Any) -> int:
     body = {"prompt": "def add(a, b):\n    return", "max_tokens": 1, "return_token_ids": True, **more}
     answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["x-nimble-lookahead"] == "1,1,0" or not more
     return int(answer.json()["choices"][0]["token_ids"][0])
 
 
