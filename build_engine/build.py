@@ -75,8 +75,8 @@ class Artifact:
 
     def places(self, home: Path, profile: Profile) -> Places:
         """What its repository names where it is at `home` and served as `profile` says."""
-        shape = EngineConfig.read(self.engine).shape
-        return places_at(home, profile, shape if self.has_companion else None)
+        shape = EngineConfig.read(self.engine).shape if self.has_companion else None
+        return places_at(home, profile, shape)
 
 
 def places_at(home: Path, profile: Profile, companion_of: ModelShape | None) -> Places:
