@@ -25,8 +25,6 @@ STREAMING = {"tensorrt_llm": "streaming", "tensorrt_llm_bls": "stream", "ensembl
 """The models that stream, and their input that asks for an answer in pieces."""
 NOT_CANCELLED = "ensemble"
 """The model whose members Triton (2.51) does not tell that a request is cancelled; they know its id, though."""
-WITH_STATUS = (("triton_grpc_error", "true"),)
-"""Has Triton (from 24.08 on) end the stream with an error's status, where a model gave one."""
 STOP_SECONDS = 0.05
 """Between two attempts to stop such a request."""
 PLACES = ("batch_index", "sequence_index")
@@ -79,7 +77,7 @@ class UnaryInference:
         return select(whole, wanted)
 
     async def _collect(self, request: service_pb2.ModelInferRequest) -> list[service_pb2.ModelInferResponse]:
-        call = self._triton.stream_stream(STREAM)(metadata=WITH_STATUS)
+        call = self._triton.stream_stream(STREAM)()
         responses: list[service_pb2.ModelInferResponse] = []
         finished = False
         try:
@@ -94,7 +92,7 @@ class UnaryInference:
                 if answer.infer_response.outputs:
                     responses.append(answer.infer_response)
         except grpc.aio.AioRpcError as error:
-            raise refusal(error.code(), error.details() or "unavailable") from None
+            raise from_triton(error.details() or "unavailable") from None
         finally:
             if not finished:  # Triton (2.51) never frees a request that is cancelled when it has been answered
                 self._cancel(request, call)
@@ -121,13 +119,6 @@ class UnaryInference:
                 await self._service.streams.stop(request_id)
                 await asyncio.wait([ending], timeout=STOP_SECONDS)
             await ending
-
-
-def refusal(status: grpc.StatusCode, text: str) -> ApiError:
-    """What Triton says of a request, with the status that its model gave it."""
-    if status is grpc.StatusCode.INVALID_ARGUMENT:
-        return ApiError(400, text, "invalid_input")
-    return from_triton(text)
 
 
 def leave_out(request: service_pb2.ModelInferRequest, name: str) -> None:

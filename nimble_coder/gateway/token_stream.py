@@ -100,8 +100,8 @@ class TokenStreams:
 
     async def stop(self, request_id: str) -> None:
         """Ends the running requests of that id, which may be none; raises `ApiError`."""
-        call = await self._channel.call(METHOD, stop_request(request_id))
         try:
+            call = await self._channel.call(METHOD, stop_request(request_id))
             while messages := await call.read():
                 if read_step(messages).is_final:
                     self.heard = time.monotonic()
