@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from build_engine.versions import (
     check_version,
     installed_tensorrt_llm,
 )
+from nimble_coder.certificate import SOON, valid_until
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.health import ask
@@ -277,9 +278,17 @@ def check_tls(settings: Settings) -> Finding:
     """Certificate and key, where there are any."""
     try:
         context = server_context(settings)
+        if context is None or settings.tls_certificate is None:
+            return Finding("tls", "ok", "off")
+        end = valid_until(settings.tls_certificate)
     except ValueError as error:
         return Finding("tls", "wrong", str(error), "mount certificate and key in PEM, readable for this user")
-    return Finding("tls", "ok", "on" if context else "off")
+    seen, left = f"on, valid until {end.isoformat()}", end - datetime.now(UTC)
+    if left > SOON:
+        return Finding("tls", "ok", seen)
+    return Finding(
+        "tls", "warning" if left > timedelta() else "wrong", seen, "renew the certificate: no restart needed"
+    )
 
 
 def check_engine(settings: Settings) -> tuple[Finding, Choice | None]:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections import namedtuple
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from build_engine.cache import Cache
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import PROFILES
 from nimble_coder import doctor
+from nimble_coder.certificate import valid_until
 from nimble_coder.doctor import Finding, examine
 from nimble_coder.engine.cores import Cores
 from nimble_coder.settings.loading import load
@@ -106,6 +108,22 @@ def test_limits_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
     assert [doctor.check_open_files().verdict, doctor.check_stack(True).verdict] == ["warning", "warning"]
     assert [doctor.check_locked_memory(2).verdict, doctor.check_locked_memory(1).verdict] == ["warning", "ok"]
+
+
+@pytest.mark.parametrize(("days", "verdict"), [(90, "ok"), (10, "warning"), (-1, "wrong")])
+def test_a_certificate_that_ends_soon_is_told(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, verdict: str
+) -> None:
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "10", "-subj", "/CN=x",
+         "-out", certificate, "-keyout", key],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    end = valid_until(certificate) + timedelta(days - 10)
+    monkeypatch.setattr(doctor, "valid_until", lambda _: end)
+    found = findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_TLS_CERTIFICATE=certificate, NIMBLE_TLS_KEY=key)["tls"]
+    assert (found.verdict, found.seen) == (verdict, f"on, valid until {end.isoformat()}")
 
 
 def test_ports_tls_cache_and_clock(artifact: Artifact, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

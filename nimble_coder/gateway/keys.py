@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from nimble_coder.file_version import version_of
 from nimble_coder.gateway.errors import ApiError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class ApiKeys:
         self._admin = digest(admin_key) if admin_key else None
         self._file = file
         self._on_unreadable = on_unreadable
-        self._version: tuple[int, ...] = ()
+        self._version: tuple[tuple[int, ...], ...] = ()
         """Of the file when it was last looked at; empty where it was not there."""
         self._from_file: list[bytes] = []
         if file is not None:
@@ -80,15 +81,6 @@ class ApiKeys:
             reason = error.strerror if isinstance(error, OSError) else error.reason
             logger.warning("%s cannot be read (%s); the keys read before stay valid", file, reason)
             self._on_unreadable()
-
-
-def version_of(file: Path) -> tuple[int, ...]:
-    """What changes when a file does, its permissions included; empty where there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
 
 
 def read_keys(file: Path) -> list[bytes]:

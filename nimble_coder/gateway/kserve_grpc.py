@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -88,9 +87,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         server.add_generic_rpc_handlers([self, Reflection(self._service.keys)])
         address = f"{settings.host}:{settings.grpc_port}"
         try:
-            if settings.tls_certificate and settings.tls_key:
-                tls = credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-                server.add_secure_port(address, tls)
+            if self._service.tls:
+                server.add_secure_port(address, self._service.tls.grpc_credentials())
             else:
                 server.add_insecure_port(address)
         except RuntimeError as error:
@@ -349,9 +347,3 @@ def check_message(name: str, message: bytes) -> None:
             getattr(service_pb2, f"{name}Request").FromString(message)
         except DecodeError:
             raise ApiError(400, f"the message is not a {name}Request", "invalid_message") from None
-
-
-def credentials(certificate: Path, key: Path, client_ca: Path | None = None) -> grpc.ServerCredentials:
-    """TLS of the gRPC port; with a client CA, clients must show a certificate."""
-    pair = (key.read_bytes(), certificate.read_bytes())
-    return grpc.ssl_server_credentials([pair], client_ca.read_bytes() if client_ca else None, client_ca is not None)

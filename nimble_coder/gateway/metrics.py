@@ -40,6 +40,12 @@ class GatewayMetrics:
         self.unreadable_keys = Counter(
             "nimble_api_keys_unreadable", "Versions of the keys file that could not be read", registry=own
         )
+        self.certificate_ends = Gauge(
+            "nimble_certificate_not_after_seconds",
+            "When the TLS certificate ends to be valid, in seconds since 1970; 0 without TLS",
+            registry=own,
+            multiprocess_mode="livemin",
+        )
         self.finished = Counter("request_finish", "Generations by the reason they ended", ["reason"], registry=own)
         self.cancelled = Counter("nimble_requests_cancelled", "Generations whose client went away", registry=own)
         self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens", registry=own)

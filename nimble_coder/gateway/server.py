@@ -84,11 +84,14 @@ class Gateway:
         api_socket, metrics_socket = listen(s.host, s.http_port), listen(s.host, s.metrics_port)
         proxy = KServeProxy(self.service)
         grpc_server = await proxy.start()
-        api = HttpServer(uvicorn_config(self.app, s, s.tls_certificate is not None))
+        config = uvicorn_config(self.app, s, s.tls_certificate is not None)
+        config.load()  # which makes the TLS context
+        api = HttpServer(config)
         metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
         serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
-        watching = asyncio.create_task(self.app.health.watch(self.stop))
-        trimming = asyncio.create_task(give_back())
+        beside = [asyncio.create_task(give_back()), asyncio.create_task(self.app.health.watch(self.stop))]
+        if self.service.tls and config.ssl:
+            beside.append(asyncio.create_task(self.service.tls.watch(config.ssl)))
         # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
         gc.collect()
         gc.freeze()
@@ -97,8 +100,8 @@ class Gateway:
         await self._stop.wait()
         proxy.drain()
         await self._drain()
-        watching.cancel()
-        trimming.cancel()
+        for task in beside:
+            task.cancel()
         api.should_exit = metrics.should_exit = True
         await grpc_server.stop(1)
         await asyncio.gather(*serving)

@@ -28,6 +28,7 @@ from nimble_coder.gateway.metrics import GatewayMetrics
 from nimble_coder.gateway.sampling import contract_inputs, samples
 from nimble_coder.gateway.schemas import OpenAISampling, Sampling, decode
 from nimble_coder.gateway.settings import GatewaySettings
+from nimble_coder.gateway.tls import Tls
 from nimble_coder.gateway.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.token_stream import Generation, TokenStreams
 from nimble_coder.gateway.tracing import Tracing
@@ -94,12 +95,19 @@ class Service:
         self.keys = ApiKeys(keys, settings.api_keys_file, admin_key, self.metrics.unreadable_keys.inc)
         ledger = Ledger(settings.prometheus_multiproc_dir)
         self.rate = RateLimiter(settings.requests_per_minute, ledger)
+        self.tls = self._find_tls()
         self.tracing = Tracing(settings.otel_service_name, bool(settings.otel_endpoint))
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
         self.admission = Admission(limit, ledger, self.metrics.running)
         self.policy = self._find_policy()
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
         self.started = int(time.time())
+
+    def _find_tls(self) -> Tls | None:
+        s = self.settings
+        if not (s.tls_certificate and s.tls_key):
+            return None
+        return Tls(s.tls_certificate, s.tls_key, s.tls_client_ca, self.metrics.certificate_ends)
 
     def _find_policy(self) -> Policy | None:
         """The table that maps load to (w,n,g); None leaves the choice to the engine. Raises `PolicyError`."""

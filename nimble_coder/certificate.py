@@ -1,0 +1,45 @@
+"""How long a certificate is valid."""
+
+import re
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+SOON = timedelta(days=14)
+"""Before its end a certificate should have been renewed; the alert and the doctor say so."""
+EXPLICIT_VERSION, UTC_TIME = 0xA0, 0x17
+
+
+def valid_until(file: Path) -> datetime:
+    """When the first of a PEM file's certificates ends to be valid; raises `OSError`, and `ValueError` for no PEM."""
+    found = [not_after(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in PEM.findall(file.read_bytes())]
+    if not found:
+        raise ValueError(f"{file} holds no certificate in PEM")
+    return min(found)
+
+
+def not_after(der: bytes) -> datetime:
+    """The end of a certificate's validity (RFC 5280, 4.1: the second time of the validity); raises `ValueError`."""
+    try:
+        (_, certificate), *_ = elements(der)
+        (_, signed), *_ = elements(certificate)
+        fields = [(tag, content) for tag, content in elements(signed) if tag != EXPLICIT_VERSION]
+        _, (tag, content) = elements(fields[3][1])
+    except (IndexError, ValueError):
+        raise ValueError("this is no X.509 certificate") from None
+    form = "%y%m%d%H%M%SZ" if tag == UTC_TIME else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(content.decode("ascii"), form).replace(tzinfo=UTC)
+
+
+def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Tags and contents of what lies in a DER sequence (X.690, 8.1); raises `IndexError` where it is cut."""
+    place = 0
+    while place < len(der):
+        tag, size, place = der[place], der[place + 1], place + 2
+        if size & 0x80:
+            count = size & 0x7F
+            size, place = int.from_bytes(der[place : place + count], "big"), place + count
+        yield tag, der[place : place + size]
+        place += size
