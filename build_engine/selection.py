@@ -65,16 +65,16 @@ def assess(profile: Profile, hardware: Hardware) -> Assessment:
     free = min(gpu.free_mib for gpu in gpus) * MIB
     if plan.required > free:
         return _low_memory(profile, plan, gpus, free)
+    reason = (
+        f"needs {_gib(plan.required)} per GPU of {_gib(free)} free; the KV cache holds {plan.kv_tokens(free)} tokens, "
+        f"{plan.sequences(free):.1f} sequences of full length"
+    )
+    if profile.engine == "torch":  # which samples by itself
+        return Assessment(profile, Fit.RUNNABLE, reason, memory=plan)
     pair = plan_companion(profile, find_model(profile.model).shape)
     fits = f"two caches of {pair.kv_tokens(free)} tokens" if pair.required <= free else "too much"
-    return Assessment(
-        profile,
-        Fit.RUNNABLE,
-        f"needs {_gib(plan.required)} per GPU of {_gib(free)} free; the KV cache holds {plan.kv_tokens(free)} tokens, "
-        f"{plan.sequences(free):.1f} sequences of full length; with --companion {_gib(pair.required)}: {fits}",
-        memory=plan,
-        companion=pair,
-    )
+    reason += f"; with --companion {_gib(pair.required)}: {fits}"
+    return Assessment(profile, Fit.RUNNABLE, reason, memory=plan, companion=pair)
 
 
 def matching_gpus(profile: Profile, hardware: Hardware) -> list[Gpu]:
