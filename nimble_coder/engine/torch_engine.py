@@ -27,6 +27,9 @@ from nimble_coder.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
+COMPUTES_BF16 = (8, 0)
+"""The least compute capability that computes in bf16."""
+
 
 @dataclass(frozen=True)
 class TorchEngineOptions:
@@ -60,8 +63,7 @@ class TorchEngine:
         self._lookahead = lookahead
         self._options = options
         self._max_seq_len = min(config.max_seq_len, options.max_seq_len or config.max_seq_len)
-        on_gpu = options.device == "auto" and torch.cuda.is_available()
-        device = torch.device("cuda" if on_gpu else "cpu" if options.device == "auto" else options.device)
+        device = choose_device(options.device)
         cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
         self._slots = cache.free_slots
         self._scheduler = Scheduler(cache, config.max_num_tokens)
@@ -260,6 +262,19 @@ class TorchEngine:
                 self._answered.notify_all()
 
 
+def choose_device(asked: str) -> torch.device:
+    """What was asked for; with `auto` a GPU that the kernels run on, else the CPU."""
+    if asked != "auto":
+        return torch.device(asked)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    capability = torch.cuda.get_device_capability()
+    if capability < COMPUTES_BF16:
+        logger.warning("the GPU has compute capability %d.%d, the kernels want 8.0: running on the CPU", *capability)
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
 def load_model(
     engine_dir: Path, config: EngineConfig, cache: KVCache, lookahead: LookaheadConfig, threads: int | None
 ) -> Model:
@@ -270,7 +285,8 @@ def load_model(
     cores = Cores.here()
     threads = threads or cores.threads((engine_dir / WEIGHTS).stat().st_size)
     where = f"{threads} threads ({cores})" if device.type == "cpu" else str(device)
-    logger.info("the step runs on %s, on %s", libraries[0].name if libraries else "PyTorch's operators", where)
+    made = "CUDA graphs" if device.type == "cuda" else libraries[0].name if libraries else "PyTorch's operators"
+    logger.info("the step runs on %s, on %s", made, where)
     if libraries:
         return NativeQwen2(libraries[0], shape, weights, cache, threads)
     if device.type == "cuda":

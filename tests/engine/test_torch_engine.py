@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from build_engine.build import build
 from build_engine.cache import Cache
@@ -13,7 +14,7 @@ from nimble_coder.engine import torch_engine
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.memory import OTHERS, slot_bytes
 from nimble_coder.engine.protocol import Engine, FinishReason, QueueFullError, Request, RequestError, Response
-from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions, choose_device
 from tests.build_engine.test_build import TINY_PROFILE
 from tests.conftest import MakeCheckpoint, silent
 from tests.engine.conftest import LoadEngine
@@ -294,3 +295,21 @@ def test_engine_and_configuration_must_agree(load_engine: LoadEngine, make_check
         TorchEngine(artifact.engine, LookaheadConfig(4, 3, 4), TorchEngineOptions())
     with pytest.raises(EngineConfigError, match="run build-engine"):
         TorchEngine(artifact.directory / "nothing", LookaheadConfig(8, 8, 8), TorchEngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "device"),
+    [
+        ("auto", None, "cpu"),
+        ("auto", (7, 5), "cpu"),
+        ("auto", (8, 0), "cuda"),
+        ("auto", (12, 0), "cuda"),
+        ("cpu", (9, 0), "cpu"),
+    ],
+)
+def test_a_gpu_is_taken_where_the_kernels_run_on_it(
+    monkeypatch: pytest.MonkeyPatch, asked: str, capability: tuple[int, int] | None, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert choose_device(asked).type == device
