@@ -140,16 +140,6 @@ class Checkpoint:
         names = {*self.weight_files.values(), "config.json", *(f.name for f in self.tokenizer_files)}
         return [self.directory / name for name in sorted(names)]
 
-    @cached_property
-    def end_ids(self) -> list[int]:
-        """The ids that end a generation: `eos_token_id` of generation_config.json, else of config.json."""
-        for name in ("generation_config.json", "config.json"):
-            path = self.directory / name
-            found = read_json(path).get("eos_token_id") if path.is_file() else None
-            if found is not None:
-                return [int(i) for i in found] if isinstance(found, list) else [int(found)]
-        raise CheckpointError(f"{self.directory} names no eos_token_id in generation_config.json or config.json")
-
     def _check_tensors(self) -> None:
         expected = dict(self.shape.tensors())
         for file in sorted({*self.weight_files.values()}):

@@ -86,9 +86,9 @@ async def watch(pid: int, minutes: int, seen: Counter[str]) -> list[float]:
 async def soak(args: argparse.Namespace) -> list[float]:
     seen: Counter[str] = Counter()
     until = time.monotonic() + 60 * args.minutes
-    clients = [client(args.url, until, seed, seen) for seed in range(args.clients)]
-    memory, *_ = await asyncio.gather(watch(args.pid, args.minutes, seen), *clients)
-    return memory
+    watched = asyncio.create_task(watch(args.pid, args.minutes, seen))
+    await asyncio.gather(*(client(args.url, until, seed, seen) for seed in range(args.clients)))
+    return await watched
 
 
 def main() -> None:

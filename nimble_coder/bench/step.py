@@ -1,6 +1,6 @@
 """What one decoding step costs by the number of its tokens, against the time to read the weights once.
 
-    scripts/bench step [--shape 0.5b|1.5b|7b] [--device cpu|cuda] [--threads 1] [--pytorch] [--kernels]
+    scripts/bench step [--shape 0.5b|1.5b|7b|...] [--device cpu|cuda] [--threads 1] [--pytorch] [--kernels]
 
 Random weights in bf16 of a Qwen2.5-Coder shape, made in memory. A step that reads every weight once cannot be faster
 than the memory; the bandwidth is measured in the same run, by summing a block of the same size. `--kernels` tells on a
@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.engine.batch import Batch, BatchBuilder
@@ -30,18 +31,6 @@ from nimble_coder.engine.qwen2 import Qwen2
 CACHED = 512
 """Tokens already in the KV cache, as in the middle of a completion."""
 CONFIGS = [LookaheadConfig(4, 3, 4), LookaheadConfig(5, 5, 5), LookaheadConfig(8, 8, 8), LookaheadConfig(15, 15, 15)]
-
-
-def shape_of(hidden: int, inter: int, layers: int, heads: int, kv: int, tied: bool) -> ModelShape:
-    """A Qwen2.5-Coder shape, from the model's config.json (Qwen/Qwen2.5-Coder-*)."""
-    return ModelShape(151936, hidden, inter, layers, heads, kv, hidden // heads, 1e-6, 1e6, 32768, tied)
-
-
-SHAPES = {
-    "0.5b": shape_of(896, 4864, 24, 14, 2, True),
-    "1.5b": shape_of(1536, 8960, 28, 12, 2, True),
-    "7b": shape_of(3584, 18944, 28, 28, 4, False),
-}
 
 
 @dataclass(frozen=True)
@@ -158,7 +147,7 @@ def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="0.5b")
+    parser.add_argument("--shape", choices=SHAPES, default="0.5b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")

@@ -65,10 +65,6 @@ class Loaded:
         """A complaint about a value that is right by itself."""
         return SettingsError(f"{describe(name, self.origin(name), getattr(self.settings, name))}: {allowed}")
 
-    def warn(self, text: str) -> "Loaded":
-        """With one more warning."""
-        return replace(self, warnings=(*self.warnings, text))
-
 
 def load(
     options: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ, file: Path | None = None
