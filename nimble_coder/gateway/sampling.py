@@ -2,7 +2,7 @@
 
 No temperature, or one below the engine's `GREEDY_BELOW`, means greedy decoding here, whatever else is sent: editors
 send top_k and top_p with every infill. So does a top_p of 0. A TensorRT lookahead engine decodes greedily in any case;
-the portable one samples, without lookahead.
+the portable one samples, with and without lookahead.
 """
 
 import secrets
