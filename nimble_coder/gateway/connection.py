@@ -1,6 +1,10 @@
-"""An HTTP connection whose request heads have a limit of time and of size: uvicorn's have neither with httptools."""
+"""An HTTP connection whose request heads have a limit of time and of size: uvicorn's have neither with httptools.
+
+It also closes so that a client that is still sending reads why it was refused.
+"""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -9,6 +13,27 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import BODY_SECONDS
 
 HEAD_BYTES = 65_536
+
+
+class LastTransport(asyncio.Transport):
+    """What a connection's last request answers through: how it closes is the connection's to say."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._close = close
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See `asyncio.WriteTransport`."""
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """See `asyncio.BaseTransport`."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """See `asyncio.BaseTransport`."""
+        self._close()
 
 
 class Connection(HttpToolsProtocol):
@@ -23,6 +48,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._size = 0
         self._is_in_head = True
+        self._is_over = False
+        """Whether the last response has been sent, and the rest of a body that it did not wait for is thrown away."""
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -48,19 +75,44 @@ class Connection(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`."""
         self._stop_waiting()
         self._is_in_head = False
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before and not self.cycle.keep_alive:
+            self.cycle.transport = LastTransport(self.transport, self._end)
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
         self._size = 0
         self._is_in_head = True
         super().on_message_complete()
+        if self._is_over:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """See `HttpToolsProtocol`: what has come of a body that was refused is of no use."""
         if self.cycle.response_complete:  # a pipelined request may be the current one, and waits for its turn
             self.cycle.body.clear()
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """See `HttpToolsProtocol`: nothing is said behind the last response."""
+        if self._is_over:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _end(self) -> None:
+        """Closes the connection behind its last response, once the request's body has come.
+
+        The kernel resets a connection that is closed with something unread, and the client then loses the response.
+        """
+        if self._is_in_head:
+            self.transport.close()
+            return
+        self._is_over = True
+        self._wait()
+        if self.transport.can_write_eof():  # not under TLS
+            self.transport.write_eof()
 
     def _wait(self) -> None:
         text = f"the headers have not arrived in {BODY_SECONDS:.0f} s: send the request again"
@@ -74,7 +126,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Closes the connection, with an answer where none is being sent."""
         self._stop_waiting()
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._is_over and (self.cycle is None or self.cycle.response_complete):
             head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
             head += f"content-length: {len(error.body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + error.body)

@@ -146,3 +146,36 @@ def test_a_body_counts_as_no_header(port: int) -> None:
         for _ in range(2):
             connection.sendall(head.encode() + body)
             assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+LAST = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+"""The head of a request that the application answers without reading its body."""
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_last_answer_is_read_by_a_client_that_is_still_sending(port: int, is_chunked: bool) -> None:
+    """Closed at once, with something unread, the connection would be reset and the answer lost."""
+    piece = b"x" * (1 << 20)
+    framed = b"%x\r\n%s\r\n" % (len(piece), piece) if is_chunked else piece
+    kind = b"transfer-encoding: chunked" if is_chunked else b"content-length: %d" % (4 * len(piece))
+    with connected(port) as connection:
+        connection.sendall(LAST + kind + b"\r\n\r\n")
+        assert connection.recv(1, socket.MSG_PEEK) == b"H"
+        for _ in range(4):
+            connection.sendall(framed)
+        connection.sendall(b"0\r\n\r\n" if is_chunked else b"")
+        assert read_answer(connection).count(b"part") == PARTS
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("rest", [b"", b"no chunk\r\n"])
+def test_a_body_that_nobody_waits_for_is_given_up(port: int, rest: bytes) -> None:
+    """Whether it does not come or is none, there is one answer, whose end the client sees at once."""
+    with connected(port) as connection:
+        connection.sendall(LAST + b"transfer-encoding: chunked\r\n\r\n")
+        assert read_to_end(connection).count(b"HTTP/1.1") == 1
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(400):
+                connection.sendall(rest or b"1\r\nx\r\n")
+                threading.Event().wait(SECONDS / 20)
+            pytest.fail("it goes on reading")

@@ -4,6 +4,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import httpx
 import pytest
@@ -104,6 +106,11 @@ def test_bodies_that_are_no_json_or_too_large(http: httpx.Client) -> None:
             yield b" " * (1 << 20)
 
     assert httpx.post(http.base_url.join("/v1/completions"), content=pieces()).status_code == 413
+    # Python's own client says `connection: close`, and sends all of a body before it reads.
+    with pytest.raises(HTTPError) as refused:
+        urlopen(str(http.base_url.join("/v1/completions")), b" " * (9 << 20))
+    with refused.value as answer:
+        assert answer.code == 413
 
 
 def test_request_ids_are_kept_or_made(http: httpx.Client) -> None:
