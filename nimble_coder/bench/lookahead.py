@@ -12,6 +12,7 @@ import argparse
 import platform
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,24 +29,35 @@ from nimble_coder.text.tokenizer import TextTokenizer
 
 CONFIGS = ("1,3,1", "1,4,1", "1,5,1", "1,4,4", "4,3,4", "3,5,3", "8,8,8")
 
-Runs = dict[tuple[LookaheadConfig, str], list[Generation]]
+Mode = LookaheadConfig | int
+"""(W, N, G), or the most draft tokens by matching suffixes."""
+Runs = dict[tuple[Mode, str], list[Generation]]
 
 
-def measure(
-    engine: Engine, prompts: dict[str, list[int]], configs: list[LookaheadConfig], args: argparse.Namespace
-) -> Runs:
+def measure(engine: Engine, prompts: dict[str, list[int]], modes: list[Mode], args: argparse.Namespace) -> Runs:
     """Generations per configuration and prompt; raises `RuntimeError` where lookahead changed an output in fp32."""
-    runs: Runs = {(config, name): [] for config in configs for name in prompts}
+    runs: Runs = {(mode, name): [] for mode in modes for name in prompts}
     cases = [(r, i, name) for r in range(args.rounds) for i, name in enumerate(prompts)]
     for round_, index, name in track(cases, "measuring", console=Console(stderr=True)):
-        turn = (round_ + index) % len(configs)
-        for config in configs[turn:] + configs[:turn]:
-            request = Request(prompts[name], args.max_tokens, lookahead=config, sampling=args.sampling, seed=index)
-            runs[config, name] += generate(engine, [request])
-    for (config, name), found in runs.items():
+        turn = (round_ + index) % len(modes)
+        for mode in modes[turn:] + modes[:turn]:
+            request = Request(prompts[name], args.max_tokens, sampling=args.sampling, seed=index, **drafting(mode))
+            runs[mode, name] += generate(engine, [request])
+    for (mode, name), found in runs.items():
         if args.precision == "fp32" and found[0].token_ids != runs[PLAIN, name][0].token_ids:
-            raise RuntimeError(f"lookahead {config} changed the output of {name}")
+            raise RuntimeError(f"drafting with {label(mode)} changed the output of {name}")
     return runs
+
+
+def drafting(mode: Mode) -> dict[str, Any]:
+    """The mode as fields of a request."""
+    return {"draft_tokens": mode} if isinstance(mode, int) else {"lookahead": mode}
+
+
+def label(mode: Mode) -> str:
+    if isinstance(mode, int):
+        return f"suffixes, {mode}"
+    return "plain" if mode.is_plain else str(mode)
 
 
 def speed(runs: list[Generation]) -> float:
@@ -53,18 +65,18 @@ def speed(runs: list[Generation]) -> float:
     return statistics.median((len(run.token_ids) - 1) / run.decode_seconds for run in runs)
 
 
-def report(runs: Runs, configs: list[LookaheadConfig], prompts: list[str]) -> Table:
+def report(runs: Runs, modes: list[Mode], prompts: list[str]) -> Table:
     table = Table(title="one request at a time, medians over the prompts")
     for heading in ("(W,N,G)", "drafts D", "tokens/s", "tokens/step", "speed-up", "least", "most", "equal outputs"):
         table.add_column(heading, justify="right")
-    for config in configs:
-        ratios = [speed(runs[config, name]) / speed(runs[PLAIN, name]) for name in prompts]
-        equal = sum(runs[config, name][0].token_ids == runs[PLAIN, name][0].token_ids for name in prompts)
+    for mode in modes:
+        ratios = [speed(runs[mode, name]) / speed(runs[PLAIN, name]) for name in prompts]
+        equal = sum(runs[mode, name][0].token_ids == runs[PLAIN, name][0].token_ids for name in prompts)
         table.add_row(
-            "plain" if config.is_plain else str(config),
-            str(config.max_draft_tokens),
-            f"{statistics.median(speed(runs[config, name]) for name in prompts):.0f}",
-            f"{statistics.median(runs[config, name][0].tokens_per_step for name in prompts):.2f}",
+            label(mode),
+            str(mode if isinstance(mode, int) else mode.max_draft_tokens),
+            f"{statistics.median(speed(runs[mode, name]) for name in prompts):.0f}",
+            f"{statistics.median(runs[mode, name][0].tokens_per_step for name in prompts):.2f}",
             f"{statistics.median(ratios):.2f}x",
             f"{min(ratios):.2f}x",
             f"{max(ratios):.2f}x",
@@ -92,6 +104,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--configs", nargs="+", default=CONFIGS, metavar="W,N,G")
+    parser.add_argument("--draft-tokens", type=int, nargs="*", default=[], help="drafting by matching suffixes, too")
     args = parser.parse_args()
     args.sampling = Sampling(temperature=args.temperature) if args.temperature else None
     configs = [PLAIN, *(LookaheadConfig.parse(text) for text in args.configs)]
@@ -101,15 +114,16 @@ def main() -> None:
     options = TorchEngineOptions(threads=args.threads, device=args.device)
     with checkpoint_engine(args.model, args.precision, configs, options) as engine:
         generate(engine, [Request(ids, 8) for ids in list(prompts.values())[:8]])  # first use of code paths and slots
-        for config in configs:
-            generate(engine, [Request(next(iter(prompts.values())), 16, lookahead=config)])
-        runs = measure(engine, prompts, configs, args)
+        modes: list[Mode] = [*configs, *args.draft_tokens]
+        for mode in modes:
+            generate(engine, [Request(next(iter(prompts.values())), 16, **drafting(mode))])
+        runs = measure(engine, prompts, modes, args)
     print(
         f"{args.model.name}, {args.precision}, temperature {args.temperature:g}, {len(prompts)} prompts x "
         f"{args.max_tokens} tokens x {args.rounds} rounds; {machine(args.device, args.threads)}, "
         f"Python {platform.python_version()}"
     )
-    Console(width=110).print(report(runs, configs, list(prompts)))
+    Console(width=110).print(report(runs, modes, list(prompts)))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from build_engine.lookahead import LookaheadConfig
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2
 from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.tree import TokenTree
 
 CACHED = 512
 """Tokens already in the KV cache, as in the middle of a completion."""

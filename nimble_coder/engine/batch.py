@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nimble_coder.engine.lookahead import TokenTree
+from nimble_coder.engine.tree import TokenTree
 
 Int64s = NDArray[np.int64]
 CAUSAL = -1

@@ -63,6 +63,8 @@ class Bounds(NamedTuple):
 # With these no logit becomes infinite.
 TEMPERATURE, SHARE, FACTOR, PENALTY = Bounds(0, 1000), Bounds(0, 1), Bounds(0.01, 100), Bounds(-100, 100)
 BIAS = Bounds(-100, 100)
+MOST_DRAFTS = 32
+"""Draft tokens per step by matching suffixes."""
 
 
 TOKENS_PER_BLOCK = 32
@@ -144,6 +146,8 @@ class Request:
     """Token sequences that end the generation; the one found is the end of the output."""
     lookahead: LookaheadConfig | None = None
     """(w, n, g) for this request; the engine's own where None."""
+    draft_tokens: int | None = None
+    """The most draft tokens per step, by matching suffixes; takes the place of a (w, n, g). 0 is plain decoding."""
     streaming: bool = True
     """Deltas as they come, or one response with everything."""
     sampling: Sampling | None = None

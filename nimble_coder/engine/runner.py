@@ -3,11 +3,11 @@
 import torch
 
 from nimble_coder.engine.batch import BatchBuilder
-from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.scheduler import Decode, Prefill, Work
 from nimble_coder.engine.sequence import Sequence
+from nimble_coder.engine.tree import TokenTree
 
 
 class ModelRunner:
@@ -63,7 +63,7 @@ class ModelRunner:
             while True:
                 outputs[node], log_prob = sampler.choose(logits[node])
                 sequence.log_probs.append(log_prob)
-                child = tree.child(node, outputs[node]) if tree and length < sequence.lookahead.longest_path else None
+                child = tree.child(node, outputs[node]) if tree and length < sequence.drafter.longest_path else None
                 if child is None:
                     return outputs
                 node, length = child, length + 1

@@ -4,9 +4,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.protocol import FinishReason
 from nimble_coder.engine.sequence import Sequence
+from nimble_coder.engine.tree import TokenTree
 
 SCORED_AT_ONCE = 32
 """Tokens of a prompt whose log probabilities are wanted: logits take 4 bytes a token of the vocabulary for each."""

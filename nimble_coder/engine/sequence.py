@@ -4,9 +4,10 @@ import time
 from dataclasses import dataclass
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.engine.lookahead import Lookahead, TokenTree, verify
+from nimble_coder.engine.drafter import make_drafter
 from nimble_coder.engine.protocol import TOKENS_PER_BLOCK, FinishReason, PerfMetrics, Request, Response
 from nimble_coder.engine.sampler import Sampler
+from nimble_coder.engine.tree import TokenTree, verify
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Sequence:
         self.error: str | None = None
         self.reused = 0
         """Prompt tokens whose KV entries were there already."""
-        self.lookahead = Lookahead(config, request.input_ids, request.seed)
+        self.drafter = make_drafter(config, request.draft_tokens, request.input_ids, request.seed)
         self.sampler = (
             Sampler(request.sampling, request.input_ids, request.ends, request.seed) if request.sampling else None
         )
@@ -82,27 +83,27 @@ class Sequence:
 
     def draft(self) -> TokenTree:
         """The input of the next decoding step."""
-        return self.lookahead.draft(self.tokens[-1])
+        return self.drafter.draft(self.tokens[-1])
 
     def advance(self, tree: TokenTree, outputs: list[int]) -> list[int]:
         """Verifies a step and commits what holds; returns the path's nodes whose KV entries stay."""
-        accepted, path = verify(tree, outputs, self.lookahead.longest_path)
+        accepted, path = verify(tree, outputs, self.drafter.longest_path)
         committed = self._commit(accepted)
-        self.last_step = StepCount(len(committed), min(len(tree) - 1, self.lookahead.longest_path))
+        self.last_step = StepCount(len(committed), min(len(tree) - 1, self.drafter.longest_path))
         self._accepted_drafts += self.last_step.accepted_drafts
         self._drafts += self.last_step.drafts
         if self.is_finished:
             self.cached += 1  # the root's entry; those of the path are nobody's any more
             return []
         self.cached += 1 + len(path)
-        self.lookahead.update(tree, outputs, committed)
+        self.drafter.update(tree, outputs, committed)
         return path
 
     def begin(self, token: int) -> None:
         """Commits the first generated token, which the prompt's last position gave."""
         committed = self._commit([token])
         if not self.is_finished:
-            self.lookahead.commit(committed)
+            self.drafter.commit(committed)
 
     def _commit(self, accepted: list[int]) -> list[int]:
         """Appends tokens up to the first thing that ends the generation; returns those appended."""

@@ -19,7 +19,15 @@ from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2, takes
-from nimble_coder.engine.protocol import QueueFullError, Request, RequestError, Response, Sampling, Statistics
+from nimble_coder.engine.protocol import (
+    MOST_DRAFTS,
+    QueueFullError,
+    Request,
+    RequestError,
+    Response,
+    Sampling,
+    Statistics,
+)
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work
@@ -86,7 +94,7 @@ class TorchEngine:
         """
         config, length = self._config, self._max_seq_len
         # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
-        capacity = length + self._lookahead.tokens_per_step
+        capacity = length + rows_per_step(self._lookahead)
         dtype: torch.dtype = getattr(torch, config.dtype)
         one = slot_bytes(config.shape, capacity, dtype.itemsize)
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory() - OTHERS
@@ -181,6 +189,10 @@ class TorchEngine:
             raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
         if request.sampling:
             self._check_sampling(request.sampling, request)
+        if request.draft_tokens is not None:
+            if not 0 <= request.draft_tokens <= MOST_DRAFTS:
+                raise RequestError(f"draft_tokens is {request.draft_tokens}, out of range: send 0 to {MOST_DRAFTS}")
+            return self._lookahead  # which is not used
         if request.lookahead is None:
             return self._lookahead
         try:
@@ -262,6 +274,11 @@ class TorchEngine:
                 self._answered.notify_all()
 
 
+def rows_per_step(lookahead: LookaheadConfig) -> int:
+    """The most rows of one sequence in a step, whichever way it drafts."""
+    return max(lookahead.tokens_per_step, MOST_DRAFTS + 1)
+
+
 def choose_device(asked: str) -> torch.device:
     """What was asked for; with `auto` a GPU that the kernels run on, else the CPU."""
     if asked != "auto":
@@ -292,8 +309,9 @@ def load_model(
     if device.type == "cuda":
         from nimble_coder.engine.cuda.model import CudaQwen2  # Triton's language comes with PyTorch's CUDA builds only
 
-        model = CudaQwen2(shape, weights, cache, lookahead.tokens_per_step, lookahead.ngram_size - 1)
-        model.record(lookahead.tokens_per_step)
+        longest_path = max(lookahead.ngram_size - 1, MOST_DRAFTS)
+        model = CudaQwen2(shape, weights, cache, rows_per_step(lookahead), longest_path)
+        model.record(rows_per_step(lookahead))
         return model
     torch.set_num_threads(threads)
     return Qwen2(shape, weights, cache)

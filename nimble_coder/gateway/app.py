@@ -99,7 +99,7 @@ class App:
             (b"access-control-allow-headers", allowed.encode("latin-1")),
             (
                 b"access-control-expose-headers",
-                b"x-request-id, x-nimble-decoding, x-nimble-lookahead, x-nimble-ignored",
+                b"x-request-id, x-nimble-decoding, x-nimble-lookahead, x-nimble-draft-tokens, x-nimble-ignored",
             ),
             (b"access-control-max-age", b"600"),
         ]

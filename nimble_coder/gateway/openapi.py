@@ -42,12 +42,16 @@ DECODING = {
         "required": True,
         "schema": {"type": "string", "pattern": "^[0-9]+,[0-9]+,[0-9]+$"},
     },
+    "x-nimble-draft-tokens": {
+        "description": "The most draft tokens per step, where the request drafts by matching suffixes.",
+        "schema": {"type": "integer"},
+    },
 }
 IGNORED = {
     "x-nimble-ignored": {
         "description": "Fields of the request that changed nothing, by name",
         "schema": {"type": "string"},
-    }
+    },
 }
 WAIT = {"retry-after": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 

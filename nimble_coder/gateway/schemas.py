@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import BIAS, FACTOR, MOST_TOP, PENALTY, SHARE, TEMPERATURE, Bounds
+from nimble_coder.engine.protocol import BIAS, FACTOR, MOST_DRAFTS, MOST_TOP, PENALTY, SHARE, TEMPERATURE, Bounds
 from nimble_coder.gateway.errors import ApiError
 
 
@@ -70,6 +70,8 @@ class Sampling(Struct, kw_only=True):
     stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None
     lookahead: Annotated[list[Count], Meta(min_length=3, max_length=3)] | bool | None = None
     """(w,n,g) of this request, false for plain decoding; the engine's own by default."""
+    draft_tokens: Annotated[int, Meta(ge=0, le=MOST_DRAFTS)] | None = None
+    """The portable engine drafts up to so many tokens per step by matching suffixes, in place of lookahead."""
     t_max_predict_ms: Milliseconds | None = None
 
     @property
@@ -84,6 +86,9 @@ class Sampling(Struct, kw_only=True):
     @property
     def asked_lookahead(self) -> LookaheadConfig | None:
         """Raises `ApiError` for an illegal combination."""
+        if self.lookahead is not None and self.draft_tokens is not None:
+            text = "lookahead and draft_tokens are two ways to draft: send one of them"
+            raise ApiError(400, text, "invalid_lookahead", "draft_tokens")
         if isinstance(self.lookahead, list):
             try:
                 return LookaheadConfig(*self.lookahead)

@@ -223,9 +223,12 @@ class Service:
         companion plainly, and a policy may choose the (w,n,g)."""
         first = jobs[0].generation
         lookahead = PLAIN if first.model == PLAIN_MODEL else first.lookahead or self.limits.lookahead
+        suffixes = asked.draft_tokens if self.engine is Engine.PORTABLE else None
+        config = PLAIN if suffixes is not None else lookahead
         return [
             (b"x-nimble-decoding", b"sampling" if self.engine >= Engine.SAMPLING and samples(asked) else b"greedy"),
-            (b"x-nimble-lookahead", ",".join(map(str, astuple(lookahead))).encode()),
+            (b"x-nimble-lookahead", ",".join(map(str, astuple(config))).encode()),
+            *([] if suffixes is None else [(b"x-nimble-draft-tokens", b"%d" % suffixes)]),
             (b"cache-control", b"no-store"),
         ]
 

@@ -57,6 +57,8 @@ def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tup
     biases = biases_of(asked, encode, vocab_size)
     bias: tuple[tuple[str, str | float], ...] = (("logit_bias", json.dumps(biases)),) if biases else ()
     found = list(bias)
+    if asked.draft_tokens is not None:
+        found.append(("draft_tokens", float(asked.draft_tokens)))
     if asked.min_p and samples(asked):
         found.append(("min_p", asked.min_p))
     if isinstance(asked, OpenAISampling) and asked.wants_log_probs:

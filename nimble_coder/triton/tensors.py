@@ -102,6 +102,7 @@ def _read_row(
         end_id=None if end_id < 0 else end_id,
         stop_words=_read_words(inputs, "stop_words_list", row),
         lookahead=_read_lookahead(inputs, row),
+        draft_tokens=int(_read_number(parameters, "draft_tokens")) if "draft_tokens" in parameters else None,
         streaming=streaming,
         sampling=_read_sampling(inputs, parameters, row),
         seed=_number(inputs, "random_seed", row, 0) + sequence,

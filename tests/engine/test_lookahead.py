@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.engine.lookahead import Lookahead, NgramPool, TokenTree, verify
+from nimble_coder.engine.lookahead import Lookahead, NgramPool
+from nimble_coder.engine.tree import TokenTree, verify
 
 Model = Callable[[tuple[int, ...]], int]
 

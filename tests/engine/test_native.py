@@ -14,10 +14,10 @@ from nimble_coder.bench.step import random_weights
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import SOURCE, find_step
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import Memory, NativeQwen2, Shape, Step
 from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.tree import TokenTree
 
 SHAPE = ModelShape(500, 192, 320, 2, 6, 2, 64, 1e-6, 1e4, 512, True)
 """No size is a multiple of what the compiled step computes together."""

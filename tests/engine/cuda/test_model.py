@@ -11,9 +11,9 @@ from nimble_coder.bench.step import random_weights
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.cuda.model import CudaQwen2
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.lookahead import TokenTree
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.tree import TokenTree
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,50 @@
+"""`draft_tokens`: a request drafts by matching suffixes, and its text is that of plain decoding."""
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+
+from nimble_coder.client import tensors
+from nimble_coder.serving import Serving
+
+PROMPT = (
+    "def first(values):\n    return values[0]\n\n\ndef second(values):\n    return values[1]\n\n\ndef third(values):\n"
+)
+ASKED = {"prompt": PROMPT, "max_tokens": 64}
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 3}], ids=["greedy", "sampled"])
+def test_the_text_is_that_of_plain_decoding(http: httpx.Client, sampling: dict[str, object]) -> None:
+    plain = http.post("/v1/completions", json={**ASKED, **sampling, "lookahead": False}).json()
+    drafted = http.post("/v1/completions", json={**ASKED, **sampling, "draft_tokens": 16})
+    assert drafted.headers["x-nimble-draft-tokens"] == "16"
+    assert drafted.headers["x-nimble-lookahead"] == "1,1,0"
+    assert drafted.json()["choices"][0]["text"] == plain["choices"][0]["text"]
+    details = drafted.json()["usage"]["completion_tokens_details"]
+    assert details["accepted_prediction_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    "body", [{"draft_tokens": 33}, {"draft_tokens": -1}, {"draft_tokens": 4, "lookahead": [1, 3, 1]}], ids=str
+)
+def test_what_cannot_be_drafted_is_refused(http: httpx.Client, body: dict[str, object]) -> None:
+    assert http.post("/v1/completions", json={**ASKED, **body}).status_code == 400
+
+
+def test_a_grpc_client_names_it_as_a_request_parameter(gateway: Serving) -> None:
+    def ask(**parameters: int) -> list[int]:
+        found: list[int] = []
+        answers: list[object] = []
+        with triton_grpc.InferenceServerClient(gateway.addresses.grpc) as client:
+            client.start_stream(lambda result, error: answers.append(error or result))
+            arrays = {"input_ids": np.array([[300 + i % 7 for i in range(40)]], np.int32)}
+            arrays |= {"input_lengths": np.array([[40]], np.int32), "request_output_len": np.array([[24]], np.int32)}
+            client.async_stream_infer("tensorrt_llm", tensors(arrays), parameters=parameters)
+            client.stop_stream()
+        for answer in answers:
+            assert isinstance(answer, triton_grpc.InferResult), answer
+            found += answer.as_numpy("output_ids").flatten().tolist()
+        return found
+
+    assert ask(draft_tokens=8) == ask(draft_tokens=0) == ask()
