@@ -218,7 +218,7 @@ class Message(Struct, kw_only=True):
 class Function(Struct, kw_only=True):
     """A function that the model may call."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

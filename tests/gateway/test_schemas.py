@@ -56,6 +56,13 @@ def test_what_is_no_such_integer_is_refused(value: object) -> None:
     assert (caught.value.status, caught.value.param) == (400, "max_tokens")
 
 
+@pytest.mark.parametrize("offered", [{"tools": [{"function": {"name": ""}}]}, {"functions": [{"name": ""}]}])
+def test_a_function_needs_a_name(offered: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match="length >= 1") as refused:
+        decode(ChatRequest, body_of(ChatRequest, offered))
+    assert refused.value.status == 400
+
+
 def test_integers_in_lists_may_be_written_so_too() -> None:
     asked = decode(CompletionRequest, b'{"prompt": [1.0, 2, 3e0], "lookahead": [4.0, 3, 4.0], "temperature": 1.0}')
     assert (asked.prompt, asked.lookahead, asked.temperature) == ([1, 2, 3], [4, 3, 4], 1.0)
