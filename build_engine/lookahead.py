@@ -77,3 +77,11 @@ class LookaheadConfig:
 PLAIN = LookaheadConfig(1, 1, 0)
 SMALL = (LookaheadConfig(1, 4, 1), LookaheadConfig(1, 3, 1), LookaheadConfig(1, 2, 1))
 """What a CPU bears, the most draft tokens first: 5, 3 and 1 (docs/tuning.md)."""
+PORTABLE_LEAST = LookaheadConfig(8, 8, 8)
+
+
+def portable_limit(own: LookaheadConfig) -> LookaheadConfig:
+    """Up to which (w, n, g) a request may ask a portable engine built for `own`: nothing is compiled into it, so at
+    least up to NVIDIA's published configuration."""
+    pairs = zip(astuple(own), astuple(PORTABLE_LEAST), strict=True)
+    return LookaheadConfig(*(max(pair) for pair in pairs))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig, EngineConfigError
-from build_engine.lookahead import LookaheadConfig, LookaheadError
+from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.kv_cache import KVCache
@@ -196,7 +196,7 @@ class TorchEngine:
         if request.lookahead is None:
             return self._lookahead
         try:
-            request.lookahead.check_within(self._lookahead)
+            request.lookahead.check_within(portable_limit(self._lookahead))
         except LookaheadError as error:
             raise RequestError(str(error)) from None
         if length < request.lookahead.ngram_size - 1:
@@ -276,7 +276,7 @@ class TorchEngine:
 
 def rows_per_step(lookahead: LookaheadConfig) -> int:
     """The most rows of one sequence in a step, whichever way it drafts."""
-    return max(lookahead.tokens_per_step, MOST_DRAFTS + 1)
+    return max(portable_limit(lookahead).tokens_per_step, MOST_DRAFTS + 1)
 
 
 def choose_device(asked: str) -> torch.device:
@@ -309,7 +309,7 @@ def load_model(
     if device.type == "cuda":
         from nimble_coder.engine.cuda.model import CudaQwen2  # Triton's language comes with PyTorch's CUDA builds only
 
-        longest_path = max(lookahead.ngram_size - 1, MOST_DRAFTS)
+        longest_path = max(portable_limit(lookahead).ngram_size - 1, MOST_DRAFTS)
         model = CudaQwen2(shape, weights, cache, rows_per_step(lookahead), longest_path)
         model.record(rows_per_step(lookahead))
         return model

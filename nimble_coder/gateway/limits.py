@@ -14,7 +14,7 @@ from prometheus_client import Gauge
 
 from build_engine.build import Artifact
 from build_engine.engine_config import EngineConfig
-from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, portable_limit
 from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
 from nimble_coder.gateway.ledger import Ledger
 
@@ -28,17 +28,21 @@ class EngineLimits:
     max_seq_len: int
     vocab_size: int
     lookahead: LookaheadConfig
+    """What a request gets that names none."""
+    most_lookahead: LookaheadConfig
+    """Up to which a request may name one."""
 
     @classmethod
     def of(cls, artifact: Artifact, max_model_len: int | None = None) -> "EngineLimits":
         """Reads manifest and engine configuration; `max_model_len` lowers the engine's own bound on the sequence."""
-        profile = artifact.manifest.profile
+        profile, own = artifact.manifest.profile, artifact.manifest.lookahead
         return cls(
             max_batch_size=profile["max_batch_size"],
             max_input_len=profile["max_input_len"],
             max_seq_len=min(profile["max_seq_len"], max_model_len or profile["max_seq_len"]),
             vocab_size=EngineConfig.read(artifact.engine).shape.vocab_size,
-            lookahead=artifact.manifest.lookahead,
+            lookahead=own,
+            most_lookahead=portable_limit(own) if profile["engine"] == "torch" else own,
         )
 
     @property
@@ -78,7 +82,7 @@ class EngineLimits:
         if asked is None:
             return PLAIN if prompt_length < self.lookahead.ngram_size - 1 else None
         try:
-            asked.check_within(self.lookahead)
+            asked.check_within(self.most_lookahead)
         except LookaheadError as error:
             raise ApiError(400, str(error), "lookahead_exceeds_engine", "lookahead") from None
         if prompt_length < asked.ngram_size - 1:

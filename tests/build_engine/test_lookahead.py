@@ -2,7 +2,7 @@
 
 import pytest
 
-from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, portable_limit
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,12 @@ def test_text_is_read_in_the_form_people_write_it() -> None:
 def test_other_text_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(LookaheadError, match="such as 8,8,8"):
         LookaheadConfig.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("own", "limit"), [((1, 4, 1), (8, 8, 8)), ((15, 15, 15), (15, 15, 15)), ((1, 9, 1), (8, 9, 8))]
+)
+def test_a_portable_engine_takes_at_least_the_published_configuration(
+    own: tuple[int, int, int], limit: tuple[int, int, int]
+) -> None:
+    assert portable_limit(LookaheadConfig(*own)) == LookaheadConfig(*limit)

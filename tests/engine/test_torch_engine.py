@@ -313,3 +313,14 @@ def test_a_gpu_is_taken_where_the_kernels_run_on_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert choose_device(asked).type == device
+
+
+def test_a_request_may_draft_more_than_the_engine_was_built_for(load_engine: LoadEngine) -> None:
+    engine = load_engine(lookahead=LookaheadConfig(1, 2, 1))
+    prompt = [5, 17, 900, 33, 5, 17, 900, 34] * 4
+    plain, wide = (
+        generate(engine, [Request(prompt, 40, lookahead=config)])[0] for config in (PLAIN, LookaheadConfig(8, 8, 8))
+    )
+    assert wide.token_ids == plain.token_ids
+    with pytest.raises(RequestError, match=r"exceeds the engine's \(8,8,8\)"):
+        engine.enqueue(Request(prompt, 4, lookahead=LookaheadConfig(9, 3, 1)))

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig, portable_limit
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.ledger import Ledger
 from nimble_coder.gateway.limits import Admission, EngineLimits, engine_lost
 
-LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8))
+LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8), LookaheadConfig(8, 8, 8))
 
 
 @pytest.mark.parametrize(("length", "chosen"), [(1, PLAIN), (6, PLAIN), (7, None), (100, None)])
@@ -25,7 +25,7 @@ def test_more_than_the_engines_lookahead_is_refused(asked: LookaheadConfig) -> N
 
 
 def test_a_plain_engine_is_sent_no_lookahead_at_all() -> None:
-    plain = EngineLimits(32, 6144, 8192, 4096, PLAIN)
+    plain = EngineLimits(32, 6144, 8192, 4096, PLAIN, PLAIN)
     assert plain.choose_lookahead(None, 1) is None
     assert plain.choose_lookahead(PLAIN, 1) is None
     with pytest.raises(ApiError, match="exceeds"):
@@ -38,7 +38,7 @@ def test_prompts_without_room_are_refused(length: int) -> None:
         LIMITS.check_prompt(length)
 
 
-@pytest.mark.parametrize("limits", [LIMITS, EngineLimits(32, 8191, 8192, 4096, PLAIN)])
+@pytest.mark.parametrize("limits", [LIMITS, EngineLimits(32, 8191, 8192, 4096, PLAIN, PLAIN)])
 def test_a_prompt_that_leaves_room_for_one_token_of_the_told_length_is_taken(limits: EngineLimits) -> None:
     limits.check_prompt(limits.max_model_len - 1)
     with pytest.raises(ApiError, match="at most"):
@@ -94,3 +94,11 @@ def test_generations_of_a_lost_engine_end_with_503_and_those_that_are_cancelled_
         assert places.active == 0
 
     asyncio.run(lose(admission(8)))
+
+
+def test_a_portable_engine_takes_more_than_it_was_built_for() -> None:
+    limits = EngineLimits(8, 6144, 8192, 4096, LookaheadConfig(1, 4, 1), portable_limit(LookaheadConfig(1, 4, 1)))
+    assert limits.choose_lookahead(None, 50) is None
+    assert limits.choose_lookahead(LookaheadConfig(8, 8, 8), 50) == LookaheadConfig(8, 8, 8)
+    with pytest.raises(ApiError, match=r"exceeds the engine's \(8,8,8\)"):
+        limits.choose_lookahead(LookaheadConfig(9, 3, 1), 50)
