@@ -1,12 +1,12 @@
 """What several tests need: checkpoints that the tests make themselves, the embedded model's artefact, a real Triton."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import torch
 from hypothesis import settings
@@ -27,10 +27,10 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
-
-# How long one example takes says how busy the machine is.
-hypothesis.settings.register_profile("tests", deadline=None)
-hypothesis.settings.load_profile("tests")
+# Without a GPU its kernels run in Triton's interpreter, which has to be chosen before anything imports Triton's
+# language, as transformers does: what is imported without it stays compiled.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
 
