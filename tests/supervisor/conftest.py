@@ -17,6 +17,10 @@ from nimble_coder.triton.server import Addresses
 COMMAND = [sys.executable, "-m", "nimble_coder.cli"]
 
 
+TRITON_LOST = 13
+"""The exit code where Triton has ended by itself."""
+
+
 @dataclass
 class Service:
     """A running `serve`."""
@@ -42,9 +46,13 @@ class Service:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.05)
 
+    @property
+    def is_ready(self) -> bool:
+        return any("ready after" in line for line in self.output)
+
     def wait_ready(self) -> None:
         """Until it says that it is."""
-        self.wait_until(lambda: any("ready after" in line for line in self.output))
+        self.wait_until(lambda: self.is_ready)
         assert self.status("/v1/health/ready") == 200
 
     def status(self, path: str) -> int:
@@ -134,5 +142,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def served(start: Start, artifact: Artifact) -> Service:
     """The embedded model, ready."""
     service = start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_DRAIN_SECONDS=20)
-    service.wait_ready()
+    service.wait_until(lambda: service.is_ready or service.process.poll() == TRITON_LOST)
+    if service.process.poll() == TRITON_LOST:
+        # Triton can abort while it loads on a machine that gives it too little time (docs/architecture.md).
+        service = start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_DRAIN_SECONDS=20)
+        service.wait_ready()
     return service

@@ -118,7 +118,8 @@ class CudaQwen2:
         )  # fmt: skip
         hidden = torch.empty(rows, width, dtype=keys.dtype, device=keys.device)
         normed = torch.empty_like(hidden)
-        attended = torch.empty(rows, heads * dim, dtype=keys.dtype, device=keys.device)
+        # Attention writes no padded row, and what nobody has written may be too large to square.
+        attended = torch.zeros(rows, heads * dim, dtype=keys.dtype, device=keys.device)
         gated = torch.empty(rows, inter, dtype=keys.dtype, device=keys.device)
         splits = self._splits(layout)
         partial = torch.empty(splits * rows * heads * dim, dtype=torch.float32, device=keys.device)
