@@ -51,7 +51,7 @@ BOUNDS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.bdp_probe", 0),  # it would let megabytes come that nobody has asked for
 )
-PROBING_READERS, PROBES_WAITING, PROBE_SECONDS = 2, 32, 1.0
+PROBING_READERS, PROBES_WAITING, PROBE_SECONDS = 1, 32, 1.0
 """Of callers who need no key: messages that are read at once, each of which may be as large as `max_body_bytes`; calls
 that may wait for that; and how long such a message may take."""
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)

@@ -23,6 +23,9 @@ from nimble_coder.work_directory import WorkDirectory
 ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 2.0
 """Has a gateway tell every request that it ends now, and end; and how long that may take."""
 COMMAND = [sys.executable, "-m", "nimble_coder.gateway.server"]
+GRPC_EXPERIMENTS = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
+"""gRPC's newer listener starts threads where many connect at once: 500 callers without a key took 41 to 60 MiB with it,
+35 to 46 without it (grpcio 1.85)."""
 
 
 class GatewayError(RuntimeError):
@@ -63,7 +66,7 @@ class GatewayProcesses:
             for _ in range(self.workers):
                 process = subprocess.Popen(
                     tethered(COMMAND, signal.SIGKILL),
-                    env={**os.environ, **self.environment()},
+                    env={**GRPC_EXPERIMENTS, **os.environ, **self.environment()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
