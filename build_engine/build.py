@@ -1,91 +1,30 @@
 """The build stage from end to end: checkpoint and profile in, a published artefact out."""
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from build_engine.address import content_address, engine_address
+from build_engine.artifact import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
 from build_engine.cache import Cache
-from build_engine.checkpoint import Checkpoint, ModelShape, sha256
-from build_engine.engine_config import TORCH_ENGINE, EngineConfig
+from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.engine_config import EngineConfig
 from build_engine.engines import tensorrt
-from build_engine.hardware import GPU_TYPES, Hardware, detect_hardware
+from build_engine.hardware import GPU_TYPES
+from build_engine.machine import Machine, check_machine
 from build_engine.manifest import Manifest, ManifestError, record_files
 from build_engine.memory import GIB, MIB, plan_companion, weight_bytes
 from build_engine.profiles import Profile, ProfileError
-from build_engine.repository import Places, render_repository
-from build_engine.selection import matching_gpus
+from build_engine.repository import places_at, render_repository
 from build_engine.verify import SKIPPED, Verifier, advice
-from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
 from build_engine.weights import Weights, own_weights
 
 Progress = Callable[[str], None]
-
-ENGINE, PLAIN_ENGINE, TOKENIZER, REPOSITORY = "engine", "plain_engine", "tokenizer", "model_repository"
-"""The parts of an artefact's directory, beside its manifest; the plain engine is there where it was asked for."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A published artefact: what the runtime stage serves."""
-
-    directory: Path
-    manifest: Manifest
-
-    @classmethod
-    def open(cls, directory: Path) -> "Artifact":
-        """Opens a finished artefact; raises `ManifestError` where it is absent, unfinished or damaged."""
-        if directory.name.startswith("."):
-            raise ManifestError(f"{directory} is the draft of a build that was not finished; run build-engine")
-        manifest = Manifest.read(directory)
-        manifest.check_sizes(directory)
-        return cls(directory, manifest)
-
-    def check_machine(self) -> None:
-        """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM."""
-        machine = check_machine(self.manifest.build_profile(), BuildOptions(allow_unproven=True))
-        if machine.engine_version != self.manifest.engine_version:
-            raise IncompatibleError(
-                f"the engine at {self.directory} was built by {self.manifest.engine_version}, this machine has "
-                f"{machine.engine_version}: serve it where it was built, or build it again"
-            )
-
-    @property
-    def repository(self) -> Path:
-        return self.directory / REPOSITORY
-
-    @property
-    def engine(self) -> Path:
-        return self.directory / ENGINE
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.directory / TOKENIZER
-
-    @property
-    def has_companion(self) -> bool:
-        """Whether there is a second engine that samples, since the first decodes greedily."""
-        return (self.directory / PLAIN_ENGINE).is_dir()
-
-    def places(self, home: Path, profile: Profile) -> Places:
-        """What its repository names where it is at `home` and served as `profile` says."""
-        shape = EngineConfig.read(self.engine).shape if self.has_companion else None
-        return places_at(home, profile, shape)
-
-
-def places_at(home: Path, profile: Profile, companion_of: ModelShape | None) -> Places:
-    """What the repository of an artefact at `home` names; the model's shape is given where there is a companion."""
-    if companion_of is None:
-        return Places(home / ENGINE, home / TOKENIZER)
-    memory = GPU_TYPES[profile.gpu].memory_mib * MIB
-    tokens = plan_companion(profile, companion_of).kv_tokens(memory)
-    return Places(home / ENGINE, home / TOKENIZER, home / PLAIN_ENGINE, tokens)
 
 
 @dataclass(frozen=True)
@@ -100,30 +39,6 @@ class BuildOptions:
     allow_unproven: bool = False
     revision: str = "main"
     """Branch, tag or commit of the model's repository on the hub."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What builds: checked to be able to."""
-
-    hardware: Hardware
-    engine_version: str
-
-    def record(self) -> dict[str, str]:
-        """For the manifest."""
-        gpus = "; ".join(f"{gpu.product} ({gpu.memory_mib} MiB)" for gpu in self.hardware.gpus)
-        found = {"gpus": gpus, "driver": self.hardware.driver, "python": platform.python_version()}
-        return {name: value for name, value in found.items() if value}
-
-
-def check_machine(profile: Profile, options: BuildOptions) -> Machine:
-    """The machine, able to build and serve `profile`; raises `IncompatibleError` before anything is downloaded."""
-    hardware = detect_hardware()
-    if profile.engine == "torch":
-        return Machine(hardware, TORCH_ENGINE)
-    found = check_version(installed_tensorrt_llm(), options.allow_unproven)
-    matching_gpus(profile, hardware)
-    return Machine(hardware, found)
 
 
 def build(
@@ -143,7 +58,7 @@ def build(
     with what to do about it; nothing is published then.
     """
     started, options = time.monotonic(), options or BuildOptions()
-    machine = check_machine(profile, options)
+    machine = check_machine(profile, options.allow_unproven)
     weights = own_weights(profile, options.revision, cache, progress) if model is None else Weights(model)
     checkpoint = Checkpoint.open(weights.directory)
     if profile.engine == "tensorrt":
@@ -167,7 +82,7 @@ def build(
             manifest = Manifest(
                 key=key,
                 engine_key=engine_key,
-                profile=asdict(profile),
+                profile=profile,
                 source=source,
                 engine_version=machine.engine_version,
                 built_by=f"nimble-coder {version('nimble-coder')}",

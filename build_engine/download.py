@@ -15,8 +15,9 @@ from huggingface_hub import get_hf_file_metadata
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # its documented way
 
+from build_engine.snapshot import PARTIAL
+
 WORKERS = 4
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)

@@ -33,3 +33,8 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 15, "out of memory: the container's limit, or the GPU's"
     NOT_READY = 16, "nothing was generated within NIMBLE_STARTUP_SECONDS"
     INTERRUPTED = 130, "told to stop before it was ready, or twice"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What its class names; `ExitCode.OTHER` where it names none."""
+    return int(getattr(error, "exit_code", ExitCode.OTHER))

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from build_engine.cache import Cache, is_locked
-from build_engine.download import PARTIAL
 from build_engine.engine_config import TORCH_ENGINE
 from build_engine.manifest import Manifest, ManifestError
 from build_engine.profiles import Profile
-from build_engine.snapshot import abandoned
+from build_engine.snapshot import PARTIAL, abandoned
 from build_engine.versions import installed_tensorrt_llm
 
 
@@ -55,7 +54,7 @@ def _artifacts(cache: Cache, read_everything: bool) -> Iterator[Entry]:
             yield Entry(path, "artifact", size_of(path), str(error))
             continue
         status = str((manifest.verification or {}).get("status", "unknown"))
-        yield Entry(path, "artifact", size_of(path), "ok", manifest.built_at, str(manifest.profile["name"]), status)
+        yield Entry(path, "artifact", size_of(path), "ok", manifest.built_at, manifest.profile.name, status)
 
 
 def _checkpoints(cache: Cache) -> Iterator[Entry]:
@@ -81,7 +80,7 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
         except ManifestError as error:
             damage = error
             continue
-        if artifact.manifest.engine_version == version and artifact.manifest.build_profile() == profile:
+        if artifact.manifest.engine_version == version and artifact.manifest.profile == profile:
             found.append(artifact)
     if damage and not found:
         raise damage

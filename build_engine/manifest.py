@@ -40,7 +40,8 @@ class Manifest:
     """Content address: SHA-256 of everything that determines the artefact."""
     engine_key: str
     """The same of the engine alone, which several artefacts may have."""
-    profile: dict[str, Any]
+    profile: Profile
+    """What the artefact was built from."""
     source: dict[str, str]
     """The checkpoint's files and their SHA-256."""
     engine_version: str
@@ -58,19 +59,10 @@ class Manifest:
     schema: int = SCHEMA
 
     @property
-    def lookahead(self) -> LookaheadConfig:
-        """The engine's (W, N, G)."""
-        return LookaheadConfig(**self.profile["lookahead"])
-
-    @property
     def fastest(self) -> LookaheadConfig | None:
         """What the verification found for a lone request; None where it has not looked."""
         found = (self.verification or {}).get("fastest")
         return LookaheadConfig(*found) if found else None
-
-    def build_profile(self) -> Profile:
-        """The profile that the artefact was built from."""
-        return Profile(**{**self.profile, "lookahead": self.lookahead})
 
     @classmethod
     def read(cls, artifact: Path) -> "Manifest":
@@ -81,6 +73,8 @@ class Manifest:
             if content["schema"] != SCHEMA:
                 raise ManifestError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}: build again")
             content["files"] = [FileRecord(**record) for record in content["files"]]
+            profile = content["profile"]
+            content["profile"] = Profile(**{**profile, "lookahead": LookaheadConfig(**profile["lookahead"])})
             return cls(**content)
         except OSError:
             raise ManifestError(f"{artifact} is no finished artefact: it has no {NAME}; run build-engine") from None

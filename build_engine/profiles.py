@@ -93,6 +93,21 @@ class Profile:
             )
 
     @property
+    def is_portable(self) -> bool:
+        """Whether the engine is ours, which runs without TensorRT and keeps to more than NVIDIA's contract."""
+        return self.engine == "torch"
+
+    @property
+    def samples(self) -> bool:
+        """Whether its engine can sample: TensorRT-LLM decodes greedily where it looks ahead."""
+        return self.is_portable or self.lookahead.is_plain
+
+    @property
+    def reads_before_prompt(self) -> bool:
+        """Whether a prompt shorter than N-1 makes the engine read out of bounds, as TensorRT-LLM 0.19 does."""
+        return not self.is_portable
+
+    @property
     def engine_num_tokens(self) -> int:
         """`max_num_tokens` of the TensorRT engine: at least one step of a full batch, D + 1 tokens a request.
 

@@ -8,10 +8,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from build_engine.artifact import ENGINE, ENGINE_MODEL, PLAIN_ENGINE, PLAIN_MODEL, TOKENIZER, Artifact
+from build_engine.checkpoint import ModelShape
+from build_engine.engine_config import EngineConfig
+from build_engine.hardware import GPU_TYPES, MIB
 from build_engine.lookahead import PLAIN
+from build_engine.memory import plan_companion
 from build_engine.profiles import Profile
 
-ENGINE_MODEL, PLAIN_MODEL = "tensorrt_llm", "tensorrt_llm_plain"
 MODELS = ("preprocessing", ENGINE_MODEL, "postprocessing", "ensemble", "tensorrt_llm_bls")
 """As in tensorrtllm_backend; a companion engine adds `PLAIN_MODEL`, rendered from the engine's template."""
 TEMPLATES = Path(__file__).parents[1] / "model_repository"
@@ -27,6 +31,21 @@ class Places:
     """The companion without lookahead, where there is one."""
     kv_cache_tokens: int | None = None
     """Of each of the two engines' KV caches where there is a companion; one alone takes its fraction of the memory."""
+
+
+def places_at(home: Path, profile: Profile, companion_of: ModelShape | None) -> Places:
+    """What the repository of an artefact at `home` names; the model's shape is given where there is a companion."""
+    if companion_of is None:
+        return Places(home / ENGINE, home / TOKENIZER)
+    memory = GPU_TYPES[profile.gpu].memory_mib * MIB
+    tokens = plan_companion(profile, companion_of).kv_tokens(memory)
+    return Places(home / ENGINE, home / TOKENIZER, home / PLAIN_ENGINE, tokens)
+
+
+def places_of(artifact: Artifact, home: Path, profile: Profile) -> Places:
+    """What an artefact's repository names where it is at `home` and served as `profile` says."""
+    shape = EngineConfig.read(artifact.engine).shape if artifact.has_companion else None
+    return places_at(home, profile, shape)
 
 
 def render_repository(profile: Profile, places: Places, repository: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from build_engine.cache import Cache, is_locked
 from build_engine.checkpoint import sha256
 
+PARTIAL = ".partial"
+
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -4,10 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from build_engine.build import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
+from build_engine.artifact import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
 from build_engine.cache import CacheError
 from build_engine.manifest import record_files
-from build_engine.repository import render_repository
+from build_engine.repository import places_of, render_repository
 
 
 def create_store(artifact: Artifact, target: Path, mounted_at: Path | None = None) -> Path:
@@ -26,8 +26,8 @@ def create_store(artifact: Artifact, target: Path, mounted_at: Path | None = Non
         parts = [part for part in (ENGINE, PLAIN_ENGINE, TOKENIZER) if (artifact.directory / part).is_dir()]
         for part in parts:
             shutil.copytree(artifact.directory / part, draft / part)
-        profile = artifact.manifest.build_profile()
-        render_repository(profile, artifact.places(home, profile), draft / REPOSITORY)
+        profile = artifact.manifest.profile
+        render_repository(profile, places_of(artifact, home, profile), draft / REPOSITORY)
         replace(artifact.manifest, files=record_files(draft)).write(draft)
         if target.exists():
             target.rmdir()

@@ -10,13 +10,13 @@ import typer
 
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder import build_commands, service_commands
-from nimble_coder.terminal import console, fail, tell
-from nimble_coder.triton.stopping import stop_signals
+from nimble_coder.commands import build, service
+from nimble_coder.commands.terminal import console, fail, tell
+from nimble_coder.processes.stopping import stop_signals
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(build_commands.app)
-app.add_typer(service_commands.app)
+app.add_typer(build.app)
+app.add_typer(service.app)
 
 
 @app.callback()
@@ -45,8 +45,8 @@ def complete(
     ] = None,
 ) -> None:
     """Complete a prompt, streaming to the terminal. The API key, where one is needed, is in NIMBLE_API_KEY."""
-    from nimble_coder.client import CompletionClient, CompletionError
-    from nimble_coder.http_client import HttpClient
+    from nimble_coder.client.grpc import CompletionClient, CompletionError
+    from nimble_coder.client.http import HttpClient
 
     if no_lookahead and lookahead:
         fail(ValueError("--lookahead and --no-lookahead exclude each other"))
@@ -101,7 +101,7 @@ def tune(
     ] = None,
 ) -> None:
     """Measure which (w,n,g) is fastest at which load, and write the policy that the gateway goes by."""
-    from nimble_coder.tune_command import run_tune
+    from nimble_coder.commands.tune import run_tune
 
     try:
         run_tune(artifact.absolute(), loads, configs or [], tokens, rounds, prompts, output, threads)

@@ -12,11 +12,12 @@ import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import ModelShape
 from build_engine.profiles import find_profile
-from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.processes.triton import Addresses, TritonServer
 from tests.standin.machine import h100, machine, tiny_checkpoint
 
 __all__ = ["h100", "machine", "tiny_checkpoint"]

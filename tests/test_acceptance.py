@@ -7,18 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder import acceptance
-from nimble_coder.acceptance import Engines, Probe, answer, checklist, engine_probes, interface_probes, report, shell
-from nimble_coder.triton import installation
+from nimble_coder.commands import acceptance
+from nimble_coder.commands.acceptance import (
+    Engines,
+    Probe,
+    answer,
+    checklist,
+    engine_probes,
+    interface_probes,
+    report,
+    shell,
+)
+from nimble_coder.processes import triton_installation as installation
 from tests.standin.machine import ROOT, STANDIN, Machine
 
 
 def run(machine: Machine, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "nimble_coder.acceptance", *arguments],
+        [sys.executable, "-m", "nimble_coder.commands.acceptance", *arguments],
         capture_output=True,
         text=True,
         cwd=machine.home,
@@ -95,4 +105,4 @@ def test_a_command_is_judged_by_what_it_writes() -> None:
 
 def test_the_checklist_is_what_is_asked() -> None:
     page = (ROOT / "docs" / "gpu-checklist.md").read_text()
-    assert checklist() in page, "python -m nimble_coder.acceptance --checklist, into docs/gpu-checklist.md"
+    assert checklist() in page, "python -m nimble_coder.commands.acceptance --checklist, into docs/gpu-checklist.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from tests.standin.machine import A100, H100, Machine
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -136,7 +136,7 @@ def test_what_is_built_of_a_directory_is_called_after_it(machine: Machine, tiny_
     assert answer.returncode == 0, answer.stderr
     artifact = Artifact.open(Path(answer.stdout.strip()))
     assert artifact.directory.name.startswith("tiny-torch-bf16-w1n4g1-custom-")
-    assert artifact.manifest.build_profile().served_names[0] == "tiny"
+    assert artifact.manifest.profile.served_names[0] == "tiny"
     script = machine.run("build-engine", "--model", tiny_checkpoint, "--dry-run").stdout
     assert f"build-engine --model {tiny_checkpoint}" in script
     assert machine.run("build-engine", "--model", "/nowhere", "--dry-run").returncode == 4

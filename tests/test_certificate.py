@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.certificate import not_after, valid_until
+from nimble_coder.gateway.access.certificate import not_after, valid_until
 
 
 def make(path: Path, *options: str) -> bytes:

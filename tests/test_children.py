@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.children import how_ended, tethered
+from nimble_coder.processes.children import how_ended, tethered
 
 ORPHANS = """
 import os, subprocess, sys, time
-from nimble_coder.children import adopt_orphans, reap_orphans
+from nimble_coder.processes.children import adopt_orphans, reap_orphans
 adopt_orphans()
 own = subprocess.Popen(["true"])
 command = [sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '0.3'])"]
@@ -25,7 +25,7 @@ print(reaped, own.wait())
 """
 TETHER = """
 import signal, subprocess, sys, time
-from nimble_coder.children import tethered
+from nimble_coder.processes.children import tethered
 print(subprocess.Popen(tethered(["sleep", "60"], signal.SIGTERM)).pid, flush=True)
 time.sleep(60)
 """

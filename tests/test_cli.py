@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact
-from nimble_coder.triton.server import TritonServer
+from build_engine.artifact import Artifact
+from nimble_coder.processes.triton import TritonServer
 from tests.conftest import MakeCheckpoint
 
 
@@ -90,8 +90,8 @@ def test_build_engine_prints_the_artefact_of_any_local_checkpoint(
     done = run("build-engine", "--model", str(make_checkpoint()), "--cache", str(tmp_path / "cache"), *options)
     assert done.returncode == 0, done.stderr
     artifact = Artifact.open(Path(done.stdout.strip()))
-    assert str(artifact.manifest.lookahead) == "(4,3,4)"
-    assert artifact.manifest.profile["precision"] == "bf16"
+    assert str(artifact.manifest.profile.lookahead) == "(4,3,4)"
+    assert artifact.manifest.profile.precision == "bf16"
 
 
 @pytest.mark.parametrize(

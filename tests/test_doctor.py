@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import PROFILES
-from nimble_coder import doctor
-from nimble_coder.certificate import valid_until
-from nimble_coder.doctor import Finding, examine
+from nimble_coder.commands import doctor
+from nimble_coder.commands.doctor import Finding, examine
 from nimble_coder.engine.cores import Cores
+from nimble_coder.gateway.access.certificate import valid_until
 from nimble_coder.settings.loading import load
 from tests.standin.machine import A100, T4, Machine
 from tests.supervisor.conftest import COMMAND

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.policy import ON_GPU, Level, Measured, Policy, PolicyError, Table, policy_of, write_policy
+from nimble_coder.gateway.policy import ON_GPU, Level, Measured, Policy, PolicyError, Table, policy_of, write_policy
 
 ENGINE = LookaheadConfig(8, 8, 8)
 LEVELS = [

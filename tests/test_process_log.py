@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 
-from nimble_coder.process_log import ProcessLog
+from nimble_coder.processes.log import ProcessLog
 
 GLOG = 'W1124 19:45:21.003035 17200 memory.cc:273] "no \\"pinned\\" memory"'
 

@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.policy import Policy
-from nimble_coder.tune import Load, Plan, candidates_within, loads_up_to, measure
+from nimble_coder.bench.tuning import Load, Plan, candidates_within, loads_up_to, measure
+from nimble_coder.gateway.policy import Policy
 
 
 @pytest.mark.parametrize("engine", [LookaheadConfig(8, 8, 8), LookaheadConfig(15, 15, 15), LookaheadConfig(4, 3, 4)])
@@ -70,7 +70,7 @@ def test_the_command_measures_a_served_engine_and_writes_its_policy(artifact: Ar
     done = run(artifact, *sizes, "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert "x engine's own" in done.stderr
-    policy = Policy.read(output, artifact.manifest.lookahead)
+    policy = Policy.read(output, artifact.manifest.profile.lookahead)
     assert [load for load, _ in policy.levels] == [1, 2]
     assert "--loads 2,1" in output.read_text()
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.work_directory import KINDS, SHARED_MEMORY, WorkDirectory, sweep
+from nimble_coder.processes.work_directory import KINDS, SHARED_MEMORY, WorkDirectory, sweep
 
 KILLED = """
 import os, signal
-from nimble_coder.work_directory import WorkDirectory
+from nimble_coder.processes.work_directory import WorkDirectory
 print(WorkDirectory("{kind}").create(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

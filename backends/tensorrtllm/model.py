@@ -12,8 +12,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.children import end_with_parent
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.processes.children import end_with_parent
 from nimble_coder.triton.bridge import Bridge
 from nimble_coder.triton.metrics import MetricsReporter
 

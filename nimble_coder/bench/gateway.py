@@ -25,16 +25,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.profiles import find_profile
 from nimble_coder.bench.cpu_time import session_cpu_seconds
 from nimble_coder.bench.sse_load import LoadResult, load
 from nimble_coder.bench.stand_in import stand_in_repository
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.gateway.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.server import Addresses, TritonServer
 
 progress = Console(stderr=True)
 PROMPT = "def total(items):\n    total = 0\n    "

@@ -75,7 +75,7 @@ def sections(args: argparse.Namespace) -> dict[str, Section]:
         found["streams"] = Section("Many streams of the embedded toy", "nimble_coder.bench.streams", streams)
     if find_spec("pytriton") and find_spec("msgspec"):
         found["service"] = Section(
-            "Through Triton and the gateway", "nimble_coder.quickstart", ["--once", "--free-ports"], 300
+            "Through Triton and the gateway", "nimble_coder.commands.quickstart", ["--once", "--free-ports"], 300
         )
     return found
 

@@ -26,7 +26,8 @@ from rich.progress import track
 from rich.table import Table
 from transformers import Qwen2ForCausalLM
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import DTYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig
@@ -78,7 +79,7 @@ def thread_counts() -> range:
 def engine_of(artifact: Artifact, threads: int, reuse: bool = False) -> Iterator[TorchEngine]:
     """The engine, loaded and warm."""
     options = TorchEngineOptions(threads=threads, reuse_kv_cache=reuse)
-    engine = TorchEngine(artifact.engine, artifact.manifest.lookahead, options)
+    engine = TorchEngine(artifact.engine, artifact.manifest.profile.lookahead, options)
     try:
         generate(engine, [Request([1, 2, 3, 4, 5, 6, 7], 8)])
         yield engine

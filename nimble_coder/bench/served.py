@@ -14,15 +14,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from build_engine.exit_codes import exit_code_of
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.coding_prompts import coding_prompts
-from nimble_coder.client import Completion, CompletionClient
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import Completion, CompletionClient
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.stopping import stop_signals
+from nimble_coder.processes.triton import Addresses
 from nimble_coder.settings.loading import load
 from nimble_coder.supervisor.choice import NoEngineError, choose
-from nimble_coder.terminal import exit_code_of
-from nimble_coder.triton.server import Addresses
-from nimble_coder.triton.stopping import stop_signals
 
 PROMPTS = ("stack_class", "fibonacci_variant", "argument_parser", "string_methods", "visitor")
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.engine.protocol import FinishReason, Request, Response, Statistics
 
 MODEL = Path(__file__).with_name("stand_in_model.py")

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from nimble_coder.client import tensors
+from nimble_coder.client.grpc import tensors
 from nimble_coder.text.tokenizer import TextTokenizer
 
 

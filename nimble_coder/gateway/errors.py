@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import grpc
 import msgspec
 
-from nimble_coder.gateway.answers import Error, ErrorResponse, KServeError
+from nimble_coder.gateway.answers.bodies import Error, ErrorResponse, KServeError
 
 TYPES = {
     401: "authentication_error",

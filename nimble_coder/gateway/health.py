@@ -9,10 +9,10 @@ from contextlib import aclosing, suppress
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from nimble_coder.gateway.access.limits import engine_lost
 from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
-from nimble_coder.gateway.limits import engine_lost
 from nimble_coder.gateway.service import Service
-from nimble_coder.gateway.token_stream import Generation
+from nimble_coder.gateway.upstream.token_stream import Generation
 
 logger = logging.getLogger(__name__)
 

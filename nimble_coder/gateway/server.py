@@ -21,17 +21,20 @@ import uvicorn
 import uvloop
 
 from build_engine.exit_codes import ExitCode
-from nimble_coder.gateway.app import App
-from nimble_coder.gateway.connection import Connection
+from nimble_coder.gateway.access.limits import draining
+from nimble_coder.gateway.apis.routes import ROUTER
+from nimble_coder.gateway.asgi.app import App
+from nimble_coder.gateway.asgi.connection import Connection
+from nimble_coder.gateway.asgi.memory import give_back
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import METRICS_PORT, Exchange, Receive, Scope, Send
-from nimble_coder.gateway.health import EngineLostError
-from nimble_coder.gateway.kserve_grpc import KServeProxy
-from nimble_coder.gateway.limits import draining
-from nimble_coder.gateway.memory import give_back
-from nimble_coder.gateway.process import ABANDON
+from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.health import EngineLostError, Health
+from nimble_coder.gateway.kserve.grpc_proxy import KServeProxy
+from nimble_coder.gateway.kserve.http_proxy import TritonHttp
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
+from nimble_coder.processes.gateway import ABANDON
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +75,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.service = Service(settings)
-        self.app = App(self.service)
+        self.front = Front(self.service, Health(self.service), TritonHttp(self.service))
+        self.app = App(self.front, ROUTER)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,7 +93,7 @@ class Gateway:
         api = HttpServer(config)
         metrics = HttpServer(uvicorn_config(MetricsOnly(self.app), s, tls=False))
         serving = [asyncio.create_task(api.serve([api_socket])), asyncio.create_task(metrics.serve([metrics_socket]))]
-        beside = [asyncio.create_task(give_back()), asyncio.create_task(self.app.health.watch(self.stop))]
+        beside = [asyncio.create_task(give_back()), asyncio.create_task(self.front.health.watch(self.stop))]
         if self.service.tls and config.ssl:
             beside.append(asyncio.create_task(self.service.tls.watch(config.ssl)))
         # What has been loaded stays; the collector, which messages set off all the time, need not look at it again.
@@ -106,11 +110,11 @@ class Gateway:
         await grpc_server.stop(1)
         await asyncio.gather(*serving)
         await proxy.close()
-        await self.app.triton.close()
+        await self.front.triton.close()
         self.service.streams.close()
         self.service.tracing.close()
-        if self.app.health.is_lost:
-            raise EngineLostError(f"the engine's process has died; its log says why ({self.app.health.reason})")
+        if self.front.health.is_lost:
+            raise EngineLostError(f"the engine's process has died; its log says why ({self.front.health.reason})")
 
     def stop(self) -> None:
         """Readiness goes false at once and new work is refused; what runs may finish."""
@@ -173,7 +177,7 @@ async def serve(settings: GatewaySettings) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line, as `nimble_coder.process_log` writes those of the other processes."""
+    """One object a line, as `nimble_coder.processes.log` writes those of the other processes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""

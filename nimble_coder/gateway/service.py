@@ -9,33 +9,32 @@ from contextlib import aclosing
 from dataclasses import astuple, dataclass, field
 from typing import TypeVar
 
-from build_engine.build import Artifact
+from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL, Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.manifest import NAME
 from build_engine.profiles import CUDA
-from build_engine.repository import ENGINE_MODEL, PLAIN_MODEL
-from nimble_coder.gateway.answers import Usage
-from nimble_coder.gateway.chat import ChatPrompts
-from nimble_coder.gateway.encoding import PromptEncoder
+from nimble_coder.gateway.access.keys import ApiKeys
+from nimble_coder.gateway.access.ledger import Ledger
+from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
+from nimble_coder.gateway.access.tls import Tls
+from nimble_coder.gateway.answers.bodies import Usage
+from nimble_coder.gateway.answers.transcript import Delta, Ending, Transcript
+from nimble_coder.gateway.answers.usage import figures_of, usage_of
+from nimble_coder.gateway.answers.wire import Wire
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
-from nimble_coder.gateway.field_check import check_fields, header
-from nimble_coder.gateway.fields import Engine
-from nimble_coder.gateway.keys import ApiKeys
-from nimble_coder.gateway.ledger import Ledger
-from nimble_coder.gateway.limits import Admission, EngineLimits, RateLimiter
-from nimble_coder.gateway.metrics import GatewayMetrics
-from nimble_coder.gateway.sampling import contract_inputs, samples
-from nimble_coder.gateway.schemas import OpenAISampling, Sampling, decode
+from nimble_coder.gateway.policy import ON_CPU, ON_GPU, Policy, policy_of
+from nimble_coder.gateway.prompts.chat import ChatPrompts
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from nimble_coder.gateway.requests.field_check import check_fields, header
+from nimble_coder.gateway.requests.fields import Engine
+from nimble_coder.gateway.requests.sampling import contract_inputs, samples
+from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling, decode
+from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.settings import GatewaySettings
-from nimble_coder.gateway.tls import Tls
-from nimble_coder.gateway.token_rules import bad_words_of, parameters_of
-from nimble_coder.gateway.token_stream import Generation, TokenStreams
-from nimble_coder.gateway.tracing import Tracing
-from nimble_coder.gateway.transcript import Delta, Ending, Transcript
-from nimble_coder.gateway.usage import figures_of, usage_of
-from nimble_coder.gateway.wire import Wire
-from nimble_coder.policy import ON_CPU, ON_GPU, Policy, policy_of
+from nimble_coder.gateway.telemetry.metrics import GatewayMetrics
+from nimble_coder.gateway.telemetry.tracing import Tracing
+from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
 from nimble_coder.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -83,12 +82,12 @@ class Service:
         self.limits = EngineLimits.of(self.artifact, settings.max_model_len)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
         self.encoder = PromptEncoder(self.artifact.tokenizer)
-        self.engine_models = (ENGINE_MODEL, PLAIN_MODEL) if self.artifact.has_companion else (ENGINE_MODEL,)
-        samples_too = self.limits.lookahead.is_plain or PLAIN_MODEL in self.engine_models
-        own = Engine.SAMPLING if samples_too else Engine.GREEDY
-        self.engine = Engine.PORTABLE if self.artifact.manifest.profile["engine"] == "torch" else own
+        self.profile = self.artifact.manifest.profile
+        self.engine_models = self.artifact.engine_models
+        own = Engine.SAMPLING if self.profile.samples or self.artifact.has_companion else Engine.GREEDY
+        self.engine = Engine.PORTABLE if self.profile.is_portable else own
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
-        self.names = settings.names or self.artifact.manifest.build_profile().served_names
+        self.names = settings.names or self.profile.served_names
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
         self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
         admin_key = settings.admin_key.get_secret_value()
@@ -114,10 +113,10 @@ class Service:
         given, beside = self.settings.policy, policy_of(self.artifact.directory)
         path = given or (beside if beside and beside.is_file() else None)
         if path is None:
-            profile, own = self.artifact.manifest.profile, self.limits.lookahead
-            if profile["engine"] != "torch" or own.is_plain:
+            profile, own = self.profile, self.limits.lookahead
+            if not profile.is_portable or own.is_plain:
                 return None
-            return Policy.portable(own, self.artifact.manifest.fastest, ON_GPU if profile["gpu"] == CUDA else ON_CPU)
+            return Policy.portable(own, self.artifact.manifest.fastest, ON_GPU if profile.gpu == CUDA else ON_CPU)
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.lookahead)
 

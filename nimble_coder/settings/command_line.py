@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nimble_coder.environment import env_names
 from nimble_coder.settings.loading import is_secret
 from nimble_coder.settings.model import Settings
-from nimble_coder.settings.names import env_names
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from nimble_coder.environment import CLIENTS, CONFIG_FILE, NO_EFFECT, env_names
 from nimble_coder.gateway.settings import GatewayOptions
 from nimble_coder.settings.loading import is_secret
 from nimble_coder.settings.model import Settings
-from nimble_coder.settings.names import CLIENTS, CONFIG_FILE, NO_EFFECT, env_names
 
 HEAD = """# Configuration
 

@@ -14,8 +14,8 @@ from pydantic import SecretStr, ValidationError
 
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import Profile
+from nimble_coder.environment import CLIENTS, CONFIG_FILE, NO_EFFECT, env_names
 from nimble_coder.settings.model import Settings
-from nimble_coder.settings.names import CLIENTS, CONFIG_FILE, NO_EFFECT, env_names
 
 
 class SettingsError(ValueError):

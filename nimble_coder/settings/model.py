@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
+from nimble_coder.environment import DEFAULT_CACHE
 from nimble_coder.gateway.settings import GatewayOptions
-from nimble_coder.settings.names import DEFAULT_CACHE
-from nimble_coder.triton.server import Addresses
+from nimble_coder.processes.triton import Addresses
 
 TlsMode = Literal["disabled", "tls", "mtls"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import Profile
-from nimble_coder.children import how_ended, tethered
-from nimble_coder.process_log import ProcessLog
+from nimble_coder.processes.children import how_ended, tethered
+from nimble_coder.processes.log import ProcessLog
 from nimble_coder.settings.model import Settings
 
 SECONDS_BETWEEN = 30.0

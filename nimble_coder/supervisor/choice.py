@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import detect_hardware
 from build_engine.inventory import newest_artifact
+from build_engine.machine import check_serves
 from build_engine.manifest import NAME, ManifestError
 from build_engine.profiles import Profile, find_profile
 from build_engine.selection import select_profile
@@ -33,7 +34,7 @@ def choose(settings: Settings) -> Choice:
     """What to serve; raises `ManifestError`, `ProfileError`, `IncompatibleError` or `NoEngineError`."""
     choice = _choose(settings)
     if choice.artifact:
-        choice.artifact.check_machine()
+        check_serves(choice.artifact)
     elif not settings.build_on_start:
         raise NoEngineError(
             f"there is no engine of {choice.profile.name} ({choice.why}) in the cache {settings.cache_path}, and "
@@ -61,7 +62,7 @@ def _choose(settings: Settings) -> Choice:
 
 def _opened(directory: Path, why: str) -> Choice:
     artifact = Artifact.open(directory.absolute())
-    return Choice(artifact.manifest.build_profile(), artifact, why)
+    return Choice(artifact.manifest.profile, artifact, why)
 
 
 def _found(settings: Settings, profile: Profile, why: str) -> Choice:

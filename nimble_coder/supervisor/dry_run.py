@@ -5,7 +5,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nimble_coder.gateway.process import COMMAND
+from nimble_coder.processes.gateway import COMMAND
+from nimble_coder.processes.triton import SECRETS
 from nimble_coder.settings.loading import Loaded, is_secret
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.build import build_command
@@ -13,7 +14,6 @@ from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.files import check_files, check_policy
 from nimble_coder.supervisor.supervisor import serving_of
 from nimble_coder.supervisor.tls import server_context
-from nimble_coder.triton.server import SECRETS
 
 WORK = "WORK"
 """Stands for the temporary directory that is made at the start."""

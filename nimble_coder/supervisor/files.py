@@ -1,8 +1,8 @@
 """The files that settings name, read before anything is started: a gateway would find out when Triton runs."""
 
-from build_engine.build import Artifact
-from nimble_coder.gateway.keys import read_keys
-from nimble_coder.policy import Policy
+from build_engine.artifact import Artifact
+from nimble_coder.gateway.access.keys import read_keys
+from nimble_coder.gateway.policy import Policy
 from nimble_coder.settings.loading import Loaded
 
 
@@ -23,4 +23,4 @@ def check_files(loaded: Loaded) -> None:
 def check_policy(loaded: Loaded, artifact: Artifact) -> None:
     """Raises `PolicyError` for a policy that the engine cannot follow."""
     if loaded.settings.policy is not None:
-        Policy.read(loaded.settings.policy, artifact.manifest.lookahead)
+        Policy.read(loaded.settings.policy, artifact.manifest.profile.lookahead)

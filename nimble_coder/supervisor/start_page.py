@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
-from nimble_coder.triton.server import Addresses
+from nimble_coder.processes.triton import Addresses
 
 LIVE = ("/v1/health/live", "/health/live", "/v2/health/live")
 RETRY_AFTER = "10"

@@ -5,11 +5,14 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from build_engine.build import Artifact
-from nimble_coder.children import adopt_orphans, reap_orphans
+from build_engine.artifact import Artifact
 from nimble_coder.gateway.settings import GatewayOptions
-from nimble_coder.process_log import ProcessLog
-from nimble_coder.serving import Serving
+from nimble_coder.processes.children import adopt_orphans, reap_orphans
+from nimble_coder.processes.errors import OutOfMemoryError, TritonError
+from nimble_coder.processes.log import ProcessLog
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
+from nimble_coder.processes.triton_stack import shortage
 from nimble_coder.settings.loading import Loaded
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.build import StartBuild
@@ -18,9 +21,6 @@ from nimble_coder.supervisor.files import check_files, check_policy
 from nimble_coder.supervisor.memory import oom_kills
 from nimble_coder.supervisor.start_page import StartPage
 from nimble_coder.supervisor.tls import server_context
-from nimble_coder.triton.errors import OutOfMemoryError, TritonError
-from nimble_coder.triton.server import Addresses
-from nimble_coder.triton.stack import shortage
 
 NAME = "supervisor"
 OUT_OF_MEMORY = (
@@ -54,7 +54,7 @@ class Supervisor:
             with StartPage(settings.listening, self._reason, tls) as page:
                 artifact = self._find(choose(settings))
                 check_policy(self._loaded, artifact)
-                self._loaded = self._loaded.for_profile(artifact.manifest.build_profile())
+                self._loaded = self._loaded.for_profile(artifact.manifest.profile)
                 with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
                     serving.gateways.wait_listening()
                     page.close()

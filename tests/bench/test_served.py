@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 
 
 def test_bench_measures_the_engine_that_would_be_served(artifact: Artifact) -> None:

@@ -14,7 +14,8 @@ import pytest
 from safetensors import safe_open
 
 from build_engine import address
-from build_engine.build import Artifact, BuildOptions, build
+from build_engine.artifact import Artifact
+from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache, CacheError
 from build_engine.engine_config import EngineConfig
 from build_engine.inventory import size_of
@@ -46,7 +47,7 @@ def test_the_artefact_holds_engine_tokenizer_repository_and_manifest(
         "tensorrt_llm",
         "tensorrt_llm_bls",
     ]
-    assert artifact.manifest.lookahead == LookaheadConfig(8, 8, 8)
+    assert artifact.manifest.profile.lookahead == LookaheadConfig(8, 8, 8)
     artifact.manifest.check_hashes(artifact.directory)
 
 

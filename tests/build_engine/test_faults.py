@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache, CacheError
 from build_engine.engines import torch as torch_engine
+from build_engine.machine import check_serves
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES
 from build_engine.versions import IncompatibleError
@@ -268,16 +270,16 @@ def test_a_damaged_engine_is_noticed_at_the_start_and_built_again(
 
 def test_an_engine_does_not_start_on_another_machine(h100: Machine, tiny_checkpoint: Path) -> None:
     artifact = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
-    artifact.check_machine()
+    check_serves(artifact)
     h100.gpus(A100, A100)
     with pytest.raises(IncompatibleError, match="needs H100"):
-        artifact.check_machine()
+        check_serves(artifact)
     h100.gpus(H100, H100)
     manifest = artifact.directory / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "engine_version": "0.21.0"}))
     with pytest.raises(IncompatibleError, match=r"was built by 0\.21\.0, this machine has 0\.19\.0"):
-        Artifact.open(artifact.directory).check_machine()
+        check_serves(Artifact.open(artifact.directory))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:

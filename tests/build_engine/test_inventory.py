@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.inventory import inventory, prunable, remove
 from build_engine.profiles import PROFILES

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.profiles import find_profile

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, BuildOptions, build
+from build_engine.artifact import Artifact
+from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache, CacheError
 from build_engine.profiles import PROFILES
 from build_engine.store import create_store

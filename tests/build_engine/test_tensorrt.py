@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import ENGINE, PLAIN_ENGINE, Artifact, BuildOptions, build
+from build_engine.artifact import ENGINE, PLAIN_ENGINE, Artifact
+from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.dry_run import shell_script

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import find_profile

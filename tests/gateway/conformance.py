@@ -11,9 +11,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from nimble_coder.gateway.apis.openapi import build
+from nimble_coder.gateway.apis.routes import ROUTER, ROUTES
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.openapi import build
-from nimble_coder.gateway.routes import ROUTES, find_route
 
 CHECKS: list[Any] = [
     status_code_conformance,
@@ -38,7 +38,7 @@ def check_described(answer: httpx.Response) -> None:
     """Fails where the document does not allow this answer to its request."""
     request = answer.request
     try:
-        route, left_open = find_route(request.method, request.url.path)
+        route, left_open = ROUTER.find(request.method, request.url.path)
     except ApiError:
         return  # no route, and so none that could be described
     if request.method != route.method:

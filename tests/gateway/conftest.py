@@ -11,13 +11,13 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.bench.stand_in import stand_in_repository
-from nimble_coder.gateway.encoding import PromptEncoder
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.serving import Serving
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.server import Addresses, TritonServer
 from tests.gateway.conformance import CheckingClient
 
 

@@ -20,15 +20,15 @@ import tritonclient.grpc as triton_grpc
 from openai import OpenAI
 from tritonclient.utils import InferenceServerException
 
-from build_engine.build import Artifact
-from nimble_coder.client import CompletionClient, CompletionError, tensors
+from build_engine.artifact import Artifact
+from nimble_coder.client.grpc import CompletionClient, CompletionError, tensors
+from nimble_coder.client.http import HttpClient
+from nimble_coder.gateway.access.keys import ApiKeys
+from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.keys import ApiKeys
-from nimble_coder.gateway.process import GatewayError, GatewayProcesses
-from nimble_coder.gateway.routes import ROUTES
-from nimble_coder.http_client import HttpClient
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from nimble_coder.processes.gateway import GatewayError, GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 from tests.gateway.test_kserve import generation

@@ -11,11 +11,11 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from build_engine.build import Artifact
-from nimble_coder.client import tensors
-from nimble_coder.gateway.kserve_guard import generations_of
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.triton.server import Addresses
+from build_engine.artifact import Artifact
+from nimble_coder.client.grpc import tensors
+from nimble_coder.gateway.kserve.guard import generations_of
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.triton import Addresses
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import stand_in_gateway, wait_until
 from tests.gateway.test_access import open_streams, running

@@ -5,8 +5,8 @@ import json
 import httpx
 import pytest
 
-from nimble_coder.serving import Serving
-from nimble_coder.triton import stack
+from nimble_coder.processes import triton_stack as stack
+from nimble_coder.processes.serving import Serving
 
 MODELS = ("preprocessing", "postprocessing", "tensorrt_llm_bls", "ensemble", "tensorrt_llm")
 

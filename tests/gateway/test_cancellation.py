@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from build_engine.build import Artifact
-from nimble_coder.client import tensors
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses, TritonServer
+from build_engine.artifact import Artifact
+from nimble_coder.client.grpc import tensors
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses, TritonServer
 from tests.gateway.conftest import active_requests, engine_gauge, generated, is_cut_short, stand_in_gateway, wait_until
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from build_engine.build import Artifact
-from nimble_coder.gateway.chat import ChatPrompts, calling_of
-from nimble_coder.gateway.encoding import PromptEncoder
+from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.schemas import ChatRequest, decode
+from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from nimble_coder.gateway.requests.schemas import ChatRequest, decode
 from nimble_coder.text.tokenizer import TextTokenizer
 
 TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}

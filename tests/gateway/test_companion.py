@@ -2,18 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from build_engine.build import ENGINE, PLAIN_ENGINE, Artifact
+from build_engine.artifact import ENGINE, PLAIN_ENGINE, Artifact
 from build_engine.manifest import NAME, record_files
-from nimble_coder.serving import Serving
-from nimble_coder.triton import installation
-from nimble_coder.triton.server import Addresses
+from nimble_coder.processes import triton_installation as installation
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 from tests.standin.machine import Machine
 
 BACKEND = """
@@ -51,12 +51,8 @@ def pair(artifact: Artifact, h100: Machine, tmp_path: Path, monkeypatch: pytest.
     shutil.copytree(artifact.directory, directory)
     shutil.copytree(directory / ENGINE, directory / PLAIN_ENGINE)
     (directory / NAME).unlink()
-    profile = replace(
-        artifact.manifest.build_profile(), engine="tensorrt", gpu="h100", precision="bf16", max_num_tokens=8192
-    )
-    manifest = replace(
-        artifact.manifest, profile=asdict(profile), engine_version="0.19.0", files=record_files(directory)
-    )
+    profile = replace(artifact.manifest.profile, engine="tensorrt", gpu="h100", precision="bf16", max_num_tokens=8192)
+    manifest = replace(artifact.manifest, profile=profile, engine_version="0.19.0", files=record_files(directory))
     manifest.write(directory)
     (tmp_path / "backends" / "tensorrtllm").mkdir(parents=True)
     (tmp_path / "backends" / "tensorrtllm" / "model.py").write_text(BACKEND)

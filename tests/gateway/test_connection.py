@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from nimble_coder.gateway.connection import HEAD_BYTES
+from nimble_coder.gateway.asgi.connection import HEAD_BYTES
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
 from nimble_coder.gateway.server import HttpServer, listen, uvicorn_config
 from nimble_coder.gateway.settings import GatewaySettings
@@ -36,7 +36,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
-    monkeypatch.setattr("nimble_coder.gateway.connection.BODY_SECONDS", SECONDS)
+    monkeypatch.setattr("nimble_coder.gateway.asgi.connection.BODY_SECONDS", SECONDS)
     settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
     listener = listen("127.0.0.1", 0)
     server = HttpServer(uvicorn_config(answer, settings, tls=False))  # type: ignore[arg-type] # any application

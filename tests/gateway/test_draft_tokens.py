@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from nimble_coder.client import tensors
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import tensors
+from nimble_coder.processes.serving import Serving
 
 PROMPT = (
     "def first(values):\n    return values[0]\n\n\ndef second(values):\n    return values[1]\n\n\ndef third(values):\n"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.encoding import END_TOKENS, FIM_TOKENS, PromptEncoder
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.prompts.encoding import END_TOKENS, FIM_TOKENS, PromptEncoder
 from nimble_coder.text.tokenizer import TextTokenizer
 
 CONTROL = [*END_TOKENS, *FIM_TOKENS, "<|im_start|>", "<tool_call>", "</tool_call>"]

@@ -8,15 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.field_check import HONOURED, INNER, ROUTES, check_fields, header
-from nimble_coder.gateway.field_documentation import page
-from nimble_coder.gateway.fields import FIELDS, GROUPS, Engine, Field, Otherwise
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, InfillRequest
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from nimble_coder.gateway.requests.documentation import page
+from nimble_coder.gateway.requests.field_check import HONOURED, INNER, ROUTES, check_fields, header
+from nimble_coder.gateway.requests.fields import FIELDS, GROUPS, Engine, Field, Otherwise
+from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, InfillRequest
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 
 DOCS = Path(__file__).parents[2] / "docs" / "request-fields.md"
 SENT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,7 +62,7 @@ def test_the_table_is_whole_and_names_each_field_once() -> None:
 
 
 def test_the_page_is_current() -> None:
-    assert DOCS.read_text() == page(), "python -m nimble_coder.gateway.field_documentation > docs/request-fields.md"
+    assert DOCS.read_text() == page(), "python -m nimble_coder.gateway.requests.documentation > docs/request-fields.md"
 
 
 @pytest.mark.parametrize("route", SENT)

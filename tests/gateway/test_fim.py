@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.encoding import PromptEncoder
-from nimble_coder.gateway.fim import ContextFile, Infill, encode_infill
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
 from nimble_coder.text.tokenizer import TextTokenizer
 
 

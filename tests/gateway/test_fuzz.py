@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from build_engine.build import Artifact
-from nimble_coder.gateway import fields
-from nimble_coder.gateway.openapi import build
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.gateway.routes import ROUTES
+from build_engine.artifact import Artifact
+from nimble_coder.gateway.apis.openapi import build
+from nimble_coder.gateway.apis.routes import ROUTES
+from nimble_coder.gateway.requests import fields
+from nimble_coder.processes.gateway import GatewayProcesses
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import stand_in_gateway
 

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from nimble_coder.client import tensors
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import tensors
+from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import read_log
 from tests.gateway.test_fuzz import Bystander, check, fuzz
 

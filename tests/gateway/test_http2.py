@@ -11,7 +11,7 @@ import grpc
 import pytest
 from hpack import Decoder
 
-from nimble_coder.gateway.http2 import CallError, Channel, request_headers
+from nimble_coder.gateway.upstream.http2 import CallError, Channel, request_headers
 
 COUNT, FAIL, ENDLESS = "/test/Count", "/test/Fail", "/test/Endless"
 

@@ -7,9 +7,9 @@ import sys
 import httpx
 import pytest
 
-from nimble_coder.client import CompletionError
-from nimble_coder.http_client import HttpClient
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import CompletionError
+from nimble_coder.client.http import HttpClient
+from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import generated, is_cut_short
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "

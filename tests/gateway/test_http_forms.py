@@ -8,8 +8,8 @@ from codecs import BOM_UTF8
 import httpx
 import pytest
 
-from nimble_coder.gateway.routes import ROUTES
-from nimble_coder.serving import Serving
+from nimble_coder.gateway.apis.routes import ROUTES
+from nimble_coder.processes.serving import Serving
 
 BODY = json.dumps({"prompt": "import os\nimport ", "max_tokens": 2}).encode()
 KSERVE = b'{"text_input": "import os", "max_tokens": 2}'

@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.gateway import exchange as exchanges
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import EVENT_STREAM, KEEP_ALIVE, Exchange
-from nimble_coder.triton.server import TritonServer
+from nimble_coder.processes.triton import TritonServer
 from tests.gateway.conftest import engine_gauge, stand_in_gateway
 
 STEP = 0.25

@@ -15,10 +15,10 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.client import CompletionClient, CompletionError, tensors
+from nimble_coder.client.grpc import CompletionClient, CompletionError, tensors
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve_guard import flat, lengths_of
-from nimble_coder.serving import Serving
+from nimble_coder.gateway.kserve.guard import flat, lengths_of
+from nimble_coder.processes.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import active_requests, generated, is_cut_short, wait_until
 

@@ -11,8 +11,8 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from nimble_coder.client import tensors
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import tensors
+from nimble_coder.processes.serving import Serving
 
 REGION = '"parameters":{"shared_memory_region":"r","shared_memory_byte_size":16}'
 HIDDEN = f'{{"name":"QUERY","shape":[1,1],"datatype":"BYTES",{REGION}}}'

@@ -11,8 +11,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from nimble_coder.client import tensors
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import tensors
+from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import active_requests, wait_until
 
 LONG = 8000

@@ -12,10 +12,10 @@ import tritonclient.http as triton_http
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from nimble_coder.client import tensors
+from nimble_coder.client.grpc import tensors
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve_json import pack, read_generate, read_infer
-from nimble_coder.serving import Serving
+from nimble_coder.gateway.kserve.json_bodies import pack, read_generate, read_infer
+from nimble_coder.processes.serving import Serving
 
 PROMPT, OTHER = "import os\nimport sys\n\ndef main(argv):\n    ", "class Stack:\n    "
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.gateway import ledger as ledger_module
+from nimble_coder.gateway.access import ledger as ledger_module
+from nimble_coder.gateway.access.ledger import Ledger
+from nimble_coder.gateway.access.limits import RateLimiter
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.ledger import Ledger
-from nimble_coder.gateway.limits import RateLimiter
 
 
 def test_a_rate_limit_is_per_client_and_says_when_to_come_back() -> None:

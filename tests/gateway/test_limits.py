@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, portable_limit
+from nimble_coder.gateway.access.ledger import Ledger
+from nimble_coder.gateway.access.limits import Admission, EngineLimits, engine_lost
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.ledger import Ledger
-from nimble_coder.gateway.limits import Admission, EngineLimits, engine_lost
 
 LIMITS = EngineLimits(32, 6144, 8192, 4096, LookaheadConfig(8, 8, 8), LookaheadConfig(8, 8, 8))
 

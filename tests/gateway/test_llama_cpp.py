@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nimble_coder.gateway.encoding import PromptEncoder
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from tests.gateway.conftest import events
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "

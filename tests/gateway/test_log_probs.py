@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from nimble_coder.engine.protocol import Ranked
-from nimble_coder.gateway.token_stream import Step
-from nimble_coder.gateway.transcript import Ending, Transcript
-from nimble_coder.gateway.wire import CompletionWire
+from nimble_coder.gateway.answers.transcript import Ending, Transcript
+from nimble_coder.gateway.answers.wire import CompletionWire
+from nimble_coder.gateway.upstream.token_stream import Step
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import events
 

@@ -10,13 +10,13 @@ from urllib.request import urlopen
 import httpx
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.client import CompletionClient, CompletionError
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.gateway.routes import ROUTES
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from nimble_coder.client.grpc import CompletionClient, CompletionError
+from nimble_coder.gateway.apis.routes import ROUTES
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 
 
 @pytest.mark.parametrize("path", ["/v1/health/live", "/v1/health/ready", "/health", "/health/ready", "/health/live"])

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from build_engine.build import Artifact
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from build_engine.artifact import Artifact
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 
 BODIES: dict[str, dict[str, object]] = {
     "/v1/completions": {"prompt": "import os"},

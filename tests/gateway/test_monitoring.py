@@ -8,8 +8,8 @@ import httpx
 import pytest
 import yaml
 
-from nimble_coder.client import CompletionClient
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import CompletionClient
+from nimble_coder.processes.serving import Serving
 from tests.helm.chart import CHART, EVERYTHING, ROOT, render
 
 SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")

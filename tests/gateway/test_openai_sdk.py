@@ -13,8 +13,8 @@ from openai.types.chat import (
     ChatCompletionStreamOptionsParam,
 )
 
-from nimble_coder.client import CompletionClient
-from nimble_coder.serving import Serving
+from nimble_coder.client.grpc import CompletionClient
+from nimble_coder.processes.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "

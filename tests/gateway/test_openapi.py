@@ -12,9 +12,9 @@ import pytest
 import schemathesis
 from schemathesis.core.failures import FailureGroup
 
-from nimble_coder.gateway.answers import LlamaResult
-from nimble_coder.gateway.openapi import build
-from nimble_coder.gateway.routes import ROUTES
+from nimble_coder.gateway.answers.bodies import LlamaResult
+from nimble_coder.gateway.apis.openapi import build
+from nimble_coder.gateway.apis.routes import ROUTES
 from tests.gateway.conformance import check_described
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from build_engine.build import Artifact
-from nimble_coder.serving import Serving
+from build_engine.artifact import Artifact
+from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import stand_in_gateway
 
 STEP = 1.0

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from nimble_coder.policy import ON_CPU
-from nimble_coder.serving import Serving
+from nimble_coder.gateway.policy import ON_CPU
+from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import generated, is_cut_short
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.client import CompletionClient, tensors
-from nimble_coder.gateway.process import GatewayError, GatewayProcesses
-from nimble_coder.policy import ON_CPU, Level, Table, write_policy
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from nimble_coder.client.grpc import CompletionClient, tensors
+from nimble_coder.gateway.policy import ON_CPU, Level, Table, write_policy
+from nimble_coder.processes.gateway import GatewayError, GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 ASKED = {"prompt": PROMPT, "max_tokens": 48}

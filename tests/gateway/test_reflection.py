@@ -9,12 +9,12 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tritonclient.grpc import service_pb2
 
-from build_engine.build import Artifact
-from nimble_coder.gateway.keys import ApiKeys
-from nimble_coder.gateway.kserve_reflection import METHODS, SERVICES, Reflection, described
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from build_engine.artifact import Artifact
+from nimble_coder.gateway.access.keys import ApiKeys
+from nimble_coder.gateway.kserve.reflection import METHODS, SERVICES, Reflection, described
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 
 POOL = described()
 REQUEST, RESPONSE = (

@@ -10,9 +10,9 @@ import pytest
 from msgspec import Struct
 
 from nimble_coder.engine.protocol import FACTOR, PENALTY, TEMPERATURE, Bounds, RequestError, Sampling
+from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.routes import ROUTES
-from nimble_coder.gateway.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, decode
+from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, decode
 
 REQUIRED: dict[str, Any] = {"prompt": "x", "messages": [], "tokens": []}
 BODIES = {route.body for route in ROUTES if route.body}

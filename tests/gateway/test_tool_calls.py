@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import stand_in_gateway
 

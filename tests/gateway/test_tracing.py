@@ -11,10 +11,10 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from build_engine.build import Artifact
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.serving import Serving
-from nimble_coder.triton.server import Addresses
+from build_engine.artifact import Artifact
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 from tests.gateway.conftest import wait_until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

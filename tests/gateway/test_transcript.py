@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.token_stream import Step
-from nimble_coder.gateway.transcript import Ending, Transcript
+from nimble_coder.gateway.answers.transcript import Ending, Transcript
+from nimble_coder.gateway.upstream.token_stream import Step
 from nimble_coder.text.tokenizer import TextTokenizer
 
 TEXT = "naïve = '日本語 🦀'\nprint(naïve)\n"

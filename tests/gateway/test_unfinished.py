@@ -12,9 +12,9 @@ import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.gateway.exchange import READERS
-from nimble_coder.serving import Serving
+from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import wait_until
 from tests.gateway.test_access import gateway_with
 from tests.gateway.unfinished import INFER, SIZE, Begin, begin_body, begin_call, crowd, memory

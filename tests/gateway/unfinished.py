@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from nimble_coder.gateway.http2 import (
+from nimble_coder.gateway.upstream.http2 import (
     ACK,
     DATA,
     END_HEADERS,

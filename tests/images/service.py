@@ -10,7 +10,7 @@ from contextlib import closing
 
 from openai import OpenAI
 
-from nimble_coder.client import CompletionClient
+from nimble_coder.client.grpc import CompletionClient
 from tests.images.podman import Container
 
 MODEL = "qwen2.5-coder"

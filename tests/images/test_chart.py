@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nimble_coder.client import CompletionClient
+from nimble_coder.client.grpc import CompletionClient
 from tests.helm.chart import CPU, NAME, NAMESPACE, Rendered, render
 from tests.images.podman import Container, Podman
 from tests.images.service import MODEL, wait_ready

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from nimble_coder.triton.server import Addresses
+from nimble_coder.processes.triton import Addresses
 from tests.images.bases import ROOT
 from tests.images.podman import Container, Podman
 from tests.images.service import complete_over_grpc_at, get, wait_ready

@@ -15,8 +15,8 @@ from tritonclient.utils import InferenceServerException
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
-from nimble_coder.client import CompletionClient, tensors
-from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.client.grpc import CompletionClient, tensors
+from nimble_coder.processes.triton import Addresses, TritonServer
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from build_engine.build import Artifact, BuildOptions, build
+from build_engine.artifact import Artifact
+from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache
 from build_engine.lookahead import PLAIN
 from build_engine.profiles import PROFILES, Profile
 from build_engine.store import create_store
 from build_engine.verify import VerificationError
-from nimble_coder.client import CompletionClient
-from nimble_coder.gateway.process import GatewayProcesses
-from nimble_coder.triton import installation
-from nimble_coder.triton.errors import TritonError
-from nimble_coder.triton.server import Addresses, TritonServer
-from nimble_coder.verification import verify_served
+from nimble_coder.client.grpc import CompletionClient
+from nimble_coder.processes import triton_installation as installation
+from nimble_coder.processes.errors import TritonError
+from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.verification import verify_served
 from tests.conftest import EMBEDDED
 from tests.standin.machine import STANDIN, Machine, write_tiny_checkpoint
 

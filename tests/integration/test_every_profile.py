@@ -16,13 +16,14 @@ import pytest
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
 from build_engine.profiles import PROFILES, Profile
-from nimble_coder.client import CompletionClient
-from nimble_coder.triton import installation
-from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.client.grpc import CompletionClient
+from nimble_coder.processes import triton_installation as installation
+from nimble_coder.processes.triton import Addresses, TritonServer
 from tests.contract.test_contract import SUBSTITUTED
 from tests.standin.machine import GPUS, STANDIN, Machine
 

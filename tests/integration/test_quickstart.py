@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def quickstart(cache: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "nimble_coder.quickstart", "--cache", str(cache), *arguments]
+    command = [sys.executable, "-m", "nimble_coder.commands.quickstart", "--cache", str(cache), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
@@ -65,7 +65,16 @@ def test_once_completes_measures_and_ends(cache: Path) -> None:
 def test_a_model_from_a_directory_chats_fills_in_and_calls_a_tool(cache: Path, make_checkpoint: MakeCheckpoint) -> None:
     """Also where the directory is named from somewhere else, and the second time without building."""
     checkpoint = make_checkpoint("tiny")
-    command = [sys.executable, "-P", "-m", "nimble_coder.quickstart", "--cache", str(cache), "--once", "--free-ports"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "nimble_coder.commands.quickstart",
+        "--cache",
+        str(cache),
+        "--once",
+        "--free-ports",
+    ]
     for _ in range(2):
         answer = subprocess.run(
             [*command, "--from", checkpoint.name],

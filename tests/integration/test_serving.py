@@ -17,15 +17,15 @@ import pytest
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.coding_prompts import coding_prompts
-from nimble_coder.client import CompletionClient, CompletionError, tensors
+from nimble_coder.client.grpc import CompletionClient, CompletionError, tensors
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.processes.triton import TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.server import TritonServer
 
 PROMPTS = list(coding_prompts().values())[:8]
 COUNT = 48
@@ -39,7 +39,7 @@ def tokenizer(artifact: Artifact) -> TextTokenizer:
 @pytest.fixture(scope="module")
 def expected(artifact: Artifact, tokenizer: TextTokenizer) -> list[list[int]]:
     """The engine's own output for every prompt, without Triton."""
-    engine = TorchEngine(artifact.engine, artifact.manifest.lookahead, TorchEngineOptions())
+    engine = TorchEngine(artifact.engine, artifact.manifest.profile.lookahead, TorchEngineOptions())
     end, *others = tokenizer.end_ids
     requests = [
         Request(tokenizer.encode(p), COUNT, end_id=end, stop_words=[[i] for i in others], lookahead=PLAIN)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact
-from nimble_coder.client import CompletionClient
-from nimble_coder.gateway.token_stream import Generation, TokenStreams
-from nimble_coder.triton.server import Addresses, TritonServer
+from build_engine.artifact import Artifact
+from nimble_coder.client.grpc import CompletionClient
+from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.processes.triton import Addresses, TritonServer
 
 PROMPT = list(range(100, 110))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import Hardware
@@ -15,11 +16,11 @@ from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 from build_engine.selection import profile_of
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
-from nimble_coder.gateway.chat import ChatPrompts
-from nimble_coder.gateway.encoding import PromptEncoder
-from nimble_coder.serving import Serving
+from nimble_coder.gateway.prompts.chat import ChatPrompts
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.triton import Addresses
 from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.server import Addresses
 
 WIDEST = LookaheadConfig(4, 5, 4)
 """What the engine is built for; a request that names none gets the policy's (w,n,g) as everywhere."""

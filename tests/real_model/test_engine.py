@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.lookahead import PLAIN, LookaheadConfig
@@ -14,8 +15,8 @@ from build_engine.profiles import Profile
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
-from nimble_coder.gateway.chat import ChatPrompts
-from nimble_coder.gateway.encoding import PromptEncoder
+from nimble_coder.gateway.prompts.chat import ChatPrompts
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.real_model.conftest import WIDEST
 from tests.real_model.material import prompts_of_every_kind, sources

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from build_engine.checkpoint import Checkpoint
-from nimble_coder.gateway.chat import ChatPrompts
+from nimble_coder.gateway.prompts.chat import ChatPrompts
 from tests.real_model.material import TIME, WEATHER, chat, user
 
 SYSTEMS: tuple[str | None, ...] = (None, "You are terse.", "Réponds en français. 漢字 ☂\n", "")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from build_engine.checkpoint import Checkpoint
-from nimble_coder.gateway.fim import Infill
+from nimble_coder.gateway.prompts.fim import Infill
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.real_model.material import HOLES, REPOSITORY_HOLE, TIME, WEATHER, agent_tools, sources, user
 

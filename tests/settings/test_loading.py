@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from build_engine.profiles import PROFILES, find_profile
+from nimble_coder.environment import ALIASES, NO_EFFECT, env_names
 from nimble_coder.settings.command_line import parse
 from nimble_coder.settings.loading import SettingsError, load
 from nimble_coder.settings.model import Settings
-from nimble_coder.settings.names import ALIASES, NO_EFFECT, env_names
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from build_engine.build import Artifact
-from nimble_coder.triton.server import Addresses
+from build_engine.artifact import Artifact
+from nimble_coder.processes.triton import Addresses
 
 COMMAND = [sys.executable, "-m", "nimble_coder.cli"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES, ProfileError
@@ -58,7 +59,7 @@ def test_the_newest_whole_artefact_of_the_profile_is_found_without_a_network(
     replace(made.manifest, built_at="2100-01-01T00:00:00+00:00").write(newer)
     variant = made.directory.with_name(f"{SEVEN}-custom-00000000-0000000000000000")
     shutil.copytree(made.directory, variant)
-    replace(made.manifest, profile={**made.manifest.profile, "max_batch_size": 3}, built_at="2200").write(variant)
+    replace(made.manifest, profile=replace(made.manifest.profile, max_batch_size=3), built_at="2200").write(variant)
     assert chosen(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache).artifact == Artifact.open(newer)
     (newer / "manifest.json").write_text("{")
     assert chosen(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache).artifact == made

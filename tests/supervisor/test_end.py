@@ -13,7 +13,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from tests.supervisor.conftest import Service, Start, is_alive
 
 LONG = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}

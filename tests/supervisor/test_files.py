@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from tests.supervisor.conftest import Start
 
 

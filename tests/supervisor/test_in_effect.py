@@ -11,8 +11,8 @@ import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from build_engine.build import Artifact
-from nimble_coder.serving import served_repository
+from build_engine.artifact import Artifact
+from nimble_coder.processes.serving import served_repository
 from tests.supervisor.conftest import COMMAND, Service, Start, environment_of
 
 
@@ -102,7 +102,7 @@ def check_log(service: Service) -> None:
 
 
 def test_what_the_profile_says_of_serving_can_be_otherwise(artifact: Artifact, tmp_path: Path) -> None:
-    profile = artifact.manifest.build_profile()
+    profile = artifact.manifest.profile
     same = {"kv_cache_reuse": profile.kv_cache_reuse, "kv_cache_fraction": profile.kv_cache_fraction}
     assert served_repository(artifact, same, tmp_path / "a") == artifact.repository
     other = served_repository(artifact, {**same, "kv_cache_reuse": False, "kv_cache_fraction": 0.5}, tmp_path / "b")

@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from build_engine.build import Artifact, build
+from build_engine.artifact import Artifact
+from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import PROFILES
-from nimble_coder.triton.server import Addresses
+from nimble_coder.processes.triton import Addresses
 from tests.standin.machine import A100, Machine
 from tests.supervisor.conftest import COMMAND, Service, Start, environment_of
 

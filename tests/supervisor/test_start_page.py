@@ -7,10 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nimble_coder.processes.triton import Addresses
 from nimble_coder.settings.loading import load
 from nimble_coder.supervisor.start_page import StartPage
 from nimble_coder.supervisor.tls import TlsError, server_context
-from nimble_coder.triton.server import Addresses
 from tests.supervisor.test_in_effect import certificate
 
 

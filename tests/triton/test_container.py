@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact, BuildOptions, build
+from build_engine.artifact import Artifact
+from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
-from nimble_coder.children import session_commands
-from nimble_coder.triton.container import ContainerTriton
-from nimble_coder.triton.server import Addresses, TritonServer
+from nimble_coder.processes.children import session_commands
+from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.triton_container import ContainerTriton
 from tests.standin.machine import Machine
 
 ARGUMENTS = ["--model-repository=r", "--grpc-port=8001"]

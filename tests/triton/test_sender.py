@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact
+from build_engine.artifact import Artifact
 from nimble_coder.bench.stand_in import stand_in_repository
-from nimble_coder.gateway.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.server import Addresses, TritonServer
 
 TEXT = "for item in items:\n    total += 1\n"
 STREAMS, TOKENS, ROUNDS = 64, 256, 8

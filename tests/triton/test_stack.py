@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.build import Artifact
-from nimble_coder.triton import stack
-from nimble_coder.triton.server import Addresses, TritonServer
+from build_engine.artifact import Artifact
+from nimble_coder.processes import triton_stack as stack
+from nimble_coder.processes.triton import Addresses, TritonServer
 
 FREE, MIB = resource.RLIM_INFINITY, 1 << 20
 

@@ -1,0 +1,45 @@
+"""The machine that builds or serves, checked to be able to before anything long begins."""
+
+import platform
+from dataclasses import dataclass
+
+from build_engine.artifact import Artifact
+from build_engine.engine_config import TORCH_ENGINE
+from build_engine.hardware import Hardware, detect_hardware
+from build_engine.profiles import Profile
+from build_engine.selection import matching_gpus
+from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One that can build and serve a profile."""
+
+    hardware: Hardware
+    engine_version: str
+
+    def record(self) -> dict[str, str]:
+        """For the manifest."""
+        gpus = "; ".join(f"{gpu.product} ({gpu.memory_mib} MiB)" for gpu in self.hardware.gpus)
+        found = {"gpus": gpus, "driver": self.hardware.driver, "python": platform.python_version()}
+        return {name: value for name, value in found.items() if value}
+
+
+def check_machine(profile: Profile, allow_unproven: bool = False) -> Machine:
+    """This machine, able to build and serve `profile`; raises `IncompatibleError`."""
+    hardware = detect_hardware()
+    if profile.is_portable:
+        return Machine(hardware, TORCH_ENGINE)
+    found = check_version(installed_tensorrt_llm(), allow_unproven)
+    matching_gpus(profile, hardware)
+    return Machine(hardware, found)
+
+
+def check_serves(artifact: Artifact) -> None:
+    """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM."""
+    machine = check_machine(artifact.manifest.profile, allow_unproven=True)
+    if machine.engine_version != artifact.manifest.engine_version:
+        raise IncompatibleError(
+            f"the engine at {artifact.directory} was built by {artifact.manifest.engine_version}, this machine has "
+            f"{machine.engine_version}: serve it where it was built, or build it again"
+        )

@@ -1,0 +1,183 @@
+"""Measures which (w,n,g) gives the most tokens per second at which load, on the engine and the path that serve.
+
+At every load each candidate runs once; the fastest few, the engine's own (W,N,G) and plain decoding then take turns for
+some rounds, and the best median is the load's.
+"""
+
+import asyncio
+import itertools
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from build_engine.artifact import Artifact
+from build_engine.hardware import detect_hardware
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.machine import check_serves
+from nimble_coder.bench.coding_prompts import OWN, coding_prompts
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.policy import Level, Measured, PolicyError, Table
+from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.text.tokenizer import TextTokenizer
+
+FINALISTS = 4
+Tick = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    loads: Sequence[int]
+    candidates: Sequence[LookaheadConfig]
+    engine: LookaheadConfig
+    rounds: int = 3
+
+    @property
+    def measurements(self) -> int:
+        """The most there will be."""
+        finals = min(FINALISTS + 2, len(self.candidates)) * self.rounds
+        return len(self.loads) * (len(self.candidates) + finals)
+
+
+def loads_up_to(most: int) -> list[int]:
+    """1, 2, 4, 8, ... and the engine's batch size."""
+    return sorted({*itertools.takewhile(lambda load: load < most, (2**i for i in itertools.count())), most})
+
+
+def candidates_within(engine: LookaheadConfig) -> list[LookaheadConfig]:
+    """Plain decoding, the engine's own (W,N,G), and a grid below it: w by doubling, g equal to it, twice or four times
+    as large, n from 3 on, since n-grams of two tokens draft one token at a time."""
+    doubling = [2**i for i in range(engine.window_size.bit_length())]
+    found = {PLAIN, engine}
+    for w, n, more in itertools.product(
+        doubling, {*range(3, min(engine.ngram_size, 6) + 1), engine.ngram_size}, (1, 2, 4)
+    ):
+        config = LookaheadConfig(w, n, w * more)
+        if w * more <= engine.verification_set_size:
+            found.add(config)
+    return sorted(found, key=lambda config: (config.max_draft_tokens, astuple(config)))
+
+
+class Load:
+    """Some clients at once, each with one prompt after the other."""
+
+    def __init__(self, streams: TokenStreams, prompts: Sequence[list[int]], tokens: int) -> None:
+        self._streams, self._prompts, self._tokens = streams, prompts, tokens
+
+    async def speed(self, config: LookaheadConfig, load: int) -> float:
+        """Tokens per second of `load` clients together, from the first request sent to the last token; each prompt is
+        asked at least once, and every client asks twice. Raises `ApiError`."""
+        count = max(len(self._prompts), 2 * load)
+        waiting = itertools.islice(itertools.cycle(self._prompts), count)
+        started = time.perf_counter()
+        done = await asyncio.gather(*(self._client(waiting, config) for _ in range(load)))
+        return sum(done) / (time.perf_counter() - started)
+
+    async def _client(self, waiting: Iterator[list[int]], config: LookaheadConfig) -> int:
+        received = 0
+        for ids in waiting:
+            plainly = PLAIN if len(ids) < config.ngram_size - 1 else config
+            generation = Generation(ids, self._tokens, (), plainly)
+            async with aclosing(self._streams.generate(generation, "tune")) as steps:
+                async for step in steps:
+                    received += len(step.token_ids)
+        return received
+
+
+async def measure(load: Load, plan: Plan, tick: Tick) -> list[Level]:
+    """The best (w,n,g) of every load; `tick` is told each measurement. Raises `ApiError`."""
+    levels = []
+    for clients in plan.loads:
+        first = {}
+        for config in plan.candidates:
+            first[config] = await load.speed(config, clients)
+            tick(f"{clients} at once, {config}: {first[config]:.0f} tokens/s")
+        fastest = sorted(first, key=lambda config: first[config], reverse=True)[:FINALISTS]
+        finalists = [config for config in plan.candidates if config in (PLAIN, plan.engine, *fastest)]
+        speeds: dict[LookaheadConfig, list[float]] = {config: [] for config in finalists}
+        for turn in range(plan.rounds):
+            for i in range(len(finalists)):
+                config = finalists[(i + turn) % len(finalists)]
+                speeds[config].append(await load.speed(config, clients))
+                tick(f"{clients} at once, {config}: {speeds[config][-1]:.0f} tokens/s")
+        median = {config: round(statistics.median(found), 1) for config, found in speeds.items()}
+        best = max(finalists, key=lambda config: median[config])
+        w, n, g = astuple(best)
+        levels.append(
+            Level(
+                load=clients,
+                lookahead=(w, n, g),
+                tokens_per_second=median[best],
+                engine=median[plan.engine],
+                plain=median[PLAIN],
+            )
+        )
+    return levels
+
+
+@contextmanager
+def serving(artifact: Artifact, threads: int | None) -> Iterator[Addresses]:
+    """The artefact in Triton, as the runtime stage starts it, on free ports."""
+    check_serves(artifact)
+    with (
+        tempfile.TemporaryDirectory(prefix="nimble-tune-") as scratch,
+        TritonServer(artifact.repository, Addresses.free(), Path(scratch) / "triton.log", threads) as triton,
+    ):
+        triton.wait_ready(timeout=600)
+        yield triton.addresses
+
+
+def tune(
+    artifact: Artifact,
+    plan: Plan,
+    tokens: int,
+    threads: int | None = None,
+    prompts: Path = OWN,
+    tick: Tick = lambda _: None,
+) -> Table:
+    """Measures an artefact. `tokens` are generated for each prompt. Raises `PolicyError` where there is nothing to
+    choose or an engine that fails, and `TritonError`."""
+    tokenizer = TextTokenizer(artifact.tokenizer)
+    texts = [tokenizer.encode(text) for text in coding_prompts(prompts).values()]
+    longest = min(artifact.manifest.profile.max_input_len, artifact.manifest.profile.max_seq_len - tokens)
+    ids = [each[-longest:] for each in texts if each]
+    if not ids or longest < 1:
+        raise PolicyError(f"there is nothing to generate {tokens} tokens from: {prompts} needs .txt files that fit")
+
+    async def run(addresses: Addresses) -> list[Level]:
+        streams = TokenStreams(addresses.host, addresses.grpc_port)
+        try:
+            load = Load(streams, ids, tokens)
+            await load.speed(plan.engine, max(plan.loads))  # first use of every slot
+            return await measure(load, plan, tick)
+        finally:
+            streams.close()
+
+    with serving(artifact, threads) as addresses:
+        try:
+            levels = asyncio.run(run(addresses))
+        except ApiError as error:
+            raise PolicyError(f"the engine failed while it was measured: {error}") from None
+    return Table(measured=provenance(artifact), levels=levels)
+
+
+def provenance(artifact: Artifact) -> Measured:
+    """What was measured, when, where and how."""
+    gpus = ", ".join(gpu.product for gpu in detect_hardware().gpus)
+    return Measured(
+        artifact=artifact.directory.name,
+        date=datetime.now(UTC).date().isoformat(),
+        machine=gpus or f"{platform.machine()}, {os.cpu_count()} cores",
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )

@@ -1,0 +1,125 @@
+"""A client for the service's OpenAI endpoints, with nothing but the standard library: text as it comes.
+
+client = HttpClient("http://127.0.0.1:8000")
+for text in client.chat("How do I sort a dictionary?"):
+    print(text, end="")
+"""
+
+import http.client
+import json
+import ssl
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.client.grpc import CompletionError
+
+
+class HttpClient:
+    """Streams answers from a service at `url` (`http://` or `https://`, without a path)."""
+
+    def __init__(
+        self, url: str, api_key: str | None = None, ca_file: Path | None = None, timeout: float = 600.0
+    ) -> None:
+        """`ca_file` holds the PEM certificates to trust under TLS, the system's where None; `timeout` is in seconds,
+        for each piece of the answer. Raises `CompletionError` for a URL that is none, or an unreadable file."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CompletionError(f"{url!r} is not a service's URL such as http://127.0.0.1:8000")
+        self.url = url
+        self._host, self._port = parts.hostname, parts.port
+        self._tls = trust(ca_file) if parts.scheme == "https" else None
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
+        self._headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        )
+        self._timeout = timeout
+        self.usage: dict[str, Any] = {}
+        """OpenAI's usage object of the last answer that was read to its end."""
+
+    def complete(
+        self,
+        prompt: str,
+        suffix: str | None = None,
+        max_tokens: int = 128,
+        lookahead: LookaheadConfig | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> Generator[str, None, None]:
+        """Continues a text, or fills in between it and a suffix. Raises `CompletionError`."""
+        asked = {"prompt": prompt, "suffix": suffix}
+        for choice in self._stream("/v1/completions", asked, max_tokens, lookahead, stop):
+            yield choice["text"]
+
+    def chat(
+        self,
+        question: str,
+        max_tokens: int = 128,
+        lookahead: LookaheadConfig | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> Generator[str, None, None]:
+        """Answers a question. Raises `CompletionError`."""
+        asked = {"messages": [{"role": "user", "content": question}]}
+        for choice in self._stream("/v1/chat/completions", asked, max_tokens, lookahead, stop):
+            yield choice["delta"].get("content") or ""
+
+    def _stream(
+        self,
+        path: str,
+        asked: dict[str, Any],
+        max_tokens: int,
+        lookahead: LookaheadConfig | None,
+        stop: tuple[str, ...],
+    ) -> Iterator[dict[str, Any]]:
+        body: dict[str, Any] = {
+            **asked,
+            "max_tokens": max_tokens,
+            "stop": list(stop),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if lookahead is not None:
+            body["lookahead"] = [lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size]
+        connection = self._connect()
+        try:
+            connection.request("POST", self._prefix + path, json.dumps(body).encode(), self._headers)
+            yield from self._events(connection.getresponse())
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            raise CompletionError(f"{self.url}: {error}") from None
+        finally:
+            connection.close()  # leaving early cancels the request on the server
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._tls:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+
+    def _events(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+        if response.status != 200:
+            raise CompletionError(f"{self.url}: {message_of(response.read()) or response.reason}")
+        for line in response:
+            data = line.strip().removeprefix(b"data: ")
+            if not line.startswith(b"data: ") or data == b"[DONE]":
+                continue
+            event = json.loads(data)
+            if "error" in event:
+                raise CompletionError(f"{self.url}: {event['error']['message']}")
+            self.usage = event.get("usage") or self.usage
+            yield from event["choices"]
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext:
+    """The certificates a connection goes by; raises `CompletionError` where the file has none."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise CompletionError(f"the certificates {ca_file} cannot be read: {error.strerror or error}") from None
+
+
+def message_of(body: bytes) -> str:
+    """The message of OpenAI's error object; empty where the body is none."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""

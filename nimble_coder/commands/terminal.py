@@ -1,0 +1,26 @@
+"""What every command shares: messages on standard error, and how a command fails."""
+
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from build_engine.exit_codes import exit_code_of
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Progress, one line."""
+    console.print(f"  {text}", style="dim", soft_wrap=True, markup=False)
+
+
+def tell(problem: str) -> None:
+    """What went wrong, one line."""
+    console.print(f"error: {problem}", style="red", soft_wrap=True, markup=False)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the command with one line on standard error, and the exit code that the error's class names (`ExitCode`)."""
+    tell(str(error))
+    raise typer.Exit(exit_code_of(error))

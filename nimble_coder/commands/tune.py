@@ -1,0 +1,82 @@
+"""The command `nimble-coder tune`: what its options mean, progress while it measures, and the table at the end."""
+
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as Printed
+
+from build_engine.artifact import Artifact
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.bench.coding_prompts import OWN
+from nimble_coder.bench.tuning import Plan, candidates_within, loads_up_to, tune
+from nimble_coder.commands.terminal import console, say
+from nimble_coder.gateway.policy import Level, PolicyError, policy_of, write_policy
+from nimble_coder.processes.stopping import stop_signals
+
+
+def run_tune(
+    directory: Path,
+    loads: str,
+    configs: list[str],
+    tokens: int,
+    rounds: int,
+    prompts: Path | None,
+    output: Path | None,
+    threads: int | None,
+) -> None:
+    """Measures, shows and writes; raises `PolicyError` for what cannot be measured or written to."""
+    artifact = Artifact.open(directory)
+    place = output or policy_of(directory)
+    if place is None:
+        raise PolicyError(f"{directory} is in no cache: say with --output where the policy is to be written")
+    plan = plan_for(artifact, loads, configs, rounds)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with stop_signals(), Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting Triton", total=plan.measurements)
+
+        def tick(text: str) -> None:
+            progress.update(task, advance=1, description=text)
+            if not console.is_terminal:
+                say(text)  # a log has no bar
+
+        table = tune(artifact, plan, tokens, threads, prompts or OWN, tick)
+        progress.update(task, completed=plan.measurements)
+    write_policy(place, table)
+    console.print(as_printed(table.levels))
+    console.print(f"written to {place}; the gateway reads it when it starts", soft_wrap=True)
+
+
+def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) -> Plan:
+    """Raises `PolicyError` or `LookaheadError` for loads and configurations that the engine cannot have."""
+    engine, most = artifact.manifest.profile.lookahead, artifact.manifest.profile.max_batch_size
+    if engine.is_plain:
+        raise PolicyError("this engine was built without lookahead: there is nothing to choose")
+    try:
+        chosen = sorted({int(part) for part in loads.split(",")}) if loads else loads_up_to(most)
+    except ValueError:
+        raise PolicyError(f"--loads {loads!r} is not a list of whole numbers such as 1,2,4") from None
+    if not 1 <= chosen[0] <= chosen[-1] <= most:
+        raise PolicyError(f"--loads {loads!r}: this engine runs 1 to {most} requests at once")
+    asked = [LookaheadConfig.parse(text) for text in configs]
+    for config in asked:
+        config.check_within(engine)
+    candidates = list(dict.fromkeys([PLAIN, *asked, engine])) if asked else candidates_within(engine)
+    return Plan(chosen, candidates, engine, rounds)
+
+
+def as_printed(levels: list[Level]) -> Printed:
+    """The policy as a table."""
+    printed = Printed(title="tokens per second, all requests together")
+    for heading in ("at once", "plain", "engine's own", "best", "(w,n,g)", "x plain", "x engine's own"):
+        printed.add_column(heading, justify="right")
+    for level in levels:
+        printed.add_row(
+            str(level.load),
+            f"{level.plain:.0f}",
+            f"{level.engine:.0f}",
+            f"{level.tokens_per_second:.0f}",
+            str(level.config),
+            f"{level.tokens_per_second / level.plain:.2f}",
+            f"{level.tokens_per_second / level.engine:.2f}",
+        )
+    return printed

@@ -1,0 +1,1 @@
+"""What clients get: an answer as it grows, and how each API writes it."""

@@ -1,0 +1,268 @@
+"""Tool calls in the model's text, in every form that Qwen2.5-Coder really writes them.
+
+It is asked for `<tool_call>` and often answers with a fenced block, bare JSON, or `<tools>` (vLLM issue 32926).
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nimble_coder.gateway.answers.bodies import CalledFunction, ChatFinishReason, FinishReason
+
+FENCE = "```"
+TAGS = ("<tool_call>", "<tools>")
+CLOSINGS = ("]", "</tool_call>", "</tools>")
+LANGUAGES = ("", "json", "tool_call", "tools", "xml")
+"""What a fence around a call may be marked with."""
+OPENING = re.compile(r"(?:```(?P<language>\w*)\s*)?(?P<tag><(?:tool_call|tools)>\s*)?(?:\[\s*)*")
+CLOSING_TAG = re.compile(r"</(?:tool_call|tools)>")
+GAP = " \t\r\n,"
+MARKS = re.compile(r"[<`{\[]")
+MARKS_IN_CODE = re.compile(r"[<`]")
+FIRST_KEYS = ("arguments", "parameters", "function", "type", "id")
+"""What a call may begin with besides its name."""
+SURELY_A_TAG = len("<tool_")
+DECODER = json.JSONDecoder(strict=False)
+LONGEST_CUT = 12
+"""The most that a text may end with of a literal or an escape that is not complete: of a pair of surrogates."""
+
+
+class UndecidedError(Exception):
+    """Only more text can tell."""
+
+
+UNFINISHED = CalledFunction("", "")
+"""Stands for a call that the end has cut: its markup is no text."""
+
+
+@dataclass(frozen=True)
+class Calling:
+    """What an answer may call, and whether it must."""
+
+    names: frozenset[str] = frozenset()
+    """The functions offered: JSON that names another is ordinary text."""
+    opening: str = ""
+    """What the prompt has already written of a call that is demanded."""
+    beginnings: tuple[str, ...] = ()
+    """What the answer to a demanded call has to begin with, one of them; empty where the opening says it all."""
+    finish_reason: ChatFinishReason = "tool_calls"
+    """Of an answer with calls."""
+    most: int | None = None
+    """So many calls at most; others are left out."""
+    is_legacy: bool = False
+    """Asked for as `functions`: the call is answered as `function_call`."""
+
+    @cached_property
+    def demanded(self) -> re.Pattern[str]:
+        """The beginning of a demanded call, up to its arguments."""
+        names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in self.names)
+        return re.compile(rf'<tool_call>\n{{"name": ({names}), "arguments":\s*')
+
+
+class ToolCallParser:
+    """Tells calls from text. Text is passed on as soon as it cannot be part of a call; all of it is, but for the markup
+    of calls, cut ones included, and the blanks around them where there is nothing else."""
+
+    def __init__(self, calling: Calling) -> None:
+        self._calling = calling
+        self._names = calling.names
+        names = [f'{{"name":"{squeeze(name)}"' for name in calling.names]
+        self._beginnings = (*names, *(f'{{"{key}":' for key in FIRST_KEYS))
+        self._enough = 2 * max(map(len, self._beginnings))
+        """So many characters tell how JSON begins; where most of them are blanks, its end has to."""
+        self._held = calling.opening
+        self._own = len(calling.opening)
+        """So many characters of what is held are not the model's, and never text of the answer."""
+        self._calls: list[CalledFunction] = []
+        self._is_over = False
+        self._is_cut = False
+        self._has_text = False
+        """Since the start, or since the last call."""
+        self._closings: tuple[str, ...] = ()
+        """What still belongs to the last call if it comes next."""
+        self._fence: str | None = None
+        """The language of the fence that the text is in."""
+
+    def push(self, text: str) -> str:
+        """The text that cannot be part of a call."""
+        self._held += text
+        return self._pass_on()
+
+    def finish(self) -> tuple[str, list[CalledFunction]]:
+        """The rest of the text, and all calls; text that only looked like one is given back, cut markup is not."""
+        self._is_over = True
+        rest = self._held
+        shown = self._pass_on()
+        if self._calls:
+            return shown, self._calls[: self._calling.most]
+        call = self._cut_call(rest) if self._calling.opening else None
+        return ("", [call]) if call else (shown + self._take(self._held), [])
+
+    def reason(self, own: FinishReason) -> ChatFinishReason:
+        """Why an answer with calls ended, where its tokens ended for a reason of their own: a turn that a limit cut
+        behind its last whole call has not ended with calls."""
+        is_enough = self._calling.most is not None and len(self._calls) >= self._calling.most
+        is_cut = own == "length" and (self._is_cut or self._has_text)
+        return own if is_cut and not is_enough else self._calling.finish_reason
+
+    def _cut_call(self, rest: str) -> CalledFunction | None:
+        """A demanded call whose end is missing, with what there is of its arguments: as OpenAI's are at a limit."""
+        begun = self._calling.demanded.match(rest)
+        if not begun:
+            return None
+        self._is_cut = True
+        try:
+            end = DECODER.raw_decode(rest, begun.end())[1]
+        except (ValueError, RecursionError):
+            end = len(rest)
+        return CalledFunction(json.loads(begun[1]), rest[begun.end() : end].removesuffix("</tool_call>").rstrip())
+
+    def _take(self, piece: str) -> str:
+        """A piece of text without what is not the model's."""
+        own = min(self._own, len(piece))
+        self._own -= own
+        return piece[own:]
+
+    def _pass_on(self) -> str:
+        shown, place = "", 0
+        try:
+            while True:
+                start = place if self._has_text else len(self._held) - len(self._held[place:].lstrip(GAP))
+                if start == len(self._held):
+                    break
+                closing = next((c for c in self._closings if self._held.startswith(c, start)), None)
+                if closing:
+                    place = start + len(closing)
+                    self._closings = CLOSINGS if closing == FENCE else self._closings
+                    continue
+                end, call = self._next(start)
+                if call is UNFINISHED:
+                    self._is_cut, self._own = True, 0
+                elif call:
+                    self._calls.append(call)
+                    self._own = 0
+                else:
+                    self._wait_if(self._own > 0)  # a demanded call, whatever comes
+                    shown += self._take(self._held[place:end])
+                    self._closings = ()
+                self._has_text = call is None
+                place = end
+        except UndecidedError:
+            pass
+        self._held = self._held[place:]
+        return shown
+
+    def _next(self, start: int) -> tuple[int, CalledFunction | None]:
+        """Where the call or the piece of text ends that begins here."""
+        held = self._held
+        in_code = self._fence not in (None, *LANGUAGES)
+        mark = (MARKS_IN_CODE if in_code else MARKS).search(held, start)
+        opening = OPENING.match(held, start) if mark and mark.start() == start else None
+        if not opening:
+            return mark.start() if mark else len(held), None
+        self._wait_if(is_cut(held, start, (FENCE, *TAGS, *self._closings)))
+        language = opening["language"]
+        is_tag = opening["tag"] and opening.end() == len(held) and (language or "").lower() in LANGUAGES
+        if self._is_over and (is_tag or (len(held) - start >= SURELY_A_TAG and is_cut(held, start, TAGS))):
+            return len(held), UNFINISHED
+        if language == "" and self._fence is not None:
+            self._fence = None
+            return start + len(FENCE), None
+        found = self._call(opening)
+        if found:
+            is_fenced = language is not None or FENCE in self._closings
+            self._closings = (*CLOSINGS, FENCE) if is_fenced else CLOSINGS
+        if language is None:
+            return found or (start + 1, None)
+        self._fence = None if found else language.lower()
+        return found or (start + len(FENCE), None)
+
+    def _call(self, opening: re.Match[str]) -> tuple[int, CalledFunction] | None:
+        """The call behind an opening and where it ends; None for anything else."""
+        held, start, language = self._held, opening.end(), (opening["language"] or "").lower()
+        if opening.end("language") == len(held) and any(known.startswith(language) for known in LANGUAGES):
+            self._wait_if(True)
+        if language not in LANGUAGES:
+            return None
+        self._wait_if(start == len(held) or is_cut(held, start, TAGS))
+        beginning = squeeze(held[start : start + self._enough])
+        if not any(known.startswith(beginning) or beginning.startswith(known) for known in self._beginnings):
+            return None
+        try:
+            value, end = DECODER.raw_decode(held, start)
+        except (ValueError, RecursionError) as error:
+            self._wait_if(may_go_on(error, held))
+            if not opening["tag"]:
+                is_cut_call = (
+                    self._calls
+                    and may_go_on(error, held)
+                    and beginning.startswith(self._beginnings[: len(self._names)])
+                )
+                return (len(held), UNFINISHED) if is_cut_call else None
+            closing = CLOSING_TAG.search(held, start)
+            self._wait_if(closing is None)
+            end = closing.start() if closing else len(held)
+            value = read_python(held[start:end])
+            if not closing and as_call(value, self._names) is None:
+                return end, UNFINISHED
+        is_bare = opening["tag"] is None and opening["language"] is None
+        if is_bare and self._has_text and not has_exact_shape(value):
+            return None
+        call = as_call(value, self._names)
+        return (end, call) if call else None
+
+    def _wait_if(self, can_tell_later: bool) -> None:
+        if can_tell_later and not self._is_over:
+            raise UndecidedError
+
+
+def squeeze(text: str) -> str:
+    """A text without blanks, its quotes being JSON's."""
+    return "".join(text.split()).replace("'", '"')
+
+
+def is_cut(text: str, start: int, known: Iterable[str]) -> bool:
+    """Whether a text ends within, or right behind, one of the known strings that begins here."""
+    return any(len(text) - start <= len(k) and k.startswith(text[start:]) for k in known)
+
+
+def may_go_on(error: Exception, text: str) -> bool:
+    """Whether more text could mend it: what JSON's decoder stumbled over is at the end."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos + LONGEST_CUT > len(text)
+
+
+def read_python(text: str) -> Any:
+    """The value of a Python literal; None where it is none."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def has_exact_shape(value: Any) -> bool:
+    """Whether it is `{"name": ..., "arguments": {...}}` and nothing more: enough to tell a call amid text."""
+    return isinstance(value, dict) and value.keys() == {"name", "arguments"} and isinstance(value["arguments"], dict)
+
+
+def as_call(value: Any, names: frozenset[str]) -> CalledFunction | None:
+    """A call of an offered function, or None."""
+    if not isinstance(value, dict):
+        return None
+    inner = value.get("function")
+    if isinstance(inner, dict):
+        value = inner
+    name, arguments = value.get("name"), value.get("arguments", value.get("parameters")) or {}
+    if not isinstance(name, str) or name not in names:
+        return None
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError):
+        return None  # a lone surrogate, NaN, or what only Python has
+    return CalledFunction(name, text)

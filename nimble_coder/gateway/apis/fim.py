@@ -1,0 +1,107 @@
+"""Fill-in-the-middle routes: Mistral's, and llama.cpp's with the plain completion that its clients fall back to."""
+
+from collections.abc import Sequence
+
+from nimble_coder.gateway.answers.chat_wire import ChatWire
+from nimble_coder.gateway.answers.llama_wire import LlamaWire
+from nimble_coder.gateway.apis.openai import (
+    MOST_CHOICES,
+    answer_openai,
+    check_choices,
+    context_files,
+    infill_prompt,
+    names,
+)
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.prompts.fim import Infill
+from nimble_coder.gateway.requests.schemas import FimRequest, InfillRequest, LlamaPrompt
+from nimble_coder.gateway.service import Delivery, Job, Service
+
+
+async def mistral_fim(front: Front, exchange: Exchange) -> None:
+    """`POST /v1/fim/completions`; answers in the shape of a chat."""
+    service = front.service
+    asked, _ = await service.read(exchange, FimRequest)
+    model = service.check_model(asked.model)
+    ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.wanted_tokens)
+    room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
+    asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
+    token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
+    wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
+    await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
+
+
+def read_infill(asked: InfillRequest) -> Infill:
+    """What an infill request asks for; raises `ApiError` where its prompt is not text."""
+    if not isinstance(asked.prompt, str | None):
+        raise ApiError(400, "prompt must be a string in an infill request", "invalid_prompt", "prompt")
+    prefix = (asked.input_prefix or "") + (asked.prompt or "")
+    context = context_files(asked.input_extra)
+    return Infill(prefix, asked.input_suffix or "", context, *names(asked.repo_name, asked.filename))
+
+
+async def llama_infill(front: Front, exchange: Exchange) -> None:
+    """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
+    service = front.service
+    asked, _ = await service.read(exchange, InfillRequest)
+    ids, truncated = await infill_prompt(service, read_infill(asked), asked.wanted_tokens)
+    await answer_llama(service, exchange, asked, [ids], truncated)
+
+
+async def llama_completion(front: Front, exchange: Exchange) -> None:
+    """`POST /completion`: raw prompts, control tokens written out."""
+    service = front.service
+    asked, _ = await service.read(exchange, InfillRequest)
+    prompts = [await raw_prompt(service, prompt) for prompt in raw_prompts(asked.prompt)]
+    await answer_llama(service, exchange, asked, prompts, truncated=False)
+
+
+def raw_prompts(prompt: LlamaPrompt | None) -> Sequence[str | Sequence[str | int]]:
+    """The prompts of a request, as llama.cpp tells them apart: ids, alone or amid texts, are one prompt, texts are one
+    each; raises `ApiError` where there is none or too many."""
+    if prompt is None or prompt == []:
+        text = "prompt is missing: send a string, token ids, or a list of either"
+        raise ApiError(400, text, "empty_prompt", "prompt")
+    if isinstance(prompt, str):
+        return [prompt]
+    if any(isinstance(part, int) for part in prompt):
+        if any(isinstance(part, list) for part in prompt):
+            text = "prompt mixes token ids with whole prompts: put the ids into a list of their own"
+            raise ApiError(400, text, "invalid_prompt", "prompt")
+        return [[part for part in prompt if not isinstance(part, list)]]
+    if len(prompt) > MOST_CHOICES:
+        text = f"{len(prompt)} prompts in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_prompts", "prompt")
+    return [part for part in prompt if not isinstance(part, int)]
+
+
+async def raw_prompt(service: Service, prompt: str | Sequence[str | int]) -> list[int]:
+    """The ids of one prompt; raises `ApiError`."""
+    if isinstance(prompt, str):
+        return await service.encode(prompt, control=True)
+    ids: list[int] = []
+    for part in prompt:
+        own = await service.encode(part, control=True) if isinstance(part, str) else [part]
+        ids += own
+    return service.encoder.check_ids(ids, service.limits.vocab_size)
+
+
+async def answer_llama(
+    service: Service, exchange: Exchange, asked: InfillRequest, prompts: Sequence[list[int]], truncated: bool
+) -> None:
+    """Generates and answers in llama.cpp's format."""
+    model = service.check_model(asked.model)
+    stream = bool(asked.stream) and asked.wanted_tokens != 0
+    if asked.repetition_penalty is None:
+        asked.repetition_penalty = asked.repeat_penalty
+    jobs: list[Job] = []
+    for ids in prompts:
+        room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
+        jobs += service.jobs(ids, asked, room, stream, asked.n_cmpl or 1)
+    check_choices(jobs)
+    wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
+    delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=service.headers(asked, jobs))
+    await service.answer(exchange, jobs, delivery)

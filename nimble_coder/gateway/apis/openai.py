@@ -1,0 +1,177 @@
+"""OpenAI's routes: completions (with a suffix, fill-in-the-middle), chat and models."""
+
+from collections.abc import Sequence
+
+from nimble_coder.gateway.answers.bodies import Model, Models
+from nimble_coder.gateway.answers.chat_wire import ChatWire
+from nimble_coder.gateway.answers.wire import CompletionWire, Wire, encode
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.prompts.chat import calling_of
+from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
+from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling
+from nimble_coder.gateway.service import Delivery, Job, Service, aside, wants_every_step
+
+MOST_CHOICES = 128
+"""Prompts times `n` of one request."""
+
+
+async def completions(front: Front, exchange: Exchange) -> None:
+    """`POST /v1/completions`."""
+    service = front.service
+    asked, _ = await service.read(exchange, CompletionRequest)
+    model = service.check_model(asked.model)
+    given = await completion_prompts(service, asked)
+    prompts = [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in given]
+    copies = asked.n or 1
+    if (asked.best_of or copies) > copies:
+        raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
+    jobs = []
+    for place, ids in enumerate(prompts):
+        is_infill = service.encoder.id("<|fim_middle|>") in ids
+        default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
+        echo = echo_of(service, asked, place, ids) if asked.echo else ""
+        room = service.limits.room(len(ids), asked.wanted_tokens, default)
+        jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
+    wire = CompletionWire(
+        exchange.request_id,
+        model,
+        service.tokenizer,
+        asked.wants_usage,
+        bool(asked.return_token_ids),
+        echoes=[job.echo for job in jobs],
+        prompts=[job.generation.input_ids for job in jobs],
+        scores_prompt=asked.scores_prompt,
+    )
+    await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
+
+
+async def completion_prompts(service: Service, asked: CompletionRequest) -> list[list[int]]:
+    """The prompts' ids; with a suffix, the one infill prompt.
+
+    An empty suffix is what editors send at the end of a file, also with a prompt that is an infill prompt already.
+    """
+    prompt = asked.prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    is_templated = asked.suffix == "" and isinstance(prompt, str) and service.encoder.is_templated(prompt)
+    if asked.suffix is not None and not is_templated:
+        if not isinstance(prompt, str | None):
+            raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
+        context = context_files(asked.input_extra)
+        infill = Infill(prompt or "", asked.suffix, context, *names(asked.repo_name, asked.filename))
+        return [(await infill_prompt(service, infill, asked.wanted_tokens))[0]]
+    if prompt is None or prompt == []:
+        raise ApiError(
+            400, "prompt is missing: send a string, token ids, or a list of either", "empty_prompt", "prompt"
+        )
+    if isinstance(prompt, str):
+        return [await service.encode(prompt, control=True)]
+    if all(isinstance(part, int) for part in prompt):
+        return [service.encoder.check_ids(prompt, service.limits.vocab_size)]
+    if len(prompt) > MOST_CHOICES:
+        text = f"{len(prompt)} prompts in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_prompts", "prompt")
+    prompts: list[list[int]] = []
+    for part in prompt:
+        if isinstance(part, str):
+            prompts.append(await service.encode(part, control=True))
+        elif isinstance(part, list):
+            prompts.append(service.encoder.check_ids(part, service.limits.vocab_size))
+        else:
+            raise ApiError(400, "prompt mixes token ids with texts: send one or the other", "invalid_prompt", "prompt")
+    return prompts
+
+
+def echo_of(service: Service, asked: CompletionRequest, place: int, ids: list[int]) -> str:
+    """The prompt in a place of the request as it was sent: with a suffix the text before it, and ids as their text."""
+    sent: object = asked.prompt
+    if isinstance(sent, list) and sent and not isinstance(sent[0], int):
+        sent = sent[place]
+    if sent is None or isinstance(sent, str):
+        return sent or ""
+    return service.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+async def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:
+    """An infill prompt that leaves room for what is asked for, at least half of the context for the prompt; and
+    whether it had to be cut."""
+    limits = service.limits
+    wanted = service.settings.fim_max_tokens if max_tokens is None else max(max_tokens, 1)
+    budget = min(limits.max_input_len, limits.max_seq_len - min(wanted, limits.max_seq_len // 2))
+    return await aside(infill.size, encode_infill, service.encoder, infill, budget)
+
+
+def context_files(extra: Sequence[ContextText] | None) -> list[ContextFile]:
+    """llama.cpp's `input_extra` as context."""
+    return [ContextFile(part.text, part.filename or "") for part in extra or []]
+
+
+def names(repository: str | None, filename: str | None) -> tuple[str, str]:
+    """Names for the repository-level format; they are one line each."""
+    return " ".join((repository or "repository").split()), " ".join((filename or "").split())
+
+
+async def chat(front: Front, exchange: Exchange) -> None:
+    """`POST /v1/chat/completions`."""
+    service = front.service
+    asked, size = await service.read(exchange, ChatRequest)
+    model = service.check_model(asked.model)
+    if asked.top_logprobs and not asked.wants_log_probs:
+        raise ApiError(400, "top_logprobs is for logprobs: send logprobs true with it", "invalid_input", "top_logprobs")
+    given = await aside(size, service.chats.encode, asked)
+    ids = service.limits.kept(given, asked.truncate_prompt_tokens)
+    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
+    room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
+    token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1, beginnings=calling.beginnings)
+    wire = ChatWire(
+        exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
+    )
+    await answer_openai(service, exchange, asked, jobs, wire, len(ids))
+
+
+async def answer_openai(
+    service: Service,
+    exchange: Exchange,
+    asked: OpenAISampling,
+    jobs: Sequence[Job],
+    wire: Wire,
+    prompt_tokens: int,
+    final_usage: bool = False,
+) -> None:
+    """Sends an answer as OpenAI's streaming fields ask for it; `final_usage` as Mistral has it without being asked."""
+    check_choices(jobs)
+    delivery = Delivery(
+        wire,
+        prompt_tokens,
+        stream=bool(asked.stream),
+        every_step=wants_every_step(asked),
+        continuous_usage=asked.wants_continuous_usage,
+        final_usage=final_usage,
+        headers=service.headers(asked, jobs),
+    )
+    await service.answer(exchange, jobs, delivery)
+
+
+def check_choices(jobs: Sequence[Job]) -> None:
+    """Raises `ApiError` for more answers than one request may ask for."""
+    if len(jobs) > MOST_CHOICES:
+        text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
+        raise ApiError(400, text, "too_many_choices", "n")
+
+
+def model_object(service: Service, name: str) -> Model:
+    """An entry of `/v1/models`."""
+    return Model(name, service.started, "nimble-coder", service.names[0], service.limits.max_model_len)
+
+
+async def models(front: Front, exchange: Exchange) -> None:
+    """`GET /v1/models`: every name the model answers to."""
+    await exchange.respond(200, encode(Models([model_object(front.service, name) for name in front.service.names])))
+
+
+async def model(front: Front, exchange: Exchange) -> None:
+    """`GET /v1/models/{name}`; a name may hold slashes."""
+    await exchange.respond(200, encode(model_object(front.service, front.service.check_model(exchange.parameter))))

@@ -1,0 +1,96 @@
+"""Routes about text and tokens that do not touch the engine: tokenize, detokenize, and prompts as they are rendered."""
+
+from nimble_coder.gateway.answers.bodies import RenderedPrompt, RenderedPrompts, Text, TokenPiece, Tokens
+from nimble_coder.gateway.answers.wire import encode
+from nimble_coder.gateway.apis.fim import read_infill
+from nimble_coder.gateway.apis.openai import completion_prompts, infill_prompt
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.requests.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    InfillRequest,
+    TokenizeRequest,
+    decode,
+)
+from nimble_coder.gateway.service import Service, aside
+
+
+async def tokenize(front: Front, exchange: Exchange) -> None:
+    """`POST /tokenize`: control strings are control tokens unless `parse_special` is false."""
+    service = front.service
+    body = await exchange.body(service.settings.max_body_bytes)
+    asked = decode(TokenizeRequest, body)
+    service.check_model(asked.model)
+    if asked.messages is not None:
+        chat = ChatRequest(
+            messages=asked.messages,
+            tools=asked.tools,
+            add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message,
+        )
+        ids = await aside(len(body), service.chats.encode, chat)
+    else:
+        text = asked.prompt if asked.prompt is not None else asked.content
+        if text is None:
+            raise ApiError(400, "send the text as prompt or as content, or send messages", "empty_prompt", "prompt")
+        ids = await service.encode(text, control=asked.parse_special is not False)
+    await exchange.respond(200, await aside(len(body), tokenized, service, asked, ids))
+
+
+def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes:
+    """The answer: every token's text costs more than all the rest, and few ask for it."""
+    shown = [service.token_text(i) for i in ids] if asked.with_pieces or asked.return_token_strs else []
+    tokens: list[int | TokenPiece] = [*ids]
+    if asked.with_pieces:
+        tokens = [TokenPiece(i, piece) for i, piece in zip(ids, shown, strict=True)]
+    return encode(Tokens(len(ids), service.limits.max_model_len, tokens, shown if asked.return_token_strs else None))
+
+
+async def detokenize(front: Front, exchange: Exchange) -> None:
+    """`POST /detokenize`."""
+    service = front.service
+    asked = decode(DetokenizeRequest, await exchange.body(service.settings.max_body_bytes))
+    service.check_model(asked.model)
+    ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size)
+    text = await aside(len(ids), service.tokenizer.decode, ids, False)
+    await exchange.respond(200, encode(Text(text, text)))
+
+
+async def respond_prompts(service: Service, exchange: Exchange, prompts: list[list[int]]) -> None:
+    """The prompts as text, with control tokens spelled out, and as ids."""
+    texts = [service.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts]
+    data = [RenderedPrompt(text, ids) for text, ids in zip(texts, prompts, strict=True)]
+    await exchange.respond(200, encode(RenderedPrompts(texts[0], prompts[0], data)))
+
+
+async def render_completion(front: Front, exchange: Exchange) -> None:
+    """`POST /v1/completions/render`."""
+    service = front.service
+    asked = decode(CompletionRequest, await exchange.body(service.settings.max_body_bytes))
+    service.check_model(asked.model)
+    prompts = await completion_prompts(service, asked)
+    await respond_prompts(
+        service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in prompts]
+    )
+
+
+async def render_chat(front: Front, exchange: Exchange) -> None:
+    """`POST /v1/chat/completions/render`."""
+    service = front.service
+    body = await exchange.body(service.settings.max_body_bytes)
+    asked = decode(ChatRequest, body)
+    service.check_model(asked.model)
+    ids = await aside(len(body), service.chats.encode, asked)
+    await respond_prompts(service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens)])
+
+
+async def render_infill(front: Front, exchange: Exchange) -> None:
+    """`POST /infill/render`."""
+    service = front.service
+    asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
+    service.check_model(asked.model)
+    ids, _ = await infill_prompt(service, read_infill(asked), asked.wanted_tokens)
+    await respond_prompts(service, exchange, [ids])

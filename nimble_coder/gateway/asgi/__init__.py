@@ -1,0 +1,1 @@
+"""The ASGI layer: connections, the application, and the dispatch to a route."""

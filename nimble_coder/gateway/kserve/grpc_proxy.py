@@ -1,0 +1,349 @@
+"""KServe v2 over gRPC: passed to Triton, with the same keys, limits and guard as the HTTP side.
+
+Bytes are passed on as they come; only requests that run the model are looked into.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
+from nimble_coder.gateway.access.limits import draining
+from nimble_coder.gateway.errors import ENGINE_LOST, ApiError, from_triton
+from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
+from nimble_coder.gateway.kserve.guard import KServeGuard, stops
+from nimble_coder.gateway.kserve.reflection import Reflection
+from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
+from nimble_coder.gateway.service import Service, aside
+from nimble_coder.gateway.telemetry.tracing import Attributes
+
+PREFIX = "/inference.GRPCInferenceService/"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+PROBES = {"ServerLive", "ServerReady", "ModelReady", HEALTH_CHECK}
+NOT_READY = {"ServerReady": b"", HEALTH_CHECK: b"\x08\x02"}
+"""Answers in protobuf: `ready` is false, and the status is NOT_SERVING."""
+READING = {
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+}
+INFER, STREAM = "ModelInfer", "ModelStreamInfer"
+WITHOUT_MESSAGE = {"ServerLive", "ServerReady", HEALTH_CHECK}
+"""Triton looks at nothing in their messages, so nothing of them is read: who calls needs no key."""
+UNLIMITED = -1
+CALLS = 1024
+"""At once in one process; more are told to come back."""
+BOUNDS = (
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_concurrent_streams", 256),  # of one connection; a client waits by itself
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 60_000),
+    ("grpc.keepalive_time_ms", 60_000),  # asks whether a silent client is still there
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.bdp_probe", 0),  # it would let megabytes come that nobody has asked for
+)
+PROBING_READERS, PROBES_WAITING, PROBE_SECONDS = 1, 32, 1.0
+"""Of callers who need no key: messages that are read at once, each of which may be as large as `max_body_bytes`; calls
+that may wait for that; and how long such a message may take."""
+BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
+"""Triton's statuses of an inference that say less than their texts do."""
+STUB_DIED = b"is not healthy"
+"""In Triton's words for the death of a Python backend's process."""
+EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
+MORE_FOLLOWS = b"\n\x15" + FINAL.encode() + b"\x12\x02\x08\x00"
+"""The bytes of a false one, which every response but a request's last has: finding them is cheaper than parsing."""
+Forward = Callable[[bytes], Awaitable[bytes]]
+Context = Any
+"""`grpc.aio.ServicerContext`; grpcio has no types."""
+
+
+class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A gRPC server in front of Triton's, in this process's event loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._guard = KServeGuard(service)
+        options = [("grpc.max_receive_message_length", UNLIMITED), ("grpc.max_send_message_length", UNLIMITED)]
+        self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
+        self._single = UnaryInference(service, self._guard)
+        self._relays: set[Relay] = set()
+        self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
+        self._probes = 0
+
+    async def start(self) -> grpc.aio.Server:
+        """Listens on the configured port, with TLS where there is a certificate; raises `OSError`."""
+        settings = self._service.settings
+        options = [("grpc.max_receive_message_length", settings.max_body_bytes), *BOUNDS]
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS)
+        server.add_generic_rpc_handlers([self, Reflection(self._service.keys)])
+        address = f"{settings.host}:{settings.grpc_port}"
+        try:
+            if self._service.tls:
+                server.add_secure_port(address, self._service.tls.grpc_credentials())
+            else:
+                server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: {error}") from None
+        await server.start()
+        return server
+
+    def drain(self) -> None:
+        """Ends the streams on which nothing runs; the others end themselves once that is so."""
+        for relay in self._relays:
+            relay.end_if_idle()
+
+    async def close(self) -> None:
+        """Ends the connections to Triton."""
+        await self._single.close()
+        await self._triton.close()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call, raw bytes on both sides; None for another service's."""
+        method = str(details.method)
+        name = method.removeprefix(PREFIX)
+        if name == method != HEALTH_CHECK:
+            return None
+        # Calls with one message are streams here too: gRPC would read the message before it asked who sends it.
+        return grpc.stream_stream_rpc_method_handler(self._stream if name == STREAM else self._unary(name, method))
+
+    def _check_caller(self, name: str, context: Context) -> str:
+        """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
+        if name in PROBES:
+            return ""
+        metadata = metadata_of(context)
+        authorization, x_api_key = metadata.get("authorization"), metadata.get("x-api-key")
+        client = self._service.keys.check(authorization, x_api_key) or str(context.peer()).rsplit(":", 1)[0]
+        if name not in (INFER, STREAM, *READING):
+            self._service.keys.check_admin(authorization, x_api_key)
+        return client
+
+    def _unary(self, name: str, method: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
+        forward = self._triton.unary_unary(method)
+
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+            started = time.time_ns()
+            try:
+                client = self._check_caller(name, context)
+                message = await self._read(name, messages)
+                if name == INFER:
+                    self._service.rate.check(client)
+                    answer = await self._infer(forward, message)
+                elif name in NOT_READY and not self._service.admission.takes_work:
+                    answer = NOT_READY[name]
+                else:
+                    check_message(name, message)
+                    answer = await forward(message)
+            except (ApiError, grpc.aio.AioRpcError) as error:
+                await self._refuse(name, context, error, started)
+            await context.write(bytes(answer))
+            self._count(name, grpc.StatusCode.OK, context, started)
+
+        return handle
+
+    async def _read(self, name: str, messages: AsyncIterator[bytes]) -> bytes:
+        """The message of a call that has one; raises `ApiError` where it does not come."""
+        if name in WITHOUT_MESSAGE:
+            return b""
+        is_probe = name in PROBES
+        if is_probe and self._probes >= PROBES_WAITING:
+            raise ApiError(429, f"{self._probes} probes are waiting: try again shortly", "too_many_requests")
+        self._probes += is_probe
+        seconds = PROBE_SECONDS if is_probe else BODY_SECONDS
+        try:
+            async with self._probing if is_probe else self._reading:
+                return await asyncio.wait_for(anext(messages), seconds)
+        except StopAsyncIteration:
+            raise ApiError(400, "the call has no message: send one", "invalid_message") from None
+        except TimeoutError:
+            text = f"the message has not arrived in {seconds:.0f} s: send the request again"
+            raise ApiError(408, text, "request_timeout") from None
+        finally:
+            self._probes -= is_probe
+
+    async def _infer(self, forward: Forward, message: bytes) -> bytes:
+        request = read_request(message)
+        if request.model_name in STREAMING:
+            answer: bytes = (await self._single.answer(request)).SerializeToString()
+            return answer
+        generations = await aside(len(message), self._guard.check_grpc, request)
+        try:
+            with self._service.admission.admit(generations):
+                return await forward(request.SerializeToString())
+        except grpc.aio.AioRpcError as error:
+            if error.code() in BY_TEXT:
+                raise from_triton(error.details() or "") from None
+            raise
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Many requests on one stream; one that is refused is answered on it and harms no other."""
+        started = time.time_ns()
+        try:
+            client = self._check_caller(STREAM, context)
+            if self._service.admission.draining:
+                raise draining()
+            upstream = self._triton.stream_stream(PREFIX + STREAM)()
+            relay = Relay(self._service, self._guard, client, upstream, context)
+            self._relays.add(relay)
+            try:
+                with self._service.admission.abandonable():
+                    await relay.run(requests)
+            finally:
+                self._relays.discard(relay)
+            self._count(STREAM, grpc.StatusCode.OK, context, started)
+        except (ApiError, grpc.aio.AioRpcError) as error:
+            await self._refuse(STREAM, context, error, started)
+
+    async def _refuse(
+        self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError, started: int
+    ) -> NoReturn:
+        status = error.grpc_status if isinstance(error, ApiError) else error.code()
+        self._count(name, status, context, started)
+        kind = error.kind if isinstance(error, ApiError) else f"triton_{status.name.lower()}"
+        if kind == ENGINE_LOST:
+            self._service.admission.doubted.set()
+        self._service.metrics.errors.labels(kind).inc()
+        await context.abort(status, str(error) if isinstance(error, ApiError) else error.details() or "")
+        raise AssertionError("abort raises")
+
+    def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:
+        """A call that has ended, in the metrics and, where it ran the model, in the trace."""
+        method = name if name in {*READING, *PROBES, INFER, STREAM} else "administrative"
+        self._service.metrics.grpc_requests.labels(method, status.name).inc()
+        if name in (INFER, STREAM):
+            attributes: Attributes = {
+                "rpc.system": "grpc",
+                "rpc.method": name,
+                "rpc.grpc.status_code": int(status.value[0]),
+            }
+            failed = status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+            self._service.tracing.record(PREFIX[1:] + name, started, metadata_of(context), attributes, failed)
+
+
+class Sent(NamedTuple):
+    """A request on a stream that has not got its last response yet."""
+
+    places: int
+    wants_empty_final: bool
+    is_stop: bool
+
+
+class Relay:
+    """One stream. Each of its requests takes its places when it is sent and gives them back with its last response."""
+
+    def __init__(self, service: Service, guard: KServeGuard, client: str, upstream: Any, context: Context) -> None:
+        self._service, self._guard, self._client = service, guard, client
+        self._upstream, self._context = upstream, context
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
+        self._feeder: asyncio.Task[None] | None = None
+        self._sent: dict[str, deque[Sent]] = {}
+        """By request id, which need not be unique."""
+        self._is_ended = False
+
+    async def run(self, requests: AsyncIterator[bytes]) -> None:
+        """Passes messages on until Triton ends the stream; raises `ApiError` where that is because of `end_if_idle`."""
+        self._feeder = asyncio.create_task(self._feed(requests))
+        try:
+            async for message in self._upstream:
+                if len(message) < 256 and STUB_DIED in message:
+                    self._service.admission.doubted.set()
+                if MORE_FOLLOWS in message or self._settle(message):
+                    await self._write(message)
+        finally:
+            self._feeder.cancel()
+            self._upstream.cancel()  # the engine hears of a client that goes away
+            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
+        if self._is_ended:
+            raise draining()
+
+    def end_if_idle(self) -> None:
+        """Takes no more requests where none is running; Triton then ends the stream.
+
+        It is not cancelled: Triton (2.51) may never free the requests that it has just answered.
+        """
+        if self._feeder and not self._feeder.done() and not self._sent:
+            self._is_ended = True
+            self._feeder.cancel()
+
+    async def _feed(self, requests: AsyncIterator[bytes]) -> None:
+        try:
+            async for message in requests:
+                request = service_pb2.ModelInferRequest()
+                try:
+                    request = read_request(message)
+                    self._service.rate.check(self._client)
+                    generations = await aside(len(message), self._guard.check_grpc, request)
+                    self._admit(request, generations)
+                except ApiError as error:
+                    await self._refuse(request.id, error)
+                else:
+                    await self._upstream.write(request.SerializeToString())
+        finally:
+            await self._upstream.done_writing()
+
+    def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
+        """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
+        self._service.admission.enter(places)
+        option = request.parameters[EMPTY_FINAL]
+        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param, stops(request)))
+        option.bool_param = True
+
+    def _settle(self, message: bytes) -> bool:
+        """Gives its places back where this is a request's last response; False for one that nobody asked for."""
+        answer = service_pb2.ModelStreamInferResponse.FromString(message)
+        response = answer.infer_response
+        if FINAL in response.parameters and not response.parameters[FINAL].bool_param:
+            return True
+        waiting = self._sent.get(response.id)
+        if not waiting:
+            return True
+        # A stop has the id of what it stops; its answer is the one without outputs, and comes unasked as well.
+        sent = next((s for s in waiting if s.is_stop and not response.outputs), waiting[0])
+        waiting.remove(sent)
+        if not waiting:
+            del self._sent[response.id]
+        self._service.admission.leave(sent.places)
+        if self._service.admission.draining:
+            self.end_if_idle()
+        return bool(sent.wants_empty_final or sent.is_stop or response.outputs or answer.error_message)
+
+    async def _refuse(self, request_id: str, error: ApiError) -> None:
+        """Says so as Triton does, which harms no other request of the stream."""
+        self._service.metrics.errors.labels(error.kind).inc()
+        answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
+        answer.infer_response.id = request_id
+        await self._write(answer.SerializeToString())
+
+    async def _write(self, message: bytes) -> None:
+        async with self._writing:
+            await self._context.write(message)
+
+
+def read_request(message: bytes) -> service_pb2.ModelInferRequest:
+    """A request that is to be looked into; raises `ApiError`."""
+    try:
+        return service_pb2.ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise ApiError(400, "the message is not a ModelInferRequest", "invalid_message") from None
+
+
+def metadata_of(context: Context) -> dict[str, str]:
+    """What a call says beside its messages."""
+    return {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+
+
+def check_message(name: str, message: bytes) -> None:
+    """Raises `ApiError` for bytes that are no such request: Triton would call that an internal error."""
+    if name in READING:
+        try:
+            getattr(service_pb2, f"{name}Request").FromString(message)
+        except DecodeError:
+            raise ApiError(400, f"the message is not a {name}Request", "invalid_message") from None

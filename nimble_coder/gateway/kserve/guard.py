@@ -1,0 +1,308 @@
+"""Reads the few inputs of a KServe request that could harm other requests, in its three encodings, and checks them."""
+
+import re
+import struct
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import msgspec
+from tritonclient.grpc import service_pb2
+
+from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
+from build_engine.lookahead import LookaheadConfig, LookaheadError
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.service import Service
+
+LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
+INTEGERS: dict[str, tuple[str, int]] = {
+    "INT32": ("<i", 4),
+    "UINT32": ("<I", 4),
+    "INT64": ("<q", 8),
+    "UINT64": ("<Q", 8),
+}
+Values = dict[str, list[Any]]
+ENGINE_MODELS = (ENGINE_MODEL, PLAIN_MODEL)
+GENERATING_TEXT = ("ensemble", "tensorrt_llm_bls")
+TEXTS = {
+    **dict.fromkeys(GENERATING_TEXT, ("text_input", "stop_words", "bad_words")),
+    "preprocessing": ("QUERY", "STOP_WORDS_DICT", "BAD_WORDS_DICT"),
+}
+"""What a model tokenises in the one process that it has for all requests, the prompt first."""
+TOKENS = "TOKENS_BATCH"
+"""What `postprocessing` makes text of, in the one process that it has."""
+PROMPTS = ("input_ids", "text_input")
+COPIES = "num_return_sequences"
+WANTED = {*PROMPTS, "input_lengths", COPIES, TOKENS, *LOOKAHEAD, *(name for names in TEXTS.values() for name in names)}
+SHARED_MEMORY = "shared_memory_region"
+HEADER_LENGTH = re.compile(r"[0-9]{1,12}")
+
+
+@dataclass(frozen=True)
+class CheckedBody:
+    """A body over HTTP as it may be passed on."""
+
+    content: bytes
+    """The values that were checked, written anew: of two with the same key Triton would read the first, and what is
+    checked is the last. Binary data follows them as it came."""
+    header_length: int | None
+    """Bytes of JSON in it, where binary data may follow."""
+    generations: int
+    """How many it asks for."""
+
+
+class KServeGuard:
+    """What `nimble_coder.gateway.access.limits` checks, for requests that are passed on instead of built here."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._reads_before_prompt = service.profile.reads_before_prompt
+        """TensorRT-LLM 0.19 does, where the prompt is shorter than N - 1; the portable engine does not."""
+
+    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> CheckedBody:
+        """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
+        content, binary = split_body(body, header_length)
+        if verb == "infer":
+            values, rows = read_infer(content, binary)
+        else:
+            values, rows = {name: flat(content[name]) for name in WANTED if name in content}, 1
+        is_stop = model in ENGINE_MODELS and content.get("stop") is True
+        length = None if is_stop else self.check(model, values, rows)
+        if length is not None and self._service.limits.choose_lookahead(None, length):
+            text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
+            raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
+        written = msgspec.json.encode(content)
+        length = None if header_length is None else len(written)
+        return CheckedBody(written + binary, length, 0 if is_stop else generations_of(values, rows))
+
+    def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
+        """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
+        for a short prompt; raises `ApiError`."""
+        raw = list(request.raw_input_contents)
+        values: Values = {}
+        rows = 1
+        for index, tensor in enumerate(request.inputs):
+            if SHARED_MEMORY in tensor.parameters:
+                raise shared_memory("input", tensor.name)
+            if tensor.name in WANTED:
+                content = raw[index] if index < len(raw) else None
+                values[tensor.name] = read_grpc(tensor, content)
+            if tensor.name in PROMPTS:
+                rows = rows_of(tensor.shape)
+        for output in request.outputs:
+            if SHARED_MEMORY in output.parameters:
+                raise shared_memory("output", output.name)
+        if stops(request):
+            return 0
+        length = self.check(request.model_name, values, rows)
+        generations = generations_of(values, rows)
+        if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):
+            for name, value in zip(LOOKAHEAD, astuple(chosen), strict=True):
+                added = request.inputs.add(name=name, datatype="INT32", shape=[rows, 1])
+                if raw:
+                    request.raw_input_contents.append(struct.pack("<i", value) * rows)
+                else:
+                    added.contents.int_contents.extend([value] * rows)
+        return generations
+
+    def check(self, model: str, values: Values, rows: int) -> int | None:
+        """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
+        self._check_texts(model, values)
+        if model not in ENGINE_MODELS or "input_ids" not in values:
+            return None  # Triton refuses a generation without ids itself; `stop` requests have none
+        limits = self._service.limits
+        shortest, longest = lengths_of(values, rows)
+        limits.check_prompt(shortest)
+        limits.check_prompt(longest)
+        if model == PLAIN_MODEL:
+            return None  # an engine without lookahead refuses any (w,n,g) itself
+        given = [values[name] for name in LOOKAHEAD if name in values]
+        if not given:
+            return shortest
+        if len(given) < len(LOOKAHEAD) or not all(given):
+            text = f"send all of {', '.join(LOOKAHEAD)}, or none of them"
+            raise ApiError(400, text, "incomplete_lookahead", "lookahead")
+        for row in zip(*given, strict=False):
+            try:
+                asked = LookaheadConfig(*(int(value) for value in row))
+            except (LookaheadError, TypeError, ValueError) as error:
+                raise ApiError(400, str(error), "invalid_lookahead", "lookahead") from None
+            limits.choose_lookahead(asked, shortest)
+        return None
+
+    def _check_texts(self, model: str, values: Values) -> None:
+        limits, names = self._service.limits, TEXTS.get(model, ())
+        for name in names[:1]:
+            for length in self._lengths(name, values):
+                # `preprocessing` alone generates nothing: a text without tokens harms nobody there.
+                limits.check_prompt(length if model in GENERATING_TEXT else max(length, 1))
+                if model in GENERATING_TEXT:
+                    self._check_reading(length)
+        for name in names[1:]:
+            length = sum(self._lengths(name, values))
+            if length > limits.longest_prompt:
+                text = f"{name} has {length} tokens, at most {limits.longest_prompt} are taken: send fewer"
+                raise ApiError(400, text, "invalid_input", name)
+        most = limits.max_batch_size * limits.max_seq_len
+        if model == "postprocessing" and len(values.get(TOKENS, ())) > most:
+            text = f"{TOKENS} has {len(values[TOKENS])} tokens, at most {most} are taken: send fewer"
+            raise ApiError(400, text, "invalid_input", TOKENS)
+
+    def _lengths(self, name: str, values: Values) -> Iterator[int]:
+        """The tokens of each text of an input; raises `ApiError` for what is no text."""
+        encoder = self._service.encoder
+        for text in values.get(name, ()):
+            if not isinstance(text, str):
+                raise ApiError(400, f"{name} is not text", "invalid_prompt", name)
+            yield len(encoder.encode(encoder.split(text)))
+
+    def _check_reading(self, length: int) -> None:
+        needed = self._service.limits.lookahead.ngram_size - 1
+        if self._reads_before_prompt and length < needed:
+            why = f"the prompt has {length} tokens, this engine needs {needed}: "
+            raise ApiError(400, why + "use /v1/completions, or tensorrt_llm", "prompt_shorter_than_ngram")
+
+
+def stops(request: service_pb2.ModelInferRequest) -> bool:
+    """Whether it generates nothing, but ends the running request of the same id: that must work in a full service."""
+    raw = request.raw_input_contents
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name == "stop" and request.model_name in ENGINE_MODELS:
+            content = raw[index] if index < len(raw) else bytes(tensor.contents.bool_contents)
+            return content[:1] not in (b"", b"\0")
+    return False
+
+
+def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    """A body's JSON object and the binary data behind it; raises `ApiError`."""
+    if header_length is not None and not HEADER_LENGTH.fullmatch(header_length):
+        raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
+    size = len(body) if header_length is None else int(header_length)
+    try:
+        return msgspec.json.decode(body[:size].removeprefix(BOM_UTF8), type=dict[str, Any]), body[size:]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
+
+
+def lengths_of(values: Mapping[str, list[Any]], rows: int) -> tuple[int, int]:
+    """The shortest and the longest prompt of a batch, in tokens: what is stated, and never more than a row has ids."""
+    ids = len(values["input_ids"])
+    if rows < 1 or ids % rows:
+        raise ApiError(400, f"input_ids has {ids} tokens, which are no {rows} rows", "invalid_input", "input_ids")
+    width = ids // rows
+    lengths = values.get("input_lengths") or [width]
+    if not all(isinstance(length, int) for length in lengths):
+        raise ApiError(400, "input_lengths holds something that is no whole number", "invalid_input", "input_lengths")
+    if max(lengths) > width:
+        text = f"input_lengths is {max(lengths)}, but input_ids has {width} tokens"
+        raise ApiError(400, text + (" a row" if rows > 1 else ""), "invalid_input", "input_lengths")
+    return min(lengths), max(lengths)
+
+
+def generations_of(values: Mapping[str, list[Any]], rows: int) -> int:
+    """How many a request asks for: as many of each row as `num_return_sequences` says, which the engine checks."""
+    copies = [value for value in values.get(COPIES, []) if isinstance(value, int)]
+    return max(rows, 1) * max([1, *copies])
+
+
+def rows_of(shape: Any) -> int:
+    """The batch size that the shape of the prompts states; Triton refuses any but one of two whole numbers."""
+    return shape[0] if len(shape) == 2 and isinstance(shape[0], int) else 1
+
+
+def flat(value: Any) -> list[Any]:
+    """The elements of nested lists, in order."""
+    if not isinstance(value, list):
+        return [value]
+    found, stack = [], [iter(value)]
+    while stack:
+        for item in stack[-1]:
+            if isinstance(item, list):
+                stack.append(iter(item))
+                break
+            found.append(item)
+        else:
+            stack.pop()
+    return found
+
+
+def read_infer(content: Mapping[str, Any], binary: bytes) -> tuple[Values, int]:
+    """The inputs of an `infer` body, JSON data or binary data behind it in the order of the inputs; and the rows."""
+    check_outputs(content)
+    inputs = content.get("inputs")
+    if not isinstance(inputs, list):
+        raise ApiError(400, "inputs is missing: send a list of tensors", "invalid_input", "inputs")
+    values: Values = {}
+    place, rows = 0, 1
+    for tensor in inputs:
+        if not isinstance(tensor, dict):
+            raise ApiError(400, "inputs holds something that is no tensor", "invalid_input", "inputs")
+        name, parameters = tensor.get("name"), parameters_of("input", tensor)
+        size = parameters.get("binary_data_size")
+        part = b""
+        if isinstance(size, int) and size >= 0:
+            part, place = binary[place : place + size], place + size
+        if name in PROMPTS and isinstance(shape := tensor.get("shape"), list):
+            rows = rows_of(shape)
+        if name in WANTED:
+            values[name] = (
+                unpack(str(tensor.get("datatype")), part) if size is not None else flat(tensor.get("data", []))
+            )
+    return values, rows
+
+
+def check_outputs(content: Mapping[str, Any]) -> None:
+    """Raises `ApiError` where a wanted output is no tensor, or to be written where nobody can look."""
+    outputs = content.get("outputs", [])
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise ApiError(400, "outputs is no list of tensors", "invalid_input", "outputs")
+    for output in outputs:
+        parameters_of("output", output)
+
+
+def parameters_of(kind: str, tensor: Mapping[str, Any]) -> dict[str, Any]:
+    """An input's or output's parameters; raises `ApiError` where they name shared memory."""
+    parameters = tensor.get("parameters") or {}
+    if not isinstance(parameters, dict) or SHARED_MEMORY in parameters:
+        raise shared_memory(kind, str(tensor.get("name")))
+    return parameters
+
+
+def read_grpc(tensor: Any, raw: bytes | None) -> list[Any]:
+    """The elements of a gRPC tensor, raw or typed."""
+    if raw is not None:
+        return unpack(tensor.datatype, raw)
+    c = tensor.contents
+    texts = [value.decode("utf-8", "replace") for value in c.bytes_contents]
+    return [*c.int_contents, *c.int64_contents, *c.uint_contents, *c.uint64_contents, *texts]
+
+
+def unpack(datatype: str, raw: bytes) -> list[Any]:
+    """Elements of a raw tensor, little-endian; texts are prefixed by their length in 4 bytes."""
+    if datatype == "BYTES":
+        return list(unpack_texts(raw))
+    try:
+        code, size = INTEGERS[datatype]
+        unpacker: Callable[..., Any] = struct.iter_unpack
+        return [value for (value,) in unpacker(code, raw[: len(raw) - len(raw) % size])]
+    except KeyError:
+        raise ApiError(400, f"datatype {datatype[:20]!r} is not the input's", "invalid_input") from None
+
+
+def unpack_texts(raw: bytes) -> list[str]:
+    """Triton's BYTES elements; raises `ApiError` where lengths and content differ."""
+    texts, place = [], 0
+    while place < len(raw):
+        size = int.from_bytes(raw[place : place + 4], "little")
+        place += 4 + size
+        if place > len(raw):
+            raise ApiError(400, "a BYTES tensor is shorter than its lengths say", "invalid_input")
+        texts.append(raw[place - size : place].decode("utf-8", "replace"))
+    return texts
+
+
+def shared_memory(kind: str, name: str) -> ApiError:
+    """Shared memory cannot be looked into, so it is not let through."""
+    remedy = "send its content" if kind == "input" else "take its content from the answer"
+    return ApiError(400, f"{kind} {name[:40]!r} is in shared memory: {remedy}", "shared_memory")

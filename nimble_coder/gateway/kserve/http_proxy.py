@@ -1,0 +1,133 @@
+"""KServe v2 over HTTP: `/v2/*` passed to Triton, what would harm others refused."""
+
+import asyncio
+import re
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from nimble_coder.gateway.access.limits import draining, engine_lost
+from nimble_coder.gateway.answers.bodies import Live, Ready
+from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.exchange import JSON_LENGTH, Exchange
+from nimble_coder.gateway.kserve.guard import KServeGuard, split_body
+from nimble_coder.gateway.kserve.json_bodies import read_generate, read_infer, write_generate, write_infer
+from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
+from nimble_coder.gateway.service import Service, aside
+from nimble_coder.processes.triton_stack import largest_body
+
+GENERATING = re.compile(r"models/([^/]+)(?:/versions/([^/]+))?/(infer|generate|generate_stream)")
+READING = re.compile(
+    r"(?:|health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:|/ready|/config|/stats)|models/stats)"
+)
+READY = "health/ready"
+HEALTH: dict[str, Struct] = {"health/live": Live(live=True), READY: Ready(ready=True)}
+"""What `kserve`'s client reads where Triton says nothing, and Triton's own looks at the status alone."""
+KEPT = ("content-type", "accept", JSON_LENGTH, "accept-encoding")
+RETURNED = (b"inference-header-content-length", b"content-encoding")
+
+
+class TritonHttp:
+    """Triton's HTTP and metrics ports, which listen on loopback only."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._guard = KServeGuard(service)
+        self._single = UnaryInference(service, self._guard)
+        self._largest_body = min(service.settings.max_body_bytes, largest_body())
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self._client = httpx.AsyncClient(base_url=service.settings.triton_http, timeout=None, limits=limits)  # noqa: S113 - a generation may take long
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._single.close()
+        await self._client.aclose()
+
+    async def metrics(self) -> bytes:
+        """Triton's metrics page; empty while Triton does not answer, so that the gateway's own are never missing."""
+        try:
+            answer = await self._client.get(self._service.settings.triton_metrics, timeout=2)
+        except httpx.HTTPError:
+            return b""
+        return answer.content if answer.status_code == 200 else b""
+
+    async def forward(self, exchange: Exchange) -> None:
+        """Passes a request on and its answer back as it comes; hangs up on Triton when the client does."""
+        path = exchange.path[len("/v2/") :]
+        generating = exchange.method == "POST" and GENERATING.fullmatch(path)
+        if not generating and not (exchange.is_reading and READING.fullmatch(path)):
+            self._service.keys.check_admin(exchange.header("authorization"), exchange.header("x-api-key"))
+        if path == READY and not self._service.admission.takes_work:
+            raise draining() if self._service.admission.draining else engine_lost()
+        body = await exchange.body(self._largest_body)
+        if generating:
+            model, version, verb = generating.groups()
+            if model in STREAMING and verb != "generate_stream":
+                await self._answer(exchange, (model, version, verb), body)
+                return
+            checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(JSON_LENGTH))
+            with self._service.admission.admit(checked.generations):
+                await self._pass(exchange, checked.content, checked.header_length)
+        else:
+            await self._pass(exchange, body)
+
+    async def _answer(self, exchange: Exchange, target: tuple[str, str | None, str], body: bytes) -> None:
+        """Answers a single inference on a model that streams."""
+        model, version, verb = target
+        header_length = exchange.header(JSON_LENGTH)
+        content, binary = await aside(len(body), split_body, body, header_length)
+        if verb == "infer":
+            request = await aside(len(body), read_infer, content, binary)
+        else:
+            request = await aside(len(body), read_generate, content, self._single.config(model))
+        request.model_name, request.model_version = model, version or ""
+        async with exchange.connected():
+            response = await self._single.answer(request)
+        if verb == "generate":
+            await exchange.respond(200, write_generate(response))
+            return
+        answer, json_length = write_infer(response, content)
+        if json_length is None:
+            await exchange.respond(200, answer)
+        else:
+            lengths = [(b"inference-header-content-length", str(json_length).encode())]
+            await exchange.respond(200, answer, b"application/octet-stream", lengths)
+
+    async def _pass(self, exchange: Exchange, body: bytes, header_length: int | None = None) -> None:
+        headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}
+        if header_length is not None:
+            headers[JSON_LENGTH] = str(header_length)
+        method = "GET" if exchange.is_reading else exchange.method  # Triton knows no HEAD
+        request = self._client.build_request(method, exchange.raw_target, content=body, headers=headers)
+        async with exchange.connected():
+            try:
+                answer = await self._client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                raise ApiError(503, f"Triton does not answer: {error}", "engine_unavailable", retry_after=1) from None
+            try:
+                if answer.status_code >= 400:
+                    raise refusal(answer.status_code, await answer.aread())
+                kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
+                if health := HEALTH.get(exchange.path.removeprefix("/v2/")):
+                    await exchange.respond(200, msgspec.json.encode(health))
+                    return
+                content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
+                await exchange.start(answer.status_code, content_type, kept)
+                async for part in answer.aiter_raw():
+                    await exchange.write(part)
+                await exchange.write(b"", more=False)
+            except httpx.HTTPError as error:
+                raise ApiError(503, f"Triton ended the answer early: {error}", "engine_unavailable") from None
+            finally:
+                await asyncio.shield(answer.aclose())
+
+
+def refusal(status: int, body: bytes) -> ApiError:
+    """What Triton answers where it refuses or fails; to it a wrong JSON type is an internal error, and the refusal of a
+    stream an event."""
+    try:
+        text = msgspec.json.decode(body.removeprefix(b"data: "), type=dict[str, str])["error"]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        text = body.decode("utf-8", "replace")
+    return from_triton(text) if status >= 500 else ApiError(status, text)

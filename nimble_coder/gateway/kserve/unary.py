@@ -1,0 +1,176 @@
+"""Single inferences on models that stream: what Triton refuses (`ModelInfer`, `infer`, `generate`), from a stream.
+
+It is what people with `tritonclient` or `kserve` try first. The engine is asked for the whole answer at once, over a
+stream, since only a stream can be cancelled: Triton's HTTP side runs a generation on whose client has gone.
+"""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf import text_format
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.kserve.guard import KServeGuard
+from nimble_coder.gateway.kserve.json_bodies import DTYPES
+from nimble_coder.gateway.service import Service, aside
+
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+STREAMING = {"tensorrt_llm": "streaming", "tensorrt_llm_bls": "stream", "ensemble": "stream"}
+"""The models that stream, and their input that asks for an answer in pieces."""
+NOT_CANCELLED = "ensemble"
+"""The model whose members Triton (2.51) does not tell that a request is cancelled; they know its id, though."""
+STOP_SECONDS = 0.05
+"""Between two attempts to stop such a request."""
+PLACES = ("batch_index", "sequence_index")
+"""The outputs that say which of several answers a response is."""
+BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
+"""Triton's statuses of an inference that say less than their texts do."""
+
+
+class UnaryInference:
+    """Answers single inferences; the caller has checked who asks, and how often."""
+
+    def __init__(self, service: Service, guard: KServeGuard) -> None:
+        self._service, self._guard = service, guard
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
+        self._configs: dict[str, model_config_pb2.ModelConfig] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Ends the connection to Triton."""
+        await self._triton.close()
+
+    def config(self, model: str) -> model_config_pb2.ModelConfig:
+        """A model's configuration, as Triton has it."""
+        if model not in self._configs:
+            text = (self._service.artifact.repository / model / "config.pbtxt").read_text(encoding="utf-8")
+            self._configs[model] = text_format.Parse(text, model_config_pb2.ModelConfig())
+        return self._configs[model]
+
+    async def answer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
+        """One response with everything that the model gives; raises `ApiError`. Being cancelled ends the generation."""
+        asked_id, wanted = request.id, {output.name for output in request.outputs}
+        leave_out(request, STREAMING[request.model_name])
+        generations = await aside(request.ByteSize(), self._guard.check_grpc, request)
+        if wanted and generations > 1:
+            for name in PLACES:
+                if name not in wanted:
+                    request.outputs.add(name=name)
+        if request.model_name == NOT_CANCELLED:
+            request.id = secrets.token_hex(12)
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        with self._service.admission.admit(generations):
+            responses = await self._collect(request)
+        whole = (
+            merge(responses)
+            if responses
+            else service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
+        )
+        whole.id = asked_id
+        return select(whole, wanted)
+
+    async def _collect(self, request: service_pb2.ModelInferRequest) -> list[service_pb2.ModelInferResponse]:
+        call = self._triton.stream_stream(STREAM)()
+        responses: list[service_pb2.ModelInferResponse] = []
+        finished = False
+        try:
+            await call.write(request.SerializeToString())
+            await call.done_writing()
+            async for message in call:
+                answer = service_pb2.ModelStreamInferResponse.FromString(message)
+                if answer.error_message:
+                    finished = True
+                    raise from_triton(answer.error_message.removeprefix(f"[request id: {request.id}] "))
+                finished = answer.infer_response.parameters["triton_final_response"].bool_param
+                if answer.infer_response.outputs:
+                    responses.append(answer.infer_response)
+        except grpc.aio.AioRpcError as error:
+            raise from_triton(error.details() or "unavailable") from None
+        finally:
+            if not finished:  # Triton (2.51) never frees a request that is cancelled when it has been answered
+                self._cancel(request, call)
+        return responses
+
+    def _cancel(self, request: service_pb2.ModelInferRequest, call: Any) -> None:
+        if request.model_name != NOT_CANCELLED:
+            call.cancel()
+            return
+        stopping = asyncio.create_task(self._stop(request.id, call))
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
+
+    async def _stop(self, request_id: str, call: Any) -> None:
+        """Has the engine end a member's request; until it has reached the engine there is none to end."""
+
+        async def read() -> None:
+            async for _ in call:
+                pass
+
+        ending = asyncio.create_task(read())
+        with suppress(ApiError, grpc.aio.AioRpcError):
+            while not ending.done():
+                await self._service.streams.stop(request_id)
+                await asyncio.wait([ending], timeout=STOP_SECONDS)
+            await ending
+
+
+def leave_out(request: service_pb2.ModelInferRequest, name: str) -> None:
+    """Takes an input out of a request."""
+    for index in reversed(range(len(request.inputs))):
+        if request.inputs[index].name == name:
+            del request.inputs[index]
+            if index < len(request.raw_input_contents):
+                del request.raw_input_contents[index]
+
+
+def merge(responses: list[service_pb2.ModelInferResponse]) -> service_pb2.ModelInferResponse:
+    """The responses to a batch, or to a request for several sequences, as one: in their order along the first axis.
+
+    Where they are not equally long, 0 fills the shorter ones up; `sequence_length` says how long they are.
+    """
+    whole = service_pb2.ModelInferResponse(model_name=responses[0].model_name, model_version=responses[0].model_version)
+    parts = sorted(map(tensors_of, responses), key=place_of)
+    for name, (first, _) in parts[0].items():
+        found = [part[name] for part in parts if name in part]
+        shapes = [list(tensor.shape) for tensor, _ in found]
+        widest = [max(sizes) for sizes in zip(*(shape[1:] for shape in shapes), strict=True)]
+        raws = [
+            raw if shape[1:] == widest else padded(np.frombuffer(raw, DTYPES[first.datatype]).reshape(shape), widest)
+            for (_, raw), shape in zip(found, shapes, strict=True)
+        ]
+        whole.outputs.add(name=name, datatype=first.datatype, shape=[sum(shape[0] for shape in shapes), *widest])
+        whole.raw_output_contents.append(b"".join(raws))
+    return whole
+
+
+def tensors_of(response: service_pb2.ModelInferResponse) -> dict[str, tuple[Any, bytes]]:
+    """A response's outputs by name, each with its content."""
+    pairs = zip(response.outputs, response.raw_output_contents, strict=True)
+    return {tensor.name: (tensor, raw) for tensor, raw in pairs}
+
+
+def place_of(outputs: dict[str, tuple[Any, bytes]]) -> tuple[int, ...]:
+    """Which answer of several it is."""
+    return tuple(int.from_bytes(outputs[name][1][:4], "little") if name in outputs else 0 for name in PLACES)
+
+
+def padded(array: NDArray[Any], widest: list[int]) -> bytes:
+    """An array's bytes, filled up with zeros behind its first axis."""
+    missing = [(0, size - own) for own, size in zip(array.shape[1:], widest, strict=True)]
+    return np.pad(array, [(0, 0), *missing]).tobytes()
+
+
+def select(response: service_pb2.ModelInferResponse, wanted: set[str]) -> service_pb2.ModelInferResponse:
+    """Leaves what was asked for, where something was."""
+    for number in reversed(range(len(response.outputs))):
+        if wanted and response.outputs[number].name not in wanted:
+            del response.outputs[number]
+            del response.raw_output_contents[number]
+    return response

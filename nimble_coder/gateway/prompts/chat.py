@@ -1,0 +1,178 @@
+"""Chat prompts in ChatML, as Qwen2.5's template writes them, with every user's text kept apart from the control tokens.
+
+Format: `chat_template` in tokenizer_config.json of Qwen2.5-Coder-Instruct, tools block included. The template itself
+cannot be run for this: it would paste texts and control strings into one string.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nimble_coder.gateway.answers.bodies import ChatFinishReason
+from nimble_coder.gateway.answers.tools import Calling
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
+from nimble_coder.gateway.requests.schemas import ChatRequest, FunctionCall, Message, Tool, ToolCall
+
+QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+TOOLS_HEAD = (
+    "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+TOOLS_TAIL = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+    "</tool_call>"
+)
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+RESULTS = ("tool", "function")
+CALL_TAG = "<tool_call>"
+
+
+class ChatPrompts:
+    """Renders chats for one checkpoint."""
+
+    def __init__(self, encoder: PromptEncoder, tokenizer_directory: Path) -> None:
+        self._encoder = encoder
+        self._default_system = default_system(tokenizer_directory)
+        self._start, self._end = encoder.id("<|im_start|>"), encoder.id("<|im_end|>")
+
+    def encode(self, request: ChatRequest) -> list[int]:
+        """The prompt's ids; raises `ApiError` for messages that cannot be rendered."""
+        messages = request.messages
+        if not messages:
+            raise ApiError(400, "messages is empty: send at least one", "empty_messages", "messages")
+        own_system = messages[0].role in ("system", "developer")
+        system = text_of(messages[0], 0) if own_system else self._default_system
+        calling = calling_of(request)
+        tools = request.offered if calling.names else []
+        pieces: list[Piece] = [self._start, f"system\n{system}", *self._tools(tools), self._end, "\n"]
+        for index in range(int(own_system), len(messages)):
+            pieces += self._message(messages, index)
+        if request.continue_final_message:
+            del pieces[-2:]
+        elif request.add_generation_prompt is not False:
+            pieces += [self._start, "assistant\n", *self._opening(calling)]
+        return self._encoder.encode(pieces)
+
+    def _opening(self, calling: Calling) -> list[Piece]:
+        if not calling.opening:
+            return []
+        return [self._encoder.id(CALL_TAG), calling.opening.removeprefix(CALL_TAG)]
+
+    def _tools(self, tools: Sequence[Tool]) -> list[Piece]:
+        if not tools:
+            return []
+        lines = [f"\n{json.dumps(tool.as_json(), ensure_ascii=False)}" for tool in tools]
+        return [*self._encoder.split(TOOLS_HEAD), *lines, *self._encoder.split(TOOLS_TAIL)]
+
+    def _message(self, messages: Sequence[Message], index: int) -> list[Piece]:
+        message = messages[index]
+        if message.role not in ROLES:
+            text = f"role {message.role[:40]!r} is not known: use one of {', '.join(ROLES)}"
+            raise ApiError(400, text, "invalid_role", f"messages[{index}].role")
+        text = text_of(message, index)
+        if message.role in RESULTS:
+            return self._result(messages, index, text)
+        role = "system" if message.role == "developer" else message.role
+        if not message.tool_calls:
+            return [self._start, f"{role}\n{text}", self._end, "\n"]
+        said = [f"\n{text}"] if text else []
+        return [self._start, role, *said, *self._calls(message.tool_calls), self._end, "\n"]
+
+    def _calls(self, calls: Sequence[ToolCall]) -> list[Piece]:
+        opening, closing = self._encoder.id(CALL_TAG), self._encoder.id("</tool_call>")
+        pieces: list[Piece] = []
+        for call in calls:
+            text = arguments_of(call.function)
+            name = json.dumps(call.function.name, ensure_ascii=False)
+            pieces += ["\n", opening, f'\n{{"name": {name}, "arguments": {text}}}\n', closing]
+        return pieces
+
+    def _result(self, messages: Sequence[Message], index: int, text: str) -> list[Piece]:
+        """Results that follow each other share one user turn."""
+        is_first = index == 0 or messages[index - 1].role not in RESULTS
+        is_last = index + 1 == len(messages) or messages[index + 1].role not in RESULTS
+        opening: list[Piece] = [self._start, "user"] if is_first else []
+        closing: list[Piece] = [self._end, "\n"] if is_last else []
+        return [*opening, f"\n<tool_response>\n{text}\n</tool_response>", *closing]
+
+
+def calling_of(request: ChatRequest) -> Calling:
+    """What `tools` and `tool_choice` allow; raises `ApiError` for a choice that cannot be kept.
+
+    A call is demanded by beginning it in the model's place: lookahead decoding cannot be guided.
+    """
+    names = frozenset(tool.function.name for tool in request.offered)
+    choice, most = request.choice, 1 if request.is_legacy or request.parallel_tool_calls is False else None
+    reason: ChatFinishReason = "function_call" if request.is_legacy else "tool_calls"
+    if choice == "none":
+        return Calling()
+    if choice in (None, "auto"):
+        return Calling(names, finish_reason=reason, most=most, is_legacy=request.is_legacy)
+    name = None if choice == "required" else chosen_name(choice)
+    if not names or name not in (None, *names):
+        text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+    if request.continue_final_message or request.add_generation_prompt is False:
+        text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+    # No blank at the ends: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
+    beginnings = tuple(
+        f' {json.dumps(n, ensure_ascii=False)}, "arguments":' for n in sorted(names if not name else [name])
+    )
+    opening, is_only = f'{CALL_TAG}\n{{"name":', len(beginnings) == 1
+    return Calling(
+        names,
+        opening + beginnings[0] if is_only else opening,
+        () if is_only else beginnings,
+        "stop" if name else reason,
+        most,
+        request.is_legacy,
+    )
+
+
+def chosen_name(choice: object) -> str:
+    """The function that a `tool_choice` names."""
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+    return name
+
+
+def arguments_of(call: FunctionCall) -> str:
+    """A past call's arguments as JSON: an object where there are none, a string where they are no JSON."""
+    if not isinstance(call.arguments, str):
+        return json.dumps(call.arguments or {}, ensure_ascii=False)
+    text = call.arguments.strip()
+    try:
+        return call.arguments if json.loads(text or "null") is not None else "{}"
+    except (ValueError, RecursionError):
+        return json.dumps(call.arguments, ensure_ascii=False)
+
+
+def text_of(message: Message, index: int) -> str:
+    """A message's text; raises `ApiError` for content that is no text."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    texts = []
+    for part in message.content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif (said := part.text if part.refusal is None else part.refusal) is not None:
+            texts.append(said)
+        else:
+            text = f"content of type {part.type[:40]!r} is not supported: this model reads text only"
+            raise ApiError(400, text, "unsupported_content", f"messages[{index}].content")
+    return "\n".join(texts)
+
+
+def default_system(tokenizer_directory: Path) -> str:
+    """What the checkpoint's template says where a chat has no system message: the first such text in it."""
+    path = tokenizer_directory / "tokenizer_config.json"
+    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+    found = re.search(r"<\|im_start\|>system\\n([^'{<]+)<\|im_end\|>", template or "")
+    return found[1] if found else QWEN_SYSTEM

@@ -1,0 +1,1 @@
+"""What clients send: bodies, the table of their fields, and what the engine is asked."""

@@ -1,0 +1,54 @@
+"""Writes docs/request-fields.md: `python -m nimble_coder.gateway.requests.documentation > docs/request-fields.md`."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from nimble_coder.gateway.requests.field_check import HONOURED, ROUTES
+from nimble_coder.gateway.requests.fields import GROUPS, Engine, Field, Otherwise
+
+HEAD = """# Request fields
+
+Written by `python -m nimble_coder.gateway.requests.documentation`; a test keeps it current, another one sends every
+field.
+
+What becomes of every field that OpenAI, vLLM, llama.cpp, NIM, Triton's generate front and a few editors define, on the
+routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `fim` (`/v1/fim/completions`) and `llama`
+(`/infill`, `/completion`). Null always means absent.
+
+- **honoured**: does what it says on these routes. Some need an engine that can: "not greedy" is every engine but a
+  TensorRT engine with lookahead and no companion, which decodes greedily whatever it is sent; "portable" is the
+  portable engine alone.
+- **neutral**: values that ask for nothing, accepted everywhere.
+- **otherwise**: what becomes of it on the other routes, with other engines and with other values. What is ignored is
+  named in the answer's header `x-nimble-ignored`, and so is a field that stands in no table. What is refused gets 400
+  with the code `unsupported`: it forces the form of an answer, forbids tokens, or is content that no model here reads.
+- `NIMBLE_STRICT_SAMPLING=true` refuses what would be ignored, too.
+
+`outer.inner` is a field of an object. On `/v2` the inputs are those of Triton's models, and the portable engine takes
+`min_p` (a number) and `logit_bias` (JSON of biases by token id, as text) as request parameters of `tensorrt_llm`.
+"""
+NEEDS = {Engine.GREEDY: "", Engine.SAMPLING: " (not greedy)", Engine.PORTABLE: " (portable)"}
+OTHERWISE = {
+    Otherwise.ACCEPTED: "accepted, changes no answer",
+    Otherwise.IGNORED: "ignored and said",
+    Otherwise.REFUSED: "**refused**",
+}
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "".join(line for title, group in GROUPS.items() for line in table(title, group))
+
+
+def table(title: str, group: Sequence[Field]) -> Iterator[str]:
+    """A row a field."""
+    yield f"\n## {title}\n\n| field | of | honoured | neutral | otherwise |\n|---|---|---|---|---|\n"
+    for field in group:
+        neutral = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral)
+        routes = ", ".join(route for route, kind in ROUTES.items() if field.name in HONOURED[kind])
+        shown = f"{routes}{NEEDS[field.needs]}" if routes else ""
+        yield f"| `{field.name}` | {field.of} | {shown} | {neutral} | {OTHERWISE[field.otherwise]} |\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

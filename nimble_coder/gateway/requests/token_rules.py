@@ -1,0 +1,67 @@
+"""What a request says of single tokens: biases, and words that must not come. Both become token ids here.
+
+`logit_bias`: OpenAI's map by token id; llama.cpp's pairs, in which a text stands for each of its tokens and false
+forbids. `bad_words`: vLLM's, of which each is meant with and without a blank before it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+from nimble_coder.engine.protocol import BIAS
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.requests.sampling import samples
+from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling
+
+ID = re.compile(r"-?[0-9]{1,19}")
+Encode = Callable[[str], list[int]]
+
+
+def biases_of(asked: Sampling, encode: Encode, vocab_size: int) -> dict[int, float]:
+    """Biases by token id; raises `ApiError` for an id that is none."""
+    biases: dict[int, float] = {}
+    for token, bias in pairs_of(asked):
+        value = 0.0 if bias is True else BIAS.least if bias is False else bias
+        for i in ids_of(token, encode):
+            if not 0 <= i < vocab_size:
+                text = f"logit_bias names the token {i}: ids go from 0 to {vocab_size - 1}"
+                raise ApiError(400, text, "invalid_token_id", "logit_bias")
+            biases[i] = value
+    return biases
+
+
+def pairs_of(asked: Sampling) -> Iterator[tuple[int | str, float | bool]]:
+    """What `logit_bias` holds, in either form."""
+    if isinstance(asked.logit_bias, dict):
+        yield from asked.logit_bias.items()
+    else:
+        yield from asked.logit_bias or []
+
+
+def ids_of(token: int | str, encode: Encode) -> list[int]:
+    """The tokens that a key of `logit_bias` stands for."""
+    if isinstance(token, int):
+        return [token]
+    return [int(token)] if ID.fullmatch(token) else encode(token)
+
+
+def bad_words_of(asked: Sampling, encode: Encode) -> tuple[tuple[int, ...], ...]:
+    """The token sequences that must not be completed, each once."""
+    words = [asked.bad_words] if isinstance(asked.bad_words, str) else asked.bad_words or []
+    spelled = [spelling for word in words if word for spelling in (word, f" {word.lstrip()}")]
+    return tuple(dict.fromkeys(tuple(encode(spelling)) for spelling in spelled))
+
+
+def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tuple[str, str | float], ...]:
+    """What the portable engine takes as request parameters, by name."""
+    biases = biases_of(asked, encode, vocab_size)
+    bias: tuple[tuple[str, str | float], ...] = (("logit_bias", json.dumps(biases)),) if biases else ()
+    found = list(bias)
+    if asked.draft_tokens is not None:
+        found.append(("draft_tokens", float(asked.draft_tokens)))
+    if asked.min_p and samples(asked):
+        found.append(("min_p", asked.min_p))
+    if isinstance(asked, OpenAISampling) and asked.wants_log_probs:
+        found += [("top_logprobs", float(asked.alternatives))] if asked.alternatives else []
+        found += [("prompt_logprobs", 1.0)] if asked.scores_prompt else []
+    return tuple(found)

@@ -1,0 +1,86 @@
+"""The gateway's metrics, under the names NIM 1.x publishes where it has one, so that its dashboards fit.
+
+Per request, not per token: what a stream costs while it runs is its own tokens and nothing else.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from nimble_coder.gateway.answers.transcript import Transcript
+
+LATENCY = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+PER_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+STEPS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8)
+
+
+class GatewayMetrics:
+    """Counters and histograms of one process; with several workers their files hold them all."""
+
+    def __init__(self, workers_directory: Path | None = None) -> None:
+        self._directory = workers_directory
+        own = self._registry = CollectorRegistry()
+        self.ready = Gauge(
+            "nimble_ready", "1 while the service is ready, 0 otherwise", registry=own, multiprocess_mode="livemin"
+        )
+        self.running = Gauge("num_requests_running", "Generations in flight", registry=own, multiprocess_mode="livesum")
+        self.requests = Counter(
+            "nimble_http_requests", "Requests by route and status", ["route", "status"], registry=own
+        )
+        self.grpc_requests = Counter(
+            "nimble_grpc_requests", "Calls by method and status", ["method", "status"], registry=own
+        )
+        self.errors = Counter(
+            "nimble_errors", "Requests refused or failed, by the error's code", ["code"], registry=own
+        )
+        self.unreadable_keys = Counter(
+            "nimble_api_keys_unreadable", "Versions of the keys file that could not be read", registry=own
+        )
+        self.certificate_ends = Gauge(
+            "nimble_certificate_not_after_seconds",
+            "When the TLS certificate ends to be valid, in seconds since 1970; 0 without TLS",
+            registry=own,
+            multiprocess_mode="livemin",
+        )
+        self.finished = Counter("request_finish", "Generations by the reason they ended", ["reason"], registry=own)
+        self.cancelled = Counter("nimble_requests_cancelled", "Generations whose client went away", registry=own)
+        self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens", registry=own)
+        self.generation_tokens = Counter("generation_tokens", "Generated tokens", registry=own)
+        self.accepted = Counter("nimble_accepted_draft_tokens", "Draft tokens accepted", registry=own)
+        self.drafts = Counter("nimble_draft_tokens", "Draft tokens that could have been accepted", registry=own)
+        self.first = Histogram("time_to_first_token_seconds", "TTFT", registry=own, buckets=LATENCY)
+        self.per_token = Histogram("time_per_output_token_seconds", "ITL, mean", registry=own, buckets=PER_TOKEN)
+        self.whole = Histogram("e2e_request_latency_seconds", "Whole generation", registry=own, buckets=LATENCY)
+        self.prompt_length = Histogram("request_prompt_tokens", "Prompt length", registry=own, buckets=TOKENS)
+        self.length = Histogram("request_generation_tokens", "Answer length", registry=own, buckets=TOKENS)
+        self.per_step = Histogram("nimble_tokens_per_step", "Tokens per decoding step", registry=own, buckets=STEPS)
+
+    def record(self, prompt_tokens: int, transcripts: Sequence[Transcript]) -> None:
+        """Adds a request that has ended, however it did."""
+        self.prompt_tokens.inc(prompt_tokens)
+        self.prompt_length.observe(prompt_tokens)
+        for t in transcripts:
+            self.finished.labels(t.finish_reason or "aborted").inc()
+            if t.first_token is None:
+                continue
+            self.generation_tokens.inc(t.tokens)
+            self.length.observe(t.tokens)
+            self.first.observe(t.first_token - t.started)
+            self.whole.observe(t.finished - t.started)
+            if t.tokens > 1:
+                self.per_token.observe((t.finished - t.first_token) / (t.tokens - 1))
+            if t.draft_tokens:
+                self.accepted.inc(t.accepted_draft_tokens)
+                self.drafts.inc(t.draft_tokens)
+                self.per_step.observe((t.tokens - 1) / max(t.tokens - 1 - t.accepted_draft_tokens, 1))
+
+    def page(self) -> bytes:
+        """Prometheus text."""
+        if self._directory is None:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

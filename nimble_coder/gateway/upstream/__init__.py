@@ -1,0 +1,1 @@
+"""The way to Triton: token ids over one gRPC stream per generation."""

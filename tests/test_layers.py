@@ -1,0 +1,78 @@
+"""Imports go one way, between files and between folders, so that each can be read without what stands above it."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("build_engine", "nimble_coder")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+}
+HEAVY = {"huggingface_hub", "jinja2", "torch", "transformers"}
+"""What a process that serves has no use for: seconds at its start, and memory."""
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of this project that a file imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in ("build_engine", "nimble_coder")
+        ):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(name if name in FILES else node.module for name in names)
+    return found
+
+
+EDGES = {module: imports(path) for module, path in FILES.items()}
+
+
+def test_no_file_imports_itself_by_a_detour() -> None:
+    list(TopologicalSorter(EDGES).static_order())  # raises `CycleError` with the files in it
+
+
+def test_no_folder_imports_itself_by_a_detour() -> None:
+    folders: dict[str, set[str]] = {}
+    for module, others in EDGES.items():
+        top = ".".join(module.split(".")[:2]) if module.startswith("nimble_coder") else "build_engine"
+        for other in others:
+            beneath = ".".join(other.split(".")[:2]) if other.startswith("nimble_coder") else "build_engine"
+            if top != beneath:
+                folders.setdefault(top, set()).add(beneath)
+    list(TopologicalSorter(folders).static_order())
+
+
+def test_no_room_of_the_gateway_imports_itself_by_a_detour() -> None:
+    rooms: dict[str, set[str]] = {}
+    for module, others in EDGES.items():
+        parts = module.split(".")
+        if parts[:2] != ["nimble_coder", "gateway"] or len(parts) < 4:
+            continue
+        for other in others:
+            beneath = other.split(".")
+            if beneath[:2] == ["nimble_coder", "gateway"] and len(beneath) > 3 and beneath[2] != parts[2]:
+                rooms.setdefault(parts[2], set()).add(beneath[2])
+    list(TopologicalSorter(rooms).static_order())
+    assert {"access", "answers", "apis", "kserve", "prompts", "requests"} & set(rooms)
+
+
+@pytest.mark.parametrize(
+    ("module", "needs"),
+    [
+        ("nimble_coder.gateway.server", set()),
+        ("nimble_coder.supervisor.supervisor", {"jinja2"}),  # an artefact that was moved has its repository rendered
+    ],
+)
+def test_who_serves_imports_nothing_of_the_build(module: str, needs: set[str]) -> None:
+    code = f"import sys, {module}; print(*sorted({HEAVY - needs} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
