@@ -22,7 +22,7 @@ from build_engine.memory import GIB, MIB, plan_companion, weight_bytes
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import places_at, render_repository
 from build_engine.verify import SKIPPED, Verifier, advice
-from build_engine.weights import Weights, own_weights
+from build_engine.weights import local_weights, own_weights
 
 Progress = Callable[[str], None]
 
@@ -52,14 +52,18 @@ def build(
 ) -> Artifact:
     """Builds `profile`, or finds it built, and returns the artefact.
 
-    `model` is a local checkpoint directory; without one the profile's own model is taken, from the hub if need be.
-    Without a `verifier` the engine is not run, and the manifest says so. Raises `IncompatibleError`, `WeightsError`,
-    `CheckpointError`, `ProfileError`, `EngineBuildError`, `VerificationError`, `CacheError` or `ManifestError`, each
-    with what to do about it; nothing is published then.
+    `model` is a local checkpoint directory or GGUF file; without one the profile's own model is taken, from the hub if
+    need be. Without a `verifier` the engine is not run, and the manifest says so. Raises `IncompatibleError`,
+    `WeightsError`, `CheckpointError`, `ProfileError`, `EngineBuildError`, `VerificationError`, `CacheError` or
+    `ManifestError`, each with what to do about it; nothing is published then.
     """
     started, options = time.monotonic(), options or BuildOptions()
     machine = check_machine(profile, options.allow_unproven)
-    weights = own_weights(profile, options.revision, cache, progress) if model is None else Weights(model)
+    weights = (
+        own_weights(profile, options.revision, cache, progress)
+        if model is None
+        else local_weights(model, cache, progress)
+    )
     checkpoint = Checkpoint.open(weights.directory)
     if profile.engine == "tensorrt":
         tensorrt.check_profile(profile, checkpoint)

@@ -7,6 +7,7 @@ from build_engine.build import BuildOptions, workshop
 from build_engine.engines import tensorrt
 from build_engine.profiles import Profile
 from build_engine.versions import CONTAINER
+from build_engine.weights import is_gguf
 
 
 def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -> str:
@@ -17,6 +18,8 @@ def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -
         command = shlex.join(["nimble-coder", "build-engine", *chosen])
         return "\n".join([*header, f"{command}  # nothing is compiled"])
     model = shlex.quote(str(source.absolute())) if source else f"$({_download(profile, options)})"
+    if source and is_gguf(source):
+        model = f"$({shlex.join(['nimble-coder', 'download-to-cache', '--model', str(source.absolute())])})"
     lines = [*header, "set -eu", f"MODEL={model}", 'WORK="${WORK:-$PWD/build}"; mkdir -p "$WORK/work"']
     shop = workshop(profile, Path("$MODEL"), Path("$WORK"), options)
     for step in tensorrt.plan(profile, shop):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from build_engine.catalog import MODELS, find_model
 from build_engine.checkpoint import Checkpoint
@@ -21,6 +22,9 @@ from build_engine.profiles import (
     torch_profile,
 )
 from build_engine.versions import IncompatibleError, check_compute_capability, installed_tensorrt_llm
+
+if TYPE_CHECKING:
+    from build_engine.gguf.model import GgufModel
 
 
 class Fit(Enum):
@@ -187,7 +191,7 @@ def preference(has_tensorrt: bool) -> Callable[[Profile], tuple[bool, bool, bool
     return rank
 
 
-def profile_of(checkpoint: Checkpoint, hardware: Hardware) -> Profile:
+def profile_of(checkpoint: "Checkpoint | GgufModel", hardware: Hardware) -> Profile:
     """The profile for a checkpoint that somebody brings, where nobody chose one; it is called after the checkpoint.
 
     That of the published model of the same shape on this machine, else the portable engine's.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_url, snapshot_download
 
@@ -22,6 +22,9 @@ from build_engine.download import Download, download_all
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import EMBEDDED, Profile
 from build_engine.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from build_engine.gguf.model import GgufModel
 
 WANTED = (
     "config.json",
@@ -85,6 +88,33 @@ class RemoteFile:
         return sha256(path) == self.sha256 if self.sha256 else git_sha1(path) == self.git_sha1
 
 
+def open_local(source: Path) -> "Checkpoint | GgufModel":
+    """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`."""
+    if is_gguf(source):
+        from build_engine.gguf.model import GgufModel  # noqa: PLC0415 - nothing else needs the package
+
+        return GgufModel.open(source)
+    return Checkpoint.open(source)
+
+
+def local_weights(source: Path, cache: Cache, progress: Progress) -> Weights:
+    """A checkpoint's directory as it is, or the one in the cache that a GGUF file is converted to.
+
+    Raises `CheckpointError` or `CacheError`.
+    """
+    if is_gguf(source):
+        from build_engine.gguf.conversion import convert  # noqa: PLC0415
+
+        return Weights(convert(source, cache, progress))
+    return Weights(source)
+
+
+def is_gguf(source: Path) -> bool:
+    """Whether a path that a person gave for a model is to be read as GGUF: what is there and no directory, or says so
+    by its name."""
+    return not source.is_dir() and (source.exists() or source.is_symlink() or source.suffix == ".gguf")
+
+
 def own_weights(profile: Profile, revision: str, cache: Cache, progress: Progress) -> Weights:
     """The checkpoint that a profile names itself: the one shipped with this package, or the hub's."""
     if profile.model == EMBEDDED:
@@ -124,8 +154,11 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
 def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) -> Weights:
     """Copies a checkpoint directory into the cache as `repo`, for machines that have no hub.
 
-    A directory of huggingface_hub (`snapshots/COMMIT`) keeps its commit; another gets one made from its content.
+    A directory of huggingface_hub (`snapshots/COMMIT`) keeps its commit; another gets one made from its content. A GGUF
+    file is converted into the cache under its own name.
     """
+    if is_gguf(source):
+        return local_weights(source, cache, progress)
     checkpoint = Checkpoint.open(source.absolute())
     hashes = {path.name: sha256(path) for path in checkpoint.files}
     commit = source.absolute().name if source.absolute().parent.name == "snapshots" else _commit_of(hashes)

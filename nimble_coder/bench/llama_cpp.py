@@ -1,37 +1,23 @@
 """llama.cpp as a peer: a checkpoint in its own format, and its decoding loop called as closely as its C interface goes.
 
-Needs `pip install -e '.[peers]'`, which builds llama.cpp from its source package. Layout: gguf-py's `GGUFWriter`;
-tensor names as llama.cpp's convert_hf_to_gguf.py gives them for Qwen2.
+Needs `pip install -e '.[peers]'`, which builds llama.cpp from its source package. Layout: gguf-py's `GGUFWriter`.
 """
 
 import ctypes
 import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 from safetensors.torch import load_file
 
+from build_engine.gguf.model import gguf_name
+
 FORMATS = ("F16", "BF16")
-TENSORS = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
 
 
 def write_gguf(checkpoint: Path, kind: str, path: Path) -> None:
     """Writes a Hugging Face checkpoint of Qwen2 in one file as GGUF, without its tokenizer."""
-    import gguf  # noqa: PLC0415 - an extra that only this benchmark needs
-
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(config["num_hidden_layers"])
@@ -53,15 +39,6 @@ def write_gguf(checkpoint: Path, kind: str, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def gguf_name(name: str) -> str:
-    """A tensor's name in GGUF."""
-    module, kind = name.rsplit(".", 1)
-    if module in TENSORS:
-        return f"{TENSORS[module]}.{kind}"
-    _, _, layer, part = module.split(".", 3)
-    return f"blk.{layer}.{TENSORS[part]}.{kind}"
 
 
 class LlamaCpp:

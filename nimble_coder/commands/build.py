@@ -42,7 +42,7 @@ ModelOption = Annotated[
     typer.Option("--model-name", envvar=env_names("model_name"), help="The model, where no profile is given."),
 ]
 FromOption = Annotated[
-    Path | None, typer.Option("--from", "--model", help="A local checkpoint directory instead of the hub.")
+    Path | None, typer.Option("--from", "--model", help="A local checkpoint directory or GGUF file instead of the hub.")
 ]
 CompanionOption = Annotated[bool, typer.Option("--companion", help="With a plain engine beside the lookahead engine.")]
 RevisionOption = Annotated[str, typer.Option(help="Branch, tag or commit of the model on the hub.")]
@@ -51,15 +51,15 @@ RevisionOption = Annotated[str, typer.Option(help="Branch, tag or commit of the 
 def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profile":
     """The profile asked for, or the automatic choice: for a model, else for a checkpoint that is given, else for this
     machine."""
-    from build_engine.checkpoint import Checkpoint
     from build_engine.hardware import detect_hardware
     from build_engine.profiles import find_profile
     from build_engine.selection import profile_of, select_profile
+    from build_engine.weights import open_local
 
     if name not in ("auto", "default"):
         return find_profile(name)
     if source and not model:
-        return profile_of(Checkpoint.open(source), detect_hardware())
+        return profile_of(open_local(source), detect_hardware())
     return select_profile(detect_hardware(), model.removeprefix("hf://") if model else None)
 
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
-from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import Hardware
 from build_engine.profiles import DEMO, EMBEDDED, Profile, find_profile
 from build_engine.selection import profile_of, select_profile
+from build_engine.weights import open_local
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client.grpc import CompletionClient
@@ -67,7 +67,7 @@ def choose(model: str | None, source: Path | None) -> Profile:
     `CatalogError`, `ProfileError` or `CheckpointError`."""
     if model:
         return select_profile(NO_GPU, model)
-    return profile_of(Checkpoint.open(source), NO_GPU) if source else find_profile(DEMO)
+    return profile_of(open_local(source), NO_GPU) if source else find_profile(DEMO)
 
 
 def show_embedded(addresses: Addresses, client: CompletionClient) -> None:
@@ -115,7 +115,9 @@ def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a published model up to 7B, by name or hub id; downloaded where need be")
-    parser.add_argument("--from", dest="source", type=Path, help="its checkpoint's directory instead of the hub")
+    parser.add_argument(
+        "--from", dest="source", type=Path, help="its checkpoint's directory, or a GGUF file, instead of the hub"
+    )
     parser.add_argument("--once", action="store_true", help="end after the measurement instead of serving on")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/nimble-coder"))
     parser.add_argument("--free-ports", action="store_true", help="any free ports instead of 8000, 8001 and 8002")
