@@ -5,8 +5,8 @@ import sys
 
 import typer
 
-DEFAULT = "served"
-MEASURES = ("served", "lookahead", "gateway", "step", "portable")
+DEFAULT = "service"
+MEASURES = ("service", "lookahead", "gateway", "step", "portable")
 
 
 def run(arguments: list[str]) -> None:

@@ -8,8 +8,9 @@ for text in client.chat("How do I sort a dictionary?"):
 import http.client
 import json
 import ssl
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,8 @@ class HttpClient:
         self._timeout = timeout
         self.usage: dict[str, Any] = {}
         """OpenAI's usage object of the last answer that was read to its end."""
+        self.headers: dict[str, str] = {}
+        """Of the last answer, names in small letters."""
 
     def complete(
         self,
@@ -46,10 +49,14 @@ class HttpClient:
         max_tokens: int = 128,
         lookahead: LookaheadConfig | None = None,
         stop: tuple[str, ...] = (),
+        fields: Mapping[str, Any] = MappingProxyType({}),
     ) -> Generator[str, None, None]:
-        """Continues a text, or fills in between it and a suffix. Raises `CompletionError`."""
+        """Continues a text, or fills in between it and a suffix; `fields` are further ones of the request's body.
+
+        Raises `CompletionError`.
+        """
         asked = {"prompt": prompt, "suffix": suffix}
-        for choice in self._stream("/v1/completions", asked, max_tokens, lookahead, stop):
+        for choice in self._stream("/v1/completions", asked, max_tokens, lookahead, stop, fields):
             yield choice["text"]
 
     def chat(
@@ -58,10 +65,11 @@ class HttpClient:
         max_tokens: int = 128,
         lookahead: LookaheadConfig | None = None,
         stop: tuple[str, ...] = (),
+        fields: Mapping[str, Any] = MappingProxyType({}),
     ) -> Generator[str, None, None]:
-        """Answers a question. Raises `CompletionError`."""
+        """Answers a question; `fields` as above. Raises `CompletionError`."""
         asked = {"messages": [{"role": "user", "content": question}]}
-        for choice in self._stream("/v1/chat/completions", asked, max_tokens, lookahead, stop):
+        for choice in self._stream("/v1/chat/completions", asked, max_tokens, lookahead, stop, fields):
             yield choice["delta"].get("content") or ""
 
     def _stream(
@@ -71,6 +79,7 @@ class HttpClient:
         max_tokens: int,
         lookahead: LookaheadConfig | None,
         stop: tuple[str, ...],
+        fields: Mapping[str, Any],
     ) -> Iterator[dict[str, Any]]:
         body: dict[str, Any] = {
             **asked,
@@ -78,13 +87,16 @@ class HttpClient:
             "stop": list(stop),
             "stream": True,
             "stream_options": {"include_usage": True},
+            **fields,
         }
         if lookahead is not None:
             body["lookahead"] = [lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size]
         connection = self._connect()
         try:
             connection.request("POST", self._prefix + path, json.dumps(body).encode(), self._headers)
-            yield from self._events(connection.getresponse())
+            response = connection.getresponse()
+            self.headers = {name.lower(): value for name, value in response.getheaders()}
+            yield from self._events(response)
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise CompletionError(f"{self.url}: {error}") from None
         finally:

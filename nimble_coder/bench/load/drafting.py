@@ -1,0 +1,41 @@
+"""How requests ask to be drafted: the service's own choice, plainly, by lookahead, or by matching suffixes."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from build_engine.lookahead import PLAIN, LookaheadConfig
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """One configuration that is measured."""
+
+    name: str
+    lookahead: LookaheadConfig | None = None
+    draft_tokens: int | None = None
+    """Most tokens of a matching suffix."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Drafting":
+        """`default`, `plain`, `W,N,G` or `draft:N`. Raises `argparse.ArgumentTypeError`."""
+        try:
+            if text == "default":
+                return cls(text)
+            if text == "plain":
+                return cls(text, PLAIN)
+            if text.startswith("draft:"):
+                return cls(text, draft_tokens=int(text.removeprefix("draft:")))
+            return cls(text, LookaheadConfig.parse(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not default, plain, W,N,G or draft:N: {error}") from None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of an HTTP request (docs/request-fields.md)."""
+        if self.draft_tokens is not None:
+            return {"draft_tokens": self.draft_tokens}
+        if self.lookahead is None:
+            return {}
+        w, n, g = self.lookahead.window_size, self.lookahead.ngram_size, self.lookahead.verification_set_size
+        return {"lookahead": False if self.lookahead.is_plain else [w, n, g]}
