@@ -32,7 +32,8 @@ from build_engine.profiles import find_profile
 from nimble_coder.bench.cpu_time import session_cpu_seconds
 from nimble_coder.bench.sse_load import LoadResult, load
 from nimble_coder.bench.stand_in import stand_in_repository
-from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.contract.encoding import Generation
+from nimble_coder.gateway.upstream.token_stream import TokenStreams
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer

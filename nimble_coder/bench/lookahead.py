@@ -22,8 +22,9 @@ from rich.table import Table
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
+from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.engine.generate import Generation, generate
-from nimble_coder.engine.protocol import Engine, Request, Sampling
+from nimble_coder.engine.protocol import Engine
 from nimble_coder.engine.torch_engine import TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 

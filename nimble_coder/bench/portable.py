@@ -35,8 +35,8 @@ from build_engine.profiles import find_profile
 from build_engine.weights import own_weights
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.llama_cpp import FORMATS, LlamaCpp, write_gguf
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 

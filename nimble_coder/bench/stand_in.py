@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.artifact import Artifact
-from nimble_coder.engine.protocol import FinishReason, Request, Response, Statistics
+from nimble_coder.contract.request import Request
+from nimble_coder.contract.response import FinishReason, Response
+from nimble_coder.engine.protocol import Statistics
 
 MODEL = Path(__file__).with_name("stand_in_model.py")
 

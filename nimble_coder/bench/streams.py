@@ -17,8 +17,9 @@ from build_engine.lookahead import LookaheadConfig
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.lookahead import machine
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import Engine, Request
+from nimble_coder.engine.protocol import Engine
 from nimble_coder.engine.torch_engine import TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 

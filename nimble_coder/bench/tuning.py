@@ -24,9 +24,10 @@ from build_engine.hardware import detect_hardware
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.machine import check_serves
 from nimble_coder.bench.coding_prompts import OWN, coding_prompts
+from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.policy import Level, Measured, PolicyError, Table
-from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.upstream.token_stream import TokenStreams
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
 

@@ -10,7 +10,7 @@ It needs no tokenizer: the service's own `preprocessing` and `postprocessing` mo
 import queue
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.contract.fields import lookahead_values
 from nimble_coder.text.detokenizer import Detokenizer
 
 Array = NDArray[Any]
@@ -264,7 +265,7 @@ def token_request(prompt: list[int], max_tokens: int, lookahead: LookaheadConfig
     """The inputs of `tensorrt_llm` for one streamed request, batch dimension included."""
     sizes = {"input_lengths": len(prompt), "request_output_len": max_tokens}
     if lookahead is not None:
-        sizes |= {f"lookahead_{name}": value for name, value in asdict(lookahead).items()}
+        sizes |= lookahead_values(lookahead)
     return {
         "input_ids": np.array([prompt], np.int32),
         "streaming": np.array([[True]]),

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nimble_coder.engine.protocol import Engine, FinishReason, PerfMetrics, Request
+from nimble_coder.contract.request import Request
+from nimble_coder.contract.response import FinishReason, PerfMetrics
+from nimble_coder.engine.protocol import Engine
 
 
 @dataclass

@@ -5,7 +5,9 @@ from collections.abc import Collection
 
 import torch
 
-from nimble_coder.engine.protocol import BIAS, Ranked, Sampling
+from nimble_coder.contract.bounds import BIAS
+from nimble_coder.contract.request import Sampling
+from nimble_coder.contract.response import Ranked
 
 FEW = 1024
 """Tokens that are sorted at first. One of 152k took 56 ms with top-k 20 on a busy core when all were sorted; now 3."""

@@ -3,8 +3,8 @@
 from collections import deque
 from dataclasses import dataclass
 
+from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.protocol import FinishReason
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.tree import TokenTree
 

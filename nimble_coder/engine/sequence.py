@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.contract.request import Request
+from nimble_coder.contract.response import TOKENS_PER_BLOCK, FinishReason, PerfMetrics, Response
 from nimble_coder.engine.drafter import make_drafter
-from nimble_coder.engine.protocol import TOKENS_PER_BLOCK, FinishReason, PerfMetrics, Request, Response
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.tree import TokenTree, verify
 

@@ -13,21 +13,16 @@ from safetensors.torch import load_file
 
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
+from nimble_coder.contract.bounds import MOST_DRAFTS
+from nimble_coder.contract.request import QueueFullError, Request, RequestError, Sampling
+from nimble_coder.contract.response import Response
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2, takes
-from nimble_coder.engine.protocol import (
-    MOST_DRAFTS,
-    QueueFullError,
-    Request,
-    RequestError,
-    Response,
-    Sampling,
-    Statistics,
-)
+from nimble_coder.engine.protocol import Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import grpc
 import msgspec
 
+from nimble_coder.contract.refusals import BY_TEXT
 from nimble_coder.gateway.answers.bodies import Error, ErrorResponse, KServeError
 
 TYPES = {
@@ -70,43 +71,6 @@ class ApiError(Exception):
             429: grpc.StatusCode.RESOURCE_EXHAUSTED,
             503: grpc.StatusCode.UNAVAILABLE,
         }.get(self.status, grpc.StatusCode.INTERNAL)
-
-
-ENGINE_LOST = "engine_lost"
-"""The code of an error that means: the engine's process has died, with every generation in it."""
-
-# Triton's C++ backend reports everything as INTERNAL, so the text decides (TensorRT-LLM 0.19 and our portable twin).
-BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
-    (re.compile(r"Stub process .* is not healthy"), 503, ENGINE_LOST),
-    (re.compile(r"unknown model"), 404, "model_not_found"),
-    (re.compile(r"expected number of inputs|data-type is|unexpected total byte size"), 400, "invalid_input"),
-    (re.compile(r"Prompt length \(\d+\) exceeds"), 400, "context_length_exceeded"),
-    (
-        re.compile(r"maximum queue size|queue is full|Exceeds maximum queue size", re.IGNORECASE),
-        429,
-        "engine_queue_full",
-    ),
-    (
-        re.compile(r"unable to parse|failed to parse|attempt to (access JSON|get members)", re.IGNORECASE),
-        400,
-        "invalid_input",
-    ),
-    (
-        re.compile(
-            r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|begins_with|min_p|draft_tokens"
-            r"|num_return_sequences|beam_width|the prompt |send the prompts as separate|request ID is not provided"
-            r"|not valid UTF-8|already exists in request"
-        ),
-        400,
-        "invalid_input",
-    ),
-    (
-        re.compile(r"is not supported|out of range|Streaming is only supported|expects|unexpected (shape|datatype)"),
-        400,
-        "unsupported",
-    ),
-    (re.compile(r"not ready|unavailable|failed to connect|connection", re.IGNORECASE), 503, "engine_unavailable"),
-]
 
 
 def from_triton(text: str) -> ApiError:

@@ -9,10 +9,11 @@ from contextlib import aclosing, suppress
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from nimble_coder.contract.encoding import Generation
+from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.limits import engine_lost
-from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
+from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.service import Service
-from nimble_coder.gateway.upstream.token_stream import Generation
 
 logger = logging.getLogger(__name__)
 

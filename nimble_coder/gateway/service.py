@@ -13,6 +13,7 @@ from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL, Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.manifest import NAME
 from build_engine.profiles import CUDA
+from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
@@ -34,7 +35,7 @@ from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_o
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.telemetry.metrics import GatewayMetrics
 from nimble_coder.gateway.telemetry.tracing import Tracing
-from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.gateway.upstream.token_stream import TokenStreams
 from nimble_coder.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)

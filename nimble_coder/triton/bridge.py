@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from nimble_coder.engine.protocol import Engine, FinishReason, QueueFullError, RequestError, Response
+from nimble_coder.contract.decoding import Call, is_stop, read_call, write_response
+from nimble_coder.contract.request import QueueFullError, RequestError
+from nimble_coder.contract.response import FinishReason, Response
+from nimble_coder.engine.protocol import Engine
 from nimble_coder.triton.sender import Sender
-from nimble_coder.triton.tensors import Call, is_stop, read_call, write_response
 
 logger = logging.getLogger(__name__)
 

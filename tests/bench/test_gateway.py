@@ -8,7 +8,7 @@ import pytest
 from nimble_coder.bench.gateway import Cell, Measured, Sample, targets
 from nimble_coder.bench.sse_load import LoadResult, StreamResult
 from nimble_coder.bench.stand_in import StandInEngine
-from nimble_coder.engine.protocol import Request
+from nimble_coder.contract.request import Request
 
 
 @pytest.mark.timeout(120)

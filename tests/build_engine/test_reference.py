@@ -17,10 +17,10 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.profiles import find_profile
 from build_engine.reference import Reference
 from build_engine.verify import LIMITS, PROMPTS, VerificationError, compare
+from nimble_coder.contract.request import Request
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED, MakeCheckpoint, silent

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.engine.generate import Generation, generate
-from nimble_coder.engine.protocol import Request, Sampling
 from nimble_coder.engine.torch_engine import TorchEngine
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine

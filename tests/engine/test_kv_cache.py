@@ -5,8 +5,8 @@ import random
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import Generation, generate
-from nimble_coder.engine.protocol import Request
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 

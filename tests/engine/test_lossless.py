@@ -18,11 +18,11 @@ from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import Precision, find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
+from nimble_coder.contract.request import Request
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer

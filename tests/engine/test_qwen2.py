@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import Request
 from tests.conftest import EMBEDDED, MakeCheckpoint
 from tests.engine.conftest import LoadEngine
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from build_engine.lookahead import PLAIN
+from nimble_coder.contract.decoding import read_call
+from nimble_coder.contract.request import Request, RequestError, Sampling
+from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import FinishReason, Request, RequestError, Sampling
 from nimble_coder.engine.sampler import Sampler
-from nimble_coder.triton.tensors import read_call
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 

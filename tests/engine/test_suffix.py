@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.bounds import MOST_DRAFTS
+from nimble_coder.contract.request import Request, RequestError, Sampling
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import MOST_DRAFTS, Request, RequestError, Sampling
 from nimble_coder.engine.suffix import LONGEST_MATCH, SuffixDrafter
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine

@@ -10,10 +10,12 @@ from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.request import QueueFullError, Request, RequestError
+from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.memory import OTHERS, slot_bytes
-from nimble_coder.engine.protocol import Engine, FinishReason, QueueFullError, Request, RequestError, Response
+from nimble_coder.engine.protocol import Engine
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions, choose_device
 from tests.build_engine.test_build import TINY_PROFILE
 from tests.conftest import MakeCheckpoint, silent

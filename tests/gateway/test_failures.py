@@ -17,6 +17,7 @@ from build_engine import lookahead
 from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN
 from nimble_coder.client.grpc import Completion, CompletionClient, CompletionError
+from nimble_coder.contract import decoding as tensors
 from nimble_coder.engine import protocol, torch_engine
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange, Message
@@ -24,7 +25,7 @@ from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayError
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses, TritonServer
-from nimble_coder.triton import bls, bridge, tensors, text_models
+from nimble_coder.triton import bls, bridge, text_models
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 

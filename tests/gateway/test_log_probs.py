@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nimble_coder.engine.protocol import Ranked
+from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.transcript import Ending, Transcript
 from nimble_coder.gateway.answers.wire import CompletionWire
 from nimble_coder.gateway.upstream.token_stream import Step

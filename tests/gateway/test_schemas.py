@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from nimble_coder.engine.protocol import FACTOR, PENALTY, TEMPERATURE, Bounds, RequestError, Sampling
+from nimble_coder.contract.bounds import FACTOR, PENALTY, TEMPERATURE, Bounds
+from nimble_coder.contract.request import RequestError, Sampling
 from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, decode

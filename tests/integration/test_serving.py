@@ -21,8 +21,8 @@ from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.client.grpc import CompletionClient, CompletionError, tensors
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.processes.triton import TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer

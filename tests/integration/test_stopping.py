@@ -10,7 +10,8 @@ import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.client.grpc import CompletionClient
-from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.contract.encoding import Generation
+from nimble_coder.gateway.upstream.token_stream import TokenStreams
 from nimble_coder.processes.triton import Addresses, TritonServer
 
 PROMPT = list(range(100, 110))

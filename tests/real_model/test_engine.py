@@ -12,8 +12,8 @@ from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import Profile
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.gateway.prompts.chat import ChatPrompts
 from nimble_coder.gateway.prompts.encoding import PromptEncoder

@@ -8,7 +8,8 @@ import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.bench.stand_in import stand_in_repository
-from nimble_coder.gateway.upstream.token_stream import Generation, TokenStreams
+from nimble_coder.contract.encoding import Generation
+from nimble_coder.gateway.upstream.token_stream import TokenStreams
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
 

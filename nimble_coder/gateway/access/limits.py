@@ -15,8 +15,9 @@ from prometheus_client import Gauge
 from build_engine.artifact import Artifact
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, portable_limit
+from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.ledger import Ledger
-from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
+from nimble_coder.gateway.errors import ApiError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from nimble_coder.engine.protocol import Ranked
+from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.bodies import (
     AssistantMessage,
     CalledTool,

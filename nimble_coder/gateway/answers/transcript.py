@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from nimble_coder.engine.protocol import Ranked
+from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.bodies import FinishReason
 from nimble_coder.gateway.upstream.token_stream import Step
 from nimble_coder.text.detokenizer import Detokenizer

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET
 
-from nimble_coder.engine.protocol import Ranked
+from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.bodies import (
     Completion,
     CompletionChoice,

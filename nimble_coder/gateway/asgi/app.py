@@ -5,8 +5,9 @@ import logging
 import time
 from contextlib import suppress
 
+from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.asgi.route import Route, Router
-from nimble_coder.gateway.errors import ENGINE_LOST, ApiError
+from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import READERS, ClientGone, Exchange, Headers, Receive, Scope, Send
 from nimble_coder.gateway.front import Front
 

@@ -13,8 +13,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
+from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.limits import draining
-from nimble_coder.gateway.errors import ENGINE_LOST, ApiError, from_triton
+from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve.guard import KServeGuard, stops
 from nimble_coder.gateway.kserve.reflection import Reflection

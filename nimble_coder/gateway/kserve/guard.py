@@ -12,10 +12,10 @@ from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
 from build_engine.lookahead import LookaheadConfig, LookaheadError
+from nimble_coder.contract.fields import LOOKAHEAD
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.service import Service
 
-LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 INTEGERS: dict[str, tuple[str, int]] = {
     "INT32": ("<i", 4),
     "UINT32": ("<I", 4),

@@ -7,7 +7,8 @@ the portable one samples, with and without lookahead.
 
 import secrets
 
-from nimble_coder.engine.protocol import GREEDY_BELOW, GREEDY_SHARE
+from nimble_coder.contract.bounds import GREEDY_BELOW, GREEDY_SHARE
+from nimble_coder.contract.fields import SCALARS
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling
@@ -59,11 +60,11 @@ def samples(asked: Sampling) -> bool:
     return (asked.temperature or 0.0) >= GREEDY_BELOW and not is_cut_to_one
 
 
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+"""Attributes that a body and the contract call alike."""
+
+
 def given_penalties(asked: Sampling) -> tuple[Input, ...]:
     """The penalties that change something; clients send the neutral values always."""
-    given = [
-        ("repetition_penalty", asked.repetition_penalty, 1.0),
-        ("presence_penalty", asked.presence_penalty, 0.0),
-        ("frequency_penalty", asked.frequency_penalty, 0.0),
-    ]
-    return tuple((name, "FP32", value) for name, value, neutral in given if value is not None and value != neutral)
+    given = [(SCALARS[name], getattr(asked, name)) for name in PENALTIES]
+    return tuple((s.name, "FP32", value) for s, value in given if value is not None and value != s.neutral)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import BIAS, FACTOR, MOST_DRAFTS, MOST_TOP, PENALTY, SHARE, TEMPERATURE, Bounds
+from nimble_coder.contract.bounds import BIAS, FACTOR, MOST_DRAFTS, MOST_TOP, PENALTY, SHARE, TEMPERATURE, Bounds
 from nimble_coder.gateway.errors import ApiError
 
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from nimble_coder.engine.protocol import BIAS
+from nimble_coder.contract.bounds import BIAS
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.sampling import samples
 from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling

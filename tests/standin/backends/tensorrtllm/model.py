@@ -16,7 +16,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import FinishReason, PerfMetrics, Request, Response, Statistics
+from nimble_coder.contract.request import Request
+from nimble_coder.contract.response import FinishReason, PerfMetrics, Response
+from nimble_coder.engine.protocol import Statistics
 from nimble_coder.triton.bridge import Bridge
 
 NEEDED = (

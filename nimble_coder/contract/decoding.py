@@ -14,12 +14,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.engine.protocol import PerfMetrics, Request, RequestError, Response, Sampling
+from nimble_coder.contract.fields import LOOKAHEAD, OTHERWISE_READ, SCALARS, Scalar
+from nimble_coder.contract.request import Request, RequestError, Sampling
+from nimble_coder.contract.response import PerfMetrics, Response
 
 Array = NDArray[np.generic]
 
@@ -42,7 +45,6 @@ UNSUPPORTED = (
 UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
 MAX_SEQUENCES = 64
 NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
-LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 
 
 @dataclass(frozen=True)
@@ -123,21 +125,27 @@ def _read_sampling(inputs: Mapping[str, Array], parameters: Mapping[str, object]
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        repetition_penalty=_decimal(inputs, "repetition_penalty", row, 1.0),
-        presence_penalty=_decimal(inputs, "presence_penalty", row, 0.0),
-        frequency_penalty=_decimal(inputs, "frequency_penalty", row, 0.0),
-        min_tokens=_number(inputs, "min_length", row, 0),
         bad_words=tuple(tuple(word) for word in _read_words(inputs, "bad_words_list", row)),
-        min_p=_read_number(parameters, "min_p"),
         logit_bias=_read_bias(parameters),
         begins_with=_read_beginnings(parameters),
-        log_probs=_flag(inputs, "return_log_probs", False),
-        top_log_probs=int(_read_number(parameters, "top_logprobs")),
-        prompt_log_probs=bool(parameters.get("prompt_logprobs", False)),
+        **{
+            name: _read_scalar(inputs, parameters, row, SCALARS[name]) for name in SCALARS if name not in OTHERWISE_READ
+        },
     )
     # What the greedy choice cannot depend on does not cost a request its lookahead.
     is_plain = replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0) == Sampling(temperature=0.0)
     return None if sampling.is_greedy and is_plain else sampling
+
+
+def _read_scalar(
+    inputs: Mapping[str, Array], parameters: Mapping[str, object], row: int, scalar: Scalar
+) -> Any:  # of the attribute's type, which `Sampling` says
+    kind = type(scalar.neutral)
+    if scalar.datatype is None:
+        return kind(_read_number(parameters, scalar.name)) if scalar.name in parameters else scalar.neutral
+    if scalar.datatype == "BOOL":
+        return _flag(inputs, scalar.name, bool(scalar.neutral))
+    return kind(inputs[scalar.name].reshape(-1)[row]) if scalar.name in inputs else scalar.neutral
 
 
 def _read_number(parameters: Mapping[str, object], name: str) -> float:

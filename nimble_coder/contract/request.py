@@ -1,0 +1,108 @@
+"""A request to an engine, with how it samples; names as in TensorRT-LLM where it has one."""
+
+from dataclasses import dataclass, field
+
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.contract.bounds import BIAS, FACTOR, GREEDY_BELOW, MOST_TOP, PENALTY, SHARE, TEMPERATURE
+
+
+class RequestError(ValueError):
+    """A request that the engine cannot take as it is; the client has to change it."""
+
+
+class QueueFullError(RuntimeError):
+    """The queue is full; the same request may pass later."""
+
+    def __init__(self, limit: int) -> None:
+        # TensorRT-LLM's own words, which front ends recognise.
+        super().__init__(f"Maximum queue size of {limit} has been reached, please try again later")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.
+
+    Drafts are taken where they are what plain decoding draws. Raises `RequestError` for values out of range.
+    """
+
+    temperature: float = 1.0
+    """0, or anything less than `GREEDY_BELOW`, chooses greedily, after the penalties."""
+    top_k: int = 0
+    """Only the k most likely tokens; 0: all."""
+    top_p: float = 1.0
+    """Only the most likely tokens that together have this probability."""
+    min_p: float = 0.0
+    """Only tokens at least this times as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens that occurred, in the prompt or the output."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that occurred in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted from those logits once for each occurrence."""
+    min_tokens: int = 0
+    """Neither the end id nor a stop word of one token can be chosen before this many tokens, nor does a longer one end
+    it before."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that are never completed."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit); the least that is allowed forbids the token."""
+    begins_with: tuple[tuple[int, ...], ...] = ()
+    """Token sequences of which the output begins with one."""
+    log_probs: bool = False
+    """Responses tell the log probability of each token, before temperature, penalties and cuts."""
+    top_log_probs: int = 0
+    """With it those of so many most likely tokens in its place."""
+    prompt_log_probs: bool = False
+    """The first response tells the same of every token of the prompt but the first."""
+
+    def __post_init__(self) -> None:
+        for name, (value, bounds) in {
+            "temperature": (self.temperature, TEMPERATURE),
+            "min_p": (self.min_p, SHARE),
+            "repetition_penalty": (self.repetition_penalty, FACTOR),
+            "presence_penalty": (self.presence_penalty, PENALTY),
+            "frequency_penalty": (self.frequency_penalty, PENALTY),
+            **{f"logit_bias of {token}": (bias, BIAS) for token, bias in self.logit_bias},
+        }.items():
+            if not bounds.hold(value):
+                raise RequestError(f"{name} is {value}, which is out of range: send {bounds}")
+        for name, (value, good, allowed) in {
+            "runtime_top_k": (self.top_k, self.top_k >= 0, "0 (all) or more"),
+            "runtime_top_p": (self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
+            "min_length": (self.min_tokens, self.min_tokens >= 0, "0 or more"),
+            "top_logprobs": (self.top_log_probs, 0 <= self.top_log_probs <= MOST_TOP, f"0 to {MOST_TOP}"),
+        }.items():
+            if not good:
+                raise RequestError(f"{name} is {value}, which is out of range: send {allowed}")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is chosen, after the penalties."""
+        return self.temperature < GREEDY_BELOW or self.top_k == 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to continue, greedily unless it says how to sample."""
+
+    input_ids: list[int]
+    max_tokens: int
+    end_id: int | None = None
+    """Ends the generation and is not part of the output."""
+    stop_words: list[list[int]] = field(default_factory=list)
+    """Token sequences that end the generation; the one found is the end of the output."""
+    lookahead: LookaheadConfig | None = None
+    """(w, n, g) for this request; the engine's own where None."""
+    draft_tokens: int | None = None
+    """The most draft tokens per step, by matching suffixes; takes the place of a (w, n, g). 0 is plain decoding."""
+    streaming: bool = True
+    """Deltas as they come, or one response with everything."""
+    sampling: Sampling | None = None
+    seed: int = 0
+    """Makes sampling reproducible. Under lookahead it seeds the window's first tokens: other drafts, same output."""
+
+    @property
+    def ends(self) -> set[int]:
+        """The tokens that end it, each by itself."""
+        words = {word[0] for word in self.stop_words if len(word) == 1}
+        return words if self.end_id is None else words | {self.end_id}
