@@ -31,7 +31,7 @@ from build_engine.exit_codes import exit_code_of
 from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.load.plot import plot
 from nimble_coder.bench.load.results import Level, Results
-from nimble_coder.bench.load.scenarios import Scenario, scenarios
+from nimble_coder.bench.load.scenarios import Prompt, Scenario, scenarios
 from nimble_coder.bench.load.sending import Request, closed_loop, open_loop
 from nimble_coder.bench.load.target import Sample, Target, target_of
 from nimble_coder.client.grpc import CompletionError
@@ -78,7 +78,8 @@ class Plan:
                 for level in self.levels:
                     for drafting in self.draftings[:: -1 if number % 2 else 1]:
                         progress.update(task, description=f"{scenario.name}, {level}, {drafting.name}")
-                        requests = self.asked(target, scenario, drafting, self.requests, numbers)
+                        prompts = scenario.take(self.requests, number)
+                        requests = self.asked(target, scenario, drafting, prompts, numbers)
                         samples = self.send(requests, level, done)
                         results.add(scenario.name, level, drafting.name, samples)
         return results
@@ -91,18 +92,17 @@ class Plan:
 
     def warm(self, target: Target, scenario: Scenario, numbers: Iterator[int], done: partial[None]) -> None:
         """Requests that nobody counts; the first to fail ends the run."""
-        for request in self.asked(target, scenario, self.draftings[0], self.warm_up, numbers):
+        for request in self.asked(target, scenario, self.draftings[0], scenario.take(self.warm_up), numbers):
             if error := request().error:
                 raise CompletionError(error)
             done()
 
     def asked(
-        self, target: Target, scenario: Scenario, drafting: Drafting, amount: int, numbers: Iterator[int]
+        self, target: Target, scenario: Scenario, drafting: Drafting, prompts: list[Prompt], numbers: Iterator[int]
     ) -> list[Request]:
         """Requests ready to be sent."""
         length = self.max_tokens or scenario.max_tokens
-        prompts = [prompt.numbered(next(numbers)) for prompt in scenario.take(amount)]
-        return [partial(target.ask, prompt, length, drafting) for prompt in prompts]
+        return [partial(target.ask, prompt.numbered(next(numbers)), length, drafting) for prompt in prompts]
 
 
 @contextmanager

@@ -59,9 +59,9 @@ class Scenario:
     max_tokens: int
     prompts: list[Prompt]
 
-    def take(self, count: int) -> list[Prompt]:
-        """So many of its prompts, from the first on and round again."""
-        return list(islice(cycle(self.prompts), count))
+    def take(self, count: int, turn: int = 0) -> list[Prompt]:
+        """So many of its prompts: the first ones in turn 0, those behind them in turn 1, and round again."""
+        return list(islice(cycle(self.prompts), turn * count, (turn + 1) * count))
 
 
 def chats() -> Iterator[Prompt]:

@@ -50,6 +50,15 @@ def test_a_scenario_begins_again_where_more_is_asked_for_than_it_has() -> None:
     assert [prompt.name for prompt in scenario.take(5)] == ["a", "b", "a", "b", "a"]
 
 
+def test_another_turn_takes_the_prompts_behind_those_of_the_one_before() -> None:
+    scenario = Scenario("x", 1, [Prompt(name) for name in "abcde"])
+    assert [[prompt.name for prompt in scenario.take(2, turn)] for turn in range(3)] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e", "a"],
+    ]
+
+
 def test_no_prompt_that_should_be_code_holds_a_control_token() -> None:
     for name in ("completion", "chat", "edit"):
         assert not any(re.search(r"<\|\w+\|>", p.prefix + p.question) for p in ALL[name].prompts)
