@@ -108,7 +108,7 @@ class CompletionStream:
 
     def close(self) -> None:
         """Ends the stream; a request that still runs is cancelled on the server."""
-        # Triton (2.51) never frees a request that is cancelled after its final response: see docs/architecture.md.
+        # Triton (2.51) never frees a request that is cancelled after its final response (docs/triton-workarounds.md).
         self._connection.stop_stream(cancel_requests=not self._finished)
         self._connection.close()
 

@@ -89,7 +89,7 @@ class Serving:
                 self.triton.check()
                 self.has_drained = not any(codes)
             # The gateways have let every request finish; unloading takes 3 to 4 s. Longer is not waited: a foreign
-            # client's reset can make Triton (2.51) keep a model until its exit timeout (docs/architecture.md).
+            # client's reset can make Triton (2.51) keep a model until its exit timeout (docs/triton-workarounds.md).
             grace = 5.0 if is_wanted else 0.0
         finally:  # without any grace where a second Ctrl-C came
             self.triton.stop(grace)

@@ -19,8 +19,8 @@ HEAD = """# Configuration
 Written by `python -m nimble_coder.settings.documentation`; a test keeps it current.
 
 A setting is looked for on the command line of `nimble-coder serve`, then in the environment, then in the YAML file
-that `--config` or `{config}` names, then in the profile of the engine that is served; what stands nowhere has its
-default. In the file a setting is a key by its plain name, and lists may be written as lists:
+that `--config` or `{config}` names, then in the profile of the engine that is served; a setting that is given nowhere
+has its default. In the file a setting is a key by its plain name, and lists may be written as lists:
 
 ```yaml
 http_port: 9000

@@ -144,7 +144,7 @@ def served(start: Start, artifact: Artifact) -> Service:
     service = start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_DRAIN_SECONDS=20)
     service.wait_until(lambda: service.is_ready or service.process.poll() == TRITON_LOST)
     if service.process.poll() == TRITON_LOST:
-        # Triton can abort while it loads on a machine that gives it too little time (docs/architecture.md).
+        # Triton can abort while it loads on a machine that gives it too little time (docs/triton-workarounds.md).
         service = start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_DRAIN_SECONDS=20)
         service.wait_ready()
     return service
