@@ -15,10 +15,11 @@ from build_engine.hardware import GPU_TYPES, MIB
 from build_engine.lookahead import PLAIN
 from build_engine.memory import plan_companion
 from build_engine.profiles import Profile
+from build_engine.shipped import shipped
 
 MODELS = ("preprocessing", ENGINE_MODEL, "postprocessing", "ensemble", "tensorrt_llm_bls")
 """As in tensorrtllm_backend; a companion engine adds `PLAIN_MODEL`, rendered from the engine's template."""
-TEMPLATES = Path(__file__).parents[1] / "model_repository"
+TEMPLATES = shipped(Path(__file__).parent, "model_repository")
 
 
 @dataclass(frozen=True)

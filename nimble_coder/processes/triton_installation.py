@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from build_engine.shipped import shipped
 from nimble_coder.processes.errors import TritonError
 
 STUB = "triton_python_backend_stub"
 """The program that runs a Python model for Triton; its first argument is the model's file."""
-BACKENDS = Path(__file__).parents[2] / "backends"
+BACKENDS = shipped(Path(__file__).parents[1], "backends")
 """Where the portable twin of the C++ backend is."""
 
 
