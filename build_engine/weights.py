@@ -115,6 +115,12 @@ def is_gguf(source: Path) -> bool:
     return not source.is_dir() and (source.exists() or source.is_symlink() or source.suffix == ".gguf")
 
 
+def local_model(name: str | None) -> Path | None:
+    """A model that is named by its absolute path, or by that of a GGUF file; None where it is named otherwise."""
+    path = Path(name or "")
+    return path if path.suffix == ".gguf" or (path.is_absolute() and (path / "config.json").is_file()) else None
+
+
 def own_weights(profile: Profile, revision: str, cache: Cache, progress: Progress) -> Weights:
     """The checkpoint that a profile names itself: the one shipped with this package, or the hub's."""
     if profile.model == EMBEDDED:

@@ -39,7 +39,9 @@ ProfileOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model-name", envvar=env_names("model_name"), help="The model, where no profile is given."),
+    typer.Option(
+        "--model-name", envvar=env_names("model_name"), help="The model, where no profile is given, or where it is."
+    ),
 ]
 FromOption = Annotated[
     Path | None, typer.Option("--from", "--model", help="A local checkpoint directory or GGUF file instead of the hub.")
@@ -54,11 +56,11 @@ def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profil
     from build_engine.hardware import detect_hardware
     from build_engine.profiles import find_profile
     from build_engine.selection import profile_of, select_profile
-    from build_engine.weights import open_local
+    from build_engine.weights import local_model, open_local
 
     if name not in ("auto", "default"):
         return find_profile(name)
-    if source and not model:
+    if source and (not model or local_model(model)):
         return profile_of(open_local(source), detect_hardware())
     return select_profile(detect_hardware(), model.removeprefix("hf://") if model else None)
 
@@ -101,9 +103,10 @@ def download_to_cache(
     """Download a profile's checkpoint, or copy it from a directory; prints where it is."""
     from build_engine.cache import Cache
     from build_engine.profiles import EMBEDDED
-    from build_engine.weights import import_weights, own_weights
+    from build_engine.weights import import_weights, local_model, own_weights
 
     try:
+        source = source or local_model(model)
         chosen = chosen_profile(profile, model, source)
         if source and chosen.model != EMBEDDED:
             weights = import_weights(source, chosen.model, Cache(cache), say)
@@ -141,8 +144,10 @@ def build_engine(
     from build_engine.dry_run import shell_script
     from build_engine.engine_config import DTYPES
     from build_engine.profiles import ProfileError
+    from build_engine.weights import local_model
 
     try:
+        source = source or local_model(model)
         if precision is not None and precision not in DTYPES:
             raise ProfileError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
         chosen = chosen_profile(profile, model, source).with_limits(

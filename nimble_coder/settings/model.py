@@ -22,7 +22,7 @@ class Settings(GatewayOptions):
     model_profile: str | None = None
     """Name or id of a profile, or `auto`."""
     model_name: str | None = None
-    """A model, where no profile is named; or the directory of an artefact or model store."""
+    """A model, where no profile is named; or where it is: an artefact, a model store, a checkpoint, or a GGUF file."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub, where it has to be downloaded."""
     baked_artifact: Path | None = None

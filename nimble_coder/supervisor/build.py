@@ -11,6 +11,7 @@ from pathlib import Path
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import Profile
+from build_engine.weights import local_model
 from nimble_coder.processes.children import how_ended, tethered
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.settings.model import Settings
@@ -29,7 +30,9 @@ class StartBuildError(RuntimeError):
 
 def build_command(settings: Settings, profile: Profile) -> list[str]:
     """The command that builds what is to be served."""
-    command = [sys.executable, "-m", "nimble_coder.cli", "build-engine", "--profile", profile.name]
+    source = None if settings.chosen_profile else local_model(settings.model_name)
+    what = ["--model", str(source)] if source else ["--profile", profile.name]
+    command = [sys.executable, "-m", "nimble_coder.cli", "build-engine", *what]
     command += ["--cache", str(settings.cache_path.expanduser()), "--revision", settings.model_revision]
     return [*command, "--workers", str(profile.tensor_parallel)]
 

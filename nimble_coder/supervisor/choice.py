@@ -11,7 +11,8 @@ from build_engine.inventory import newest_artifact
 from build_engine.machine import check_serves
 from build_engine.manifest import NAME, ManifestError
 from build_engine.profiles import Profile, find_profile
-from build_engine.selection import select_profile
+from build_engine.selection import profile_of, select_profile
+from build_engine.weights import local_model, open_local
 from nimble_coder.settings.model import Settings
 
 
@@ -31,7 +32,10 @@ class Choice:
 
 
 def choose(settings: Settings) -> Choice:
-    """What to serve; raises `ManifestError`, `ProfileError`, `IncompatibleError` or `NoEngineError`."""
+    """What to serve.
+
+    Raises `ManifestError`, `ProfileError`, `CheckpointError`, `IncompatibleError` or `NoEngineError`.
+    """
     choice = _choose(settings)
     if choice.artifact:
         check_serves(choice.artifact)
@@ -51,13 +55,13 @@ def _choose(settings: Settings) -> Choice:
         return _opened(Path(model), "named as the model")
     if settings.chosen_profile:
         return _found(settings, find_profile(settings.chosen_profile), "the profile asked for")
-    if model:
-        profile = select_profile(detect_hardware(), model, settings.tensor_parallel_size)
-        return _found(settings, profile, f"the best profile of {model} here")
-    if settings.baked_artifact:
+    if settings.baked_artifact and not model:
         return _opened(settings.baked_artifact, "the image's own")
-    profile = select_profile(detect_hardware(), None, settings.tensor_parallel_size)
-    return _found(settings, profile, "the best profile here")
+    if source := local_model(model):
+        profile = profile_of(open_local(source), detect_hardware())
+    else:
+        profile = select_profile(detect_hardware(), model or None, settings.tensor_parallel_size)
+    return _found(settings, profile, f"the best profile of {model} here" if model else "the best profile here")
 
 
 def _opened(directory: Path, why: str) -> Choice:

@@ -9,10 +9,14 @@ import pytest
 from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
+from build_engine.checkpoint import CheckpointError
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES, ProfileError
 from nimble_coder.settings.loading import load
+from nimble_coder.supervisor.build import build_command
 from nimble_coder.supervisor.choice import Choice, NoEngineError, choose
+from tests.build_engine.gguf_files import write_gguf
+from tests.conftest import MakeCheckpoint
 from tests.standin.machine import Machine
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -29,6 +33,24 @@ def test_a_path_comes_before_all_else(artifact: Artifact, machine: Machine) -> N
 
 def test_a_directory_as_the_model_is_an_artefact(artifact: Artifact) -> None:
     assert chosen(NIM_MODEL_NAME=artifact.directory).artifact == artifact
+
+
+def test_a_checkpoint_or_a_gguf_file_as_the_model_is_built_and_found_again(
+    make_checkpoint: MakeCheckpoint, machine: Machine, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    for source in (write_gguf(checkpoint, tmp_path / "mine.gguf"), checkpoint):
+        asked = {"NIM_MODEL_PATH": source, "NIM_CACHE_PATH": machine.cache}
+        first = chosen(**asked)
+        assert first.artifact is None
+        assert first.profile.name.startswith(source.stem)
+        settings = load({}, {name: str(value) for name, value in asked.items()}).settings
+        machine.set(**asked)  # the supervisor's environment is the build's
+        done = machine.run(*build_command(settings, first.profile)[3:], "--skip-verify")
+        assert done.returncode == 0, done.stderr
+        assert chosen(**asked).artifact == Artifact.open(Path(done.stdout.strip()))
+    with pytest.raises(CheckpointError, match="No such file"):
+        chosen(NIM_MODEL_PATH=tmp_path / "absent.gguf", NIM_CACHE_PATH=machine.cache)
 
 
 def test_the_images_own_engine_is_the_default_and_what_is_chosen_comes_before_it(
