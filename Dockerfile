@@ -31,7 +31,7 @@ ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
 FROM cpu-dependencies AS cpu-step
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -r /var/lib/apt/lists/*
-COPY nimble_coder/engine/step.cpp nimble_coder/engine/compiled.py step/
+COPY nimble_coder/engine/*.h nimble_coder/engine/step.cpp nimble_coder/engine/compiled.py step/
 RUN PYTHONPATH=step python3 -c 'from compiled import compile_step; compile_step()'
 
 FROM cpu-dependencies AS cpu-package

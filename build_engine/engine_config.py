@@ -11,19 +11,20 @@ from typing import Any
 
 from build_engine.checkpoint import ModelShape
 from build_engine.exit_codes import ExitCode
+from build_engine.precision import PRECISIONS
 from build_engine.profiles import Profile
 
-TORCH_ENGINE = "torch-1"
-"""The portable engine's `version`: changes whenever the layout of its weights does, so that no old one is taken for a
-new one."""
+TORCH_ENGINE = "torch-2"
+"""The portable engine's `version`: changes whenever the layout of its weights does, so that no new one is taken for an
+old one by a program that does not know it."""
+TORCH_ENGINES = (TORCH_ENGINE, "torch-1")
+"""Those that the portable engine reads. torch-1 has its matrices in rows, not packed."""
 WEIGHTS = "rank0.safetensors"
 """The portable engine's file of weights, beside its `config.json`."""
 LOOKAHEAD_DECODING = 8
 """`speculative_decoding_mode` of a lookahead engine (SpeculativeDecodingMode in TensorRT-LLM)."""
 PLAIN_DECODING = 1
 """`speculative_decoding_mode` of an engine without speculation."""
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16"}
-"""What an engine computes in; fp8 quantises the matrices of a bfloat16 model."""
 
 
 class EngineConfigError(ValueError):
@@ -46,7 +47,7 @@ class EngineConfig:
     max_draft_len: int
     tensor_parallel: int
     quant_algo: str | None = None
-    """`FP8` for quantised weights."""
+    """`FP8`, `INT8` or `INT4` for quantised weights."""
     kv_cache_quant_algo: str | None = None
 
     @property
@@ -59,14 +60,14 @@ class EngineConfig:
         return cls(
             version=version,
             shape=shape,
-            dtype=DTYPES[profile.precision],
+            dtype=PRECISIONS[profile.precision].dtype,
             max_batch_size=profile.max_batch_size,
             max_input_len=profile.max_input_len,
             max_seq_len=profile.max_seq_len,
             max_num_tokens=profile.engine_num_tokens if profile.engine == "tensorrt" else profile.max_num_tokens,
             max_draft_len=profile.lookahead.max_draft_tokens,
             tensor_parallel=profile.tensor_parallel,
-            quant_algo="FP8" if profile.precision == "fp8" else None,
+            quant_algo=PRECISIONS[profile.precision].quant_algo,
             kv_cache_quant_algo="FP8" if profile.fp8_kv_cache else None,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from build_engine.artifact import Artifact
 from build_engine.cache import Cache, is_locked
-from build_engine.engine_config import TORCH_ENGINE
+from build_engine.engine_config import TORCH_ENGINES
 from build_engine.manifest import Manifest, ManifestError
 from build_engine.profiles import Profile
 from build_engine.snapshot import PARTIAL, abandoned
@@ -72,7 +72,7 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
 
     Raises `ManifestError` where there are damaged ones only.
     """
-    version = TORCH_ENGINE if profile.engine == "torch" else installed_tensorrt_llm()
+    versions = TORCH_ENGINES if profile.engine == "torch" else (installed_tensorrt_llm(),)
     found, damage = list[Artifact](), None
     for place in cache.artifacts.glob(f"{profile.name}-*"):
         try:
@@ -80,7 +80,7 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
         except ManifestError as error:
             damage = error
             continue
-        if artifact.manifest.engine_version == version and artifact.manifest.profile == profile:
+        if artifact.manifest.engine_version in versions and artifact.manifest.profile == profile:
             found.append(artifact)
     if damage and not found:
         raise damage

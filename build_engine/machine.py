@@ -4,7 +4,7 @@ import platform
 from dataclasses import dataclass
 
 from build_engine.artifact import Artifact
-from build_engine.engine_config import TORCH_ENGINE
+from build_engine.engine_config import TORCH_ENGINE, TORCH_ENGINES
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import Profile
 from build_engine.selection import matching_gpus
@@ -38,7 +38,8 @@ def check_machine(profile: Profile, allow_unproven: bool = False) -> Machine:
 def check_serves(artifact: Artifact) -> None:
     """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM."""
     machine = check_machine(artifact.manifest.profile, allow_unproven=True)
-    if machine.engine_version != artifact.manifest.engine_version:
+    readable = TORCH_ENGINES if machine.engine_version == TORCH_ENGINE else (machine.engine_version,)
+    if artifact.manifest.engine_version not in readable:
         raise IncompatibleError(
             f"the engine at {artifact.directory} was built by {artifact.manifest.engine_version}, this machine has "
             f"{machine.engine_version}: serve it where it was built, or build it again"

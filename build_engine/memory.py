@@ -9,15 +9,13 @@ from math import ceil
 
 from build_engine.checkpoint import ModelShape
 from build_engine.lookahead import PLAIN
+from build_engine.precision import FORMAT_BYTES, PRECISIONS
 from build_engine.profiles import Profile
 
 MIB, GIB = 1 << 20, 1 << 30
 
 RUNTIME_RESERVE = GIB
 """CUDA context, cuBLAS and NCCL workspaces, decoder state: an allowance, which docs/gpu-checklist.md measures."""
-
-WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-"""Bytes of a weight of a linear layer."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +100,23 @@ def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:
 
 def kv_width(profile: Profile) -> int:
     """Bytes of an element of the KV cache, which stays in 16 bits beside fp8 weights."""
-    return 1 if profile.fp8_kv_cache else max(WIDTH[profile.precision], WIDTH["bf16"])
+    return 1 if profile.fp8_kv_cache else PRECISIONS[profile.precision].dtype_bytes
 
 
 def weight_bytes(profile: Profile, shape: ModelShape) -> int:
     """A rank's weights: linear layers are split, the embedding and the norms are on every rank.
 
-    In fp8 only the layers' matrices are quantised. A tied head is stored a second time by TensorRT-LLM's conversion.
+    A tied head is stored a second time by TensorRT-LLM's conversion.
     """
-    tp, full = profile.tensor_parallel, WIDTH["bf16"] if profile.precision == "fp8" else WIDTH[profile.precision]
+    tp, numbers = profile.tensor_parallel, PRECISIONS[profile.precision]
     h, d = shape.hidden_size, shape.head_dim
     kv_heads = ceil(shape.num_key_value_heads / tp)
     qkv = (shape.num_attention_heads / tp + 2 * kv_heads) * d
     matrices = h * qkv + h * d * shape.num_attention_heads / tp + 3 * h * shape.intermediate_size / tp
-    per_layer = matrices * WIDTH[profile.precision] + (2 * h + qkv) * full
+    per_layer = matrices * FORMAT_BYTES[numbers.matrices] + (2 * h + qkv) * numbers.dtype_bytes
     heads = 1 if profile.engine == "torch" and shape.tie_word_embeddings else 1 + 1 / tp
-    return int(shape.num_hidden_layers * per_layer + (heads * shape.vocab_size * h + h) * full)
+    head = heads * shape.vocab_size * h * FORMAT_BYTES[numbers.head]
+    return int(shape.num_hidden_layers * per_layer + head + h * numbers.dtype_bytes)
 
 
 def activation_bytes(profile: Profile, shape: ModelShape) -> int:
@@ -130,4 +129,4 @@ def activation_bytes(profile: Profile, shape: ModelShape) -> int:
     attention = (heads + shape.num_attention_heads) * shape.head_dim / tp
     width = 2 * shape.hidden_size + max(attention, 3 * shape.intermediate_size / tp)
     tokens = profile.engine_num_tokens if profile.engine == "tensorrt" else profile.max_num_tokens
-    return int(tokens * width * max(WIDTH[profile.precision], WIDTH["bf16"]))
+    return int(tokens * width * PRECISIONS[profile.precision].dtype_bytes)

@@ -10,9 +10,9 @@ from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import LookaheadConfig
+from build_engine.precision import PRECISIONS, Precision
 from build_engine.versions import FP8_SM
 
-Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 EngineKind = Literal["torch", "tensorrt"]
 
 EMBEDDED = "embedded"
@@ -72,14 +72,15 @@ class Profile:
                 f"max_input_len {self.max_input_len} leaves no room for output: "
                 f"make max_seq_len ({self.max_seq_len}) larger"
             )
-        if self.engine == "torch" and self.precision == "fp8":
-            raise ProfileError("the torch engine does not compute in fp8: choose bf16, fp16 or fp32")
+        if self.engine not in PRECISIONS[self.precision].engines:
+            known = ", ".join(name for name, numbers in PRECISIONS.items() if self.engine in numbers.engines)
+            raise ProfileError(f"a {self.engine} engine has no {self.precision}: choose one of {known}")
+        if self.gpu == CUDA and PRECISIONS[self.precision].quant_algo:
+            raise ProfileError(f"{self.precision} is for CPUs, on a GPU the torch engine computes in bf16: choose bf16")
         if self.engine == "tensorrt":
             self._check_tensorrt()
 
     def _check_tensorrt(self) -> None:
-        if self.precision == "fp32":
-            raise ProfileError("lookahead decoding in TensorRT-LLM has no fp32 kernels: choose bf16, fp16 or fp8")
         if self.gpu not in GPU_TYPES:
             raise ProfileError(f"gpu {self.gpu!r} is not one of {', '.join(GPU_TYPES)}")
         if self.fp8_kv_cache and self.precision != "fp8":
@@ -215,14 +216,14 @@ def _tensorrt_profile(model: Model, gpu: str, precision: Precision) -> Profile:
     )
 
 
-def torch_profile(name: str, model: str) -> Profile:
+def torch_profile(name: str, model: str, precision: Precision = "bf16") -> Profile:
     """The portable engine for a CPU or an unsupported GPU: on two cores six tokens a step pay for a lone request, and
     more do not (docs/tuning.md)."""
     return Profile(
-        name=f"{name}-torch-bf16-w1n4g1",
+        name=f"{name}-torch-{precision}-w1n4g1",
         model=model,
         engine="torch",
-        precision="bf16",
+        precision=precision,
         lookahead=LookaheadConfig(1, 4, 1),
         max_batch_size=8,
         max_input_len=LONGEST - 1,
@@ -248,11 +249,16 @@ def cuda_profile(name: str, model: str) -> Profile:
     )
 
 
+CPU_PRECISIONS: tuple[Precision, ...] = ("bf16", "int8", "int4")
+"""What a step on a CPU costs is reading its weights."""
+
+
 def _torch_profiles() -> Iterator[Profile]:
     """For CPUs those of the sizes that one can bear, for GPUs all."""
     for model in MODELS.values():
         if model.size in ("0.5b", "1.5b", "3b", "7b"):
-            yield torch_profile(model.name, model.repo)
+            for precision in CPU_PRECISIONS:
+                yield torch_profile(model.name, model.repo, precision)
         yield cuda_profile(model.name, model.repo)
 
 

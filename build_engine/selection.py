@@ -9,6 +9,7 @@ from build_engine.catalog import MODELS, find_model
 from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import GPU_TYPES, MIB, Gpu, Hardware
 from build_engine.memory import GIB, CompanionPlan, MemoryPlan, plan_companion, plan_memory
+from build_engine.precision import PRECISIONS
 from build_engine.profiles import (
     ANY,
     CUDA,
@@ -159,8 +160,8 @@ def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel
 
     1. What cannot run here is left out. 2. The model asked for; without one, the first of `DEFAULT_MODELS` that has a
     profile for this GPU. 3. TensorRT where it is installed, then the portable engine on CUDA, then that for any
-    machine. 4. bf16 before fp8: fp8 changes the model's output. 5. Fewer GPUs first, or the number asked for. A machine
-    without a usable GPU gets `demo` where no model is asked for.
+    machine. 4. bf16 before what is quantised, which changes the model's output. 5. Fewer GPUs first, or the number
+    asked for. A machine without a usable GPU gets `demo` where no model is asked for.
     """
     wanted = [find_model(model).name] if model else list(DEFAULT_MODELS)
     for name in wanted:
@@ -186,7 +187,8 @@ def preference(has_tensorrt: bool) -> Callable[[Profile], tuple[bool, bool, bool
 
     def rank(profile: Profile) -> tuple[bool, bool, bool, int]:
         engine = (profile.engine == "torch") == has_tensorrt
-        return engine, profile.gpu == ANY, profile.precision == "fp8", profile.tensor_parallel
+        quantised = PRECISIONS[profile.precision].quant_algo is not None
+        return engine, profile.gpu == ANY, quantised, profile.tensor_parallel
 
     return rank
 

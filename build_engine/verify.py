@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from build_engine.checkpoint import Checkpoint
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, SMALL, LookaheadConfig
-from build_engine.profiles import EngineKind, Precision, Profile
+from build_engine.precision import Precision
+from build_engine.profiles import EngineKind, Profile
 
 TOKENS, PORTABLE_TOKENS = 200, 48
 """Generated per prompt: the crash of TensorRT-LLM 0.20.0 (issue #5451) does not come in the first steps; a portable
@@ -47,6 +48,8 @@ LIMITS: dict[Precision, Limits] = {
     "bf16": Limits(near_ties=2, loss=0.002),
     "fp16": Limits(near_ties=2, loss=0.002),
     "fp8": Limits(near_ties=2, loss=0.006),
+    "int8": Limits(near_ties=2, loss=0.01),
+    "int4": Limits(near_ties=2, loss=0.1),
 }
 """Measured on portable engines of Qwen2.5-Coder-0.5B-Instruct: in bf16 the compiled step chooses each of 800 tokens as
 the checkpoint does, and PyTorch's operators lose 0.0003 nats; matrices rounded to fp8 lose 0.0024, fp8

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.engine_config import DTYPES, EngineConfig
+from build_engine.engine_config import EngineConfig
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.precision import PRECISIONS
 from build_engine.profiles import Profile, ProfileError
 
 LAST_LINES = 20
@@ -97,7 +98,7 @@ def _module(name: str, profile: Profile, shop: Workshop) -> tuple[str, ...]:
         f"build_engine.engines.{name}",
         *places,
         "--dtype",
-        DTYPES[profile.precision],
+        PRECISIONS[profile.precision].dtype,
         *parallel,
     )
 

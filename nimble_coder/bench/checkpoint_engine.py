@@ -10,7 +10,8 @@ import build_engine
 from build_engine.checkpoint import Checkpoint
 from build_engine.engines.torch import build_torch_engine
 from build_engine.lookahead import LookaheadConfig
-from build_engine.profiles import Precision, find_profile
+from build_engine.precision import Precision
+from build_engine.profiles import find_profile
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 
 EMBEDDED_MODEL = Path(build_engine.__file__).parent / "embedded_model"

@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="problems of HumanEval")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "int8", "int4"], default="fp32")
     parser.add_argument("--temperature", type=float, default=0.0, help="sample, each prompt with a seed of its own")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")

@@ -29,8 +29,8 @@ from transformers import Qwen2ForCausalLM
 from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
-from build_engine.engine_config import DTYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.precision import PRECISIONS
 from build_engine.profiles import find_profile
 from build_engine.weights import own_weights
 from nimble_coder.bench.coding_prompts import coding_prompts
@@ -182,7 +182,7 @@ def memory(engine: TorchEngine, prompts: list[Prompt], count: int) -> float:
 
 def contest(artifact: Artifact, checkpoint: Path, prompts: list[Prompt], args: argparse.Namespace) -> Any:
     """The peers' table, with each at its best."""
-    dtype: torch.dtype = getattr(torch, DTYPES[args.precision])
+    dtype: torch.dtype = getattr(torch, PRECISIONS[args.precision].dtype)
     model: Any = Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     trial = prompts[0]
     theirs = {f"{n} thread(s)": ask_transformers(model, n) for n in thread_counts()}

@@ -27,6 +27,7 @@ from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.tree import TokenTree
+from nimble_coder.engine.weights import tensor_sizes
 
 CACHED = 512
 """Tokens already in the KV cache, as in the middle of a completion."""
@@ -124,24 +125,9 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
 
 def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.Tensor]:
     """The portable engine's tensors (`build_engine.engines.torch.fused_weights`), small random numbers."""
-    hidden, inter = shape.hidden_size, shape.intermediate_size
-    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    layer = {
-        "attention_norm": (hidden,),
-        "qkv_weight": (q + 2 * kv, hidden),
-        "qkv_bias": (q + 2 * kv,),
-        "output": (hidden, q),
-        "mlp_norm": (hidden,),
-        "gate_up": (2 * inter, hidden),
-        "down": (hidden, inter),
-    }
-    sizes = {"embedding": (shape.vocab_size, hidden), "norm": (hidden,)}
-    if not shape.tie_word_embeddings:
-        sizes["head"] = (shape.vocab_size, hidden)
-    for index in range(shape.num_hidden_layers):
-        sizes |= {f"layers.{index}.{name}": size for name, size in layer.items()}
     return {
-        name: torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02) for name, size in sizes.items()
+        name: torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02)
+        for name, size in tensor_sizes(shape).items()
     }
 
 

@@ -124,7 +124,7 @@ def build_engine(
     source: FromOption = None,
     revision: RevisionOption = "main",
     lookahead: Annotated[str | None, typer.Option(metavar="W,N,G", help="The engine's largest (W,N,G).")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or fp8.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp8, int8 or int4.")] = None,
     fp8_kv_cache: Annotated[bool, typer.Option("--fp8-kv-cache", help="Of an fp8 engine; costs precision.")] = False,
     max_batch_size: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_input_len: Annotated[int | None, typer.Option(help="Longest prompt, in tokens.")] = None,
@@ -142,14 +142,14 @@ def build_engine(
     from build_engine.build import BuildOptions, build
     from build_engine.cache import Cache
     from build_engine.dry_run import shell_script
-    from build_engine.engine_config import DTYPES
+    from build_engine.precision import PRECISIONS
     from build_engine.profiles import ProfileError
     from build_engine.weights import local_model
 
     try:
         source = source or local_model(model)
-        if precision is not None and precision not in DTYPES:
-            raise ProfileError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+        if precision is not None and precision not in PRECISIONS:
+            raise ProfileError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         chosen = chosen_profile(profile, model, source).with_limits(
             lookahead=LookaheadConfig.parse(lookahead) if lookahead else None,
             precision=precision,

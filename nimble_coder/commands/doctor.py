@@ -15,6 +15,7 @@ from build_engine.artifact import Artifact
 from build_engine.cache import Cache
 from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
+from build_engine.precision import DTYPE_BYTES
 from build_engine.versions import (
     CONTAINER,
     IncompatibleError,
@@ -219,7 +220,7 @@ def check_memory(settings: Settings, choice: Choice | None) -> Finding:
         return Finding("memory", "ok", f"{free / GIB:.1f} GiB free")
     config = EngineConfig.read(choice.artifact.engine)
     length = min(config.max_seq_len, settings.max_model_len or config.max_seq_len)
-    one = slot_bytes(config.shape, length + config.max_draft_len + 1, 4 if config.dtype == "float32" else 2)
+    one = slot_bytes(config.shape, length + config.max_draft_len + 1, DTYPE_BYTES[config.dtype])
     weights = (choice.artifact.engine / WEIGHTS).stat().st_size
     slots = slots_within(free - OTHERS, weights, one, config.max_batch_size)
     seen = f"{free / GIB:.1f} GiB free; beside the weights, room for {slots} sequences of {length} tokens"

@@ -1,4 +1,4 @@
-"""`step.cpp` as libraries: one an instruction set, made when the package is installed, chosen when an engine loads.
+"""`step.cpp` as libraries: one per instruction set, made when the package is installed, chosen when an engine loads.
 
 The installation runs this without the package's dependencies (`hatch_build.py`): the standard library alone.
 """
@@ -33,16 +33,20 @@ class InstructionSet:
 
     def library(self, directory: Path) -> Path:
         """Where its library is. The name tells the source, so that an old library is never taken for a new one."""
-        source = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, self.flags)).encode()).hexdigest()
+        sources = b"".join(path.read_bytes() for path in [SOURCE, *sorted(SOURCE.parent.glob("*.h"))])
+        source = hashlib.sha256(sources + repr((FLAGS, self.flags)).encode()).hexdigest()
         return directory / f"step-{self.name}-{source[:12]}.so"
 
 
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+VNNI = AVX512 | {"avx512_vnni"}
 INSTRUCTION_SETS = {
     "x86_64": (
-        InstructionSet("avx512bf16", ("-march=x86-64-v4", "-mavx512bf16"), AVX512 | {"avx512_bf16"}),
+        InstructionSet("avx512bf16", ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"), VNNI | {"avx512_bf16"}),
+        InstructionSet("avx512vnni", ("-march=x86-64-v4", "-mavx512vnni"), VNNI),
         InstructionSet("avx512", ("-march=x86-64-v4",), AVX512),
+        InstructionSet("avxvnni", ("-march=x86-64-v3", "-mavxvnni"), AVX2 | {"avx_vnni"}),
         InstructionSet("avx2", ("-march=x86-64-v3",), AVX2),
     ),
     "aarch64": (InstructionSet("neon", ("-march=armv8-a",), frozenset()),),

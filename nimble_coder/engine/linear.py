@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional
 
+from build_engine.packing import round_rows
+
 PACKED_FOR = 16
 """Rows that the packed layout is made for. Layouts for 1 row are no better at 1 row and half as fast at 8 to 32."""
 
@@ -15,13 +17,17 @@ class Linear:
     place of the weight, it does not stand beside it.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, rounds: bool = False) -> None:
+        """`rounds`: multiply what a quantised matrix multiplies, inputs rounded to 8 bits."""
         self._bias = bias
+        self._rounds = rounds
         self._packed = is_packable(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR) if self._packed else weight
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """`[rows, out]` from `[rows, in]`."""
+        if self._rounds:
+            rows = round_rows(rows)
         if not self._packed:
             return functional.linear(rows, self._weight, self._bias)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")

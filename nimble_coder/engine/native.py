@@ -1,19 +1,19 @@
 """The compiled step: the model as `step.cpp` runs it, called once a step without the GIL."""
 
 import ctypes
-from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from build_engine.checkpoint import ModelShape
+from build_engine.packing import format_of
 from nimble_coder.engine.batch import Batch
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Outcome
 from nimble_coder.engine.qwen2 import rotary_tables
-
-LAYER = ("attention_norm", "qkv_weight", "qkv_bias", "output", "mlp_norm", "gate_up", "down")
+from nimble_coder.engine.weights import Weights, packed
 
 
 class Shape(ctypes.Structure):
@@ -39,6 +39,12 @@ class Memory(ctypes.Structure):
     )
 
 
+class Tensor(ctypes.Structure):
+    """`Tensor` in step.cpp."""
+
+    _fields_ = (("name", c_char_p), ("format", c_char_p), ("data", c_void_p))
+
+
 class Step(ctypes.Structure):
     """`Step` in step.cpp."""
 
@@ -57,25 +63,24 @@ class Step(ctypes.Structure):
 
 
 def takes(shape: ModelShape, dtype: torch.dtype) -> bool:
-    """Whether `step.cpp` computes models of this shape and dtype. Qwen2.5-Coder's heads have 64 and 128 dimensions."""
+    """Whether `step.cpp` computes models of this shape with keys and values of this dtype.
+
+    Qwen2.5-Coder's heads have 64 and 128 dimensions.
+    """
     return shape.head_dim in (64, 128, 256) and dtype in (torch.float32, torch.bfloat16)
 
 
 class NativeQwen2:
     """Implements `nimble_coder.engine.model.Model`. Threads are its own, not PyTorch's."""
 
-    def __init__(
-        self, library: Path, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache, threads: int
-    ) -> None:
+    def __init__(self, library: Path, shape: ModelShape, weights: Weights, cache: KVCache, threads: int) -> None:
         self._vocab_size = shape.vocab_size
-        names = ["embedding", "norm", "embedding" if shape.tie_word_embeddings else "head"]
-        names += [f"layers.{layer}.{name}" for layer in range(shape.num_hidden_layers) for name in LAYER]
+        weights = packed(weights)
         cos, sin = (
             table[:, 0, -shape.head_dim // 2 :].contiguous()
             for table in rotary_tables(shape, cache.capacity, torch.float32, torch.device("cpu"))
         )
-        # What the library keeps pointers to. Matrices are copied, in another layout.
-        self._kept = [cache.keys, cache.values, cos, sin, *(weights[name] for name in names if weights[name].ndim == 1)]
+        self._kept = [cache.keys, cache.values, cos, sin, *weights.values()]  # the library has pointers to them
         slots, capacity = cache.keys.shape[1], cache.capacity
         memory = Memory(cache.keys.data_ptr(), cache.values.data_ptr(), slots, capacity, cos.data_ptr(), sin.data_ptr())
         sizes = Shape(
@@ -89,14 +94,19 @@ class NativeQwen2:
             shape.tie_word_embeddings,
             shape.rms_norm_eps,
         )
-        pointers = (c_void_p * len(names))(*(weights[name].data_ptr() for name in names))
+        tensors = (Tensor * len(weights))(
+            *(
+                Tensor(name.encode(), (format_of(tensor) or "fp32").encode(), tensor.data_ptr())
+                for name, tensor in weights.items()
+            )
+        )
         self._library = ctypes.CDLL(str(library))
         self._library.nimble_open.restype = c_void_p
-        self._library.nimble_open.argtypes = [POINTER(Shape), c_int, c_void_p, POINTER(Memory), c_int]
+        self._library.nimble_open.argtypes = [POINTER(Shape), c_int, c_int64, c_void_p, POINTER(Memory), c_int]
         self._library.nimble_run.argtypes = [c_void_p, POINTER(Step)]
         self._library.nimble_close.argtypes = [c_void_p]
-        is_bf16 = cache.keys.dtype == torch.bfloat16
-        self._model = self._library.nimble_open(sizes, is_bf16, pointers, memory, threads)
+        bf16_cache = cache.keys.dtype == torch.bfloat16
+        self._model = self._library.nimble_open(sizes, bf16_cache, len(tensors), tensors, memory, threads)
 
     def __del__(self) -> None:
         if hasattr(self, "_model"):

@@ -24,13 +24,13 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class Layer:
     """One decoder layer's weights."""
 
-    def __init__(self, weights: dict[str, torch.Tensor], prefix: str) -> None:
+    def __init__(self, weights: dict[str, torch.Tensor], prefix: str, rounds: bool) -> None:
         self.attention_norm = weights[prefix + "attention_norm"]
-        self.qkv = Linear(weights.pop(prefix + "qkv_weight"), weights.pop(prefix + "qkv_bias"))
-        self.output = Linear(weights.pop(prefix + "output"))
+        self.qkv = Linear(weights.pop(prefix + "qkv_weight"), weights.pop(prefix + "qkv_bias"), rounds)
+        self.output = Linear(weights.pop(prefix + "output"), rounds=rounds)
         self.mlp_norm = weights[prefix + "mlp_norm"]
-        self.gate_up = Linear(weights.pop(prefix + "gate_up"))
-        self.down = Linear(weights.pop(prefix + "down"))
+        self.gate_up = Linear(weights.pop(prefix + "gate_up"), rounds=rounds)
+        self.down = Linear(weights.pop(prefix + "down"), rounds=rounds)
 
 
 class Qwen2:
@@ -39,15 +39,18 @@ class Qwen2:
     Implements `nimble_coder.engine.model.Model`.
     """
 
-    def __init__(self, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache) -> None:
+    def __init__(
+        self, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache, rounds: bool = False
+    ) -> None:
+        """`weights` are in rows; `rounds`: they are those of quantised matrices (`Linear`)."""
         self.shape = shape
         self.cache = cache
         self.device = cache.keys.device
         self._embedding = weights["embedding"]
-        self._head = Linear(weights.pop("head", self._embedding))
+        self._head = Linear(weights.pop("head", self._embedding), rounds=rounds)
         self._norm = weights["norm"]
         # Each matrix leaves `weights` as its packed copy comes: loading needs room for one of them twice, not for all.
-        self._layers = [Layer(weights, f"layers.{index}.") for index in range(shape.num_hidden_layers)]
+        self._layers = [Layer(weights, f"layers.{index}.", rounds) for index in range(shape.num_hidden_layers)]
         self._cos, self._sin = rotary_tables(shape, cache.capacity, self._embedding.dtype, self._embedding.device)
 
     @torch.inference_mode()

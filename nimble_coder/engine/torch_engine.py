@@ -9,9 +9,8 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig, EngineConfigError
+from build_engine.engine_config import TORCH_ENGINES, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import QueueFullError, Request, RequestError, Sampling
@@ -27,6 +26,7 @@ from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work
 from nimble_coder.engine.sequence import Sequence
+from nimble_coder.engine.weights import are_quantised, in_rows, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,10 @@ class TorchEngine:
     def __init__(self, engine_dir: Path, lookahead: LookaheadConfig, options: TorchEngineOptions) -> None:
         """Loads an engine; raises `EngineConfigError` where the directory or (W, N, G) does not fit."""
         config = EngineConfig.read(engine_dir)
-        if config.version != TORCH_ENGINE:
-            raise EngineConfigError(f"{engine_dir} is version {config.version}, this runs {TORCH_ENGINE}: build again")
+        if config.version not in TORCH_ENGINES:
+            raise EngineConfigError(
+                f"{engine_dir} is version {config.version}, this runs {TORCH_ENGINES[0]}: build again"
+            )
         if lookahead.max_draft_tokens != config.max_draft_len:
             raise EngineConfigError(
                 f"lookahead {lookahead} drafts {lookahead.max_draft_tokens} tokens a step, "
@@ -293,7 +295,7 @@ def load_model(
     """On a GPU the PyTorch model in CUDA graphs; on a CPU the compiled step, else PyTorch's operators."""
     device, shape = cache.keys.device, config.shape
     libraries = find_step() if device.type == "cpu" and takes(shape, cache.keys.dtype) else []
-    weights = load_file(engine_dir / WEIGHTS, device=str(device))
+    weights = load_weights(engine_dir, device)
     cores = Cores.here()
     threads = threads or cores.threads((engine_dir / WEIGHTS).stat().st_size)
     where = f"{threads} threads ({cores})" if device.type == "cpu" else str(device)
@@ -301,6 +303,8 @@ def load_model(
     logger.info("the step runs on %s, on %s", made, where)
     if libraries:
         return NativeQwen2(libraries[0], shape, weights, cache, threads)
+    rounds = are_quantised(weights)
+    weights = in_rows(weights, shape, cache.keys.dtype)
     if device.type == "cuda":
         from nimble_coder.engine.cuda.model import CudaQwen2  # Triton's language comes with PyTorch's CUDA builds only
 
@@ -309,7 +313,7 @@ def load_model(
         model.record(rows_per_step(lookahead))
         return model
     torch.set_num_threads(threads)
-    return Qwen2(shape, weights, cache)
+    return Qwen2(shape, weights, cache, rounds)
 
 
 class Counters:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
-from build_engine.engine_config import TORCH_ENGINE, EngineConfig
+from build_engine.engine_config import TORCH_ENGINES, EngineConfig
 
 ROOT = Path("/opt/tritonserver")
 """Where the container `nvcr.io/nvidia/tritonserver:*-trtllm-python-py3` has it."""
@@ -36,7 +36,7 @@ class ContainerTriton:
         text = config.read_text(encoding="utf-8")
         named = re.search(r'"gpt_model_path" value: \{ string_value: "([^"]+)"', text)
         engine = EngineConfig.read(Path(named[1])) if named else None
-        if engine is None or engine.version == TORCH_ENGINE:
+        if engine is None or engine.version in TORCH_ENGINES:
             return None
         models = [model for model in (ENGINE_MODEL, PLAIN_MODEL) if (repository / model).is_dir()]
         return cls(root, engine.tensor_parallel, tuple(models))

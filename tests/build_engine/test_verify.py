@@ -6,7 +6,8 @@ from dataclasses import astuple, dataclass, field, replace
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from build_engine.profiles import PROFILES, Precision, Profile
+from build_engine.precision import Precision
+from build_engine.profiles import PROFILES, Profile
 from build_engine.verify import (
     LIMITS,
     PORTABLE_COMPARED,

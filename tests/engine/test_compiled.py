@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nimble_coder.engine import compiled
-from nimble_coder.engine.compiled import AVX2, AVX512, CompileError, compile_step, find_step
+from nimble_coder.engine.compiled import AVX2, AVX512, VNNI, CompileError, compile_step, find_step
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86's instruction sets")
 
@@ -17,8 +17,10 @@ def test_the_fastest_library_that_the_processor_can_run_comes_first(tmp_path: Pa
         target.library(tmp_path).touch()
     cpuinfo = tmp_path / "cpuinfo"
     for flags, expected in (
-        (AVX512 | {"avx512_bf16"}, ["avx512bf16", "avx512", "avx2"]),
+        (VNNI | {"avx512_bf16"}, ["avx512bf16", "avx512vnni", "avx512", "avx2"]),
+        (VNNI, ["avx512vnni", "avx512", "avx2"]),
         (AVX512, ["avx512", "avx2"]),
+        (AVX2 | {"avx_vnni"}, ["avxvnni", "avx2"]),
         (AVX2, ["avx2"]),
         (AVX2 - {"fma"}, []),
     ):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from build_engine.profiles import Precision, find_profile
+from build_engine.precision import Precision
+from build_engine.profiles import find_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.contract.request import Request
 from nimble_coder.engine import torch_engine
@@ -25,6 +25,7 @@ from nimble_coder.engine.generate import generate
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.engine.weights import in_rows, load_weights
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import silent
 
@@ -67,7 +68,7 @@ def running(artifact: Artifact) -> Iterator[TorchEngine]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: Precision) -> None:
     artifact = embedded(tmp_path, precision)
     cases = prompts(artifact)
@@ -115,7 +116,8 @@ class Probe:
     def __init__(self, engine_dir: Path) -> None:
         shape = EngineConfig.read(engine_dir).shape
         cache = KVCache(shape, 1, 1024, torch.bfloat16, torch.device("cpu"))
-        self._model = Qwen2(shape, load_file(engine_dir / "rank0.safetensors"), cache)
+        weights = in_rows(load_weights(engine_dir, torch.device("cpu")), shape, torch.bfloat16)
+        self._model = Qwen2(shape, weights, cache)
 
     @torch.inference_mode()
     def _logits(self, ids: list[int], cached: int) -> torch.Tensor:

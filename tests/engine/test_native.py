@@ -10,20 +10,24 @@ import pytest
 import torch
 
 from build_engine.checkpoint import ModelShape
+from build_engine.engines.torch import stored
+from build_engine.precision import PRECISIONS, Precision
 from nimble_coder.bench.step import random_weights
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import SOURCE, find_step
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
-from nimble_coder.engine.native import Memory, NativeQwen2, Shape, Step
+from nimble_coder.engine.native import Memory, NativeQwen2, Shape, Step, Tensor
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.tree import TokenTree
+from nimble_coder.engine.weights import Weights, are_quantised, in_rows
 
 SHAPE = ModelShape(500, 192, 320, 2, 6, 2, 64, 1e-6, 1e4, 512, True)
 """No size is a multiple of what the compiled step computes together."""
 ODD = replace(SHAPE, vocab_size=333, hidden_size=129, intermediate_size=97, num_key_value_heads=3, head_dim=128)
 UNTIED = replace(SHAPE, tie_word_embeddings=False)
 CPU = torch.device("cpu")
+KINDS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "int4")
 
 
 LIBRARIES = find_step()
@@ -34,16 +38,16 @@ def test_the_step_was_compiled_when_the_package_was_installed() -> None:
     assert LIBRARIES, "no step was compiled: install g++, and the package again"
 
 
-def weights_of(shape: ModelShape, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def weights_of(shape: ModelShape, kind: Precision) -> Weights:
+    """As an engine's file holds them."""
     torch.manual_seed(1)
-    return {
-        name: (tensor.float() * 6 + (tensor.ndim == 1)).to(dtype) for name, tensor in random_weights(shape, CPU).items()
-    }
+    plain = {name: tensor.float() * 6 + (tensor.ndim == 1) for name, tensor in random_weights(shape, CPU).items()}
+    return {name: stored(name, tensor, PRECISIONS[kind]) for name, tensor in plain.items()}
 
 
-def native(library: Path, shape: ModelShape, dtype: torch.dtype, threads: int = 1) -> NativeQwen2:
-    cache = KVCache(shape, 2, 256, dtype, CPU)
-    return NativeQwen2(library, shape, weights_of(shape, dtype), cache, threads)
+def native(library: Path, shape: ModelShape, kind: Precision, threads: int = 1) -> NativeQwen2:
+    cache = KVCache(shape, 2, 256, getattr(torch, PRECISIONS[kind].dtype), CPU)
+    return NativeQwen2(library, shape, weights_of(shape, kind), cache, threads)
 
 
 def logits(model: Model, slot: int, cached: int, tokens: list[int]) -> torch.Tensor:
@@ -60,23 +64,24 @@ PROMPT = [random.Random(3).randrange(300) for _ in range(90)]
 
 
 @pytest.mark.parametrize("shape", [SHAPE, ODD, UNTIED], ids=["tied", "odd sizes", "untied"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
+@pytest.mark.parametrize(("kind", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.03), ("int4", 0.03)])
 def test_logits_are_those_of_pytorch_on_every_instruction_set(
-    shape: ModelShape, dtype: torch.dtype, tolerance: float
+    shape: ModelShape, kind: Precision, tolerance: float
 ) -> None:
     cache = KVCache(shape, 2, 256, torch.float32, CPU)
-    exact = {name: tensor.float() for name, tensor in weights_of(shape, dtype).items()}
-    expected = logits(Qwen2(shape, exact, cache), 1, 0, PROMPT)
+    weights = weights_of(shape, kind)
+    reference = Qwen2(shape, in_rows(weights, shape, torch.float32), cache, rounds=are_quantised(weights))
+    expected = logits(reference, 1, 0, PROMPT)
     for library in LIBRARIES:
-        found = logits(native(library, shape, dtype), 1, 0, PROMPT)
+        found = logits(native(library, shape, kind), 1, 0, PROMPT)
         assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max()), library.name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(dtype: torch.dtype, threads: int) -> None:
+def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(kind: Precision, threads: int) -> None:
     for library in LIBRARIES:
-        model = native(library, SHAPE, dtype, threads)
+        model = native(library, SHAPE, kind, threads)
         whole = logits(model, 0, 0, PROMPT)
         for size in (1, 2, 5, 7, 16, 33):
             for start in range(0, len(PROMPT), size):
@@ -85,11 +90,11 @@ def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(dtype: torch.dtype, t
             assert torch.equal(last, whole), f"{library.name}, chunks of {size}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_nodes_choice_is_that_of_its_path_alone(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nodes_choice_is_that_of_its_path_alone(kind: Precision) -> None:
     rng = random.Random(5)
     for library in LIBRARIES:
-        model = native(library, SHAPE, dtype)
+        model = native(library, SHAPE, kind)
         tree = TokenTree(PROMPT[-1])
         paths = [[rng.randrange(300) for _ in range(7)] for _ in range(12)]
         ends = [tree.add_path(0, path) for path in paths]
@@ -110,8 +115,8 @@ def test_the_structures_are_as_large_as_the_compilers(tmp_path: Path) -> None:
     probe = tmp_path / "sizes.cpp"
     probe.write_text(
         f'#include "{SOURCE}"\n#include <cstdio>\n'
-        'int main() { std::printf("%zu %zu %zu", sizeof(Shape), sizeof(Memory), sizeof(Step)); }\n'
+        'int main() { std::printf("%zu %zu %zu %zu", sizeof(Shape), sizeof(Memory), sizeof(Step), sizeof(Tensor)); }\n'
     )
     subprocess.run(["g++", "-std=c++20", "-O0", probe, "-o", tmp_path / "sizes"], check=True)
     printed = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout
-    assert printed == f"{ctypes.sizeof(Shape)} {ctypes.sizeof(Memory)} {ctypes.sizeof(Step)}"
+    assert printed == " ".join(str(ctypes.sizeof(each)) for each in (Shape, Memory, Step, Tensor))

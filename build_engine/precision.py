@@ -1,0 +1,45 @@
+"""Precisions of a profile: in which format an engine's weights lie, and what it computes in.
+
+A format of weights is a row of `FORMAT_BYTES`; how one lies in the portable engine's file is in `packing.py`, how it is
+multiplied in the engine's `matrix.h`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+
+FORMAT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0625, "int4": 0.625}
+"""Of a weight. Of int8, groups of 32 share a scale in bf16; of int4, a scale and an offset."""
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What one precision means."""
+
+    dtype: str
+    """PyTorch's name of what an engine computes in, and of its keys and values."""
+    matrices: str
+    """Format of the layers' matrices."""
+    head: str
+    """Format of the embedding and the head. Beside 4-bit layers it has 8 bits: it chooses the token."""
+    engines: frozenset[str]
+    """Which kinds of engine have it."""
+    quant_algo: str | None = None
+    """In the engine's `config.json`, where the matrices are quantised."""
+
+    @property
+    def dtype_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+
+TORCH, TENSORRT = frozenset({"torch"}), frozenset({"tensorrt"})
+PRECISIONS: dict[Precision, Numbers] = {
+    "fp32": Numbers("float32", "fp32", "fp32", TORCH),
+    "bf16": Numbers("bfloat16", "bf16", "bf16", TORCH | TENSORRT),
+    "fp16": Numbers("float16", "fp16", "fp16", TORCH | TENSORRT),
+    "fp8": Numbers("bfloat16", "fp8", "bf16", TENSORRT, "FP8"),
+    "int8": Numbers("bfloat16", "int8", "int8", TORCH, "INT8"),
+    "int4": Numbers("bfloat16", "int4", "int8", TORCH, "INT4"),
+}

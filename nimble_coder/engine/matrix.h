@@ -1,0 +1,371 @@
+// Matrices that multiply the rows of a step, in the formats that build_engine/packing.py writes. Part of step.cpp, which
+// alone includes it.
+//
+// A matrix lies in panels of 16 outputs on every processor, so that one file serves all of them. Nothing is copied: the
+// weights stay where the file is mapped. A format says how a panel lies, what it multiplies, and how.
+//
+// What lies side by side in a vector are outputs, not terms of a sum: a row's products do not depend on the rows beside
+// it. Integers are added up exactly; groups of them, as floats, in their order.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "team.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr int kPanel = 16;                // outputs of a panel
+constexpr int kVectors = kPanel / kLanes;  // of a panel
+#if defined(__AVX512F__)
+constexpr int kJoinedFloat = 4, kTileFloat = 6;  // panels and rows: of 32 registers 24 have sums, 4 weights, 1 an input
+constexpr int kJoinedBytes = 2, kTileBytes = 6;  // 12 have sums of a group, 12 of all groups
+#elif defined(__AVX2__)
+constexpr int kJoinedFloat = 1, kTileFloat = 6;
+constexpr int kJoinedBytes = 1, kTileBytes = 4;
+#else
+constexpr int kJoinedFloat = 1, kTileFloat = 6;
+constexpr int kJoinedBytes = 1, kTileBytes = 4;
+#endif
+
+// Takes the products of a row and `outputs` outputs from `first` on.
+using Sink = std::function<void(int row, int first, int outputs, const float* values)>;
+
+// [out, in]. Rows of input are in the matrix's own form, `stride` bytes from each other.
+class Matrix {
+   public:
+    virtual ~Matrix() = default;
+
+    int out() const { return out_; }
+
+    // Bytes of a row of input.
+    virtual size_t stride() const = 0;
+
+    // Writes numbers `first` (a multiple of 64) to `first + count` of a row of input.
+    virtual void take(const float* x, int first, int count, std::byte* row) const = 0;
+
+    // Gives `sink` this part's outputs of rows @ weight.T + bias.
+    virtual void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const = 0;
+
+    // The weights of one output, as floats.
+    virtual void copy_row(int row, float* to) const = 0;
+
+   protected:
+    Matrix(int out, int in) : out_(out), in_(in) {}
+
+    const int out_, in_;
+};
+
+// --- Formats. ---
+
+// [inputs, 16 outputs] of a panel.
+struct Fp32 {
+    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat;
+
+    static size_t panel_bytes(int in) { return sizeof(float) * kPanel * in; }
+    static size_t row_bytes(int in) { return sizeof(float) * in; }
+
+    static void take(const float* x, int first, int count, int, std::byte* row) {
+        std::memcpy(reinterpret_cast<float*>(row) + first, x, sizeof(float) * count);
+    }
+
+    static void copy_row(const std::byte* panel, int output, int in, float* to) {
+        for (int k = 0; k < in; ++k) to[k] = reinterpret_cast<const float*>(panel)[k * kPanel + output];
+    }
+
+    template <int Rows, int Panels>
+    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t panel_bytes, int in,
+                           Vec (&sums)[Rows][Panels * kVectors]) {
+        for (int k = 0; k < in; ++k, panels += sizeof(float) * kPanel) {
+            Vec w[Panels * kVectors];
+            for (int v = 0; v < Panels * kVectors; ++v)
+                w[v] = load(reinterpret_cast<const float*>(panels + v / kVectors * panel_bytes) + v % kVectors * kLanes);
+            for (int row = 0; row < Rows; ++row)
+                for (int v = 0; v < Panels * kVectors; ++v)
+                    sums[row][v] += reinterpret_cast<const float*>(rows + row * stride)[k] * w[v];
+        }
+    }
+};
+
+// [pairs of inputs, 16 outputs, 2] of a panel. Multiplies bf16 where there are instructions for pairs of them, else floats.
+struct Bf16 {
+    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat;
+#if defined(__AVX512BF16__)
+    using X = uint16_t;
+#else
+    using X = float;
+#endif
+
+    static int padded(int in) { return (in + 1) / 2 * 2; }
+    static size_t panel_bytes(int in) { return sizeof(uint16_t) * kPanel * padded(in); }
+    static size_t row_bytes(int in) { return sizeof(X) * padded(in); }
+
+    static void take(const float* x, int first, int count, int in, std::byte* row) {
+        X* to = reinterpret_cast<X*>(row);
+        for (int i = 0; i < count; ++i) from_float(x[i], to + first + i);
+        if (in % 2) to[in] = 0;
+    }
+
+    static void copy_row(const std::byte* panel, int output, int in, float* to) {
+        const uint16_t* from = reinterpret_cast<const uint16_t*>(panel) + 2 * output;
+        for (int k = 0; k < in; ++k) to[k] = to_float(from[k / 2 * 2 * kPanel + k % 2]);
+    }
+
+    template <int Rows, int Panels>
+    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t panel_bytes, int in,
+                           Vec (&sums)[Rows][Panels * kVectors]) {
+        for (int k = 0; k < in; k += 2, panels += 2 * sizeof(uint16_t) * kPanel) {
+            Bits w[Panels * kVectors];
+            for (int v = 0; v < Panels * kVectors; ++v)
+                w[v] = *reinterpret_cast<const Bits*>(panels + v / kVectors * panel_bytes + v % kVectors * sizeof(Bits));
+#if defined(__AVX512BF16__)
+            for (int row = 0; row < Rows; ++row) {
+                int pair;
+                std::memcpy(&pair, rows + row * stride + k * sizeof(X), 4);
+                for (int v = 0; v < Panels * kVectors; ++v)
+                    sums[row][v] = (Vec)_mm512_dpbf16_ps((__m512)sums[row][v], (__m512bh)_mm512_set1_epi32(pair),
+                                                         (__m512bh)w[v]);
+            }
+#else
+            for (int odd = 0; odd < 2; ++odd)
+                for (int row = 0; row < Rows; ++row)
+                    for (int v = 0; v < Panels * kVectors; ++v)
+                        sums[row][v] += reinterpret_cast<const float*>(rows + row * stride)[k + odd] *
+                                        reinterpret_cast<Vec>(odd ? w[v] & 0xffff0000u : w[v] << 16);
+#endif
+        }
+    }
+};
+
+// sum + w . x, of four weights of each lane and four bytes: the weights from 0 to 2^`WeightBits`, the bytes signed.
+template <int WeightBits>
+inline Int dot(Int sum, Bits w, int x) {
+#if defined(__AVX512VNNI__)
+    return (Int)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
+#elif defined(__AVXVNNI__)
+    return (Int)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, _mm256_set1_epi32(x));
+#elif defined(__AVX512BW__)
+    const __m512i all = _mm512_set1_epi32(x), weights = (__m512i)w;
+    if constexpr (WeightBits == 4)
+        return sum + (Int)_mm512_madd_epi16(_mm512_maddubs_epi16(weights, all), _mm512_set1_epi16(1));
+    // Pairs of products of 8 bits need more than 16.
+    const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
+    return sum + (Int)_mm512_madd_epi16(_mm512_and_si512(weights, _mm512_set1_epi16(0xff)), even) +
+           (Int)_mm512_madd_epi16(_mm512_srli_epi16(weights, 8), odd);
+#elif defined(__AVX2__)
+    const __m256i all = _mm256_set1_epi32(x), weights = (__m256i)w;
+    if constexpr (WeightBits == 4)
+        return sum + (Int)_mm256_madd_epi16(_mm256_maddubs_epi16(weights, all), _mm256_set1_epi16(1));
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
+    return sum + (Int)_mm256_madd_epi16(_mm256_and_si256(weights, _mm256_set1_epi16(0xff)), even) +
+           (Int)_mm256_madd_epi16(_mm256_srli_epi16(weights, 8), odd);
+#else
+    for (int i = 0; i < 32; i += 8) sum += (Int)(w >> i & 0xff) * int(int8_t(x >> i));
+    return sum;
+#endif
+}
+
+// Weights of `WeightBits` bits, and inputs of 8, in groups of 32 inputs that have a scale each.
+//
+// A panel has blocks of 64 inputs: scales [2, 16] and, of 4 bits, offsets [2, 16] in bf16, then four inputs' weights of 16
+// outputs and again. A weight is scale * q - offset; of 8 bits the offset is 128 scales. Of 4 bits, the lower half of a
+// byte is an input's weight and the upper half that of the input four further on.
+//
+// A row has its bytes, and behind them `Group`s.
+template <int WeightBits>
+struct Quantised {
+    static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes;
+    static constexpr int kGroup = 32, kBlock = 64;
+    static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
+    static constexpr int kBytes = kScales + kBlock * kPanel * WeightBits / 8;
+
+    struct Group {
+        float scale;
+        union {
+            float sum;        // of the inputs, for 4 bits
+            int32_t correction;  // -128 times the sum of the bytes, for 8
+        };
+    };
+
+    static int blocks(int in) { return (in + kBlock - 1) / kBlock; }
+    static size_t panel_bytes(int in) { return size_t(blocks(in)) * kBytes; }
+    static size_t row_bytes(int in) { return size_t(blocks(in)) * (kBlock + 2 * sizeof(Group)); }
+
+    static void take(const float* x, int first, int count, int in, std::byte* row) {
+        int8_t* bytes = reinterpret_cast<int8_t*>(row);
+        Group* groups = reinterpret_cast<Group*>(row + blocks(in) * kBlock);
+        const int end = first + count == in ? blocks(in) * kBlock : first + count;
+        for (int start = first; start < end; start += kGroup) {
+            alignas(64) float part[kGroup] = {};
+            const int here = std::clamp(first + count - start, 0, kGroup);
+            if (here) std::memcpy(part, x + start - first, sizeof(float) * here);
+            groups[start / kGroup] = round(part, bytes + start);
+        }
+    }
+
+    // A group's bytes: the largest is 127 scales.
+    static Group round(const float* x, int8_t* bytes) {
+        float largest = 0;
+        for (int i = 0; i < kGroup; ++i) largest = std::max(largest, std::fabs(x[i]));
+        const float inverse = largest > 0 ? 127 / largest : 0;
+        int32_t sum = 0;
+        for (int i = 0; i < kGroup; ++i) {
+            const float near = x[i] * inverse + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
+            const int32_t q = int32_t(near - 12582912.0f);
+            bytes[i] = int8_t(q);
+            sum += q;
+        }
+        Group group{largest / 127, {}};
+        if constexpr (WeightBits == 4) group.sum = group.scale * sum;
+        else group.correction = -128 * sum;
+        return group;
+    }
+
+    static void copy_row(const std::byte* panel, int output, int in, float* to) {
+        for (int k = 0; k < in; ++k) {
+            const std::byte* block = panel + size_t(k / kBlock) * kBytes;
+            const uint16_t* scales = reinterpret_cast<const uint16_t*>(block) + k % kBlock / kGroup * kPanel + output;
+            const int i = k % kBlock;
+            const float scale = to_float(scales[0]);
+            if constexpr (WeightBits == 4) {
+                const int pair = int(block[kScales + (i / 8 * kPanel + output) * 4 + i % 4]);
+                to[k] = scale * (i / 4 % 2 ? pair >> 4 : pair & 15) - to_float(scales[2 * kPanel]);
+            } else {
+                to[k] = scale * (int(block[kScales + (i / 4 * kPanel + output) * 4 + i % 4]) - 128);
+            }
+        }
+    }
+
+    template <int Rows, int Panels>
+    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t panel_bytes, int in,
+                           Vec (&sums)[Rows][Panels * kVectors]) {
+        const size_t behind = size_t(blocks(in)) * kBlock;  // where a row's groups are
+        for (int group = 0; group < 2 * blocks(in); ++group) {
+            const std::byte* block = panels + group / 2 * kBytes;
+            const std::byte* weights = block + kScales + group % 2 * (kBytes - kScales) / 2;
+            Int dots[Rows][Panels * kVectors];
+            for (int row = 0; row < Rows; ++row)
+                for (auto& dot : dots[row]) dot = Int{} + start(group_of(rows + row * stride + behind, group));
+            for (int k = 0; k < kGroup; k += 32 / WeightBits, weights += 4 * kPanel)
+                for (int v = 0; v < Panels * kVectors; ++v) {
+                    const Bits w = *reinterpret_cast<const Bits*>(weights + v / kVectors * panel_bytes +
+                                                                  v % kVectors * sizeof(Bits));
+                    for (int row = 0; row < Rows; ++row) {
+                        const std::byte* x = rows + row * stride + group * kGroup + k;
+                        if constexpr (WeightBits == 4) {
+                            dots[row][v] = dot<4>(dots[row][v], w & 0x0f0f0f0fu, four(x));
+                            dots[row][v] = dot<4>(dots[row][v], w >> 4 & 0x0f0f0f0fu, four(x + 4));
+                        } else {
+                            dots[row][v] = dot<8>(dots[row][v], w, four(x));
+                        }
+                    }
+                }
+            for (int v = 0; v < Panels * kVectors; ++v) {
+                const uint16_t* scales = reinterpret_cast<const uint16_t*>(block + v / kVectors * panel_bytes) +
+                                         group % 2 * kPanel + v % kVectors * kLanes;
+                const Vec scale = load(scales);
+                for (int row = 0; row < Rows; ++row) {
+                    const Group& of = group_of(rows + row * stride + behind, group);
+                    sums[row][v] += __builtin_convertvector(dots[row][v], Vec) * (scale * of.scale);
+                    if constexpr (WeightBits == 4) sums[row][v] -= load(scales + 2 * kPanel) * of.sum;
+                }
+            }
+        }
+    }
+
+   private:
+    static const Group& group_of(const std::byte* groups, int index) {
+        return reinterpret_cast<const Group*>(groups)[index];
+    }
+    static int32_t start(const Group& group) { return WeightBits == 4 ? 0 : group.correction; }
+    static int four(const std::byte* x) {
+        int bytes;
+        std::memcpy(&bytes, x, 4);
+        return bytes;
+    }
+};
+
+// --- A matrix of one format. ---
+
+template <typename Format>
+class Packed final : public Matrix {
+   public:
+    Packed(const void* weights, const float* bias, int out, int in)
+        : Matrix(out, in), weights_(static_cast<const std::byte*>(weights)), bias_(bias) {}
+
+    size_t stride() const override { return (Format::row_bytes(in_) + 63) / 64 * 64; }
+
+    void take(const float* x, int first, int count, std::byte* row) const override {
+        Format::take(x, first, count, in_, row);
+    }
+
+    void copy_row(int row, float* to) const override { Format::copy_row(panel(row / kPanel), row % kPanel, in_, to); }
+
+    void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const override {
+        const int tiles = (count + Format::kTile - 1) / Format::kTile, panels = (out_ + kPanel - 1) / kPanel;
+        const int all = (panels + Format::kJoined - 1) / Format::kJoined;
+        for (int joined = part.first(all); joined < part.last(all); ++joined)
+            for (int tile = 0; tile < tiles; ++tile) {
+                const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
+                const int from = joined * Format::kJoined, to = std::min(panels, from + Format::kJoined);
+                if (to - from == Format::kJoined) {
+                    multiply_tile<Format::kJoined>(rows, first, last - first, from, sink);
+                } else {
+                    for (int panel = from; panel < to; ++panel) multiply_tile<1>(rows, first, last - first, panel, sink);
+                }
+            }
+    }
+
+   private:
+    const std::byte* panel(int index) const { return weights_ + index * Format::panel_bytes(in_); }
+
+    template <int Panels>
+    void multiply_tile(const std::byte* rows, int first, int count, int panel, const Sink& sink) const {
+        switch (count) {
+            case 1: return multiply_rows<1, Panels>(rows, first, panel, sink);
+            case 2: return multiply_rows<2, Panels>(rows, first, panel, sink);
+            case 3: return multiply_rows<3, Panels>(rows, first, panel, sink);
+            case 4: return multiply_rows<4, Panels>(rows, first, panel, sink);
+            case 5: return multiply_rows<5, Panels>(rows, first, panel, sink);
+            default: return multiply_rows<6, Panels>(rows, first, panel, sink);
+        }
+    }
+
+    template <int Rows, int Panels>
+    void multiply_rows(const std::byte* rows, int first, int index, const Sink& sink) const {
+        Vec sums[Rows][Panels * kVectors];
+        const int start = index * kPanel, outputs = std::min(Panels * kPanel, out_ - start);
+        alignas(64) float values[Panels * kPanel] = {};
+        if (bias_) std::memcpy(values, bias_ + start, sizeof(float) * outputs);
+        for (auto& row : sums)
+            for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values + v * kLanes);
+        Format::template accumulate<Rows, Panels>(rows + first * stride(), stride(), panel(index),
+                                                  Format::panel_bytes(in_), in_, sums);
+        for (int row = 0; row < Rows; ++row) {
+            for (int v = 0; v < Panels * kVectors; ++v) store(values + v * kLanes, sums[row][v]);
+            sink(first + row, start, outputs, values);
+        }
+    }
+
+    const std::byte* weights_;
+    const float* bias_;
+};
+
+// A matrix in the format of that name (build_engine/packing.py), or null where there is none.
+std::unique_ptr<Matrix> make_matrix(std::string_view format, const void* weights, const float* bias, int out, int in) {
+    if (format == "fp32") return std::make_unique<Packed<Fp32>>(weights, bias, out, in);
+    if (format == "bf16") return std::make_unique<Packed<Bf16>>(weights, bias, out, in);
+    if (format == "int8") return std::make_unique<Packed<Quantised<8>>>(weights, bias, out, in);
+    if (format == "int4") return std::make_unique<Packed<Quantised<4>>>(weights, bias, out, in);
+    return nullptr;
+}
+
+}  // namespace

@@ -1,0 +1,90 @@
+// Vectors of floats and integers, as wide as the instruction set that the step is compiled for.
+//
+// Part of step.cpp, which alone includes it. bf16 is a uint16_t, the upper half of a float.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4)));
+typedef int32_t Int __attribute__((vector_size(4 * kLanes), aligned(4)));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes), aligned(4)));
+typedef uint16_t Half __attribute__((vector_size(2 * kLanes), aligned(2)));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+inline Vec load(const uint16_t* from) {
+    return reinterpret_cast<Vec>(__builtin_convertvector(*reinterpret_cast<const Half*>(from), Bits) << 16);
+}
+inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
+
+inline float to_float(float value) { return value; }
+inline float to_float(uint16_t value) {
+    const uint32_t bits = uint32_t(value) << 16;
+    float result;
+    std::memcpy(&result, &bits, 4);
+    return result;
+}
+
+inline void from_float(float value, float* to) { *to = value; }
+inline void from_float(float value, uint16_t* to) {  // to the nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    *to = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// The sum of all lanes, halves added to each other again and again.
+inline float sum(Vec v) {
+    float parts[kLanes];
+    store(parts, v);
+    for (int width = kLanes / 2; width; width /= 2)
+        for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+    return parts[0];
+}
+
+// [sum(v[0]), sum(v[1]), ...] of kLanes vectors at once, in the order of `sum`. Size: of the parts that are halved.
+template <int Size = 2>
+inline __attribute__((always_inline)) Vec sums(const Vec* v) {
+    Int low, high;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        low[lane] = lane / (Size / 2) * Size + lane % (Size / 2);
+        high[lane] = low[lane] + Size / 2;
+    }
+    Vec first, second;
+    if constexpr (Size == kLanes) {
+        first = v[0], second = v[1];
+    } else {
+        first = sums<Size * 2>(v), second = sums<Size * 2>(v + kLanes / Size);
+    }
+    return __builtin_shuffle(first, second, low) + __builtin_shuffle(first, second, high);
+}
+
+// e^x to about 1e-7 of its value: 2^n, and the Taylor series of what is left.
+inline Vec exp(Vec x) {
+    x = x < -87.0f ? Vec{} - 87.0f : x;
+    x = x > 88.0f ? Vec{} + 88.0f : x;
+    const Vec scaled = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
+    const Vec n = scaled - 12582912.0f;
+    const Vec rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec series = Vec{} + 1.98412698e-4f;
+    for (float factor : {1.38888889e-3f, 8.33333333e-3f, 4.16666667e-2f, 1.66666667e-1f, 0.5f, 1.0f, 1.0f})
+        series = series * rest + factor;
+    const Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
+    return series * reinterpret_cast<Vec>(exponent);
+}
+
+}  // namespace

@@ -1,0 +1,64 @@
+"""The engine's file of weights, mapped, in the layout that what runs them wants."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from build_engine.checkpoint import ModelShape
+from build_engine.engine_config import WEIGHTS
+from build_engine.packing import BLOCK_BYTES, format_of, pack, unpack
+
+Weights = dict[str, torch.Tensor]
+ROW_FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def load_weights(engine_dir: Path, device: torch.device) -> Weights:
+    """All tensors. On a CPU they are the file itself, which the kernel shares between processes and may drop."""
+    return load_file(engine_dir / WEIGHTS, device=str(device))
+
+
+def packed(weights: Weights) -> Weights:
+    """As the compiled step reads them. What an older build stage wrote in rows is copied, the rest is left alone."""
+    return {name: _packed(tensor) for name, tensor in weights.items()}
+
+
+def in_rows(weights: Weights, shape: ModelShape, dtype: torch.dtype) -> Weights:
+    """As PyTorch's operators read them: matrices `[out, in]`, all in `dtype`."""
+    sizes = tensor_sizes(shape)
+    return {
+        name: (tensor if format_of(tensor) is None else unpack(tensor, *sizes[name])).to(dtype)
+        for name, tensor in weights.items()
+    }
+
+
+def are_quantised(weights: Weights) -> bool:
+    """Whether the matrices multiply inputs of 8 bits."""
+    return any(format_of(tensor) in BLOCK_BYTES for tensor in weights.values())
+
+
+def tensor_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """The tensors of an engine (`build_engine.engines.torch.fused_weights`): matrices `[out, in]`, norms and biases."""
+    hidden, inter = shape.hidden_size, shape.intermediate_size
+    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    layer: dict[str, tuple[int, ...]] = {
+        "attention_norm": (hidden,),
+        "qkv_weight": (q + 2 * kv, hidden),
+        "qkv_bias": (q + 2 * kv,),
+        "output": (hidden, q),
+        "mlp_norm": (hidden,),
+        "gate_up": (2 * inter, hidden),
+        "down": (hidden, inter),
+    }
+    sizes: dict[str, tuple[int, ...]] = {"embedding": (shape.vocab_size, hidden), "norm": (hidden,)}
+    if not shape.tie_word_embeddings:
+        sizes["head"] = (shape.vocab_size, hidden)
+    for index in range(shape.num_hidden_layers):
+        sizes |= {f"layers.{index}.{name}": size for name, size in layer.items()}
+    return sizes
+
+
+def _packed(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim == 1:
+        return tensor.float()
+    return tensor if format_of(tensor) else pack(tensor, ROW_FORMATS[tensor.dtype])
