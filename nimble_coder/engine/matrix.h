@@ -82,12 +82,12 @@ struct Fp32 {
     }
 
     template <int Rows, int Panels>
-    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t panel_bytes, int in,
+    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
                            Vec (&sums)[Rows][Panels * kVectors]) {
         for (int k = 0; k < in; ++k, panels += sizeof(float) * kPanel) {
             Vec w[Panels * kVectors];
             for (int v = 0; v < Panels * kVectors; ++v)
-                w[v] = load(reinterpret_cast<const float*>(panels + v / kVectors * panel_bytes) + v % kVectors * kLanes);
+                w[v] = load(reinterpret_cast<const float*>(panels + v / kVectors * apart) + v % kVectors * kLanes);
             for (int row = 0; row < Rows; ++row)
                 for (int v = 0; v < Panels * kVectors; ++v)
                     sums[row][v] += reinterpret_cast<const float*>(rows + row * stride)[k] * w[v];
@@ -120,12 +120,12 @@ struct Bf16 {
     }
 
     template <int Rows, int Panels>
-    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t panel_bytes, int in,
+    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
                            Vec (&sums)[Rows][Panels * kVectors]) {
         for (int k = 0; k < in; k += 2, panels += 2 * sizeof(uint16_t) * kPanel) {
             Bits w[Panels * kVectors];
             for (int v = 0; v < Panels * kVectors; ++v)
-                w[v] = *reinterpret_cast<const Bits*>(panels + v / kVectors * panel_bytes + v % kVectors * sizeof(Bits));
+                w[v] = *reinterpret_cast<const Bits*>(panels + v / kVectors * apart + v % kVectors * sizeof(Bits));
 #if defined(__AVX512BF16__)
             for (int row = 0; row < Rows; ++row) {
                 int pair;
@@ -245,7 +245,7 @@ struct Quantised {
     }
 
     template <int Rows, int Panels>
-    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t panel_bytes, int in,
+    static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
                            Vec (&sums)[Rows][Panels * kVectors]) {
         const size_t behind = size_t(blocks(in)) * kBlock;  // where a row's groups are
         for (int group = 0; group < 2 * blocks(in); ++group) {
@@ -256,7 +256,7 @@ struct Quantised {
                 for (auto& dot : dots[row]) dot = Int{} + start(group_of(rows + row * stride + behind, group));
             for (int k = 0; k < kGroup; k += 32 / WeightBits, weights += 4 * kPanel)
                 for (int v = 0; v < Panels * kVectors; ++v) {
-                    const Bits w = *reinterpret_cast<const Bits*>(weights + v / kVectors * panel_bytes +
+                    const Bits w = *reinterpret_cast<const Bits*>(weights + v / kVectors * apart +
                                                                   v % kVectors * sizeof(Bits));
                     for (int row = 0; row < Rows; ++row) {
                         const std::byte* x = rows + row * stride + group * kGroup + k;
@@ -269,7 +269,7 @@ struct Quantised {
                     }
                 }
             for (int v = 0; v < Panels * kVectors; ++v) {
-                const uint16_t* scales = reinterpret_cast<const uint16_t*>(block + v / kVectors * panel_bytes) +
+                const uint16_t* scales = reinterpret_cast<const uint16_t*>(block + v / kVectors * apart) +
                                          group % 2 * kPanel + v % kVectors * kLanes;
                 const Vec scale = load(scales);
                 for (int row = 0; row < Rows; ++row) {
@@ -310,48 +310,51 @@ class Packed final : public Matrix {
     void copy_row(int row, float* to) const override { Format::copy_row(panel(row / kPanel), row % kPanel, in_, to); }
 
     void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const override {
-        const int tiles = (count + Format::kTile - 1) / Format::kTile, panels = (out_ + kPanel - 1) / kPanel;
-        const int all = (panels + Format::kJoined - 1) / Format::kJoined;
-        for (int joined = part.first(all); joined < part.last(all); ++joined)
-            for (int tile = 0; tile < tiles; ++tile) {
-                const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
-                const int from = joined * Format::kJoined, to = std::min(panels, from + Format::kJoined);
-                if (to - from == Format::kJoined) {
-                    multiply_tile<Format::kJoined>(rows, first, last - first, from, sink);
-                } else {
-                    for (int panel = from; panel < to; ++panel) multiply_tile<1>(rows, first, last - first, panel, sink);
-                }
-            }
+        const int panels = (out_ + kPanel - 1) / kPanel, first = part.first(panels), all = part.last(panels) - first;
+        // Joined panels are far from each other, so that each of their streams goes on where it was.
+        const int apart = all / Format::kJoined;
+        for (int panel = first; panel < first + apart; ++panel)
+            multiply_panels<Format::kJoined>(rows, count, panel, apart, sink);
+        for (int panel = first + apart * Format::kJoined; panel < first + all; ++panel)
+            multiply_panels<1>(rows, count, panel, 0, sink);
     }
 
    private:
     const std::byte* panel(int index) const { return weights_ + index * Format::panel_bytes(in_); }
 
     template <int Panels>
-    void multiply_tile(const std::byte* rows, int first, int count, int panel, const Sink& sink) const {
-        switch (count) {
-            case 1: return multiply_rows<1, Panels>(rows, first, panel, sink);
-            case 2: return multiply_rows<2, Panels>(rows, first, panel, sink);
-            case 3: return multiply_rows<3, Panels>(rows, first, panel, sink);
-            case 4: return multiply_rows<4, Panels>(rows, first, panel, sink);
-            case 5: return multiply_rows<5, Panels>(rows, first, panel, sink);
-            default: return multiply_rows<6, Panels>(rows, first, panel, sink);
+    void multiply_panels(const std::byte* rows, int count, int panel, int apart, const Sink& sink) const {
+        const int tiles = (count + Format::kTile - 1) / Format::kTile;
+        for (int tile = 0; tile < tiles; ++tile) {
+            const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
+            switch (last - first) {
+                case 1: multiply_rows<1, Panels>(rows, first, panel, apart, sink); break;
+                case 2: multiply_rows<2, Panels>(rows, first, panel, apart, sink); break;
+                case 3: multiply_rows<3, Panels>(rows, first, panel, apart, sink); break;
+                case 4: multiply_rows<4, Panels>(rows, first, panel, apart, sink); break;
+                case 5: multiply_rows<5, Panels>(rows, first, panel, apart, sink); break;
+                default: multiply_rows<6, Panels>(rows, first, panel, apart, sink);
+            }
         }
     }
 
     template <int Rows, int Panels>
-    void multiply_rows(const std::byte* rows, int first, int index, const Sink& sink) const {
+    void multiply_rows(const std::byte* rows, int first, int index, int apart, const Sink& sink) const {
         Vec sums[Rows][Panels * kVectors];
-        const int start = index * kPanel, outputs = std::min(Panels * kPanel, out_ - start);
-        alignas(64) float values[Panels * kPanel] = {};
-        if (bias_) std::memcpy(values, bias_ + start, sizeof(float) * outputs);
+        alignas(64) float values[Panels][kPanel] = {};
+        const auto start = [&](int panel) { return (index + panel * apart) * kPanel; };
+        const auto outputs = [&](int panel) { return std::min(kPanel, out_ - start(panel)); };
+        if (bias_)
+            for (int panel = 0; panel < Panels; ++panel)
+                std::memcpy(values[panel], bias_ + start(panel), sizeof(float) * outputs(panel));
         for (auto& row : sums)
-            for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values + v * kLanes);
+            for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values[0] + v * kLanes);
         Format::template accumulate<Rows, Panels>(rows + first * stride(), stride(), panel(index),
-                                                  Format::panel_bytes(in_), in_, sums);
+                                                  apart * Format::panel_bytes(in_), in_, sums);
         for (int row = 0; row < Rows; ++row) {
-            for (int v = 0; v < Panels * kVectors; ++v) store(values + v * kLanes, sums[row][v]);
-            sink(first + row, start, outputs, values);
+            for (int v = 0; v < Panels * kVectors; ++v) store(values[0] + v * kLanes, sums[row][v]);
+            for (int panel = 0; panel < Panels; ++panel)
+                sink(first + row, start(panel), outputs(panel), values[panel]);
         }
     }
 

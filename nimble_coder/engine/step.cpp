@@ -391,7 +391,8 @@ class Qwen2 : public Model {
         Best* best = &best_[part.index * step.wanted];
         head().multiply(part, input_.data(), step.wanted, [&](int row, int first, int outputs, const float* values) {
             for (int i = 0; i < outputs; ++i)
-                if (values[i] > best[row].logit) best[row] = {values[i], first + i};
+                if (values[i] > best[row].logit || (values[i] == best[row].logit && first + i < best[row].token))
+                    best[row] = {values[i], first + i};
             if (step.logits)
                 std::memcpy(step.logits + row * shape_.vocab_size + first, values, sizeof(float) * outputs);
         });

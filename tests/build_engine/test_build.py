@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from build_engine import address
 from build_engine.artifact import Artifact
@@ -21,6 +23,8 @@ from build_engine.engine_config import EngineConfig
 from build_engine.inventory import size_of
 from build_engine.lookahead import LookaheadConfig
 from build_engine.manifest import Manifest, ManifestError
+from build_engine.packing import format_of, unpack
+from build_engine.precision import Precision
 from build_engine.profiles import PROFILES, Profile, ProfileError, find_profile
 from tests.conftest import MakeCheckpoint, silent
 from tests.standin.machine import Machine
@@ -67,12 +71,29 @@ def test_whoever_may_enter_the_artefact_may_read_its_files(make_checkpoint: Make
     assert {path.name: path.stat().st_mode & 0o444 for path in files} == {path.name: readers for path in files}
 
 
-def test_weights_are_fused_and_cast(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    artifact = build(replace(TINY_PROFILE, precision="bf16"), make_checkpoint(), Cache(tmp_path), silent)
+@pytest.mark.parametrize(
+    ("precision", "head", "qkv"),
+    [("bf16", "bf16", "bf16"), ("fp32", "fp32", "fp32"), ("int8", "int8", "int8"), ("int4", "int8", "int4")],
+)
+def test_weights_are_fused_and_packed(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: Precision, head: str, qkv: str
+) -> None:
+    checkpoint = make_checkpoint()
+    artifact = build(replace(TINY_PROFILE, precision=precision), checkpoint, Cache(tmp_path), silent)
+    given = load_file(checkpoint / "model.safetensors")
     with safe_open(artifact.engine / "rank0.safetensors", framework="pt") as weights:
-        assert weights.get_slice("layers.0.qkv_weight").get_shape() == [16 * 8, 64]
-        assert weights.get_slice("layers.1.gate_up").get_shape() == [2 * 96, 64]
-        assert str(weights.get_tensor("head").dtype) == "torch.bfloat16"
+        stacked = weights.get_tensor("layers.0.qkv_weight")
+        assert (format_of(weights.get_tensor("head")), format_of(stacked)) == (head, qkv)
+        expected = torch.cat([given[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qkv"]).float()
+        found = unpack(stacked, 16 * 8, 64).float()
+        assert (found - expected).norm() < {"int8": 0.01, "int4": 0.1}.get(qkv, 0.005) * expected.norm()
+        assert weights.get_tensor("norm").dtype == torch.float32
+
+
+def test_the_first_tensor_begins_at_a_cache_line(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    artifact = build(replace(TINY_PROFILE, precision="int4"), make_checkpoint(), Cache(tmp_path), silent)
+    with (artifact.engine / "rank0.safetensors").open("rb") as file:
+        assert (8 + int.from_bytes(file.read(8), "little")) % 64 == 0
 
 
 def test_no_placeholder_is_left_in_the_repository(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

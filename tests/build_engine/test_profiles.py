@@ -113,12 +113,12 @@ def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "fp32"}, "no fp32 kernels"),
+        ({"precision": "fp32"}, "tensorrt engine has no fp32"),
         ({"gpu": ANY}, "gpu 'any' is not one of"),
         ({"max_input_len": 9000}, "a prompt is computed in one forward pass"),
         ({"max_seq_len": 4096}, "leaves no room for output"),
         ({"max_batch_size": 0}, "at least 1"),
-        ({"engine": "torch", "precision": "fp8"}, "does not compute in fp8"),
+        ({"engine": "torch", "precision": "fp8"}, "torch engine has no fp8"),
         ({"fp8_kv_cache": True, "kv_cache_reuse": False}, "beside bf16 weights"),
         ({"precision": "fp8", "fp8_kv_cache": True}, "turn kv_cache_reuse off"),
         ({"engine": "torch", "gpu": ANY, "lookahead": LookaheadConfig(1, 1, 0)}, "needs draft tokens"),

@@ -1,0 +1,64 @@
+"""The engine's file is mapped as it is, whichever of its versions it has."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from build_engine.build import build
+from build_engine.cache import Cache
+from build_engine.engine_config import WEIGHTS, EngineConfig
+from build_engine.lookahead import LookaheadConfig
+from build_engine.precision import Precision
+from build_engine.profiles import find_profile
+from nimble_coder.engine.generate import generate
+from nimble_coder.engine.protocol import Request
+from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.engine.weights import in_rows, load_weights, packed
+from tests.conftest import MakeCheckpoint, silent
+
+CPU = torch.device("cpu")
+LOOKAHEAD = LookaheadConfig(4, 3, 4)
+
+
+def built(precision: Precision, checkpoint: Path, cache: Path) -> Path:
+    profile = replace(
+        find_profile("demo"), precision=precision, lookahead=LOOKAHEAD, max_input_len=200, max_seq_len=256
+    )
+    return build(profile, checkpoint, Cache(cache), silent).engine
+
+
+def tokens(engine_dir: Path) -> list[int]:
+    engine = TorchEngine(engine_dir, LOOKAHEAD, TorchEngineOptions(threads=1))
+    try:
+        return generate(engine, [Request([5, 6, 7, 8], 40)])[0].token_ids
+    finally:
+        engine.shutdown()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+def test_packed_weights_are_not_copied(make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: Precision) -> None:
+    loaded = load_weights(built(precision, make_checkpoint(), tmp_path), CPU)
+    kept = packed(loaded)
+    assert {name: tensor.data_ptr() for name, tensor in kept.items()} == {
+        name: tensor.data_ptr() for name, tensor in loaded.items()
+    }
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    places = [line.split()[0].split("-") for line in mapped.splitlines() if line.endswith(WEIGHTS)]
+    inside = [any(int(a, 16) <= t.data_ptr() < int(b, 16) for a, b in places) for t in kept.values()]
+    assert all(inside)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_engine_of_the_version_before_serves_the_same_tokens(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: Precision
+) -> None:
+    new = built(precision, make_checkpoint(), tmp_path)
+    old = tmp_path / "old"
+    old.mkdir()
+    config = EngineConfig.read(new)
+    replace(config, version="torch-1").write(old)
+    save_file(in_rows(load_weights(new, CPU), config.shape, getattr(torch, config.dtype)), old / WEIGHTS)
+    assert tokens(old) == tokens(new)
