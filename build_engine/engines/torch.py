@@ -78,7 +78,7 @@ def write(weights: dict[str, torch.Tensor], path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in weights.values():
-            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def fused_weights(checkpoint: Checkpoint, source: Source) -> Iterator[tuple[str, torch.Tensor]]:

@@ -13,8 +13,8 @@ from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import Precision
 from build_engine.profiles import find_profile
+from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.protocol import Request
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.engine.weights import in_rows, load_weights, packed
 from tests.conftest import MakeCheckpoint, silent
