@@ -1,10 +1,11 @@
 """What one decoding step costs by the number of its tokens, against the time to read the weights once.
 
-    scripts/bench step [--shape 0.5b|1.5b|7b|...] [--device cpu|cuda] [--threads 1] [--pytorch] [--kernels]
+    scripts/bench step [--shape 0.5b|1.5b|7b|...] [--device cpu|cuda] [--threads 1] [--precision int4]
+                       [--pytorch] [--kernels]
 
-Random weights in bf16 of a Qwen2.5-Coder shape, made in memory. A step that reads every weight once cannot be faster
-than the memory; the bandwidth is measured in the same run, by summing a block of the same size. `--kernels` tells on a
-GPU where a step's time goes.
+Random weights of a Qwen2.5-Coder shape, made in memory: in bf16, or for the compiled step quantised. A step that reads
+every weight once cannot be faster than the memory; the bandwidth is measured in the same run, by summing a block of the
+same size. `--kernels` tells on a GPU where a step's time goes.
 """
 
 import argparse
@@ -19,7 +20,9 @@ from rich.table import Table
 
 from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
+from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
+from build_engine.precision import PRECISIONS
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
@@ -102,7 +105,9 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     """The model of `shape`: the compiled step on a CPU unless PyTorch's is asked for."""
     device = torch.device(args.device)
     weights = random_weights(shape, device)
-    read = [t for name, t in weights.items() if t.ndim == 2 and (name != "embedding" or shape.tie_word_embeddings)]
+    if device.type == "cpu" and not args.pytorch:
+        weights = {name: stored(name, tensor, PRECISIONS[args.precision]) for name, tensor in weights.items()}
+    read = [t for name, t in weights.items() if t.ndim >= 2 and (name != "embedding" or shape.tie_word_embeddings)]
     total = sum(tensor.numel() * tensor.element_size() for tensor in read)
     positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
     on_gpu = device.type == "cuda" and not args.pytorch
@@ -136,6 +141,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
+    parser.add_argument("--precision", choices=["bf16", "int8", "int4"], default="bf16", help="of the compiled step")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
     parser.add_argument("--rounds", type=int, default=9)
@@ -145,9 +151,8 @@ def main() -> None:
         reading, bandwidth = bench.reading()
         plain = bench.step(1)
         name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"
-        table = Table(
-            title=f"{args.shape} bf16 on {name}: weights read at {bandwidth / 1e9:.0f} GB/s in {reading * 1e3:.1f} ms"
-        )
+        measured = f"weights read at {bandwidth / 1e9:.0f} GB/s in {reading * 1e3:.1f} ms"
+        table = Table(title=f"{args.shape} {args.precision} on {name}: {measured}")
         for heading in ("tokens", "", "step ms", "over reading", "over plain"):
             table.add_column(heading, justify="right")
         labels = {config.tokens_per_step: str(config) for config in CONFIGS}
