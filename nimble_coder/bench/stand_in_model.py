@@ -23,7 +23,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
         engine = StandInEngine(
-            tokenizer.encode(os.environ.get("NIMBLE_BENCH_TEXT", TEXT)),
+            tokenizer.encode(os.environb.get(b"NIMBLE_BENCH_TEXT", TEXT.encode()).decode()),
             tokens_per_step=int(os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"]),
             interval=float(os.environ["NIMBLE_BENCH_INTERVAL"]),
         )

@@ -211,7 +211,8 @@ def test_a_prompt_is_truncated_from_the_left(http: httpx.Client) -> None:
     for kept, tokens in ((1, 1), (3, 3), (9, 4), (-1, 4)):
         answer = http.post("/v1/completions", json={**body, "truncate_prompt_tokens": kept})
         assert answer.json()["usage"]["prompt_tokens"] == tokens
-    assert http.post("/v1/completions", json={**body, "truncate_prompt_tokens": 0}).status_code == 400
+    nothing = http.post("/v1/completions", json={**body, "truncate_prompt_tokens": 0})
+    assert (nothing.status_code, nothing.json()["error"]["param"]) == (400, "truncate_prompt_tokens")
 
 
 def test_a_stop_string_is_shown_where_it_is_asked_for(http: httpx.Client) -> None:

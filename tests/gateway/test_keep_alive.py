@@ -1,7 +1,9 @@
 """A stream says something while its answer has no text yet: its head soon, and comments from time to time."""
 
 import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,6 +52,24 @@ def test_the_head_comes_long_before_the_first_text(
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["x-nimble-decoding"] == "greedy"
         assert engine_gauge(triton, "generated_tokens") - before < WORDS - 1
+
+
+def test_the_head_of_tritons_own_stream_does_not_wait_for_its_first_event(artifact: Artifact, tmp_path: Path) -> None:
+    """The text is a character of several tokens, none of which the model can send before the last."""
+    with (
+        stand_in_gateway(artifact, tmp_path, 1, 4.0, "\U0001f701") as (triton, gateways),
+        httpx.Client(base_url=gateways.addresses.http, timeout=60) as client,
+    ):
+        before = engine_gauge(triton, "generated_tokens")
+        asked = {"text_input": "x", "max_tokens": 4, "stream": True}
+        with client.stream("POST", "/v2/models/tensorrt_llm_bls/generate_stream", json=asked) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert engine_gauge(triton, "generated_tokens") - before == 1
+            events = [line for line in answer.iter_lines() if line.startswith("data: ")]
+        assert "\U0001f701" in "".join(json.loads(event[6:])["text_output"] for event in events)
+        refused = client.post("/v2/models/tensorrt_llm_bls/generate_stream", json={"text_input": "x"})
+        assert refused.status_code == 400
 
 
 def run(work: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:

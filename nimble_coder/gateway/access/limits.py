@@ -52,7 +52,13 @@ class EngineLimits:
         return min(self.max_input_len, self.max_seq_len - 1)
 
     def kept(self, ids: list[int], last: int | None) -> list[int]:
-        """A prompt's last tokens, as many as vLLM's `truncate_prompt_tokens` says: -1 is what fits, None all."""
+        """A prompt's last tokens, as many as vLLM's `truncate_prompt_tokens` says: -1 is what fits, None all.
+
+        Raises `ApiError` for 0, which leaves nothing of a prompt.
+        """
+        if last == 0:
+            text = "truncate_prompt_tokens is 0, which leaves no prompt: send 1 or more, or -1 for what fits"
+            raise ApiError(400, text, "invalid_value", "truncate_prompt_tokens")
         count = len(ids) if last is None else self.longest_prompt if last < 0 else last
         return ids[max(len(ids) - count, 0) :]
 

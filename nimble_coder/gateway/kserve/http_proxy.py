@@ -10,7 +10,7 @@ from msgspec import Struct
 from nimble_coder.gateway.access.limits import draining, engine_lost
 from nimble_coder.gateway.answers.bodies import Live, Ready
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.exchange import JSON_LENGTH, Exchange
+from nimble_coder.gateway.exchange import EVENT_STREAM, JSON_LENGTH, Exchange
 from nimble_coder.gateway.kserve.guard import KServeGuard, split_body
 from nimble_coder.gateway.kserve.json_bodies import read_generate, read_infer, write_generate, write_infer
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
@@ -68,7 +68,11 @@ class TritonHttp:
                 return
             checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(JSON_LENGTH))
             with self._service.admission.admit(checked.generations):
-                await self._pass(exchange, checked.content, checked.header_length)
+                if verb == "generate_stream":
+                    async with exchange.kept_alive(EVENT_STREAM, []):
+                        await self._pass(exchange, checked.content, checked.header_length)
+                else:
+                    await self._pass(exchange, checked.content, checked.header_length)
         else:
             await self._pass(exchange, body)
 
@@ -113,7 +117,8 @@ class TritonHttp:
                     await exchange.respond(200, msgspec.json.encode(health))
                     return
                 content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
-                await exchange.start(answer.status_code, content_type, kept)
+                if not exchange.status:  # a stream's head goes alone where Triton is silent
+                    await exchange.start(answer.status_code, content_type, kept)
                 async for part in answer.aiter_raw():
                     await exchange.write(part)
                 await exchange.write(b"", more=False)
