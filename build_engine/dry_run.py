@@ -5,9 +5,9 @@ from pathlib import Path
 
 from build_engine.build import BuildOptions, workshop
 from build_engine.engines import tensorrt
+from build_engine.local import is_gguf
 from build_engine.profiles import Profile
 from build_engine.versions import CONTAINER
-from build_engine.weights import is_gguf
 
 
 def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_url, snapshot_download
 
@@ -20,11 +20,9 @@ from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.download import Download, download_all
 from build_engine.exit_codes import ExitCode
+from build_engine.local import is_gguf
 from build_engine.profiles import EMBEDDED, Profile
 from build_engine.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from build_engine.gguf.model import GgufModel
 
 WANTED = (
     "config.json",
@@ -88,15 +86,6 @@ class RemoteFile:
         return sha256(path) == self.sha256 if self.sha256 else git_sha1(path) == self.git_sha1
 
 
-def open_local(source: Path) -> "Checkpoint | GgufModel":
-    """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`."""
-    if is_gguf(source):
-        from build_engine.gguf.model import GgufModel  # noqa: PLC0415 - nothing else needs the package
-
-        return GgufModel.open(source)
-    return Checkpoint.open(source)
-
-
 def local_weights(source: Path, cache: Cache, progress: Progress) -> Weights:
     """A checkpoint's directory as it is, or the one in the cache that a GGUF file is converted to.
 
@@ -107,18 +96,6 @@ def local_weights(source: Path, cache: Cache, progress: Progress) -> Weights:
 
         return Weights(convert(source, cache, progress))
     return Weights(source)
-
-
-def is_gguf(source: Path) -> bool:
-    """Whether a path that a person gave for a model is to be read as GGUF: what is there and no directory, or says so
-    by its name."""
-    return not source.is_dir() and (source.exists() or source.is_symlink() or source.suffix == ".gguf")
-
-
-def local_model(name: str | None) -> Path | None:
-    """A model that is named by its absolute path, or by that of a GGUF file; None where it is named otherwise."""
-    path = Path(name or "")
-    return path if path.suffix == ".gguf" or (path.is_absolute() and (path / "config.json").is_file()) else None
 
 
 def own_weights(profile: Profile, revision: str, cache: Cache, progress: Progress) -> Weights:

@@ -54,9 +54,9 @@ def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profil
     """The profile asked for, or the automatic choice: for a model, else for a checkpoint that is given, else for this
     machine."""
     from build_engine.hardware import detect_hardware
+    from build_engine.local import local_model, open_local
     from build_engine.profiles import find_profile
     from build_engine.selection import profile_of, select_profile
-    from build_engine.weights import local_model, open_local
 
     if name not in ("auto", "default"):
         return find_profile(name)
@@ -102,8 +102,9 @@ def download_to_cache(
 ) -> None:
     """Download a profile's checkpoint, or copy it from a directory; prints where it is."""
     from build_engine.cache import Cache
+    from build_engine.local import local_model
     from build_engine.profiles import EMBEDDED
-    from build_engine.weights import import_weights, local_model, own_weights
+    from build_engine.weights import import_weights, own_weights
 
     try:
         source = source or local_model(model)
@@ -142,9 +143,9 @@ def build_engine(
     from build_engine.build import BuildOptions, build
     from build_engine.cache import Cache
     from build_engine.dry_run import shell_script
+    from build_engine.local import local_model
     from build_engine.precision import PRECISIONS
     from build_engine.profiles import ProfileError
-    from build_engine.weights import local_model
 
     try:
         source = source or local_model(model)

@@ -18,9 +18,9 @@ from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.hardware import Hardware
+from build_engine.local import open_local
 from build_engine.profiles import DEMO, EMBEDDED, Profile, find_profile
 from build_engine.selection import profile_of, select_profile
-from build_engine.weights import open_local
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client.grpc import CompletionClient

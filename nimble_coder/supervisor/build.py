@@ -10,8 +10,8 @@ from pathlib import Path
 
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
+from build_engine.local import local_model
 from build_engine.profiles import Profile
-from build_engine.weights import local_model
 from nimble_coder.processes.children import how_ended, tethered
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.settings.model import Settings

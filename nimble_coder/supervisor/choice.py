@@ -8,11 +8,11 @@ from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import detect_hardware
 from build_engine.inventory import newest_artifact
+from build_engine.local import local_model, open_local
 from build_engine.machine import check_serves
 from build_engine.manifest import NAME, ManifestError
 from build_engine.profiles import Profile, find_profile
 from build_engine.selection import profile_of, select_profile
-from build_engine.weights import local_model, open_local
 from nimble_coder.settings.model import Settings
 
 

@@ -26,8 +26,9 @@ from build_engine.gguf.conversion import convert, rounded
 from build_engine.gguf.header import Header
 from build_engine.gguf.model import GgufModel
 from build_engine.hardware import Hardware
+from build_engine.local import is_gguf, open_local
 from build_engine.selection import profile_of
-from build_engine.weights import import_weights, is_gguf, open_local
+from build_engine.weights import import_weights
 from tests.build_engine.conftest import fill
 from tests.build_engine.gguf_files import write_gguf
 from tests.conftest import EMBEDDED, MakeCheckpoint, silent

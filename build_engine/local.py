@@ -1,0 +1,30 @@
+"""A model on this machine that a person names by its path: a checkpoint's directory or a GGUF file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from build_engine.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from build_engine.gguf.model import GgufModel
+
+
+def local_model(name: str | None) -> Path | None:
+    """A model that is named by its absolute path, or by that of a GGUF file; None where it is named otherwise."""
+    path = Path(name or "")
+    return path if path.suffix == ".gguf" or (path.is_absolute() and (path / "config.json").is_file()) else None
+
+
+def is_gguf(source: Path) -> bool:
+    """Whether a path that a person gave for a model is to be read as GGUF: what is there and no directory, or says so
+    by its name."""
+    return not source.is_dir() and (source.exists() or source.is_symlink() or source.suffix == ".gguf")
+
+
+def open_local(source: Path) -> "Checkpoint | GgufModel":
+    """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`."""
+    if is_gguf(source):
+        from build_engine.gguf.model import GgufModel  # noqa: PLC0415 - nothing else needs the package
+
+        return GgufModel.open(source)
+    return Checkpoint.open(source)
