@@ -32,6 +32,7 @@ class TritonPythonModel:
         )
         queue = config.get("dynamic_batching", {}).get("default_queue_policy", {}).get("max_queue_size", 0)
         options = TorchEngineOptions(
+            tokenizer=Path(parameters["tokenizer_dir"]),
             reuse_kv_cache=parameters["enable_kv_cache_reuse"].lower() == "true",
             max_queue_size=queue or TorchEngineOptions.max_queue_size,
             threads=int(os.environ["NIMBLE_ENGINE_THREADS"]) if "NIMBLE_ENGINE_THREADS" in os.environ else None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.artifact import Artifact
-from nimble_coder.contract.request import Request
+from nimble_coder.contract.request import Guide, Request
 from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine.protocol import Statistics
 
@@ -54,6 +54,9 @@ class StandInEngine:
             heapq.heappush(self._due, (now, request_id))
             self._changed.notify()
         return request_id
+
+    def prepare(self, guide: Guide) -> None:
+        """See `Engine.prepare`; what it emits has no form."""
 
     def responses(self, timeout: float) -> list[Response]:
         """See `Engine.responses`: the steps that are due."""

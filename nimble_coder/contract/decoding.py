@@ -2,11 +2,11 @@
 
 Names, dtypes, shapes and meaning: all_models/inflight_batcher_llm/tensorrt_llm and inflight_batcher_llm/src of
 triton-inference-server/tensorrtllm_backend v0.19.0. Arrays include the batch dimension B. What the contract has no
-tensor for travels as request parameters: `min_p`, a number, and as JSON `logit_bias`, biases by token id, and
-`begins_with`, token sequences of which the output begins with one. `top_logprobs` is how many of the most likely tokens
-`generation_logits` names for each token, as pairs of id and log probability, `[B, tokens, top, 2]`; with
-`prompt_logprobs` true, `context_logits` has a row for each token of the prompt but the first: its own log probability
-and such pairs, `[B, tokens - 1, 1 + 2 top]`. NVIDIA's two logits themselves are not available here.
+tensor for travels as request parameters: `min_p`, a number, and as JSON `logit_bias`, biases by token id.
+`top_logprobs` is how many of the most likely tokens `generation_logits` names for each token, as pairs of id and log
+probability, `[B, tokens, top, 2]`; with `prompt_logprobs` true, `context_logits` has a row for each token of the prompt
+but the first: its own log probability and such pairs, `[B, tokens - 1, 1 + 2 top]`. NVIDIA's two logits themselves are
+not available here.
 """
 
 import json
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
 from nimble_coder.contract.fields import LOOKAHEAD, OTHERWISE_READ, SCALARS, Scalar
-from nimble_coder.contract.request import Request, RequestError, Sampling
+from nimble_coder.contract.request import Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import PerfMetrics, Response
 
 Array = NDArray[np.generic]
@@ -40,7 +40,6 @@ UNSUPPORTED = (
     "lora_config",
     "lora_task_id",
     "context_phase_params",
-    "guided_decoding_guide",
 )
 UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
 MAX_SEQUENCES = 64
@@ -107,6 +106,7 @@ def _read_row(
         draft_tokens=int(_read_number(parameters, "draft_tokens")) if "draft_tokens" in parameters else None,
         streaming=streaming,
         sampling=_read_sampling(inputs, parameters, row),
+        guide=_read_guide(inputs, row),
         seed=_number(inputs, "random_seed", row, 0) + sequence,
     )
 
@@ -127,7 +127,6 @@ def _read_sampling(inputs: Mapping[str, Array], parameters: Mapping[str, object]
         top_p=top_p,
         bad_words=tuple(tuple(word) for word in _read_words(inputs, "bad_words_list", row)),
         logit_bias=_read_bias(parameters),
-        begins_with=_read_beginnings(parameters),
         **{
             name: _read_scalar(inputs, parameters, row, SCALARS[name]) for name in SCALARS if name not in OTHERWISE_READ
         },
@@ -148,6 +147,29 @@ def _read_scalar(
     return kind(inputs[scalar.name].reshape(-1)[row]) if scalar.name in inputs else scalar.neutral
 
 
+def _read_guide(inputs: Mapping[str, Array], row: int) -> Guide | None:
+    """The form that a row is held to: the contract's two inputs, a text each."""
+    kind, text = (_text(inputs, f"guided_decoding_{name}", row) for name in ("guide_type", "guide"))
+    if not kind and not text:
+        return None
+    try:
+        return Guide(GuideType(kind), text)
+    except ValueError:
+        known = ", ".join(each.value for each in GuideType)
+        raise RequestError(f"guided_decoding_guide_type is {kind[:80]!r}: send one of {known}") from None
+
+
+def _text(inputs: Mapping[str, Array], name: str, row: int) -> str:
+    """A text of UTF-8, empty where there is none; raises `RequestError`."""
+    if name not in inputs or not inputs[name].size:
+        return ""
+    value = inputs[name].reshape(-1)[row]
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise RequestError(f"{name} is not valid UTF-8") from None
+
+
 def _read_number(parameters: Mapping[str, object], name: str) -> float:
     value = parameters.get(name, 0.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -162,15 +184,6 @@ def _read_bias(parameters: Mapping[str, object]) -> tuple[tuple[int, float], ...
         return tuple((int(token), float(bias)) for token, bias in value.items())
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise RequestError("logit_bias is not a JSON object of numbers by token id") from None
-
-
-def _read_beginnings(parameters: Mapping[str, object]) -> tuple[tuple[int, ...], ...]:
-    """`begins_with`: `[[<token id>, ...], ...]` as text."""
-    try:
-        value = json.loads(str(parameters.get("begins_with", "[]")))
-        return tuple(tuple(int(token) for token in ids) for ids in value)
-    except (ValueError, TypeError, RecursionError):
-        raise RequestError("begins_with is not a JSON list of lists of token ids") from None
 
 
 def _read_words(inputs: Mapping[str, Array], name: str, row: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2
 from build_engine.artifact import ENGINE_MODEL
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.contract.fields import lookahead_values
+from nimble_coder.contract.request import Guide
 
 COUNTS = (
     "total_accepted_draft_tokens",
@@ -46,6 +47,8 @@ class Generation:
     """Token sequences that must not be completed."""
     parameters: tuple[tuple[str, str | float], ...] = ()
     """What the portable engine takes beside the contract."""
+    guide: Guide | None = None
+    """The form of the answer, for an engine that can be guided."""
     model: str = ENGINE_MODEL
     """Triton's, whose engine is asked."""
 
@@ -90,6 +93,10 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
     # The engine knows one end id; the others are words of one token.
     add_words(request, "stop_words_list", [(i,) for i in g.end_ids[1:]])
     add_words(request, "bad_words_list", g.bad_words)
+    if g.guide:
+        for name, text in (("guided_decoding_guide_type", g.guide.type.value), ("guided_decoding_guide", g.guide.text)):
+            encoded_text = text.encode("utf-8", "replace")  # JSON may hold half a pair of surrogates
+            add(request, name, "BYTES", [1, 1], struct.pack("<I", len(encoded_text)) + encoded_text)
     for name in g.outputs:
         request.outputs.add(name=name)
     encoded: bytes = request.SerializeToString()

@@ -23,7 +23,7 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
     ),
     (
         re.compile(
-            r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|begins_with|min_p|draft_tokens"
+            r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|guided_decoding|min_p|draft_tokens"
             r"|num_return_sequences|beam_width|the prompt |send the prompts as separate|request ID is not provided"
             r"|not valid UTF-8|already exists in request"
         ),

@@ -1,6 +1,7 @@
 """A request to an engine, with how it samples; names as in TensorRT-LLM where it has one."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.contract.bounds import BIAS, FACTOR, GREEDY_BELOW, MOST_TOP, PENALTY, SHARE, TEMPERATURE
@@ -46,8 +47,6 @@ class Sampling:
     """Token sequences that are never completed."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit); the least that is allowed forbids the token."""
-    begins_with: tuple[tuple[int, ...], ...] = ()
-    """Token sequences of which the output begins with one."""
     log_probs: bool = False
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
     top_log_probs: int = 0
@@ -81,6 +80,32 @@ class Sampling:
         return self.temperature < GREEDY_BELOW or self.top_k == 1
 
 
+class GuideType(Enum):
+    """What kind of text describes a form. Those of TensorRT-LLM's `GuidedDecodingParams` have its contract's names."""
+
+    JSON = "json"
+    """Any JSON object; the text is empty."""
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    """The whole output matches it."""
+    EBNF_GRAMMAR = "ebnf_grammar"
+    """GBNF, llama.cpp's."""
+    LARK = "lark"
+    """Lark's syntax as llguidance reads it; not in the contract."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A form that the output is held to."""
+
+    type: GuideType
+    text: str
+
+
+MOST_GUIDE = 65_536
+"""Characters of a form: a schema of so many is compiled in less than a second."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt to continue, greedily unless it says how to sample."""
@@ -98,6 +123,8 @@ class Request:
     streaming: bool = True
     """Deltas as they come, or one response with everything."""
     sampling: Sampling | None = None
+    guide: Guide | None = None
+    """The form of the output, which ends where nothing can follow in it, and may end where the form is complete."""
     seed: int = 0
     """Makes sampling reproducible. Under lookahead it seeds the window's first tokens: other drafts, same output."""
 

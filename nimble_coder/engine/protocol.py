@@ -6,7 +6,7 @@ Shaped after TensorRT-LLM's executor (`tensorrt_llm.bindings.executor`), the sec
 from dataclasses import dataclass
 from typing import Protocol
 
-from nimble_coder.contract.request import Request
+from nimble_coder.contract.request import Guide, Request
 from nimble_coder.contract.response import Response
 
 
@@ -42,6 +42,10 @@ class Engine(Protocol):
 
     def enqueue(self, request: Request) -> int:
         """Takes a request and returns its id; raises `RequestError` or `QueueFullError`."""
+
+    def prepare(self, guide: Guide) -> None:
+        """Compiles a form, so that a request with it is taken at once; raises `RequestError` for one that is bad. That
+        may take up to a second."""
 
     def responses(self, timeout: float) -> list[Response]:
         """The responses that are there; waits up to `timeout` seconds for the first."""

@@ -64,7 +64,7 @@ class ModelRunner:
                 outputs[node], log_prob = sampler.choose(logits[node])
                 sequence.log_probs.append(log_prob)
                 child = tree.child(node, outputs[node]) if tree and length < sequence.drafter.longest_path else None
-                if child is None:
+                if child is None or sampler.is_over:
                     return outputs
                 node, length = child, length + 1
         except Exception as error:

@@ -4,11 +4,15 @@ import time
 from dataclasses import dataclass
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.contract.request import Request
+from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.contract.response import TOKENS_PER_BLOCK, FinishReason, PerfMetrics, Response
 from nimble_coder.engine.drafter import make_drafter
+from nimble_coder.engine.form import Form
+from nimble_coder.engine.form_drafter import FormDrafter
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.tree import TokenTree, verify
+
+GREEDY = Sampling(temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,22 @@ class StepCount:
         return max(self.tokens - 1, 0)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an engine has room for."""
+
+    max_seq_len: int
+    rows_per_step: int
+    """Of one sequence: the root of its tree and the drafts."""
+
+
 class Sequence:
     """State of one request. The newest token's KV entry is never in the cache: it is the input of the next step."""
 
-    def __init__(self, request_id: int, request: Request, config: LookaheadConfig, max_seq_len: int) -> None:
+    def __init__(
+        self, request_id: int, request: Request, config: LookaheadConfig, limits: Limits, form: Form | None = None
+    ) -> None:
+        """`form` is at its beginning, where the request is held to one."""
         self.request_id = request_id
         self.request = request
         self.tokens = list(request.input_ids)
@@ -39,12 +55,13 @@ class Sequence:
         self.reused = 0
         """Prompt tokens whose KV entries were there already."""
         self.drafter = make_drafter(config, request.draft_tokens, request.input_ids, request.seed)
-        self.sampler = (
-            Sampler(request.sampling, request.input_ids, request.ends, request.seed) if request.sampling else None
-        )
+        if form and self.drafter.longest_path:
+            self.drafter = FormDrafter(self.drafter, form, limits.rows_per_step)
+        sampling = request.sampling or (GREEDY if form else None)
+        self.sampler = Sampler(sampling, request.input_ids, request.ends, request.seed, form) if sampling else None
         self.log_probs: list[float] = []
         # As TensorRT-LLM does: a request for more than fits gets what fits.
-        self._limit = min(len(self.tokens) + request.max_tokens, max_seq_len)
+        self._limit = min(len(self.tokens) + request.max_tokens, limits.max_seq_len)
         self._sent = len(self.tokens)
         self.last_step = StepCount(0, 0)
         self._accepted_drafts = 0
@@ -122,6 +139,9 @@ class Sequence:
             if len(self.tokens) >= self._limit:
                 self.finish_reason = FinishReason.LENGTH
                 break
+            if self._completes_form():
+                self.finish_reason = FinishReason.END_ID  # nothing but an end could follow
+                break
         return self.tokens[before:]
 
     def _ends_with_stop_word(self) -> bool:
@@ -129,6 +149,10 @@ class Sequence:
         if self.request.sampling and generated < self.request.sampling.min_tokens:
             return False
         return any(len(word) <= generated and self.tokens[-len(word) :] == word for word in self.request.stop_words)
+
+    def _completes_form(self) -> bool:
+        sampler, generated = self.sampler, len(self.tokens) - self.prompt_length
+        return sampler is not None and sampler.is_over and sampler.chosen == generated
 
     def take_response(self) -> Response | None:
         """What the client has not been sent yet, or None where there is nothing to send now."""

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from build_engine.engine_config import TORCH_ENGINES, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
 from nimble_coder.contract.bounds import MOST_DRAFTS
-from nimble_coder.contract.request import QueueFullError, Request, RequestError, Sampling
+from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError, Sampling
 from nimble_coder.contract.response import Response
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
+from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
@@ -25,7 +27,7 @@ from nimble_coder.engine.protocol import Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work
-from nimble_coder.engine.sequence import Sequence
+from nimble_coder.engine.sequence import Limits, Sequence
 from nimble_coder.engine.weights import are_quantised, in_rows, load_weights
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class TorchEngineOptions:
     """`cpu`, `cuda`, or `auto`: a GPU where there is one that PyTorch can use."""
     max_seq_len: int | None = None
     """Shorter sequences than the engine was built for, so that more of them fit into the memory."""
+    tokenizer: Path | None = None
+    """The directory with `tokenizer.json`, without which no output can be held to a form."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
 
@@ -68,6 +72,8 @@ class TorchEngine:
         self._lookahead = lookahead
         self._options = options
         self._max_seq_len = min(config.max_seq_len, options.max_seq_len or config.max_seq_len)
+        self._limits = Limits(self._max_seq_len, rows_per_step(lookahead))
+        self._forms = Forms(options.tokenizer, config.shape.vocab_size) if options.tokenizer else None
         device = choose_device(options.device)
         cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
         self._slots = cache.free_slots
@@ -115,7 +121,8 @@ class TorchEngine:
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
         config = self._check(request)
-        sequence = Sequence(next(self._ids), request, config, self._max_seq_len)
+        form = self._open(request.guide, request.ends) if request.guide else None
+        sequence = Sequence(next(self._ids), request, config, self._limits, form)
         with self._lock:
             if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
                 raise QueueFullError(self._options.max_queue_size)
@@ -123,6 +130,15 @@ class TorchEngine:
             self._arrivals.append(sequence)
             self._lock.notify()
         return sequence.request_id
+
+    def prepare(self, guide: Guide) -> None:
+        """See `Engine.prepare`."""
+        self._open(guide, ())
+
+    def _open(self, guide: Guide, ends: Collection[int]) -> Form:
+        if self._forms is None:
+            raise RequestError("input guided_decoding_guide is not supported by an engine without a tokenizer")
+        return self._forms.open(guide, ends)
 
     def responses(self, timeout: float) -> list[Response]:
         """See `Engine.responses`."""
@@ -209,7 +225,6 @@ class TorchEngine:
         vocab = self._config.shape.vocab_size
         tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
         tokens += [("logit_bias", i) for i, _ in sampling.logit_bias]
-        tokens += [("begins_with", i) for ids in sampling.begins_with for i in ids]
         if sampling.min_tokens:
             tokens += [("end_id" if i == request.end_id else "stop_words_list", i) for i in request.ends]
         for name, token in tokens:

@@ -1,7 +1,6 @@
 """The gateway's core: what a request asks for becomes generations, and generations become answers."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -14,6 +13,7 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.manifest import NAME
 from build_engine.profiles import CUDA
 from nimble_coder.contract.encoding import Generation
+from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
@@ -29,6 +29,7 @@ from nimble_coder.gateway.prompts.chat import ChatPrompts
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.field_check import check_fields, header
 from nimble_coder.gateway.requests.fields import Engine
+from nimble_coder.gateway.requests.forms import guide_of
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
 from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling, decode
 from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
@@ -165,10 +166,10 @@ class Service:
         streaming: bool,
         copies: int = 1,
         echo: str = "",
-        beginnings: Sequence[str] = (),
+        guide: Guide | None = None,
     ) -> list[Job]:
-        """The generations for a prompt; raises `ApiError` for what the engine must not see. The portable engine begins
-        with one of the `beginnings`, if there are any."""
+        """The generations for a prompt; raises `ApiError` for what the engine must not see. The portable engine holds
+        them to the form of `guide`, else to the one that the request asks for."""
         self.limits.check_prompt(len(ids))
         lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
@@ -196,8 +197,7 @@ class Service:
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
         encode = self.encoder.raw
         parameters = parameters_of(asked, encode, self.limits.vocab_size) if is_portable else ()
-        if is_portable and beginnings:
-            parameters += (("begins_with", json.dumps([self.encoder.plain(text) for text in beginnings])),)
+        held = (guide or guide_of(asked)) if is_portable else None
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
@@ -213,6 +213,7 @@ class Service:
                 inputs,
                 bad_words,
                 parameters,
+                held,
                 PLAIN_MODEL if is_companions else ENGINE_MODEL,
             )
             jobs.append(Job(generation, ending, echo))

@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 SENDING_THREADS = 4
 """A response that is sent waits for Triton's own process twice; one thread alone leaves the cores idle meanwhile."""
+
+COMPILING_THREADS = 2
+"""Forms that are compiled at once, each in up to a second; those that are compiled already wait behind them."""
 
 
 @dataclass(eq=False)
@@ -53,6 +57,7 @@ class Bridge:
         self._flights: dict[int, Flight] = {}
         self._stopping = threading.Event()
         self._helpers = ThreadPoolExecutor(SENDING_THREADS - 1, "bridge-helper")
+        self._compilers = ThreadPoolExecutor(COMPILING_THREADS, "bridge-compiler")
         self._thread = threading.Thread(target=self._loop, name="bridge", daemon=True)
         self._thread.start()
 
@@ -60,21 +65,42 @@ class Bridge:
         """Starts a Triton request; every outcome, an error too, reaches the client through its sender."""
         sender = Sender(request, self._pb)
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        try:
+        with self._refusals(sender):
             if is_stop(inputs):
                 self._stop(request.request_id())
                 sender.send({}, is_last=True)
+                return
+            call = read_call(inputs, self._exclude_input, json.loads(request.parameters() or "{}"))
+            if any(each.guide for each in call.requests):
+                self._compilers.submit(self._start_with_forms, request.request_id(), sender, call)
             else:
-                parameters = json.loads(request.parameters() or "{}")
-                self._start(request.request_id(), sender, read_call(inputs, self._exclude_input, parameters))
+                self._start(request.request_id(), sender, call)
+
+    @contextmanager
+    def _refusals(self, sender: Sender) -> Iterator[None]:
+        """Tells the client why the block cannot do what it wants."""
+        try:
+            yield
         except RequestError as error:
             sender.fail(str(error), self._pb.TritonError.INVALID_ARG, is_last=True)
         except QueueFullError as error:
             sender.fail(str(error), self._pb.TritonError.UNAVAILABLE, is_last=True)
 
+    def _start_with_forms(self, triton_id: str, sender: Sender, call: Call) -> None:
+        """Compiles the forms where nobody else waits for it, and starts."""
+        try:
+            with self._refusals(sender):
+                for guide in {each.guide for each in call.requests if each.guide}:
+                    self._engine.prepare(guide)
+                self._start(triton_id, sender, call)
+        except Exception as error:  # nobody looks at what this thread raises
+            logger.exception("a request with a form could not be started")
+            sender.fail(str(error), self._pb.TritonError.INTERNAL, is_last=True)
+
     def close(self) -> None:
         """Ends the engine, which answers what is in flight, and the threads."""
         self._engine.shutdown()
+        self._compilers.shutdown()
         self._stopping.set()
         self._thread.join()
         self._helpers.shutdown()

@@ -24,14 +24,22 @@ def load_engine(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Iterator[Loa
     engines: list[TorchEngine] = []
 
     def load(
-        model: Path | None = None, max_queue_size: int = 128, reuse_kv_cache: bool = True, **changes: Any
+        model: Path | None = None,
+        max_queue_size: int = 128,
+        reuse_kv_cache: bool = True,
+        tokenizer: bool = True,
+        **changes: Any,
     ) -> TorchEngine:
         profile = replace(
             find_profile("demo"),
             **{"max_batch_size": 4, "max_input_len": 256, "max_seq_len": 400, "max_num_tokens": 256, **changes},
         )
         artifact = build(profile, model or make_checkpoint(), Cache(tmp_path / "cache"), silent)
-        options = TorchEngineOptions(max_queue_size=max_queue_size, reuse_kv_cache=reuse_kv_cache)
+        options = TorchEngineOptions(
+            max_queue_size=max_queue_size,
+            tokenizer=artifact.tokenizer if tokenizer else None,
+            reuse_kv_cache=reuse_kv_cache,
+        )
         engines.append(TorchEngine(artifact.engine, profile.lookahead, options))
         return engines[-1]
 

@@ -60,13 +60,6 @@ def test_a_bad_word_of_two_tokens_is_never_completed() -> None:
     assert [sampler.choose(LOGITS)[0] for _ in range(4)] == [1, 2, 1, 2]
 
 
-def test_an_output_begins_with_one_of_what_is_asked_for() -> None:
-    sampling = Sampling(temperature=0.0, begins_with=((3, 4), (0, 3, 4), (0, 0)))
-    sampler = Sampler(sampling, [], (), 0)
-    assert [sampler.choose(LOGITS)[0] for _ in range(4)] == [0, 0, 1, 1]
-    assert drawn(Sampling(begins_with=((3,), (0,))), 200).keys() == {0, 3}
-
-
 def test_penalties_count_what_occurred() -> None:
     presence = Sampler(Sampling(temperature=0.0, presence_penalty=1.5), [], (), 0)
     assert [presence.choose(LOGITS)[0] for _ in range(3)] == [1, 2, 1]
@@ -177,7 +170,6 @@ def test_tokens_without_a_logit_cannot_be_forbidden(load_engine: LoadEngine) -> 
         (Sampling(bad_words=((-1,),)), "bad_words_list has -1"),
         (Sampling(min_tokens=1), "end_id has 4096"),
         (Sampling(logit_bias=((4096, 1.0),)), "logit_bias has 4096"),
-        (Sampling(begins_with=((1, -1),)), "begins_with has -1"),
     ):
         with pytest.raises(RequestError, match=f"{reason}, which is out of range: token ids go from 0 to 4095"):
             engine.enqueue(Request(PROMPT, 5, end_id=4096, sampling=sampling))

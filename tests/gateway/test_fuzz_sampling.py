@@ -230,7 +230,7 @@ def test_rules_for_tokens_of_any_kind(target: Serving, http: httpx.Client, asked
 
 odd = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
 nested = st.recursive(odd, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner))
-PARAMETERS = ("min_p", "logit_bias", "begins_with", "top_logprobs", "prompt_logprobs")
+PARAMETERS = ("min_p", "logit_bias", "top_logprobs", "prompt_logprobs")
 
 
 @fuzz_sampling

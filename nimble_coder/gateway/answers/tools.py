@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.answers.bodies import CalledFunction, ChatFinishReason, FinishReason
 
 FENCE = "```"
@@ -47,8 +48,8 @@ class Calling:
     """The functions offered: JSON that names another is ordinary text."""
     opening: str = ""
     """What the prompt has already written of a call that is demanded."""
-    beginnings: tuple[str, ...] = ()
-    """What the answer to a demanded call has to begin with, one of them; empty where the opening says it all."""
+    guide: Guide | None = None
+    """The form of the answer to a demanded call, behind the opening."""
     finish_reason: ChatFinishReason = "tool_calls"
     """Of an answer with calls."""
     most: int | None = None

@@ -125,7 +125,7 @@ async def chat(front: Front, exchange: Exchange) -> None:
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
-    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1, beginnings=calling.beginnings)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1, guide=calling.guide)
     wire = ChatWire(
         exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
     )

@@ -13,6 +13,7 @@ from nimble_coder.gateway.answers.bodies import ChatFinishReason
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
+from nimble_coder.gateway.requests.forms import calls_guide
 from nimble_coder.gateway.requests.schemas import ChatRequest, FunctionCall, Message, Tool, ToolCall
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -102,7 +103,8 @@ class ChatPrompts:
 def calling_of(request: ChatRequest) -> Calling:
     """What `tools` and `tool_choice` allow; raises `ApiError` for a choice that cannot be kept.
 
-    A call is demanded by beginning it in the model's place: lookahead decoding cannot be guided.
+    A call is demanded by beginning it in the model's place, which any engine goes on with, and by the form of the rest,
+    which the portable engine holds to.
     """
     names = frozenset(tool.function.name for tool in request.offered)
     choice, most = request.choice, 1 if request.is_legacy or request.parallel_tool_calls is False else None
@@ -118,15 +120,15 @@ def calling_of(request: ChatRequest) -> Calling:
     if request.continue_final_message or request.add_generation_prompt is False:
         text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
-    # No blank at the ends: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
-    beginnings = tuple(
-        f' {json.dumps(n, ensure_ascii=False)}, "arguments":' for n in sorted(names if not name else [name])
-    )
-    opening, is_only = f'{CALL_TAG}\n{{"name":', len(beginnings) == 1
+    # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
+    demanded = [tool.function for tool in request.offered if name in (None, tool.function.name)]
+    functions = [(each.name, each.parameters, bool(each.strict)) for each in demanded]
+    is_only = len(functions) == 1
+    begun = f' {json.dumps(functions[0][0], ensure_ascii=False)}, "arguments":' if is_only else ""
     return Calling(
         names,
-        opening + beginnings[0] if is_only else opening,
-        () if is_only else beginnings,
+        f'{CALL_TAG}\n{{"name":{begun}',
+        calls_guide(functions, is_only, most == 1),
         "stop" if name else reason,
         most,
         request.is_legacy,

@@ -7,11 +7,12 @@ import msgspec
 from msgspec import Raw, Struct
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.requests.fields import FIELDS, Engine, Otherwise
+from nimble_coder.gateway.requests.fields import FIELDS, FORM, Engine, Otherwise
 from nimble_coder.gateway.requests.schemas import (
     ChatRequest,
     CompletionRequest,
     FimRequest,
+    GuidedFields,
     InfillRequest,
     OllamaOptions,
     StreamOptions,
@@ -25,9 +26,10 @@ ROUTES: dict[str, type[Struct]] = {
     "fim": FimRequest,
     "llama": InfillRequest,
 }
-INNER: dict[str, type[Struct]] = {"options": OllamaOptions, "stream_options": StreamOptions}
+INNER: dict[str, type[Struct]] = {"nvext": GuidedFields, "options": OllamaOptions, "stream_options": StreamOptions}
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names that a header may hold."""
+FORMS = frozenset(field.name for field in FORM)
 MOST_SHOWN = 32
 DECODER = msgspec.json.Decoder(dict[str, Raw])
 
@@ -83,7 +85,8 @@ def given(fields: Mapping[str, Raw], outer: str = "") -> Iterator[tuple[str, Raw
 def place(kind: type[Struct], name: str) -> str:
     """Where a refused field is not available."""
     if name in HONOURED[kind]:
-        return "with this engine"
+        guided = ", which cannot be guided: serve the model with the portable engine" if name in FORMS else ""
+        return f"with this engine{guided}"
     return "here" if any(name in names for names in HONOURED.values()) else "with lookahead decoding"
 
 

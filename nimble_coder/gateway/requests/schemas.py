@@ -36,6 +36,9 @@ Biases = Annotated[dict[str, Bias], Meta(max_length=1024)]
 BiasPairs = Annotated[list[tuple[int | str, Bias | bool]], Meta(max_length=1024)]
 LlamaPrompt = str | Annotated[list[str | int | list[str | int]], Meta(max_length=200_000)]
 """llama.cpp's: a text, token ids, texts and ids mixed, or a list of such prompts."""
+JsonSchema = dict[str, Any] | str
+"""As JSON, or as its text."""
+Choices = Annotated[list[str], Meta(max_length=5000)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=64)]
 
@@ -47,7 +50,45 @@ class StreamOptions(Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class Sampling(Struct, kw_only=True):
+class NamedSchema(Struct, kw_only=True):
+    """The `json_schema` of a `response_format`."""
+
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, kw_only=True):
+    """OpenAI's `response_format`."""
+
+    type: str = "text"
+    json_schema: NamedSchema | None = None
+    schema: dict[str, Any] | None = None
+    """llama.cpp's place for it."""
+
+
+class GuidedFields(Struct, kw_only=True):
+    """The form of an answer, as vLLM and NIM have asked for it."""
+
+    guided_json: JsonSchema | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
+
+
+class StructuredOutputs(Struct, kw_only=True):
+    """The same as vLLM asks for it now."""
+
+    json: JsonSchema | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
+
+
+class Sampling(GuidedFields, kw_only=True):
     """The fields that every way of asking for text shares."""
 
     model: str | None = None
@@ -73,6 +114,13 @@ class Sampling(Struct, kw_only=True):
     draft_tokens: Annotated[int, Meta(ge=0, le=MOST_DRAFTS)] | None = None
     """The portable engine drafts up to so many tokens per step by matching suffixes, in place of lookahead."""
     t_max_predict_ms: Milliseconds | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    nvext: GuidedFields | None = None
+    json_schema: JsonSchema | None = None
+    """llama.cpp's."""
+    grammar: str | None = None
+    """GBNF, llama.cpp's."""
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.contract.request import Request
+from nimble_coder.contract.request import Guide, Request, RequestError
 from nimble_coder.contract.response import FinishReason, PerfMetrics, Response
 from nimble_coder.engine.protocol import Statistics
 from nimble_coder.triton.bridge import Bridge
@@ -77,6 +77,9 @@ class Engine:
             self._failed_until = engine_id
         threading.Thread(target=self._run, args=(engine_id, request), daemon=True).start()
         return engine_id
+
+    def prepare(self, guide: Guide) -> None:
+        raise RequestError("guided decoding is not supported by this engine")
 
     def _run(self, engine_id: int, request: Request) -> None:
         drafting = not (request.lookahead or self._lookahead).is_plain

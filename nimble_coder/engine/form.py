@@ -1,0 +1,177 @@
+"""Answers held to a form: which tokens may come next, and which must, so that the whole text has the form in the end.
+
+A form is compiled once, by llguidance (https://github.com/guidance-ai/llguidance), and kept for requests that send the
+same. What may come next changes the logits alone: drafts are verified against the masked choices, so an output is that
+of plain decoding under the same form.
+"""
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, RequestError
+from nimble_coder.engine.endless import is_endless
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+KEPT = 64
+"""Compiled forms; with the limits below, each takes some 10 MiB at most, and usually less than one."""
+LIMITS = LLParserLimits(
+    max_items_in_row=1000,
+    initial_lexer_fuel=1_000_000,  # of building regular expressions, 50,000 a millisecond by llguidance's own account
+    step_lexer_fuel=200_000,  # of a mask, 14,000 a millisecond
+    step_max_items=50_000,  # of a mask, 20,000 a millisecond
+    max_lexer_states=10_000,  # 1 to 2 kB each
+    max_grammar_size=200_000,
+    verbose_errors=False,
+)
+LAYOUT: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON on one line, as Python writes it and the chat template shows calls: most of it can be drafted for certain, and
+no answer is blanks without end."""
+MOST_PROPERTIES = 500
+"""Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
+DECODER = json.JSONDecoder()
+ANY_OBJECT = '{"type": "object"}'
+NAME = "the form (guided_decoding_guide)"
+"""As errors call it: by the contract's name too."""
+
+
+class Form:
+    """One answer's place in its form. Not for two threads at once."""
+
+    def __init__(self, matcher: LLMatcher, ends: Collection[int], placeholder: int, vocab_size: int) -> None:
+        """`ends` are the tokens that may end the answer where the form is complete, in place of the one that llguidance
+        was told of, the `placeholder`."""
+        self._matcher = matcher
+        self._ends = torch.tensor(sorted(ends), dtype=torch.long)
+        self._placeholder = placeholder
+        self._mask = np.zeros(-(-vocab_size // 32), np.int32)
+        self._vocab_size = vocab_size
+        self.is_over = False
+        """Nothing can follow: the form is complete and cannot go on, or a token has ended it."""
+
+    def hold(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits `[vocab_size]`, -inf for each token that cannot come next; raises `RequestError` where the form turns
+        out to be too complex."""
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._check()
+        allowed = torch.from_numpy(np.unpackbits(self._mask.view(np.uint8), count=self._vocab_size, bitorder="little"))
+        allowed[self._placeholder] = 0
+        if self._matcher.is_accepting():
+            allowed[self._ends] = 1
+        return logits.masked_fill(allowed == 0, -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """Goes on by the token that was chosen."""
+        if token in self._ends:
+            self.is_over = True
+            return
+        self._matcher.consume_token(token)
+        self._check()
+        self.is_over = self._matcher.is_stopped()
+
+    def forced(self) -> list[int]:
+        """The tokens of the text that has to come next, as the tokenizer would have them; often none."""
+        return [] if self.is_over else self._matcher.compute_ff_tokens()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise RequestError(f"{NAME} is too complex or cannot be kept: {brief(self._matcher.get_error())}")
+
+
+class Forms:
+    """Compiles forms for one tokenizer. Any thread may ask."""
+
+    def __init__(self, tokenizer: Path, vocab_size: int) -> None:
+        """Reads `tokenizer.json` of a directory; that takes a second and 100 MiB for 150,000 tokens."""
+        self._vocab_size = vocab_size
+        # Which end llguidance is told of does not matter: those of a request take its place. It has to be special.
+        added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        self._placeholder: int = added[0]["id"]
+        self._tokenizer = LLTokenizer(str(tokenizer / "tokenizer.json"), vocab_size, self._placeholder)
+        self._lock = threading.Lock()
+        self._compiled: OrderedDict[Guide, LLMatcher] = OrderedDict()
+
+    def open(self, guide: Guide, ends: Collection[int]) -> Form:
+        """A form at its beginning; raises `RequestError` for one that is wrong, endless or too large. `ends` counts
+        where a token is no ordinary text."""
+        with self._lock:
+            matcher = self._compiled.get(guide)
+            if matcher:
+                self._compiled.move_to_end(guide)
+        if matcher is None:
+            matcher = self._compile(guide)
+            with self._lock:
+                self._compiled[guide] = matcher
+                while len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+        special = {i for i in ends if self._tokenizer.is_special_token(i)}
+        return Form(matcher.deep_copy(), special, self._placeholder, self._vocab_size)
+
+    def _compile(self, guide: Guide) -> LLMatcher:
+        if len(guide.text) > MOST_GUIDE:
+            raise RequestError(
+                f"{NAME} has {len(guide.text)} characters, {MOST_GUIDE} is the limit: send a smaller one"
+            )
+        try:
+            grammar = grammar_of(guide)
+        except Exception as error:  # the converter of grammars raises Exception itself
+            raise RequestError(f"{NAME} is no {guide.type.value}: {brief(str(error))}") from None
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+        if not matcher.is_error():
+            first = matcher.deep_copy()
+            first.compute_bitmask()  # where no text has the form, it shows here
+            first.compute_ff_tokens()  # and where what is forced has no end
+            if not first.is_error():
+                return matcher
+            matcher = first
+        raise RequestError(f"{NAME} is not supported as it is: {brief(matcher.get_error())}")
+
+
+def grammar_of(guide: Guide) -> str:
+    """llguidance's grammar for a form; raises whatever is wrong with it."""
+    match guide.type:
+        case GuideType.JSON:
+            return LLMatcher.grammar_from_json_schema(ANY_OBJECT, overrides=LAYOUT)
+        case GuideType.JSON_SCHEMA:
+            check_schema(json.loads(guide.text))
+            return LLMatcher.grammar_from_json_schema(guide.text, overrides=LAYOUT)
+        case GuideType.REGEX:
+            return LLMatcher.grammar_from_regex(guide.text)
+        case GuideType.EBNF_GRAMMAR:
+            return LLMatcher.grammar_from_lark(gbnf_to_lark(guide.text))
+        case GuideType.LARK:
+            for found in re.finditer(r"%json\s*", guide.text):
+                check_schema(DECODER.raw_decode(guide.text, found.end())[0])
+            return LLMatcher.grammar_from_lark(guide.text)
+
+
+def check_schema(schema: Any) -> None:
+    """Raises ValueError for a schema that takes too long to compile, or that no finite value has."""
+    check_properties(schema)
+    if is_endless(schema):
+        raise ValueError("only an endless value has it: let what refers to itself be left out somewhere")
+
+
+def check_properties(schema: Any) -> None:
+    """Raises ValueError for an object with too many properties."""
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    if len(parts) > MOST_PROPERTIES and isinstance(schema, dict):
+        raise ValueError(f"an object of it has {len(parts)} properties, {MOST_PROPERTIES} is the limit")
+    for part in parts:
+        check_properties(part)
+
+
+def brief(error: str) -> str:
+    """The first line of what a library says, at most 300 characters."""
+    return (error.splitlines() or [""])[0][:300]

@@ -1,0 +1,109 @@
+"""The form that a request wants its answer in: many clients' fields, one meaning each.
+
+OpenAI's `response_format`; vLLM's `structured_outputs` and its older `guided_*`; NIM's `nvext`; llama.cpp's
+`json_schema` and `grammar`. A schema that is not strict has the keywords that cannot be held to passed over.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from nimble_coder.contract.request import Guide, GuideType
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.requests.schemas import GuidedFields, ResponseFormat, Sampling
+
+LENIENT = {"lenient": True, "coerce_one_of": True}
+"""llguidance's names: unknown keywords are passed over, and oneOf is anyOf."""
+ANY_OBJECT = Guide(GuideType.JSON, "")
+
+
+def guide_of(asked: Sampling) -> Guide | None:
+    """The form that is asked for; raises `ApiError` for one that is not known, and for two."""
+    found = list(guides(asked))
+    if len(found) > 1:
+        text = f"{found[0][0]} and {found[1][0]} both ask for a form of the answer: send one of them"
+        raise ApiError(400, text, "invalid_input", found[1][0])
+    return found[0][1] if found else None
+
+
+def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
+    """Every form that is asked for, by its field."""
+    if asked.response_format and (guide := of_format(asked.response_format)):
+        yield "response_format", guide
+    yield from of_fields(asked, "")
+    if asked.nvext:
+        yield from of_fields(asked.nvext, "nvext.")
+    if asked.structured_outputs:
+        outputs = asked.structured_outputs
+        if outputs.structural_tag:
+            name = "structured_outputs.structural_tag"
+            raise ApiError(400, f"{name} is not available here: leave it out", "unsupported", name)
+        given = {f"guided_{name}": getattr(outputs, name) for name in ("json", "regex", "choice", "grammar")}
+        fields = GuidedFields(**given, guided_json_object=outputs.json_object)
+        yield from (("structured_outputs", guide) for _, guide in of_fields(fields, ""))
+    if asked.json_schema not in (None, ""):
+        yield "json_schema", of_schema(asked.json_schema)
+    if asked.grammar:
+        yield "grammar", of_grammar(asked.grammar)
+
+
+def of_format(given: ResponseFormat) -> Guide | None:
+    """OpenAI's; llama.cpp has a schema beside `json_object` too. Raises `ApiError`."""
+    named = given.json_schema
+    schema = given.schema if named is None else named.schema
+    match given.type:
+        case "text":
+            return None
+        case "json_object":
+            return ANY_OBJECT if schema is None else of_schema(schema)
+        case "json_schema" if schema is not None:
+            return of_schema(schema) if named and named.strict else of_schema({**schema, "x-guidance": LENIENT})
+        case "json_schema":
+            text = "response_format has no schema: send it as json_schema.schema"
+            raise ApiError(400, text, "invalid_input", "response_format.json_schema.schema")
+    text = f"response_format.type is {given.type[:40]!r}: send text, json_object or json_schema"
+    raise ApiError(400, text, "unsupported", "response_format")
+
+
+def of_fields(given: GuidedFields, prefix: str) -> Iterator[tuple[str, Guide]]:
+    """vLLM's and NIM's."""
+    if given.guided_json not in (None, ""):
+        yield f"{prefix}guided_json", of_schema(given.guided_json)
+    if given.guided_regex:
+        yield f"{prefix}guided_regex", Guide(GuideType.REGEX, given.guided_regex)
+    if given.guided_choice:
+        choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in given.guided_choice)
+        yield f"{prefix}guided_choice", Guide(GuideType.LARK, f"start: {choices}")
+    if given.guided_grammar:
+        yield f"{prefix}guided_grammar", of_grammar(given.guided_grammar)
+    if given.guided_json_object:
+        yield f"{prefix}guided_json_object", ANY_OBJECT
+
+
+def of_schema(schema: Any) -> Guide:
+    """A JSON Schema, as JSON or as its text; its properties keep their order."""
+    return Guide(GuideType.JSON_SCHEMA, schema if isinstance(schema, str) else json.dumps(schema))
+
+
+def of_grammar(text: str) -> Guide:
+    """GBNF, whose rules have `::=`, or Lark."""
+    return Guide(GuideType.EBNF_GRAMMAR if "::=" in text else GuideType.LARK, text)
+
+
+def calls_guide(functions: list[tuple[str, dict[str, Any] | None, bool]], is_begun: bool, is_single: bool) -> Guide:
+    """The form of an answer that calls: what follows `<tool_call>`, a line's end and `{"name":` in the prompt.
+
+    A function is a name, its parameters' schema, and whether that is strict. `is_begun` says that the only function's
+    name and `"arguments":` are in the prompt too, `is_single` that one call is all.
+    """
+    rules = []
+    for number, (name, parameters, is_strict) in enumerate(functions):
+        schema = {"type": "object", "additionalProperties": False} if parameters is None else parameters
+        layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        schema = {**schema, "x-guidance": layout if is_strict else {**layout, **LENIENT}}
+        beginning = json.dumps(f'{json.dumps(name, ensure_ascii=False)}, "arguments": ', ensure_ascii=False)
+        rules += [f"call_{number}: {beginning} arguments_{number}", f"arguments_{number}: %json {json.dumps(schema)}"]
+    any_call = " | ".join(f"call_{number}" for number in range(len(functions)))
+    first, end = "arguments_0" if is_begun else "any", r'"}\n" </tool_call>'
+    more = "" if is_single else rf' ("\n" <tool_call> "\n{{\"name\": " any {end})*'
+    return Guide(GuideType.LARK, "\n".join([f'start: " " {first} {end}{more}', f"any: {any_call}", *rules]))

@@ -1,0 +1,228 @@
+"""Outputs held to a form: always of that form, and token by token those of plain decoding under it."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, Request, RequestError, Sampling
+from nimble_coder.contract.response import FinishReason
+from nimble_coder.engine.form import MOST_PROPERTIES, Forms
+from nimble_coder.engine.generate import Generation, generate
+from nimble_coder.engine.torch_engine import TorchEngine
+from nimble_coder.text.tokenizer import TextTokenizer
+from tests.conftest import EMBEDDED
+from tests.engine.conftest import LoadEngine
+
+VOCAB = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+END = TextTokenizer(EMBEDDED).end_ids[0]
+OWN = LookaheadConfig(5, 5, 5)
+PROMPT = [300 + i % 7 for i in range(40)]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "roles": {"type": "array", "items": {"enum": ["admin", "user"]}, "minItems": 1, "maxItems": 3},
+        "address": {
+            "type": "object",
+            "properties": {"street": {"type": "string", "maxLength": 6}, "number": {"type": ["integer", "null"]}},
+            "required": ["street", "number"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "age", "roles", "address"],
+    "additionalProperties": False,
+}
+FORMS = {
+    "schema": Guide(GuideType.JSON_SCHEMA, json.dumps(PERSON)),
+    "regex": Guide(GuideType.REGEX, r"(def|class) [a-z]{2,8}\(\):"),
+    "gbnf": Guide(GuideType.EBNF_GRAMMAR, 'root ::= item ("," item)* "."\nitem ::= [a-c]+ | "import os"'),
+    "lark": Guide(GuideType.LARK, 'start: "return " NAME ("\\n" "return " NAME){3}\nNAME: /[a-z]{1,4}/'),
+}
+KINDS = {
+    "greedy": None,
+    "temperature": Sampling(temperature=1.0),
+    "cuts": Sampling(temperature=1.3, top_k=40, top_p=0.9, min_p=0.02),
+    "penalties": Sampling(temperature=0.9, repetition_penalty=1.2, presence_penalty=0.4),
+    "log probabilities": Sampling(temperature=0.9, log_probs=True, top_log_probs=2),
+}
+WAYS: dict[str, dict[str, object]] = {"lookahead": {}, "narrow": {"lookahead": LookaheadConfig(1, 3, 1)},
+                                      "suffixes": {"draft_tokens": 8}}  # fmt: skip
+
+
+@pytest.fixture
+def engine(load_engine: LoadEngine) -> TorchEngine:
+    return load_engine(EMBEDDED, lookahead=OWN, precision="bf16")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def forms() -> Forms:
+    return Forms(EMBEDDED, VOCAB)
+
+
+def has_form(guide: Guide, text: str) -> bool:
+    if guide.type is GuideType.JSON_SCHEMA:
+        return bool(Draft202012Validator(json.loads(guide.text)).is_valid(json.loads(text)))
+    pattern = {
+        "regex": guide.text,
+        "ebnf_grammar": r"([a-c]+|import os)(,([a-c]+|import os))*\.",
+        "lark": r"return [a-z]{1,4}(\nreturn [a-z]{1,4}){3}",
+    }[guide.type.value]
+    return re.fullmatch(pattern, text) is not None
+
+
+def told(generation: Generation) -> tuple[object, ...]:
+    return generation.token_ids, generation.finish_reason, generation.log_probs
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FORMS)
+def test_an_output_under_a_form_has_it_and_is_that_of_plain_decoding(
+    engine: TorchEngine, tokenizer: TextTokenizer, name: str, kind: str, way: str
+) -> None:
+    guide, accepted = FORMS[name], 0
+    for seed in range(3):
+        request = Request(PROMPT, 150, seed=seed, sampling=KINDS[kind], end_id=END, guide=guide)
+        (plain,) = generate(engine, [replace(request, lookahead=PLAIN)])
+        (drafted,) = generate(engine, [replace(request, **WAYS[way])])  # type: ignore[arg-type]
+        assert told(drafted) == told(plain)
+        assert drafted.error is None
+        assert drafted.metrics
+        accepted += drafted.metrics.total_accepted_draft_tokens
+        if drafted.finish_reason is not FinishReason.LENGTH:
+            assert has_form(guide, tokenizer.decode(drafted.token_ids))
+    if name == "schema":
+        assert accepted > 20  # the keys are forced, whatever the model would say
+
+
+def test_in_batches_with_prompts_in_the_cache(engine: TorchEngine, tokenizer: TextTokenizer) -> None:
+    requests = [
+        Request(PROMPT, 120, guide=FORMS["schema"], end_id=END),
+        Request(PROMPT, 60),
+        Request(PROMPT[:20], 120, seed=2, sampling=KINDS["temperature"], guide=FORMS["regex"], end_id=END),
+        Request(PROMPT, 120, seed=7, sampling=KINDS["cuts"], guide=FORMS["schema"], end_id=END),
+    ]
+    plain = generate(engine, [replace(request, lookahead=PLAIN) for request in requests])
+    for _ in range(2):
+        assert list(map(told, generate(engine, requests))) == list(map(told, plain))
+    assert json.loads(tokenizer.decode(plain[0].token_ids))
+
+
+def test_an_answer_ends_where_its_form_does_without_an_end_id(engine: TorchEngine, tokenizer: TextTokenizer) -> None:
+    guide = Guide(GuideType.REGEX, "import (os|sys)")
+    for end_id in (None, END):
+        (generation,) = generate(engine, [Request(PROMPT, 50, guide=guide, end_id=end_id)])
+        assert tokenizer.decode(generation.token_ids) in ("import os", "import sys")
+        assert generation.finish_reason is FinishReason.END_ID
+
+
+def test_a_form_that_may_go_on_is_ended_by_the_model_or_the_limit(
+    engine: TorchEngine, tokenizer: TextTokenizer
+) -> None:
+    guide = Guide(GuideType.REGEX, "a+")
+    (free,) = generate(engine, [Request(PROMPT, 30, guide=guide)])
+    assert free.finish_reason is FinishReason.LENGTH
+    assert set(tokenizer.decode(free.token_ids)) == {"a"}
+    favoured = Sampling(temperature=0.0, logit_bias=((END, 100.0),))
+    (ended,) = generate(engine, [Request(PROMPT, 30, guide=guide, end_id=END, sampling=favoured)])
+    assert (ended.finish_reason, len(ended.token_ids)) == (FinishReason.END_ID, 1)
+    (later,) = generate(
+        engine, [Request(PROMPT, 30, guide=guide, end_id=END, sampling=replace(favoured, min_tokens=7))]
+    )
+    assert (later.finish_reason, len(later.token_ids)) == (FinishReason.END_ID, 7)
+
+
+def test_a_form_that_does_not_fit_ends_with_length(engine: TorchEngine, tokenizer: TextTokenizer) -> None:
+    (generation,) = generate(engine, [Request(PROMPT, 6, guide=FORMS["schema"], end_id=END)])
+    assert (generation.finish_reason, len(generation.token_ids)) == (FinishReason.LENGTH, 6)
+    assert tokenizer.decode(generation.token_ids).startswith('{"name": "')
+
+
+def test_a_stop_word_ends_it_earlier(engine: TorchEngine, tokenizer: TextTokenizer) -> None:
+    guide = FORMS["schema"]
+    (whole,) = generate(engine, [Request(PROMPT, 150, guide=guide, end_id=END)])
+    stop = whole.token_ids[5:7]
+    (stopped,) = generate(engine, [Request(PROMPT, 150, guide=guide, end_id=END, stop_words=[stop])])
+    assert stopped.finish_reason is FinishReason.STOP_WORDS
+    assert stopped.token_ids == whole.token_ids[: len(stopped.token_ids)]
+    assert stopped.token_ids[-2:] == stop
+
+
+def test_no_other_rule_can_break_a_form(engine: TorchEngine, tokenizer: TextTokenizer) -> None:
+    guide = Guide(GuideType.REGEX, "ab|ac")
+    forbidden = Sampling(min_tokens=20, logit_bias=tuple((i, -100.0) for i in range(VOCAB)))
+    (generation,) = generate(engine, [Request(PROMPT, 20, guide=guide, end_id=END, sampling=forbidden)])
+    assert tokenizer.decode(generation.token_ids) in ("ab", "ac")
+
+
+ENDLESS = {"$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]}}}
+BAD = {
+    "no JSON": ("json_schema", "{"),
+    "no schema": ("json_schema", '"text"'),
+    "endless": ("json_schema", json.dumps({**ENDLESS, "$ref": "#/$defs/a"})),
+    "refers to itself": ("json_schema", '{"$ref": "#"}'),
+    "refers to nothing": ("json_schema", '{"$ref": "#/$defs/a"}'),
+    "a keyword": ("json_schema", '{"not": {"type": "string"}}'),
+    "an unknown type": ("json_schema", '{"type": "strin"}'),
+    "nothing has it": ("json_schema", '{"type": "integer", "minimum": 2, "maximum": 1}'),
+    "too deep": ("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000),
+    "too large": ("json_schema", json.dumps({"enum": ["x" * 1_000_000]})),
+    "many properties": ("json_schema", json.dumps({"properties": {f"k{i}": {} for i in range(6000)}})),
+    "a regex": ("regex", "(a"),
+    "looks around": ("regex", "(?=a)b"),
+    "refers back": ("regex", r"(a)\1"),
+    "matches nothing": ("regex", r"[^\s\S]"),
+    "nested": ("regex", "(" * 20_000 + "a" + ")" * 20_000),
+    "a grammar": ("ebnf_grammar", "root ::= missing"),
+    "a grammar's syntax": ("ebnf_grammar", "root = 1"),
+    "a deep grammar": ("ebnf_grammar", "root ::= " + "(" * 20_000),
+    "lark": ("lark", "start: foo"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_form_is_refused_within_a_second(forms: Forms, name: str) -> None:
+    kind, text = BAD[name]
+    started = time.process_time()
+    with pytest.raises(RequestError, match="guided_decoding_guide") as caught:
+        forms.open(Guide(GuideType(kind), text), {END})
+    assert time.process_time() - started < 1
+    assert len(str(caught.value)) < 500
+
+
+def test_the_largest_form_is_compiled_within_a_second(forms: Forms) -> None:
+    properties = {f"key{i}": {"type": "string", "maxLength": 9} for i in range(MOST_PROPERTIES - 40)}
+    objects = {f"part{i}": {"type": "object", "properties": properties} for i in range(3)}
+    text = json.dumps({"type": "object", "properties": objects})
+    assert MOST_GUIDE * 0.9 < len(text) <= MOST_GUIDE
+    started = time.process_time()
+    forms.open(Guide(GuideType.JSON_SCHEMA, text), {END})
+    assert time.process_time() - started < 1
+
+
+def test_a_form_is_compiled_once(forms: Forms) -> None:
+    guide = Guide(GuideType.JSON_SCHEMA, json.dumps({"enum": [f"value {i}" for i in range(2500)]}))
+    seconds = []
+    for _ in range(2):
+        started = time.process_time()
+        forms.open(guide, {END})
+        seconds.append(time.process_time() - started)
+    assert seconds[1] < seconds[0] / 5
+
+
+def test_an_engine_without_a_tokenizer_says_so(load_engine: LoadEngine, tmp_path: Path) -> None:
+    engine = load_engine(tokenizer=False)
+    with pytest.raises(RequestError, match="without a tokenizer"):
+        engine.enqueue(Request(PROMPT, 5, guide=FORMS["regex"]))
