@@ -163,7 +163,7 @@ def test_a_demanded_call_has_name_and_schema(http: httpx.Client, choice: Any, st
                 "tool_choice": choice,
                 "temperature": 1.0,
                 "seed": seed,
-                "parallel_tool_calls": False,
+                "parallel_tool_calls": seed == 0,
                 "stream": stream,
                 "max_tokens": 300,
             }

@@ -13,7 +13,7 @@ from nimble_coder.gateway.answers.bodies import ChatFinishReason
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
-from nimble_coder.gateway.requests.forms import calls_guide
+from nimble_coder.gateway.requests.forms import call_guide
 from nimble_coder.gateway.requests.schemas import ChatRequest, FunctionCall, Message, Tool, ToolCall
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -128,7 +128,7 @@ def calling_of(request: ChatRequest) -> Calling:
     return Calling(
         names,
         f'{CALL_TAG}\n{{"name":{begun}',
-        calls_guide(functions, is_only, most == 1),
+        call_guide(functions, is_only),
         "stop" if name else reason,
         most,
         request.is_legacy,

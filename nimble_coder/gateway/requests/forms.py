@@ -14,6 +14,8 @@ from nimble_coder.gateway.requests.schemas import GuidedFields, ResponseFormat, 
 
 LENIENT = {"lenient": True, "coerce_one_of": True}
 """llguidance's names: unknown keywords are passed over, and oneOf is anyOf."""
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""One line, as the chat template shows calls."""
 ANY_OBJECT = Guide(GuideType.JSON, "")
 
 
@@ -90,20 +92,18 @@ def of_grammar(text: str) -> Guide:
     return Guide(GuideType.EBNF_GRAMMAR if "::=" in text else GuideType.LARK, text)
 
 
-def calls_guide(functions: list[tuple[str, dict[str, Any] | None, bool]], is_begun: bool, is_single: bool) -> Guide:
-    """The form of an answer that calls: what follows `<tool_call>`, a line's end and `{"name":` in the prompt.
+def call_guide(functions: list[tuple[str, dict[str, Any] | None, bool]], is_begun: bool) -> Guide:
+    """The form of a demanded call: what follows `<tool_call>`, a line's end and `{"name":` in the prompt.
 
     A function is a name, its parameters' schema, and whether that is strict. `is_begun` says that the only function's
-    name and `"arguments":` are in the prompt too, `is_single` that one call is all.
+    name and `"arguments":` are in the prompt too. It is one call: free to go on, the smallest models call without end.
     """
     rules = []
     for number, (name, parameters, is_strict) in enumerate(functions):
         schema = {"type": "object", "additionalProperties": False} if parameters is None else parameters
-        layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        schema = {**schema, "x-guidance": layout if is_strict else {**layout, **LENIENT}}
+        schema = {**schema, "x-guidance": LAYOUT if is_strict else {**LAYOUT, **LENIENT}}
         beginning = json.dumps(f'{json.dumps(name, ensure_ascii=False)}, "arguments": ', ensure_ascii=False)
         rules += [f"call_{number}: {beginning} arguments_{number}", f"arguments_{number}: %json {json.dumps(schema)}"]
     any_call = " | ".join(f"call_{number}" for number in range(len(functions)))
-    first, end = "arguments_0" if is_begun else "any", r'"}\n" </tool_call>'
-    more = "" if is_single else rf' ("\n" <tool_call> "\n{{\"name\": " any {end})*'
-    return Guide(GuideType.LARK, "\n".join([f'start: " " {first} {end}{more}', f"any: {any_call}", *rules]))
+    first = "arguments_0" if is_begun else "any"
+    return Guide(GuideType.LARK, "\n".join([rf'start: " " {first} "}}\n" </tool_call>', f"any: {any_call}", *rules]))
