@@ -17,7 +17,7 @@ def test_profiles_are_listed_without_a_gpu_and_it_is_said(machine: Machine) -> N
     answer = machine.run("list-model-profiles")
     assert answer.returncode == 0
     assert "no GPU: nvidia-smi lists no GPU" in answer.stdout
-    assert "Compatible with system and runnable (9):" in answer.stdout
+    assert "Compatible with system and runnable (25):" in answer.stdout
     assert "Incompatible with system (144):" in answer.stdout
     assert answer.stdout.endswith("Taken where none is chosen: demo\n")
 
