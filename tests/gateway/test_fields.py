@@ -223,5 +223,7 @@ def test_a_stop_string_is_shown_where_it_is_asked_for(http: httpx.Client) -> Non
 
 
 def test_what_only_types_honour_is_what_the_routes_read() -> None:
-    assert "response_format" not in HONOURED[ChatRequest]
-    assert "grammar" not in HONOURED[InfillRequest]
+    assert {"response_format", "logit_bias"} <= HONOURED[ChatRequest]
+    assert "grammar" in HONOURED[InfillRequest]
+    assert not {"audio", "prediction", "store"} & HONOURED[ChatRequest]
+    assert "mirostat" not in HONOURED[InfillRequest]
