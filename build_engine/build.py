@@ -105,7 +105,7 @@ def build(
 
 def check_companion(profile: Profile, checkpoint: Checkpoint) -> None:
     """Raises `ProfileError` where a profile's engine can have no companion."""
-    if profile.engine == "torch":
+    if profile.is_portable:
         raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
     if profile.lookahead.is_plain:
         raise ProfileError("an engine without lookahead samples: it needs no companion, leave it out")

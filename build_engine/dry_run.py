@@ -13,7 +13,7 @@ from build_engine.versions import CONTAINER
 def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -> str:
     """Bash that makes the engine of `profile` in `$WORK`; needs no GPU to be printed."""
     header = [f"# {profile.name}", f"# id {profile.id}", *(f"# {line}" for line in explanation(profile))]
-    if profile.engine == "torch":
+    if profile.is_portable:
         chosen = ["--model", str(source.absolute())] if source else ["-p", profile.name]
         command = shlex.join(["nimble-coder", "build-engine", *chosen])
         return "\n".join([*header, f"{command}  # nothing is compiled"])
@@ -30,7 +30,7 @@ def shell_script(profile: Profile, source: Path | None, options: BuildOptions) -
 def explanation(profile: Profile) -> list[str]:
     """Where the numbers of the build command come from."""
     draft = profile.lookahead.max_draft_tokens
-    if profile.engine == "torch":
+    if profile.is_portable:
         return [f"lookahead {profile.lookahead}: up to {draft} draft tokens per step"]
     return [
         f"runs in {CONTAINER}",

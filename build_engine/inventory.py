@@ -72,7 +72,7 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
 
     Raises `ManifestError` where there are damaged ones only.
     """
-    versions = TORCH_ENGINES if profile.engine == "torch" else (installed_tensorrt_llm(),)
+    versions = TORCH_ENGINES if profile.is_portable else (installed_tensorrt_llm(),)
     found, damage = list[Artifact](), None
     for place in cache.artifacts.glob(f"{profile.name}-*"):
         try:

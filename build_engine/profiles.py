@@ -63,7 +63,7 @@ class Profile:
     cancellation_check_period_ms: int = 5
 
     def __post_init__(self) -> None:
-        if self.lookahead.is_plain and self.engine == "torch":
+        if self.lookahead.is_plain and self.is_portable:
             raise ProfileError("a torch engine needs draft tokens: (2,2,1) is the smallest lookahead that has any")
         if min(self.max_batch_size, self.max_input_len, self.max_num_tokens) < 1:
             raise ProfileError("max_batch_size, max_input_len and max_num_tokens must be at least 1")
@@ -142,7 +142,7 @@ class Profile:
         given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
         if not given:
             return self
-        if self.engine == "torch" and "max_seq_len" in given:  # any prompt may be sent that leaves room for a token
+        if self.is_portable and "max_seq_len" in given:  # any prompt may be sent that leaves room for a token
             given.setdefault("max_input_len", given["max_seq_len"] - 1)
         variant = replace(self, **given)
         return self if variant == self else replace(variant, name=f"{self.name}-custom-{variant.id[:8]}")

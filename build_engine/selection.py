@@ -74,7 +74,7 @@ def assess(profile: Profile, hardware: Hardware) -> Assessment:
         f"needs {_gib(plan.required)} per GPU of {_gib(free)} free; the KV cache holds {plan.kv_tokens(free)} tokens, "
         f"{plan.sequences(free):.1f} sequences of full length"
     )
-    if profile.engine == "torch":  # which samples by itself
+    if profile.is_portable:  # which samples by itself
         return Assessment(profile, Fit.RUNNABLE, reason, memory=plan)
     pair = plan_companion(profile, find_model(profile.model).shape)
     fits = f"two caches of {pair.kv_tokens(free)} tokens" if pair.required <= free else "too much"
@@ -186,7 +186,7 @@ def preference(has_tensorrt: bool) -> Callable[[Profile], tuple[bool, bool, bool
     """Sorts profiles that run here; what cannot be compiled here, without TensorRT-LLM, comes last."""
 
     def rank(profile: Profile) -> tuple[bool, bool, bool, int]:
-        engine = (profile.engine == "torch") == has_tensorrt
+        engine = profile.is_portable == has_tensorrt
         quantised = PRECISIONS[profile.precision].quant_algo is not None
         return engine, profile.gpu == ANY, quantised, profile.tensor_parallel
 

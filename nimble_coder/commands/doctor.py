@@ -195,7 +195,7 @@ def check_stack(needs_gpu: bool) -> Finding:
 def check_cores(settings: Settings, choice: Choice | None) -> Finding:
     """How many threads the portable engine's step gets on a CPU; a step waits for the slowest of them."""
     cores, asked = Cores.here(), settings.engine_threads
-    if choice is None or choice.profile.engine != "torch":
+    if choice is None or not choice.profile.is_portable:
         return Finding("cores", "ok", str(cores))
     if asked and asked > cores.usable:
         seen = f"{cores}, but the engine's step is to have {asked} threads"
@@ -211,12 +211,7 @@ def check_cores(settings: Settings, choice: Choice | None) -> Finding:
 def check_memory(settings: Settings, choice: Choice | None) -> Finding:
     """How many sequences of full length the portable engine has room for on a CPU."""
     free = free_memory()
-    if (
-        choice is None
-        or choice.artifact is None
-        or choice.profile.engine != "torch"
-        or settings.engine_device == "cuda"
-    ):
+    if choice is None or choice.artifact is None or not choice.profile.is_portable or settings.engine_device == "cuda":
         return Finding("memory", "ok", f"{free / GIB:.1f} GiB free")
     config = EngineConfig.read(choice.artifact.engine)
     length = min(config.max_seq_len, settings.max_model_len or config.max_seq_len)
