@@ -7,7 +7,7 @@ import grpc
 import msgspec
 
 from nimble_coder.contract.refusals import BY_TEXT
-from nimble_coder.gateway.answers.bodies import Error, ErrorResponse, KServeError
+from nimble_coder.gateway.answers.bodies.errors import Error, ErrorResponse, KServeError
 
 TYPES = {
     401: "authentication_error",

@@ -18,7 +18,7 @@ from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.access.tls import Tls
-from nimble_coder.gateway.answers.bodies import Usage
+from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Ending, Transcript
 from nimble_coder.gateway.answers.usage import figures_of, usage_of
 from nimble_coder.gateway.answers.wire import Wire
@@ -30,8 +30,9 @@ from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.field_check import check_fields, header
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.forms import guide_of
+from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
-from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling, decode
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.telemetry.metrics import GatewayMetrics

@@ -12,7 +12,8 @@ from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
-from nimble_coder.gateway.requests.schemas import ChatRequest, decode
+from nimble_coder.gateway.requests.reading import decode
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.text.tokenizer import TextTokenizer
 
 TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}

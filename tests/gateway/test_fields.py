@@ -13,7 +13,9 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.documentation import page
 from nimble_coder.gateway.requests.field_check import HONOURED, INNER, ROUTES, check_fields, header
 from nimble_coder.gateway.requests.fields import FIELDS, GROUPS, Engine, Field, Otherwise
-from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, InfillRequest
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses

@@ -17,7 +17,8 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.field_check import check_fields
 from nimble_coder.gateway.requests.fields import FORM, Engine
 from nimble_coder.gateway.requests.forms import guide_of
-from nimble_coder.gateway.requests.schemas import ChatRequest, decode
+from nimble_coder.gateway.requests.reading import decode
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from tests.gateway.conftest import events
 
 SCHEMA: dict[str, Any] = {

@@ -12,7 +12,7 @@ import pytest
 import schemathesis
 from schemathesis.core.failures import FailureGroup
 
-from nimble_coder.gateway.answers.bodies import LlamaResult
+from nimble_coder.gateway.answers.bodies.llama import LlamaResult
 from nimble_coder.gateway.apis.openapi import build
 from nimble_coder.gateway.apis.routes import ROUTES
 from tests.gateway.conformance import check_described

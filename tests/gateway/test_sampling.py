@@ -5,7 +5,9 @@ import pytest
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
-from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, OpenAISampling, Sampling
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=2**64 - 1, repetition_penalty=1.1)
 

@@ -13,7 +13,10 @@ from nimble_coder.contract.bounds import FACTOR, PENALTY, TEMPERATURE, Bounds
 from nimble_coder.contract.request import RequestError, Sampling
 from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, decode
+from nimble_coder.gateway.requests.reading import decode
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest
 
 REQUIRED: dict[str, Any] = {"prompt": "x", "messages": [], "tokens": []}
 BODIES = {route.body for route in ROUTES if route.body}

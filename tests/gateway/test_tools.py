@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimble_coder.gateway.answers.bodies import CalledFunction, FinishReason
+from nimble_coder.gateway.answers.bodies.chat import CalledFunction
+from nimble_coder.gateway.answers.bodies.completion import FinishReason
 from nimble_coder.gateway.answers.tools import Calling, ToolCallParser
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'

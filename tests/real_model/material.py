@@ -10,7 +10,8 @@ from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.gateway.prompts.chat import ChatPrompts
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
-from nimble_coder.gateway.requests.schemas import ChatRequest, decode
+from nimble_coder.gateway.requests.reading import decode
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.text.tokenizer import TextTokenizer
 
 WEATHER, TIME = (

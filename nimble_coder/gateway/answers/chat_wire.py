@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from msgspec import UNSET
 
 from nimble_coder.contract.response import Ranked
-from nimble_coder.gateway.answers.bodies import (
+from nimble_coder.gateway.answers.bodies.chat import (
     AssistantMessage,
     CalledTool,
     CalledToolChunk,
@@ -18,8 +18,8 @@ from nimble_coder.gateway.answers.bodies import (
     ChatLogProbs,
     TokenLogProb,
     TopLogProb,
-    Usage,
 )
+from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.tools import Calling, ToolCallParser
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import DONE, TokenBytes, encode, reason_of

@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 
-from nimble_coder.gateway.answers.bodies import LlamaFields, LlamaResult, LlamaSettings, LlamaTimings, StopType, Usage
+from nimble_coder.gateway.answers.bodies.llama import LlamaFields, LlamaResult, LlamaSettings, LlamaTimings, StopType
+from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.exchange import EVENT_STREAM
-from nimble_coder.gateway.requests.schemas import InfillRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.text.tokenizer import TextTokenizer
 
 RANDOM_SEED = 2**32 - 1

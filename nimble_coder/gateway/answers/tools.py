@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from nimble_coder.contract.request import Guide
-from nimble_coder.gateway.answers.bodies import CalledFunction, ChatFinishReason, FinishReason
+from nimble_coder.gateway.answers.bodies.chat import CalledFunction, ChatFinishReason
+from nimble_coder.gateway.answers.bodies.completion import FinishReason
 
 FENCE = "```"
 TAGS = ("<tool_call>", "<tools>")

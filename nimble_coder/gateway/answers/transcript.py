@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from nimble_coder.contract.response import Ranked
-from nimble_coder.gateway.answers.bodies import FinishReason
+from nimble_coder.gateway.answers.bodies.completion import FinishReason
 from nimble_coder.gateway.upstream.token_stream import Step
 from nimble_coder.text.detokenizer import Detokenizer
 from nimble_coder.text.stops import StopMatcher

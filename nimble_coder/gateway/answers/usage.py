@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nimble_coder.gateway.answers.bodies import DraftCounts, PromptCounts, Usage
+from nimble_coder.gateway.answers.bodies.usage import DraftCounts, PromptCounts, Usage
 from nimble_coder.gateway.answers.transcript import Transcript
 
 

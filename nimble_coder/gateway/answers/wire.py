@@ -13,14 +13,14 @@ import msgspec
 from msgspec import UNSET
 
 from nimble_coder.contract.response import Ranked
-from nimble_coder.gateway.answers.bodies import (
+from nimble_coder.gateway.answers.bodies.completion import (
     Completion,
     CompletionChoice,
     CompletionChunk,
     CompletionLogProbs,
     FinishReason,
-    Usage,
 )
+from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.exchange import EVENT_STREAM
 from nimble_coder.text.tokenizer import TextTokenizer

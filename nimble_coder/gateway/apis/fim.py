@@ -16,7 +16,8 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.fim import Infill
-from nimble_coder.gateway.requests.schemas import FimRequest, InfillRequest, LlamaPrompt
+from nimble_coder.gateway.requests.schemas.fim import FimRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaPrompt
 from nimble_coder.gateway.service import Delivery, Job, Service
 
 

@@ -6,7 +6,7 @@ Shapes: docs.nvidia.com/nim/large-language-models, API reference of 1.x and 2.x;
 import hashlib
 from importlib.metadata import distribution, version
 
-from nimble_coder.gateway.answers.bodies import (
+from nimble_coder.gateway.answers.bodies.management import (
     DefaultSettings,
     Health,
     License,

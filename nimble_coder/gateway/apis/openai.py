@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nimble_coder.gateway.answers.bodies import Model, Models
+from nimble_coder.gateway.answers.bodies.management import Model, Models
 from nimble_coder.gateway.answers.chat_wire import ChatWire
 from nimble_coder.gateway.answers.wire import CompletionWire, Wire, encode
 from nimble_coder.gateway.errors import ApiError
@@ -10,7 +10,10 @@ from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.chat import calling_of
 from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
-from nimble_coder.gateway.requests.schemas import ChatRequest, CompletionRequest, ContextText, OpenAISampling
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.llama import ContextText
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
 from nimble_coder.gateway.service import Delivery, Job, Service, aside, wants_every_step
 
 MOST_CHOICES = 128

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from nimble_coder.gateway.answers.bodies import ErrorResponse, KServeError
+from nimble_coder.gateway.answers.bodies.errors import ErrorResponse, KServeError
 from nimble_coder.gateway.apis.management import release
 from nimble_coder.gateway.asgi.route import Route
 

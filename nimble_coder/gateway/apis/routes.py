@@ -2,14 +2,34 @@
 
 from msgspec import Struct
 
-from nimble_coder.gateway.answers import bodies
+from nimble_coder.gateway.answers.bodies.chat import ChatChunk, ChatCompletion
+from nimble_coder.gateway.answers.bodies.completion import Completion, CompletionChunk
+from nimble_coder.gateway.answers.bodies.errors import ErrorResponse
+from nimble_coder.gateway.answers.bodies.llama import LlamaChunk, LlamaFields, LlamaResult
+from nimble_coder.gateway.answers.bodies.management import (
+    Health,
+    License,
+    Live,
+    ManifestFile,
+    Metadata,
+    Model,
+    Models,
+    Props,
+    Ready,
+    Version,
+)
+from nimble_coder.gateway.answers.bodies.tokens import RenderedPrompts, Text, Tokens
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.apis import fim, management, openai, openapi, playground, text
 from nimble_coder.gateway.asgi.route import Answer, Handler, Route, Router
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
-from nimble_coder.gateway.requests import schemas
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.fim import FimRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 HTML = b"text/html; charset=utf-8"
 
@@ -18,7 +38,7 @@ def generates(
     path: str, handler: Handler, body: type[Struct], summary: str, whole: tuple[type, ...], chunk: tuple[type, ...]
 ) -> Route:
     """A route that runs the model; `whole` and `chunk` are the types of its bodies."""
-    given = (Answer(whole), Answer((*chunk, bodies.ErrorResponse), "text/event-stream"))
+    given = (Answer(whole), Answer((*chunk, ErrorResponse), "text/event-stream"))
     refusals = (404, 500, 503)
     return Route("POST", path, handler, summary, given, body, refusals, is_limited=True, is_generating=True)
 
@@ -36,7 +56,7 @@ def shows(path: str, handler: Handler, summary: str, answer: type[Struct], is_op
 async def ready(front: Front, exchange: Exchange) -> None:
     """`GET /v1/health/ready`: 503 until a generation has worked, and while the service drains."""
     if front.health.is_ready:
-        await exchange.respond(200, encode(bodies.Health("Service is ready.")))
+        await exchange.respond(200, encode(Health("Service is ready.")))
         return
     reason = front.health.reason or "the service is shutting down"
     raise ApiError(503, f"not ready: {reason}", "not_ready", retry_after=1)
@@ -71,17 +91,15 @@ async def pass_to_triton(front: Front, exchange: Exchange) -> None:
 
 
 HEALTH = [
-    Route("GET", path, ready, "Ready to answer", (Answer((bodies.Health,)),), refusals=(503,), is_open=True)
+    Route("GET", path, ready, "Ready to answer", (Answer((Health,)),), refusals=(503,), is_open=True)
     for path in ("/v1/health/ready", "/health/ready", "/health")
 ]
-LIVE = [
-    shows(path, management.live, "The process is up", bodies.Health) for path in ("/v1/health/live", "/health/live")
-]
+LIVE = [shows(path, management.live, "The process is up", Health) for path in ("/v1/health/live", "/health/live")]
 METRICS = [
     Route("GET", path, metrics, "Prometheus metrics", (Answer(content_type="text/plain"),), is_open=True)
     for path in ("/v1/metrics", "/metrics")
 ]
-ONE = (Answer((bodies.Model,)),)
+ONE = (Answer((Model,)),)
 PAGE = (Answer(content_type="text/html"),)
 KSERVE = (
     Answer((dict,)),
@@ -92,8 +110,8 @@ BY_TRITON = (400, 408, 413, 415, 500, 503)
 PROBES = [  # open as they are over gRPC
     Route("GET", path, pass_to_triton, summary, (Answer((kind,)),), None, BY_TRITON, is_open=True)
     for path, summary, kind in (
-        ("/v2/health/live", "Triton is up", bodies.Live),
-        ("/v2/health/ready", "Triton is ready", bodies.Ready),
+        ("/v2/health/live", "Triton is up", Live),
+        ("/v2/health/ready", "Triton is ready", Ready),
     )
 ]
 PASSED = [
@@ -109,36 +127,36 @@ PASSED = [
     for method in ("GET", "POST")
     for path in ("/v2", "/v2/{path}")
 ]
-COMPLETION = (bodies.Completion,), (bodies.CompletionChunk,)
-CHAT = (bodies.ChatCompletion,), (bodies.ChatChunk,)
+COMPLETION = (Completion,), (CompletionChunk,)
+CHAT = (ChatCompletion,), (ChatChunk,)
 LLAMA = (
-    (bodies.LlamaResult, list[bodies.LlamaResult], bodies.LlamaFields, list[bodies.LlamaFields]),
-    (bodies.LlamaChunk, bodies.LlamaResult),
+    (LlamaResult, list[LlamaResult], LlamaFields, list[LlamaFields]),
+    (LlamaChunk, LlamaResult),
 )
-RENDERED = "The prompt as sent", bodies.RenderedPrompts
+RENDERED = "The prompt as sent", RenderedPrompts
 ROUTES = (
-    generates("/v1/completions", openai.completions, schemas.CompletionRequest, "Complete or fill in", *COMPLETION),
-    generates("/v1/chat/completions", openai.chat, schemas.ChatRequest, "Answer a chat", *CHAT),
-    generates("/v1/fim/completions", fim.mistral_fim, schemas.FimRequest, "Fill in (Mistral's)", *CHAT),
-    generates("/infill", fim.llama_infill, schemas.InfillRequest, "Fill in (llama.cpp's)", *LLAMA),
-    generates("/completion", fim.llama_completion, schemas.InfillRequest, "Complete (llama.cpp's)", *LLAMA),
-    reads("/tokenize", text.tokenize, schemas.TokenizeRequest, "Text to token ids", bodies.Tokens),
-    reads("/detokenize", text.detokenize, schemas.DetokenizeRequest, "Token ids to text", bodies.Text),
-    reads("/v1/completions/render", text.render_completion, schemas.CompletionRequest, *RENDERED),
-    reads("/v1/chat/completions/render", text.render_chat, schemas.ChatRequest, *RENDERED),
-    reads("/infill/render", text.render_infill, schemas.InfillRequest, *RENDERED),
-    shows("/v1/models", openai.models, "Models", bodies.Models, is_open=False),
-    shows("/models", openai.models, "Models", bodies.Models, is_open=False),
+    generates("/v1/completions", openai.completions, CompletionRequest, "Complete or fill in", *COMPLETION),
+    generates("/v1/chat/completions", openai.chat, ChatRequest, "Answer a chat", *CHAT),
+    generates("/v1/fim/completions", fim.mistral_fim, FimRequest, "Fill in (Mistral's)", *CHAT),
+    generates("/infill", fim.llama_infill, InfillRequest, "Fill in (llama.cpp's)", *LLAMA),
+    generates("/completion", fim.llama_completion, InfillRequest, "Complete (llama.cpp's)", *LLAMA),
+    reads("/tokenize", text.tokenize, TokenizeRequest, "Text to token ids", Tokens),
+    reads("/detokenize", text.detokenize, DetokenizeRequest, "Token ids to text", Text),
+    reads("/v1/completions/render", text.render_completion, CompletionRequest, *RENDERED),
+    reads("/v1/chat/completions/render", text.render_chat, ChatRequest, *RENDERED),
+    reads("/infill/render", text.render_infill, InfillRequest, *RENDERED),
+    shows("/v1/models", openai.models, "Models", Models, is_open=False),
+    shows("/models", openai.models, "Models", Models, is_open=False),
     Route("GET", "/v1/models/{model}", openai.model, "One model", ONE, refusals=(404,)),
     *LIVE,
     *HEALTH,
     *METRICS,
-    shows("/v1/version", management.show_version, "Version", bodies.Version),
-    shows("/version", management.show_version, "Version", bodies.Version),
-    shows("/v1/license", management.show_license, "Licence", bodies.License),
-    shows("/v1/metadata", management.metadata, "What is served", bodies.Metadata, is_open=False),
-    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", bodies.ManifestFile, is_open=False),
-    shows("/props", management.props, "llama.cpp's properties", bodies.Props, is_open=False),
+    shows("/v1/version", management.show_version, "Version", Version),
+    shows("/version", management.show_version, "Version", Version),
+    shows("/v1/license", management.show_license, "Licence", License),
+    shows("/v1/metadata", management.metadata, "What is served", Metadata, is_open=False),
+    shows("/v1/manifest", management.show_manifest, "The artefact's manifest", ManifestFile, is_open=False),
+    shows("/props", management.props, "llama.cpp's properties", Props, is_open=False),
     Route("GET", "/openapi.json", show_openapi, "This API", (Answer((dict,)),), is_open=True),
     Route("GET", "/docs", docs, "This API as a page", PAGE, is_open=True),
     Route("GET", "/", show_playground, "Playground", PAGE, is_open=True),

@@ -1,20 +1,17 @@
 """Routes about text and tokens that do not touch the engine: tokenize, detokenize, and prompts as they are rendered."""
 
-from nimble_coder.gateway.answers.bodies import RenderedPrompt, RenderedPrompts, Text, TokenPiece, Tokens
+from nimble_coder.gateway.answers.bodies.tokens import RenderedPrompt, RenderedPrompts, Text, TokenPiece, Tokens
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.apis.fim import read_infill
 from nimble_coder.gateway.apis.openai import completion_prompts, infill_prompt
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
-from nimble_coder.gateway.requests.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    InfillRequest,
-    TokenizeRequest,
-    decode,
-)
+from nimble_coder.gateway.requests.reading import decode
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from nimble_coder.gateway.service import Service, aside
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from nimble_coder.gateway.access.limits import draining, engine_lost
-from nimble_coder.gateway.answers.bodies import Live, Ready
+from nimble_coder.gateway.answers.bodies.management import Live, Ready
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import EVENT_STREAM, JSON_LENGTH, Exchange
 from nimble_coder.gateway.kserve.guard import KServeGuard, split_body

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nimble_coder.gateway.answers.bodies import ChatFinishReason
+from nimble_coder.gateway.answers.bodies.chat import ChatFinishReason
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.requests.forms import call_guide
-from nimble_coder.gateway.requests.schemas import ChatRequest, FunctionCall, Message, Tool, ToolCall
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 TOOLS_HEAD = (

@@ -8,16 +8,13 @@ from msgspec import Raw, Struct
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import FIELDS, FORM, Engine, Otherwise
-from nimble_coder.gateway.requests.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    FimRequest,
-    GuidedFields,
-    InfillRequest,
-    OllamaOptions,
-    StreamOptions,
-    json_errors,
-)
+from nimble_coder.gateway.requests.reading import json_errors
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest, OllamaOptions
+from nimble_coder.gateway.requests.schemas.fim import FimRequest
+from nimble_coder.gateway.requests.schemas.forms import GuidedFields
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.sampling import StreamOptions
 
 OBJECTS = frozenset(name.partition(".")[0] for name in FIELDS if "." in name)
 ROUTES: dict[str, type[Struct]] = {

@@ -4,7 +4,7 @@ Names and meaning: OpenAI's API reference; vLLM's OpenAI server (`CompletionRequ
 older `guided_*`; llama.cpp's tools/server/README.md; NIM's `nvext`; the ensemble's inputs in tensorrtllm_backend
 v0.19.0, which Triton's generate front takes as fields; Ollama's, which editors send to any server.
 
-A route honours what its type in `schemas.py` reads; this table says the rest. What forces the form of an answer or
+A route honours what its type in `schemas/` reads; this table says the rest. What forces the form of an answer or
 forbids tokens is refused where it cannot be honoured, since an answer without it would be wrong; what else is passed
 over is named in the header `x-nimble-ignored`. `NIMBLE_STRICT_SAMPLING` refuses that too.
 """

@@ -10,7 +10,8 @@ from typing import Any
 
 from nimble_coder.contract.request import Guide, GuideType
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.requests.schemas import GuidedFields, ResponseFormat, Sampling
+from nimble_coder.gateway.requests.schemas.forms import GuidedFields, ResponseFormat
+from nimble_coder.gateway.requests.schemas.sampling import Sampling
 
 LENIENT = {"lenient": True, "coerce_one_of": True}
 """llguidance's names: unknown keywords are passed over, and oneOf is anyOf."""

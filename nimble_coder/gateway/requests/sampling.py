@@ -11,7 +11,7 @@ from nimble_coder.contract.bounds import GREEDY_BELOW, GREEDY_SHARE
 from nimble_coder.contract.fields import SCALARS
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import Engine
-from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 
 Input = tuple[str, str, float]
 

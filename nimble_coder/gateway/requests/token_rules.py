@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from nimble_coder.contract.bounds import BIAS
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.sampling import samples
-from nimble_coder.gateway.requests.schemas import OpenAISampling, Sampling
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 
 ID = re.compile(r"-?[0-9]{1,19}")
 Encode = Callable[[str], list[int]]

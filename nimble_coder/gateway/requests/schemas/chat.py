@@ -1,0 +1,107 @@
+"""What clients send to `/v1/chat/completions`. Names and meaning: OpenAI's API reference; vLLM's server."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
+from nimble_coder.gateway.requests.schemas.values import Alternatives, Kept, Length
+
+
+class ContentPart(Struct, kw_only=True):
+    """A part of a message's content."""
+
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+    """What an assistant said instead of a text."""
+
+
+class FunctionCall(Struct, kw_only=True):
+    """A call that the assistant made: OpenAI has the arguments as text, some clients as an object."""
+
+    name: str = ""
+    arguments: str | dict[str, Any] | None = "{}"
+
+
+class ToolCall(Struct, kw_only=True):
+    """A message's `tool_calls` element."""
+
+    function: FunctionCall
+    id: str | None = None
+
+
+class Message(Struct, kw_only=True):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[ContentPart | str] | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
+    """What `tool_calls` were before there were several."""
+
+    def __post_init__(self) -> None:
+        if self.function_call and not self.tool_calls:
+            self.tool_calls = [ToolCall(function=self.function_call)]
+
+
+class Function(Struct, kw_only=True):
+    """A function that the model may call."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, kw_only=True):
+    """An element of `tools`."""
+
+    function: Function
+    type: str = "function"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the prompt shows it."""
+        f = self.function
+        shown = {"name": f.name, "description": f.description, "parameters": f.parameters, "strict": f.strict}
+        return {"type": "function", "function": {key: value for key, value in shown.items() if value is not None}}
+
+
+class ChatRequest(OpenAISampling, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message]
+    max_completion_tokens: Length | None = None
+    top_logprobs: Alternatives | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = None
+    """What `tools` were before there were other kinds; counts where there are none."""
+    function_call: str | dict[str, Any] | None = None
+    """The same to `tool_choice`; the name of a function stands in it without a `function` around."""
+    truncate_prompt_tokens: Kept | None = None
+    add_generation_prompt: bool | None = None
+    """True unless it is false."""
+    continue_final_message: bool | None = None
+
+    @property
+    def alternatives(self) -> int:
+        return self.top_logprobs or 0
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether functions are offered by their older name."""
+        return bool(self.functions) and not self.tools
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The functions that may be called, under either name."""
+        return [Tool(function=function) for function in self.functions or []] if self.is_legacy else self.tools or []
+
+    @property
+    def choice(self) -> str | dict[str, Any] | None:
+        """Which of them must be, in the shape of `tool_choice`."""
+        if not self.is_legacy:
+            return self.tool_choice
+        return {"function": self.function_call} if isinstance(self.function_call, dict) else self.function_call
