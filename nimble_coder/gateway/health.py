@@ -13,6 +13,8 @@ from nimble_coder.contract.encoding import Generation
 from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.limits import engine_lost
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.hang import HangWatch
+from nimble_coder.gateway.kserve.http_proxy import TritonHttp
 from nimble_coder.gateway.service import Service
 
 logger = logging.getLogger(__name__)
@@ -36,9 +38,11 @@ class Health:
     was in flight, refuses what comes, and does not start the process again. Then this process has to end.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, triton: TritonHttp) -> None:
         self._service = service
         self._generated = False
+        self._timed_out = False
+        self._hang = HangWatch(service.settings.hang_seconds, service.admission, service.streams, triton)
         self.reason = "the model is loading"
         """Why the service is not ready."""
         self.is_lost = False
@@ -48,14 +52,21 @@ class Health:
     def is_ready(self) -> bool:
         return not self.reason and self._service.admission.takes_work
 
+    @property
+    def hang(self) -> str:
+        """Why nothing will come of waiting any longer; empty where it may."""
+        seconds = self._hang.seconds
+        return f"the engine has stood still for {seconds:.0f} s" if seconds else ""
+
     async def watch(self, on_lost: Callable[[], None]) -> None:
         """Keeps `reason` true until it is cancelled; ends where the engine is lost, and says so once."""
         async with grpc.aio.insecure_channel(self._service.settings.triton_grpc) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             doubted = self._service.admission.doubted
             while not self.is_lost:
-                before = self.reason
+                before, self._timed_out = self.reason, False
                 self.reason = await (self._settle_doubt() if doubted.is_set() else self._why_not(stub))
+                await self._hang.look(not self._timed_out)
                 self._service.metrics.ready.set(self.is_ready)
                 if before != self.reason:
                     logger.info("not ready: %s", self.reason) if self.reason else logger.info("ready")
@@ -77,6 +88,7 @@ class Health:
             try:
                 answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=5)
             except grpc.aio.AioRpcError as error:
+                self._timed_out = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                 return f"Triton does not answer: {error.details()}"
             if not answer.ready:
                 self._generated = False
@@ -92,6 +104,7 @@ class Health:
         try:
             await asyncio.wait_for(self._service.streams.ping(), PATIENCE)
         except TimeoutError:
+            self._timed_out = True
             return f"the engine has not answered for {PATIENCE:.0f} s"
         except ApiError as error:
             self._look_for_loss(error)
@@ -111,6 +124,7 @@ class Health:
         try:
             await asyncio.wait_for(self._finish(generation), 60)
         except TimeoutError:
+            self._timed_out = True
             return "a generation failed: no answer in 60 s"
         except ApiError as error:
             self._look_for_loss(error)

@@ -75,7 +75,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.service = Service(settings)
-        self.front = Front(self.service, Health(self.service), TritonHttp(self.service))
+        triton = TritonHttp(self.service)
+        self.front = Front(self.service, Health(self.service, triton), triton)
         self.app = App(self.front, ROUTER)
         self._stop = asyncio.Event()
 

@@ -73,6 +73,8 @@ class GatewayOptions(BaseModel):
     """Refuse every field of a request that is not honoured instead of ignoring it."""
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long running requests may take after SIGTERM."""
+    hang_seconds: float = Field(default=120.0, gt=0)
+    """How long an engine that has work may stand still before the service no longer calls itself live."""
     log_level: LogLevel = "info"
     """Prompts, answers and keys are in no log at any level."""
     jsonl_logging: bool = False

@@ -1,11 +1,12 @@
 """Who reaches the pods, by which way, and what watches them."""
 
+import base64
 import re
 from typing import Any
 
 import pytest
 
-from tests.helm.chart import CPU, EVERYTHING, MTLS, NAME, NAMESPACE, RELEASE, Document, Rendered, render
+from tests.helm.chart import CPU, EVERYTHING, MTLS, NAME, NAMESPACE, RELEASE, Document, Rendered, Values, render
 
 
 def matches(selector: Document, labels: Document) -> bool:
@@ -76,7 +77,9 @@ def test_nothing_optional_is_there_unasked() -> None:
     assert sorted({document["kind"] for document in render(CPU).documents}) == [
         "ConfigMap",
         "Deployment",
+        "NetworkPolicy",
         "Pod",
+        "Secret",
         "Service",
         "ServiceAccount",
     ]
@@ -94,6 +97,60 @@ def test_the_network_policy_lets_in_who_is_named_and_the_test() -> None:
     assert ([port["port"] for port in metrics["ports"]], metrics["from"]) == (["metrics"], wanted["scrapers"])
     assert spec["egress"] == wanted["egress"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
+
+
+def key_of(rendered: Rendered, suffix: str = "-keys") -> str:
+    """What the chart has made."""
+    (content,) = rendered.one("Secret", suffix)["data"].values()
+    return base64.b64decode(content).decode()
+
+
+def test_there_is_a_key_that_nobody_can_guess_unless_told_otherwise() -> None:
+    keys = {key_of(render()) for _ in range(2)}
+    assert len(keys) == 2
+    assert all(re.fullmatch(r"[A-Za-z0-9]{48}", key) for key in keys)
+    assert "api_keys_file: /etc/nimble-coder/keys/keys" in render().settings
+    opened = render({"auth": {"enabled": False}})
+    assert opened.all("Secret") == []
+    assert "api_keys_file" not in opened.settings
+    assert render(EVERYTHING).all("Secret") == []
+
+
+@pytest.mark.parametrize("values", [{}, {"apiKeys": {"key": "clients"}}, {"apiKeys": {"secret": "theirs"}}])
+def test_pods_and_test_have_the_same_keys(values: Values) -> None:
+    rendered = render(values)
+    for pod in (rendered.pod, rendered.one("Pod", "-test")["spec"]):
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "keys"]
+        assert volume["secret"]["secretName"] == (values.get("apiKeys", {}).get("secret") or f"{NAME}-keys")
+    file = values.get("apiKeys", {}).get("key", "keys")
+    assert f"/etc/nimble-coder/keys/{file}" in rendered.settings
+    assert f"/etc/nimble-coder/keys/{file}" in rendered.one("Pod", "-test")["spec"]["containers"][0]["args"][0]
+    for made in rendered.all("Secret"):
+        assert list(made["data"]) == [file]
+
+
+def test_what_goes_out_by_default_is_names_and_the_hub() -> None:
+    egress = render().one("NetworkPolicy")["spec"]["egress"]
+    assert [[(port["port"], port["protocol"]) for port in rule["ports"]] for rule in egress] == [
+        [(53, "UDP"), (53, "TCP")],
+        [(443, "TCP")],
+    ]
+    assert render(CPU).one("NetworkPolicy")["spec"]["egress"] == []
+    assert render({"networkPolicy": {"enabled": False}}).all("NetworkPolicy") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "budgets"),
+    [
+        ({"replicas": 1}, 0),
+        ({"replicas": 2}, 1),
+        ({"autoscaling": {"enabled": True}}, 1),
+        ({"replicas": 2, "podDisruptionBudget": {"enabled": False}}, 0),
+    ],
+)
+def test_several_pods_are_not_taken_away_at_once(values: Values, budgets: int) -> None:
+    found = render(CPU, values).all("PodDisruptionBudget")
+    assert [each["spec"]["maxUnavailable"] for each in found] == [1] * budgets
 
 
 @pytest.mark.parametrize("egress", [[{}], []])
@@ -156,7 +213,9 @@ def test_the_notes_say_how_to_call_it() -> None:
     notes = render().notes
     assert f"http://{NAME}.{NAMESPACE}.svc:8000" in notes
     assert f"helm test {RELEASE} --namespace {NAMESPACE}" in notes
-    assert "No API keys are set" in notes
+    assert f"get secret {NAME}-keys -o jsonpath='{{.data.keys}}'" in notes
+    assert "authorization: Bearer $KEY" in notes
+    assert "No API keys are set" in render({"auth": {"enabled": False}}).notes
     closed = render(EVERYTHING, MTLS).notes
     assert "No API keys are set" not in closed
     assert "helm test" not in closed

@@ -106,4 +106,4 @@ def test_the_rules_and_the_dashboard_are_the_files() -> None:
 
 
 def test_a_chart_above_it_may_have_global_values() -> None:
-    assert render({"global": {"region": "here"}}).files == render().files
+    assert render({"global": {"region": "here"}}, EVERYTHING).files == render(EVERYTHING).files

@@ -93,6 +93,16 @@ def test_it_can_write_where_the_image_has_to(rendered: Rendered) -> None:
 
 
 @every_choice
+def test_no_pod_takes_more_than_it_was_given(rendered: Rendered) -> None:
+    for pod in [rendered.pod, *(test["spec"] for test in rendered.all("Pod"))]:
+        (container,) = pod["containers"]
+        assert "memory" in container["resources"]["limits"]
+        volatile = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+        assert volatile
+        assert all("sizeLimit" in each for each in volatile)
+
+
+@every_choice
 def test_every_mount_has_its_volume(rendered: Rendered) -> None:
     for pod in [rendered.pod, *(test["spec"] for test in rendered.all("Pod"))]:
         (container,) = pod["containers"]
@@ -103,9 +113,12 @@ def test_every_mount_has_its_volume(rendered: Rendered) -> None:
 @pytest.mark.parametrize(
     ("values", "limits"),
     [
-        ({}, {"nvidia.com/gpu": "1"}),
-        ({"gpu": {"count": 1, "resource": "nvidia.com/mig-3g.40gb"}}, {"nvidia.com/mig-3g.40gb": "1"}),
-        (EVERYTHING, {"nvidia.com/gpu": "2", "memory": "96Gi"}),
+        ({}, {"nvidia.com/gpu": "1", "memory": "96Gi"}),
+        (
+            {"gpu": {"count": 1, "resource": "nvidia.com/mig-3g.40gb"}},
+            {"nvidia.com/mig-3g.40gb": "1", "memory": "96Gi"},
+        ),
+        (EVERYTHING, {"nvidia.com/gpu": "2", "memory": "128Gi"}),
         (CPU, {"memory": "2Gi"}),
     ],
 )
@@ -197,13 +210,21 @@ def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:
     assert "annotations" not in render({"cache": {"keep": False}}).one("PersistentVolumeClaim", "-cache")["metadata"]
 
 
+def test_the_administrators_key_comes_from_its_secret(tmp_path: Path) -> None:
+    rendered = render({"adminKey": {"secret": "coder-admin", "key": "admin"}})
+    (given,) = [each for each in rendered.container["env"] if each["name"] == "NIMBLE_ADMIN_KEY"]
+    assert given["valueFrom"] == {"secretKeyRef": {"name": "coder-admin", "key": "admin"}}
+    assert loaded(rendered, tmp_path).settings.admin_key.get_secret_value() == "from a Secret"
+    assert "NIMBLE_ADMIN_KEY" not in str(render().container["env"])
+
+
 def checksum(*layers: Values) -> str:
     template = render(*layers).one("Deployment")["spec"]["template"]
     return str(template["metadata"]["annotations"]["checksum/settings"])
 
 
 def test_changed_settings_replace_the_pods_and_changed_labels_of_others_do_not() -> None:
-    others = {"settings": {"drain_seconds": 60}, "apiKeys": {"secret": "keys"}, "tls": {"secret": "tls"}}
+    others = {"settings": {"drain_seconds": 60}, "auth": {"enabled": False}, "tls": {"secret": "tls"}}
     assert len({checksum(), *(checksum({name: value}) for name, value in others.items())}) == 4
     assert checksum({"service": {"annotations": {"a": "b"}}, "replicas": 0}) == checksum()
 

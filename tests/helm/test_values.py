@@ -53,6 +53,7 @@ def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
         ({"settings": {"model_profile": "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"}}, "set gpu.count=2"),
         ({"gpu": {"count": 2}, "sharedMemory": "512Mi"}, "sharedMemory is 512Mi, but"),
         ({"tls": {"clientCaSecret": "clients"}}, "tls.clientCaSecret needs tls.secret"),
+        ({"auth": {"enabled": False}, "apiKeys": {"secret": "keys"}}, "auth.enabled is false, which lets everybody in"),
         ({"ingress": {"enabled": True}}, "ingress.enabled needs ingress.hosts"),
         ({"gateway": {"parentRefs": [{"name": "edge"}]}}, "gateway.parentRefs needs gateway.httpHostnames"),
         (

@@ -1,5 +1,6 @@
 """A release from its installation to its end, by the real Helm on a real cluster of one node."""
 
+import base64
 import shutil
 import subprocess
 import threading
@@ -170,6 +171,27 @@ def test_everything_works_under_tls(
     config.upgrade(chart, RELEASE, values, wait="watcher", timeout=SECONDS)
     cluster.wait("one pod is there", lambda: len(pods(cluster)) == 1, 90)
     assert complete(url, "kept") == 0
+    config.test(RELEASE, timeout=SECONDS)
+
+
+def test_the_key_that_the_chart_has_made_outlives_upgrades_and_what_is_added_stays(
+    cluster: Cluster, config: helm.Config, chart: Path, url: str
+) -> None:
+    def stored() -> dict[str, str]:
+        found: dict[str, str] = cluster.get("secret", f"{NAME}-keys", "--namespace", NAMESPACE)["data"]
+        return found
+
+    made = merged(VALUES, ROLLING, {"apiKeys": {"secret": ""}})
+    config.upgrade(chart, RELEASE, made, wait="watcher", timeout=SECONDS)
+    cluster.wait("one pod is there", lambda: len(pods(cluster)) == 1, 90)
+    key = base64.b64decode(stored()["keys"]).decode()
+    assert [complete(url, each) for each in (key, "kept")] == [200, 401]
+    both = base64.b64encode(f"{key}\nsecond\n".encode()).decode()
+    cluster.kubectl(
+        "patch", "secret", f"{NAME}-keys", "--namespace", NAMESPACE, f'--patch={{"data":{{"keys":"{both}"}}}}'
+    )
+    config.upgrade(chart, RELEASE, merged(made, {"podLabels": {"changed": "yes"}}), wait="watcher", timeout=SECONDS)
+    assert stored() == {"keys": both}
     config.test(RELEASE, timeout=SECONDS)
 
 

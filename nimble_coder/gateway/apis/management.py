@@ -8,7 +8,6 @@ from importlib.metadata import distribution, version
 
 from nimble_coder.gateway.answers.bodies.management import (
     DefaultSettings,
-    Health,
     License,
     ManifestFile,
     Metadata,
@@ -22,11 +21,6 @@ from nimble_coder.gateway.front import Front
 
 API_VERSION = "2.0"
 """Of the management API whose shapes these are."""
-
-
-async def live(front: Front, exchange: Exchange) -> None:  # noqa: ARG001
-    """`GET /v1/health/live`: the process answers."""
-    await exchange.respond(200, encode(Health("Service is live.")))
 
 
 def release() -> str:

@@ -62,6 +62,13 @@ async def ready(front: Front, exchange: Exchange) -> None:
     raise ApiError(503, f"not ready: {reason}", "not_ready", retry_after=1)
 
 
+async def live(front: Front, exchange: Exchange) -> None:
+    """`GET /v1/health/live`: 503 where only a new start helps. An engine that has died ends the service instead."""
+    if front.health.hang:
+        raise ApiError(503, f"not live: {front.health.hang}", "not_live")
+    await exchange.respond(200, encode(Health("Service is live.")))
+
+
 async def metrics(front: Front, exchange: Exchange) -> None:
     """`GET /v1/metrics`: the gateway's metrics and Triton's."""
     if not (front.service.settings.metrics_on_http_port or exchange.is_on_metrics_port):
@@ -94,7 +101,10 @@ HEALTH = [
     Route("GET", path, ready, "Ready to answer", (Answer((Health,)),), refusals=(503,), is_open=True)
     for path in ("/v1/health/ready", "/health/ready", "/health")
 ]
-LIVE = [shows(path, management.live, "The process is up", Health) for path in ("/v1/health/live", "/health/live")]
+LIVE = [
+    Route("GET", path, live, "Not hung", (Answer((Health,)),), refusals=(503,), is_open=True)
+    for path in ("/v1/health/live", "/health/live")
+]
 METRICS = [
     Route("GET", path, metrics, "Prometheus metrics", (Answer(content_type="text/plain"),), is_open=True)
     for path in ("/v1/metrics", "/metrics")

@@ -41,6 +41,8 @@ class TokenStreams:
         self._channel = Channel(host, port)
         self.heard = 0.0
         """When the engine last said something, as `time.monotonic` tells."""
+        self.received = 0.0
+        """When the last message of a generation came."""
 
     async def ping(self) -> None:
         """Returns once the engine's process has answered; raises `ApiError`.
@@ -71,7 +73,7 @@ class TokenStreams:
             finished = False
             try:
                 while messages := await call.read():
-                    self.heard = time.monotonic()
+                    self.heard = self.received = time.monotonic()
                     for part in [[message] for message in messages] if generation.every_step else [messages]:
                         step = read_step(part)
                         finished = step.is_final

@@ -23,6 +23,9 @@
 {{- if and .Values.cache.enabled (eq .Values.cache.accessMode "ReadOnlyMany") (not .Values.cache.existingClaim) }}
 {{- fail "cache.accessMode is ReadOnlyMany, but a new claim is empty: name a filled one in cache.existingClaim" }}
 {{- end }}
+{{- if and .Values.apiKeys.secret (not .Values.auth.enabled) }}
+{{- fail "apiKeys.secret names keys, but auth.enabled is false, which lets everybody in: choose one" }}
+{{- end }}
 {{- if and .Values.tls.clientCaSecret (not .Values.tls.secret) }}
 {{- fail "tls.clientCaSecret needs tls.secret: clients' certificates are asked for under TLS only" }}
 {{- end }}

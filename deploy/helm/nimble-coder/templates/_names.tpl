@@ -50,3 +50,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- define "nimble-coder.claim" -}}
 {{- .Values.cache.existingClaim | default (printf "%s-cache" (include "nimble-coder.fullname" .)) }}
 {{- end }}
+
+{{/* The Secret with the keys of clients: the one that is named, or the chart's own; empty where there are none. */}}
+{{- define "nimble-coder.keysSecret" -}}
+{{- if .Values.auth.enabled }}
+{{- .Values.apiKeys.secret | default (printf "%s-keys" (include "nimble-coder.fullname" .)) }}
+{{- end }}
+{{- end }}

@@ -46,7 +46,7 @@ rollingUpdate:
 {{- define "nimble-coder.settings" -}}
 {{- $settings := deepCopy (.Values.settings | default dict) }}
 {{- with .Values.apiKeys }}
-{{- if .secret }}{{ $_ := set $settings "api_keys_file" (printf "/etc/nimble-coder/keys/%s" .key) }}{{ end }}
+{{- if $.Values.auth.enabled }}{{ $_ := set $settings "api_keys_file" (printf "/etc/nimble-coder/keys/%s" .key) }}{{ end }}
 {{- end }}
 {{- with .Values.tls }}
 {{- if .secret }}
