@@ -1,5 +1,6 @@
 """What a number in a request may be, for the engine and for the gateway in front of it."""
 
+from math import inf
 from typing import NamedTuple
 
 GREEDY_BELOW = 1e-3
@@ -11,10 +12,6 @@ GREEDY_SHARE = 1e-6
 """A top-p below this leaves the most likely token alone: of any vocabulary we know it has at least this share."""
 
 
-MOST_TOP = 20
-"""Tokens whose log probabilities one place can have: OpenAI's limit of a chat."""
-
-
 class Bounds(NamedTuple):
     """What a number may be, for the engine and for the gateway in front of it."""
 
@@ -22,7 +19,7 @@ class Bounds(NamedTuple):
     most: float
 
     def __str__(self) -> str:
-        return f"{self.least:g} to {self.most:g}"
+        return f"{self.least:g} or more" if self.most == inf else f"{self.least:g} to {self.most:g}"
 
     def hold(self, value: float) -> bool:
         """As FP32, a bound may be a little less than it is; NaN is within none."""
@@ -32,5 +29,8 @@ class Bounds(NamedTuple):
 # With these no logit becomes infinite.
 TEMPERATURE, SHARE, FACTOR, PENALTY = Bounds(0, 1000), Bounds(0, 1), Bounds(0.01, 100), Bounds(-100, 100)
 BIAS = Bounds(-100, 100)
+COUNT, FLAG = Bounds(0, inf), Bounds(0, 1)
+MOST_TOP = 20
+"""Tokens whose log probabilities one place can have: OpenAI's limit of a chat."""
 MOST_DRAFTS = 32
 """Draft tokens per step by matching suffixes."""

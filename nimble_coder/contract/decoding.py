@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import LOOKAHEAD, OTHERWISE_READ, SCALARS, Scalar
+from nimble_coder.contract.fields import LOOKAHEAD, NO_CUT, OTHERWISE_READ, SCALARS
 from nimble_coder.contract.request import Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import PerfMetrics, Response
+from nimble_coder.contract.scalar import Scalar
 
 Array = NDArray[np.generic]
 
@@ -132,7 +133,7 @@ def _read_sampling(inputs: Mapping[str, Array], parameters: Mapping[str, object]
         },
     )
     # What the greedy choice cannot depend on does not cost a request its lookahead.
-    is_plain = replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0) == Sampling(temperature=0.0)
+    is_plain = replace(sampling, temperature=0.0, **NO_CUT) == Sampling(temperature=0.0)  # type: ignore[arg-type]
     return None if sampling.is_greedy and is_plain else sampling
 
 

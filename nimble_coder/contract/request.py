@@ -1,10 +1,24 @@
 """A request to an engine, with how it samples; names as in TensorRT-LLM where it has one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.contract.bounds import BIAS, FACTOR, GREEDY_BELOW, MOST_TOP, PENALTY, SHARE, TEMPERATURE
+from nimble_coder.contract.bounds import (
+    BIAS,
+    COUNT,
+    FACTOR,
+    FLAG,
+    GREEDY_BELOW,
+    MOST_TOP,
+    PENALTY,
+    SHARE,
+    TEMPERATURE,
+    Bounds,
+)
+from nimble_coder.contract.scalar import Effect, Scalar, parameter, tensor
+
+LOGITS, CUT = Effect.LOGITS, Effect.CUT
 
 
 class RequestError(ValueError):
@@ -19,60 +33,56 @@ class QueueFullError(RuntimeError):
         super().__init__(f"Maximum queue size of {limit} has been reached, please try again later")
 
 
+def check_range(name: str, value: float, bounds: Bounds) -> None:
+    """Raises `RequestError` naming the number."""
+    if not bounds.hold(value):
+        raise RequestError(f"{name} is {value}, which is out of range: send {bounds}")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen where greedy decoding is not wanted as it is. Names as in TensorRT-LLM's SamplingConfig.
 
+    A number is declared here once: on its way, in the gateway's table of fields and in the engine it goes by this line.
     Drafts are taken where they are what plain decoding draws. Raises `RequestError` for values out of range.
     """
 
-    temperature: float = 1.0
+    temperature: float = tensor("temperature", "FP32", 1.0, TEMPERATURE)
     """0, or anything less than `GREEDY_BELOW`, chooses greedily, after the penalties."""
-    top_k: int = 0
+    top_k: int = tensor("runtime_top_k", "INT32", 0, COUNT, CUT)
     """Only the k most likely tokens; 0: all."""
-    top_p: float = 1.0
+    top_p: float = tensor("runtime_top_p", "FP32", 1.0, SHARE, CUT)
     """Only the most likely tokens that together have this probability."""
-    min_p: float = 0.0
+    min_p: float = parameter("min_p", 0.0, SHARE, CUT, "vLLM", 0.1)
     """Only tokens at least this times as likely as the most likely one."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = tensor("repetition_penalty", "FP32", 1.0, FACTOR, LOGITS, "vLLM", 1.1)
     """Divides positive and multiplies negative logits of tokens that occurred, in the prompt or the output."""
-    presence_penalty: float = 0.0
+    presence_penalty: float = tensor("presence_penalty", "FP32", 0.0, PENALTY, LOGITS, "OpenAI", 0.5)
     """Subtracted from the logits of tokens that occurred in the output."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: float = tensor("frequency_penalty", "FP32", 0.0, PENALTY, LOGITS, "OpenAI", 0.5)
     """Subtracted from those logits once for each occurrence."""
-    min_tokens: int = 0
+    min_tokens: int = tensor("min_length", "INT32", 0, COUNT)
     """Neither the end id nor a stop word of one token can be chosen before this many tokens, nor does a longer one end
     it before."""
     bad_words: tuple[tuple[int, ...], ...] = ()
     """Token sequences that are never completed."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit); the least that is allowed forbids the token."""
-    log_probs: bool = False
+    log_probs: bool = tensor("return_log_probs", "BOOL", False, FLAG)
     """Responses tell the log probability of each token, before temperature, penalties and cuts."""
-    top_log_probs: int = 0
+    top_log_probs: int = parameter("top_logprobs", 0, Bounds(0, MOST_TOP))
     """With it those of so many most likely tokens in its place."""
-    prompt_log_probs: bool = False
+    prompt_log_probs: bool = parameter("prompt_logprobs", False, FLAG)
     """The first response tells the same of every token of the prompt but the first."""
 
     def __post_init__(self) -> None:
-        for name, (value, bounds) in {
-            "temperature": (self.temperature, TEMPERATURE),
-            "min_p": (self.min_p, SHARE),
-            "repetition_penalty": (self.repetition_penalty, FACTOR),
-            "presence_penalty": (self.presence_penalty, PENALTY),
-            "frequency_penalty": (self.frequency_penalty, PENALTY),
-            **{f"logit_bias of {token}": (bias, BIAS) for token, bias in self.logit_bias},
-        }.items():
-            if not bounds.hold(value):
-                raise RequestError(f"{name} is {value}, which is out of range: send {bounds}")
-        for name, (value, good, allowed) in {
-            "runtime_top_k": (self.top_k, self.top_k >= 0, "0 (all) or more"),
-            "runtime_top_p": (self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
-            "min_length": (self.min_tokens, self.min_tokens >= 0, "0 or more"),
-            "top_logprobs": (self.top_log_probs, 0 <= self.top_log_probs <= MOST_TOP, f"0 to {MOST_TOP}"),
-        }.items():
-            if not good:
-                raise RequestError(f"{name} is {value}, which is out of range: send {allowed}")
+        for each in fields(self):
+            if scalar := each.metadata.get(Scalar):
+                check_range(scalar.name, getattr(self, each.name), scalar.bounds)
+        if not self.top_p:
+            raise RequestError(f"runtime_top_p is {self.top_p}, which is out of range: send more than 0, up to 1")
+        for token, bias in self.logit_bias:
+            check_range(f"logit_bias of {token}", bias, BIAS)
 
     @property
     def is_greedy(self) -> bool:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from nimble_coder.client.grpc import tensors
+from nimble_coder.contract.fields import SCALARS
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import read_log
 from tests.gateway.test_fuzz import Bystander, check, fuzz
@@ -116,7 +117,8 @@ def channel(target: Serving) -> Iterator[grpc.Channel]:
         yield channel
 
 
-FRACTIONS = ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]
+FRACTIONS = [name for name, scalar in SCALARS.items() if scalar.effect and name not in ("top_k", "top_p")]
+TENSORS = [scalar.name for scalar in SCALARS.values() if scalar.effect and scalar.datatype == "FP32"]
 EDGES = [0, -0.0, -1, -100, 1e-45, 1e-40, 1e-38, 1e-7, 0.000999, 0.001, 0.00999, 0.01, 1, 2, 100, 101, 1000, 1e38]
 NOT_FINITE = [math.inf, -math.inf, math.nan]
 usual = st.one_of(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.001), st.floats(1, 100))  # most of it is taken
@@ -125,7 +127,7 @@ counts = st.one_of(st.integers(-1, 60), st.sampled_from([2**31 - 1, 2**31, 2**63
 numbers = st.builds(
     lambda temperature, fractions, counts: {"temperature": temperature, **fractions, **counts},
     decimals,
-    st.dictionaries(st.sampled_from(FRACTIONS[1:]), decimals, max_size=2),
+    st.dictionaries(st.sampled_from(["top_p", *FRACTIONS]), decimals, max_size=2),
     st.dictionaries(st.sampled_from(["top_k", "seed", "min_tokens"]), counts, max_size=1),
 )
 BASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
@@ -164,7 +166,7 @@ words = st.lists(st.integers(-3, 2**31 - 1) | st.integers(0, 4000), min_size=1, 
 
 @fuzz_sampling
 @given(
-    decimals=st.dictionaries(st.sampled_from(["temperature", "runtime_top_p", *FRACTIONS[3:]]), fp32, max_size=3),
+    decimals=st.dictionaries(st.sampled_from(["temperature", "runtime_top_p", *TENSORS]), fp32, max_size=3),
     counts=st.dictionaries(st.sampled_from(["runtime_top_k", "min_length", "end_id"]), int32 | st.integers(-1, 60)),
     bad_word=st.none() | words,
 )
@@ -230,7 +232,7 @@ def test_rules_for_tokens_of_any_kind(target: Serving, http: httpx.Client, asked
 
 odd = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
 nested = st.recursive(odd, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner))
-PARAMETERS = ("min_p", "logit_bias", "top_logprobs", "prompt_logprobs")
+PARAMETERS = ("logit_bias", *(scalar.name for scalar in SCALARS.values() if scalar.datatype is None))
 
 
 @fuzz_sampling

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from nimble_coder.contract.bounds import FACTOR, PENALTY, TEMPERATURE, Bounds
+from nimble_coder.contract.bounds import Bounds
+from nimble_coder.contract.fields import SCALARS
 from nimble_coder.contract.request import RequestError, Sampling
 from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.gateway.errors import ApiError
@@ -80,13 +81,7 @@ def test_other_numbers_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bounds"),
-    [
-        ("temperature", TEMPERATURE),
-        ("repetition_penalty", FACTOR),
-        ("presence_penalty", PENALTY),
-        ("frequency_penalty", PENALTY),
-    ],
+    ("name", "bounds"), [(name, s.bounds) for name, s in SCALARS.items() if s.api or name == "temperature"]
 )
 def test_sampling_numbers_have_the_engines_bounds(name: str, bounds: Bounds) -> None:
     for value in bounds:

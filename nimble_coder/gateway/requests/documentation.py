@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator, Sequence
 
+from nimble_coder.contract.fields import SCALARS
 from nimble_coder.gateway.requests.field_check import HONOURED, ROUTES
 from nimble_coder.gateway.requests.fields import GROUPS, Engine, Field, Otherwise
 
-HEAD = """# Request fields
+PARAMETERS = ", ".join(f"`{s.name}`" for s in SCALARS.values() if s.api and not s.datatype)
+HEAD = f"""# Request fields
 
 Written by `python -m nimble_coder.gateway.requests.documentation`; a test keeps it current, another one sends every
 field.
@@ -25,7 +27,7 @@ routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `fim`
 - `NIMBLE_STRICT_SAMPLING=true` refuses what would be ignored, too.
 
 `outer.inner` is a field of an object. On `/v2` the inputs are those of Triton's models, and the portable engine takes
-`min_p` (a number) and `logit_bias` (JSON of biases by token id, as text) as request parameters of `tensorrt_llm`.
+as request parameters of `tensorrt_llm` {PARAMETERS} as numbers, and `logit_bias` as JSON of biases by token id.
 """
 NEEDS = {Engine.GREEDY: "", Engine.SAMPLING: " (not greedy)", Engine.PORTABLE: " (portable)"}
 OTHERWISE = {

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
 
+from nimble_coder.contract.fields import SCALARS
+
 
 class Engine(IntEnum):
     """What an engine can do; each does what those before it do."""
@@ -118,13 +120,14 @@ CHOOSING = (
     Field("top_p", OPENAI, 0.5, (1,), ACCEPTED, SAMPLING),
     Field("seed", OPENAI, 7, (), ACCEPTED, SAMPLING),
     Field("random_seed", f"{MISTRAL}, {TRITON}", 7, otherwise=IGNORED),
-    Field("presence_penalty", OPENAI, 0.5, (0,), needs=SAMPLING),
-    Field("frequency_penalty", OPENAI, 0.5, (0,), needs=SAMPLING),
+    *(
+        Field(name, s.api, s.example, (int(s.neutral),), needs=SAMPLING if s.datatype else PORTABLE)
+        for name, s in SCALARS.items()
+        if s.api
+    ),
     Field("logit_bias", OPENAI, {"5": -100}, EMPTY, REFUSED, PORTABLE),
     Field("best_of", OPENAI, 2, (1,), REFUSED),
     Field("top_k", VLLM, 5, (-1, 0), ACCEPTED, SAMPLING),
-    Field("min_p", VLLM, 0.1, (0,), needs=PORTABLE),
-    Field("repetition_penalty", VLLM, 1.1, (1,), needs=SAMPLING),
     Field("bad_words", f"{VLLM}, {TRITON}", ["import"], EMPTY, REFUSED, SAMPLING),
     Field("allowed_token_ids", VLLM, [5, 6], ([],), REFUSED),
     Field("use_beam_search", VLLM, True, (False,), REFUSED),
@@ -171,7 +174,7 @@ CHOOSING = (
     Field("top_p_min", "TensorRT-LLM", 0.1, (0,)),
     Field("prompt_ignore_length", "TensorRT-LLM", 4, (0,)),
 )
-"""How tokens are chosen."""
+"""How tokens are chosen. The contract declares its penalties and cuts itself."""
 
 FORM = (
     Field("response_format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, PORTABLE),

@@ -6,9 +6,11 @@ the portable one samples, with and without lookahead.
 """
 
 import secrets
+from collections.abc import Iterator
 
 from nimble_coder.contract.bounds import GREEDY_BELOW, GREEDY_SHARE
-from nimble_coder.contract.fields import SCALARS
+from nimble_coder.contract.fields import OTHERWISE_READ, SCALARS
+from nimble_coder.contract.scalar import Effect, Scalar
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
@@ -30,19 +32,19 @@ def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) ->
         text = "this engine has the chosen tokens' log probabilities alone: ask for no alternatives, and not for echo"
         raise ApiError(400, text, "unsupported", "logprobs")
     log_probs: tuple[Input, ...] = (("return_log_probs", "BOOL", True),) if wants_log_probs else ()
-    penalties = given_penalties(asked)
+    numbers = tuple((s.name, s.datatype, value) for s, value in given_numbers(asked) if s.datatype)
     if engine is Engine.PORTABLE and asked.min_tokens:
-        penalties += (("min_length", "INT32", asked.min_tokens),)
+        numbers += (("min_length", "INT32", asked.min_tokens),)
     if engine is Engine.GREEDY:
-        if strict and (samples(asked) or penalties):
+        if strict and (samples(asked) or numbers):
             text = "this engine decodes greedily: send temperature 0 and no penalties"
             raise ApiError(400, text, "greedy_only", "temperature")
         return ()
     if not samples(asked):
-        return penalties + log_probs
+        return numbers + log_probs
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     inputs: list[Input] = [
-        *penalties,
+        *numbers,
         *log_probs,
         ("temperature", "FP32", asked.temperature or 0.0),
         ("random_seed", "UINT64", (seed + copy) % 2**64),
@@ -60,11 +62,11 @@ def samples(asked: Sampling) -> bool:
     return (asked.temperature or 0.0) >= GREEDY_BELOW and not is_cut_to_one
 
 
-PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-"""Attributes that a body and the contract call alike."""
-
-
-def given_penalties(asked: Sampling) -> tuple[Input, ...]:
-    """The penalties that change something; clients send the neutral values always."""
-    given = [(SCALARS[name], getattr(asked, name)) for name in PENALTIES]
-    return tuple((s.name, "FP32", value) for s, value in given if value is not None and value != s.neutral)
+def given_numbers(asked: Sampling) -> Iterator[tuple[Scalar, float]]:
+    """Those of the contract's penalties and cuts that change something; clients send the neutral values always."""
+    for name, scalar in SCALARS.items():
+        if scalar.effect is None or name in OTHERWISE_READ:
+            continue
+        value = getattr(asked, name)  # a body and the contract call it alike
+        if value is not None and value != scalar.neutral and (scalar.effect is Effect.LOGITS or samples(asked)):
+            yield scalar, value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from nimble_coder.contract.bounds import BIAS
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.requests.sampling import samples
+from nimble_coder.gateway.requests.sampling import given_numbers
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 
 ID = re.compile(r"-?[0-9]{1,19}")
@@ -59,8 +59,7 @@ def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tup
     found = list(bias)
     if asked.draft_tokens is not None:
         found.append(("draft_tokens", float(asked.draft_tokens)))
-    if asked.min_p and samples(asked):
-        found.append(("min_p", asked.min_p))
+    found += [(scalar.name, float(value)) for scalar, value in given_numbers(asked) if scalar.datatype is None]
     if isinstance(asked, OpenAISampling) and asked.wants_log_probs:
         found += [("top_logprobs", float(asked.alternatives))] if asked.alternatives else []
         found += [("prompt_logprobs", 1.0)] if asked.scores_prompt else []
