@@ -4,6 +4,7 @@ Each imports what it needs when it runs: a health check every few seconds must b
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from nimble_coder.commands.terminal import fail
 from nimble_coder.environment import CONFIG_FILE
 
 if TYPE_CHECKING:
+    from nimble_coder.processes.log import ProcessLog
     from nimble_coder.settings.loading import Loaded
 
 app = typer.Typer()
@@ -46,22 +48,53 @@ def serve(context: typer.Context) -> None:
 
 
 def supervise(loaded: "Loaded") -> int:
-    """Runs the service; its last line says why it ended, and the exit code says it to machines."""
-    from nimble_coder.processes.log import ProcessLog
+    """Runs the service; see `to_its_end`."""
     from nimble_coder.supervisor.supervisor import NAME, Supervisor
+
+    return to_its_end(loaded, NAME, lambda log: Supervisor(loaded, log).run(), "stopped")
+
+
+@app.command()
+def prepare(
+    download_only: Annotated[
+        bool, typer.Option("--download-only", help="The checkpoint alone, for an air gap.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Fill the cache with what `serve` with these settings would build at its first start, and end."""
+    from nimble_coder.processes.stopping import stop_signals
+
+    with stop_signals():
+        from nimble_coder.settings.loading import load
+        from nimble_coder.supervisor import prepare as preparation
+
+        try:
+            loaded = load(file=config)
+        except ValueError as error:
+            fail(error)
+        name = preparation.NAME
+        code = to_its_end(
+            loaded, name, lambda log: preparation.prepare(loaded, log, download_only), "the cache is filled"
+        )
+    raise typer.Exit(code)
+
+
+def to_its_end(loaded: "Loaded", name: str, run: Callable[["ProcessLog"], None], last: str) -> int:
+    """Runs it; the last line says why it ended, and the exit code says it to machines."""
+    from nimble_coder.processes.log import ProcessLog
 
     log = ProcessLog(loaded.settings.jsonl_logging)
     for warning in loaded.warnings:
-        log.say(NAME, warning, "warning")
-    code, last, level = int(ExitCode.STOPPED), "stopped", "info"
+        log.say(name, warning, "warning")
+    code, level = int(ExitCode.STOPPED), "info"
     try:
-        Supervisor(loaded, log).run()
+        run(log)
     except KeyboardInterrupt:
         code, last = int(ExitCode.INTERRUPTED), "interrupted"
     except (ValueError, RuntimeError, OSError) as error:
         code, last, level = exit_code_of(error), f"error: {error}", "error"
     log.close()
-    log.say(NAME, last, level)
+    log.say(name, last, level)
     return code
 
 

@@ -28,13 +28,14 @@ class StartBuildError(RuntimeError):
         self.exit_code = code
 
 
-def build_command(settings: Settings, profile: Profile) -> list[str]:
-    """The command that builds what is to be served."""
+def build_command(settings: Settings, profile: Profile, download_only: bool = False) -> list[str]:
+    """The command that builds what is to be served, or downloads what that is made from."""
     source = None if settings.chosen_profile else local_model(settings.model_name)
     what = ["--model", str(source)] if source else ["--profile", profile.name]
-    command = [sys.executable, "-m", "nimble_coder.cli", "build-engine", *what]
+    name = "download-to-cache" if download_only else "build-engine"
+    command = [sys.executable, "-m", "nimble_coder.cli", name, *what]
     command += ["--cache", str(settings.cache_path.expanduser()), "--revision", settings.model_revision]
-    return [*command, "--workers", str(profile.tensor_parallel)]
+    return command if download_only else [*command, "--workers", str(profile.tensor_parallel)]
 
 
 def hub_environment(settings: Settings) -> dict[str, str]:
@@ -52,8 +53,9 @@ def hub_environment(settings: Settings) -> dict[str, str]:
 class StartBuild:
     """One build, watched."""
 
-    def __init__(self, settings: Settings, profile: Profile, log: ProcessLog) -> None:
+    def __init__(self, settings: Settings, profile: Profile, log: ProcessLog, download_only: bool = False) -> None:
         self._settings, self._profile, self._log = settings, profile, log
+        self._download_only = download_only
 
     @property
     def progress(self) -> str:
@@ -62,10 +64,11 @@ class StartBuild:
         return lines[-1].strip() if lines else "starting"
 
     def run(self) -> Path:
-        """Builds and returns the artefact's directory; raises `StartBuildError`."""
+        """Returns the artefact's directory, or the checkpoint's; raises `StartBuildError`."""
+        command = build_command(self._settings, self._profile, self._download_only)
         with self._log.open("build") as output:
             process = subprocess.Popen(
-                tethered(build_command(self._settings, self._profile), signal.SIGKILL),
+                tethered(command, signal.SIGKILL),
                 env={**os.environ, **hub_environment(self._settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -73,6 +73,8 @@ EVERYTHING: Values = {
     "extraVolumeMounts": [{"name": "policies", "mountPath": "/etc/policies"}],
 }
 """Every optional object and every passed-on value."""
+BUILT: Values = {"build": {"enabled": True}, "cache": {"existingClaim": "filled"}}
+"""The engine is made by a Job."""
 MTLS: Values = {"tls": {"clientCaSecret": "clients"}}
 
 

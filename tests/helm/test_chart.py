@@ -13,9 +13,14 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from tests.helm.chart import CHART, CPU, EVERYTHING, MTLS, NAMESPACE, RELEASE, ROOT, Values, merged, render
+from tests.helm.chart import BUILT, CHART, CPU, EVERYTHING, MTLS, NAMESPACE, RELEASE, ROOT, Values, merged, render
 
-CHOICES: dict[str, Values] = {"default": {}, "cpu": CPU, "everything": EVERYTHING, "mtls": merged(EVERYTHING, MTLS)}
+CHOICES: dict[str, Values] = {
+    "default": {},
+    "cpu": CPU,
+    "everything": merged(EVERYTHING, BUILT),
+    "mtls": merged(EVERYTHING, MTLS),
+}
 CUSTOM = {"HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule"}
 """Kinds that are not Kubernetes' own, so that its schemas do not have them."""
 
@@ -34,7 +39,7 @@ def schemas() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("version", ["1.25", "1.29", "1.33", "1.37"])
+@pytest.mark.parametrize("version", ["1.25", "1.29", "1.32", "1.33", "1.37"])
 def test_kubernetes_knows_every_field(version: str, schemas: None) -> None:
     checked = set()
     for values in CHOICES.values():

@@ -5,11 +5,17 @@ from typing import Any
 
 import pytest
 
+from build_engine.exit_codes import ExitCode
 from nimble_coder.settings.loading import Loaded, load
 from nimble_coder.settings.model import Settings
-from tests.helm.chart import CPU, EVERYTHING, MTLS, NAME, Document, Rendered, Values, merged, render
+from tests.helm.chart import BUILT, CPU, EVERYTHING, MTLS, NAME, Document, Rendered, Values, merged, render
 
-CHOICES: dict[str, Values] = {"default": {}, "cpu": CPU, "everything": EVERYTHING, "mtls": merged(EVERYTHING, MTLS)}
+CHOICES: dict[str, Values] = {
+    "default": {},
+    "cpu": CPU,
+    "everything": merged(EVERYTHING, BUILT),
+    "mtls": merged(EVERYTHING, MTLS),
+}
 every_choice = pytest.mark.parametrize("rendered", [render(each) for each in CHOICES.values()], ids=list(CHOICES))
 
 
@@ -20,6 +26,12 @@ def loaded(rendered: Rendered, tmp_path: Path) -> Loaded:
     environment = {each["name"]: each.get("value", "from a Secret") for each in rendered.container["env"]}
     assert environment.pop("NIMBLE_CONFIG") == f"{mounts(rendered)['settings']['mountPath']}/{file.name}"
     return load({}, environment, file)
+
+
+def every_pod(rendered: Rendered) -> list[Document]:
+    """The specs of those that serve, test and build."""
+    jobs = [job["spec"]["template"]["spec"] for job in rendered.all("Job")]
+    return [rendered.pod, *(test["spec"] for test in rendered.all("Pod")), *jobs]
 
 
 def mounts(rendered: Rendered) -> dict[str, Document]:
@@ -71,7 +83,7 @@ def test_secrets_are_mounted_whole_so_that_changes_arrive() -> None:
 
 @every_choice
 def test_it_runs_as_the_image_does_without_any_right(rendered: Rendered) -> None:
-    for pod in [rendered.pod, *(test["spec"] for test in rendered.all("Pod"))]:
+    for pod in every_pod(rendered):
         wanted = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 0}
         assert wanted.items() <= pod["securityContext"].items()
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -94,7 +106,7 @@ def test_it_can_write_where_the_image_has_to(rendered: Rendered) -> None:
 
 @every_choice
 def test_no_pod_takes_more_than_it_was_given(rendered: Rendered) -> None:
-    for pod in [rendered.pod, *(test["spec"] for test in rendered.all("Pod"))]:
+    for pod in every_pod(rendered):
         (container,) = pod["containers"]
         assert "memory" in container["resources"]["limits"]
         volatile = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
@@ -104,7 +116,7 @@ def test_no_pod_takes_more_than_it_was_given(rendered: Rendered) -> None:
 
 @every_choice
 def test_every_mount_has_its_volume(rendered: Rendered) -> None:
-    for pod in [rendered.pod, *(test["spec"] for test in rendered.all("Pod"))]:
+    for pod in every_pod(rendered):
         (container,) = pod["containers"]
         named = [mount["name"] for mount in container["volumeMounts"]]
         assert sorted(named) == sorted(volume["name"] for volume in pod["volumes"])
@@ -260,3 +272,40 @@ def test_the_service_account_gets_no_token(values: Values, name: str, made: int)
         (each["metadata"]["name"], each["automountServiceAccountToken"]) for each in rendered.all("ServiceAccount")
     ]
     assert accounts == [(name, False)] * made
+
+
+def test_the_job_builds_what_the_pods_serve_before_there_are_pods(tmp_path: Path) -> None:
+    rendered = render(EVERYTHING, BUILT)
+    job, settings = rendered.one("Job", "-build"), rendered.one("ConfigMap", "-build")
+    for each in (job, settings):
+        assert each["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert settings["metadata"]["annotations"]["helm.sh/hook-weight"] == "-1"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["prepare"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "2", "memory": "96Gi"}
+    (tmp_path / "settings.yaml").write_text(settings["data"]["settings.yaml"])
+    told = load({}, {}, tmp_path / "settings.yaml").settings
+    served = loaded(rendered, tmp_path).settings
+    assert (told.model_profile, told.baked_artifact) == (served.model_profile, served.baked_artifact)
+    # Files that are mounted in the pods only.
+    assert (told.api_keys_file, told.tls_certificate) == (None, None)
+    assert served.build_on_start is False
+    volumes = {volume["name"]: volume for volume in job["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["cache"]["persistentVolumeClaim"] == {"claimName": "filled"}
+    assert job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "build"
+
+
+def test_the_job_is_tried_again_unless_it_was_asked_for_wrongly() -> None:
+    spec = render(BUILT, {"build": {"retries": 7, "minutes": 30}}).one("Job", "-build")["spec"]
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (7, 1800)
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [ExitCode.ASKED, ExitCode.MACHINE])
+
+
+def test_a_download_needs_no_gpu_and_leaves_the_building_to_the_pods(tmp_path: Path) -> None:
+    rendered = render(BUILT, {"build": {"downloadOnly": True}, "settings": {"model_name": "qwen2.5-coder-7b-instruct"}})
+    spec = rendered.one("Job", "-build")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["args"] == ["prepare", "--download-only"]
+    assert container["resources"]["limits"] == {"memory": "96Gi"}
+    assert loaded(rendered, tmp_path).settings.build_on_start is True

@@ -54,6 +54,11 @@ def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
         ({"gpu": {"count": 2}, "sharedMemory": "512Mi"}, "sharedMemory is 512Mi, but"),
         ({"tls": {"clientCaSecret": "clients"}}, "tls.clientCaSecret needs tls.secret"),
         ({"auth": {"enabled": False}, "apiKeys": {"secret": "keys"}}, "auth.enabled is false, which lets everybody in"),
+        ({"build": {"enabled": True}}, "build.enabled needs cache.existingClaim"),
+        (
+            {"build": {"enabled": True, "downloadOnly": True}, "cache": {"existingClaim": "filled"}},
+            "build.downloadOnly needs settings.model_profile",
+        ),
         ({"ingress": {"enabled": True}}, "ingress.enabled needs ingress.hosts"),
         ({"gateway": {"parentRefs": [{"name": "edge"}]}}, "gateway.parentRefs needs gateway.httpHostnames"),
         (

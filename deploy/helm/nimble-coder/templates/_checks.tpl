@@ -23,6 +23,15 @@
 {{- if and .Values.cache.enabled (eq .Values.cache.accessMode "ReadOnlyMany") (not .Values.cache.existingClaim) }}
 {{- fail "cache.accessMode is ReadOnlyMany, but a new claim is empty: name a filled one in cache.existingClaim" }}
 {{- end }}
+{{- if and .Values.build.enabled (not .Values.cache.existingClaim) }}
+{{- fail "build.enabled needs cache.existingClaim: the Job runs before Helm has made anything else of the release" }}
+{{- end }}
+{{- if and .Values.build.enabled .Values.build.downloadOnly (not $profile) (not $settings.model_name) }}
+{{- fail "build.downloadOnly needs settings.model_profile or settings.model_name: without a GPU the Job cannot choose for the pods" }}
+{{- end }}
+{{- if and .Values.build.enabled (not .Values.cache.enabled) }}
+{{- fail "build.enabled needs cache.enabled: there is nothing to fill" }}
+{{- end }}
 {{- if and .Values.apiKeys.secret (not .Values.auth.enabled) }}
 {{- fail "apiKeys.secret names keys, but auth.enabled is false, which lets everybody in: choose one" }}
 {{- end }}

@@ -18,13 +18,13 @@ rollingUpdate:
 {{- end }}
 {{- end }}
 
-{{/* Quantities are strings: server-side apply refuses numbers. */}}
+{{/* Quantities are strings: server-side apply refuses numbers. Of `resources`, `gpu` and how many of them. */}}
 {{- define "nimble-coder.resources" -}}
-{{- $limits := .Values.resources.limits | default dict }}
-{{- if .Values.gpu.count }}
-{{- $limits = set (deepCopy $limits) .Values.gpu.resource .Values.gpu.count }}
+{{- $limits := .resources.limits | default dict }}
+{{- if .gpus }}
+{{- $limits = set (deepCopy $limits) .gpu.resource .gpus }}
 {{- end }}
-{{- range $kind, $quantities := dict "requests" .Values.resources.requests "limits" $limits }}
+{{- range $kind, $quantities := dict "requests" .resources.requests "limits" $limits }}
 {{- with $quantities }}
 {{ $kind }}:
   {{- range $name, $quantity := . }}
@@ -55,5 +55,21 @@ rollingUpdate:
 {{- end }}
 {{- if .clientCaSecret }}{{ $_ := set $settings "tls_client_ca" "/etc/nimble-coder/client-ca/ca.crt" }}{{ end }}
 {{- end }}
+{{- if and .Values.build.enabled (not .Values.build.downloadOnly) (not (hasKey $settings "build_on_start")) }}
+{{- $_ := set $settings "build_on_start" false }}
+{{- end }}
 {{- toYaml $settings }}
+{{- end }}
+
+{{/* What the hub is asked with. */}}
+{{- define "nimble-coder.hubToken" -}}
+{{- with .Values.huggingFace }}
+{{- if .secret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secret }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
 {{- end }}
