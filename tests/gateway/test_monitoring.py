@@ -16,7 +16,13 @@ SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")
 LABEL = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
 PROMETHEUS = {"up"}
 """Made by Prometheus itself."""
-SCRAPED = {"job", "namespace"}
+CLUSTER = {
+    "kube_pod_container_status_restarts_total",
+    "container_memory_working_set_bytes",
+    "container_spec_memory_limit_bytes",
+}
+"""Of kube-state-metrics (docs/metrics/workload/pod-metrics.md) and cAdvisor (docs/storage/prometheus.md)."""
+SCRAPED = {"job", "namespace", "pod"}
 """Labels that the scraping adds."""
 
 
@@ -49,6 +55,9 @@ def test_an_expression_asks_for_metrics_and_labels_that_are_there(where: str, pa
     assert selectors
     assert len(selectors) == expression.count("{")
     for name, conditions in selectors:
+        if name in CLUSTER:
+            assert conditions == f'container="{render().container["name"]}"'
+            continue
         assert 'job="nimble-coder"' in conditions
         if name in PROMETHEUS:
             continue
