@@ -1,7 +1,7 @@
 """Precisions of a profile: in which format an engine's weights lie, and what it computes in.
 
-A format of weights is a row of `FORMAT_BYTES`; how one lies in the portable engine's file is in `packing.py`, how it is
-multiplied in the engine's `matrix.h`.
+A format of weights is a row of `FORMAT_BYTES`. `packing.py` says how it lies in the portable engine's file, and the
+engine's `matrix.h` how it is multiplied.
 """
 
 from dataclasses import dataclass
@@ -43,3 +43,5 @@ PRECISIONS: dict[Precision, Numbers] = {
     "int8": Numbers("bfloat16", "int8", "int8", TORCH, "INT8"),
     "int4": Numbers("bfloat16", "int4", "int8", TORCH, "INT4"),
 }
+STEP_PRECISIONS = [name for name, numbers in PRECISIONS.items() if "torch" in numbers.engines and name != "fp16"]
+"""Those of the portable engine's compiled step on a CPU, which has no fp16."""

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from build_engine.checkpoint import Checkpoint
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig
 from build_engine.packing import pack
-from build_engine.precision import PRECISIONS, Numbers
+from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
 from build_engine.profiles import CUDA, Profile, ProfileError
 
 Source = Callable[[str], torch.Tensor]
@@ -31,8 +31,7 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
     if profile.tensor_parallel != 1:
         raise ProfileError("the torch engine runs on one device: tensor_parallel must be 1")
     numbers = PRECISIONS[profile.precision]
-    # A GPU reads rows, and the CPU's step has no fp16.
-    packs = profile.gpu != CUDA and profile.precision != "fp16"
+    packs = profile.gpu != CUDA and profile.precision in STEP_PRECISIONS  # a GPU reads rows
     with ExitStack() as stack:
         files = {
             name: stack.enter_context(safe_open(checkpoint.directory / name, framework="pt"))

@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.contract.request import Request, Sampling
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="problems of HumanEval")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--precision", choices=["fp32", "bf16", "int8", "int4"], default="fp32")
+    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="fp32")
     parser.add_argument("--temperature", type=float, default=0.0, help="sample, each prompt with a seed of its own")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")

@@ -22,7 +22,7 @@ from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
 from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
-from build_engine.precision import PRECISIONS
+from build_engine.precision import PRECISIONS, STEP_PRECISIONS
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
-    parser.add_argument("--precision", choices=["bf16", "int8", "int4"], default="bf16", help="of the compiled step")
+    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16", help="of the compiled step")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
     parser.add_argument("--rounds", type=int, default=9)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
+from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.lookahead import machine
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=["1,1,0", "4,3,4", "8,8,8"], metavar="W,N,G")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--precision", choices=["fp32", "bf16", "int8", "int4"], default="bf16")
+    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args()

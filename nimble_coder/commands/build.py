@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from build_engine.lookahead import LookaheadConfig
+from build_engine.precision import PRECISIONS
 from nimble_coder.commands.terminal import fail, say
 from nimble_coder.environment import DEFAULT_CACHE, env_names
 
@@ -125,7 +126,7 @@ def build_engine(
     source: FromOption = None,
     revision: RevisionOption = "main",
     lookahead: Annotated[str | None, typer.Option(metavar="W,N,G", help="The engine's largest (W,N,G).")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16, fp8, int8 or int4.")] = None,
+    precision: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = None,
     fp8_kv_cache: Annotated[bool, typer.Option("--fp8-kv-cache", help="Of an fp8 engine; costs precision.")] = False,
     max_batch_size: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_input_len: Annotated[int | None, typer.Option(help="Longest prompt, in tokens.")] = None,
@@ -144,7 +145,6 @@ def build_engine(
     from build_engine.cache import Cache
     from build_engine.dry_run import shell_script
     from build_engine.local import local_model
-    from build_engine.precision import PRECISIONS
     from build_engine.profiles import ProfileError
 
     try:
