@@ -1,7 +1,8 @@
 """Publishes an engine's statistics as Triton metrics.
 
 Names and labels of `nv_trt_llm_*` are those of tensorrtllm_backend v0.19.0 (custom_metrics_reporter.cc), so dashboards
-made for it fit; `nimble_*` is what it does not tell: tokens per decoding step.
+made for it fit, and so does the endpoint picker of the Gateway API's inference extension (column "Triton
+TensorRT-LLM" of its model server protocol); `nimble_*` is what it does not tell: tokens per decoding step.
 """
 
 import os
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from nimble_coder.contract.response import TOKENS_PER_BLOCK
 from nimble_coder.engine.protocol import Engine, Statistics
 
 Read = Callable[[Statistics], float]
@@ -19,6 +21,7 @@ GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
         "request_type",
         {
             "active": lambda s: s.active_requests,
+            "scheduled": lambda s: s.active_requests,
             "waiting": lambda s: s.waiting_requests,
             "max": lambda s: s.max_requests,
         },
@@ -27,6 +30,17 @@ GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
         "General TRT LLM metrics",
         "general_type",
         {"iteration_counter": lambda s: s.iterations},
+    ),
+    "nv_trt_llm_kv_cache_block_metrics": (
+        "TRT LLM KV cache block metrics",
+        "kv_cache_block_type",
+        {
+            "max": lambda s: s.kv_tokens_max // TOKENS_PER_BLOCK,
+            "used": lambda s: -(-s.kv_tokens_used // TOKENS_PER_BLOCK),
+            "free": lambda s: (s.kv_tokens_max - s.kv_tokens_used) // TOKENS_PER_BLOCK,
+            "tokens_per": lambda _: TOKENS_PER_BLOCK,
+            "fraction": lambda s: s.kv_tokens_used / s.kv_tokens_max if s.kv_tokens_max else 0.0,
+        },
     ),
     "nimble_kv_cache_tokens": (
         "KV cache entries in use, and the most there can be",

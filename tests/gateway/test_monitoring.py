@@ -80,6 +80,23 @@ def test_the_autoscaler_asks_for_a_metric_that_is_there(page: str) -> None:
     assert re.search(rf"^{metric['pods']['metric']['name']} \S+$", page, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "gauge",
+    [
+        'nv_trt_llm_request_metrics{request_type="waiting"}',
+        'nv_trt_llm_request_metrics{request_type="scheduled"}',
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction"}',
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per"}',
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"}',
+    ],
+)
+def test_the_endpoint_picker_finds_what_it_asks_for(gauge: str, page: str) -> None:
+    """What it calls `triton-tensorrt-llm`, in docs/proposals/003-model-server-protocol of the inference extension."""
+    name, label = gauge.removesuffix("}").split("{")
+    (value,) = re.findall(rf"^{name}\{{[^}}]*{label}[^}}]*\}} (\S+)$", page, re.MULTILINE)
+    assert float(value) >= 0
+
+
 def test_ready_is_a_metric(page: str) -> None:
     assert "\nnimble_ready 1.0\n" in page
 

@@ -75,6 +75,7 @@ EVERYTHING: Values = {
 """Every optional object and every passed-on value."""
 BUILT: Values = {"build": {"enabled": True}, "cache": {"existingClaim": "filled"}}
 """The engine is made by a Job."""
+KEDA: Values = {"autoscaling": {"keda": {"enabled": True}}}
 MTLS: Values = {"tls": {"clientCaSecret": "clients"}}
 
 

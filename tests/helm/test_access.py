@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm.chart import CPU, EVERYTHING, MTLS, NAME, NAMESPACE, RELEASE, Document, Rendered, Values, render
+from tests.helm.chart import CPU, EVERYTHING, KEDA, MTLS, NAME, NAMESPACE, RELEASE, Document, Rendered, Values, render
 
 
 def matches(selector: Document, labels: Document) -> bool:
@@ -187,6 +187,34 @@ def test_the_autoscaler_alone_decides_how_many_pods_there_are() -> None:
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 4)
     assert "replicas" not in rendered.one("Deployment")["spec"]
     assert render(CPU, {"replicas": 3}).one("Deployment")["spec"]["replicas"] == 3
+
+
+def test_keda_scales_in_the_autoscalers_place() -> None:
+    rendered = render(EVERYTHING, KEDA, {"autoscaling": {"keda": {"triggers": [{"type": "cron", "metadata": {}}]}}})
+    assert rendered.all("HorizontalPodAutoscaler") == []
+    assert "replicas" not in rendered.one("Deployment")["spec"]
+    spec = rendered.one("ScaledObject")["spec"]
+    assert spec["scaleTargetRef"]["name"] == rendered.one("Deployment")["metadata"]["name"]
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 4)
+    running, waiting, own = spec["triggers"]
+    assert running["metadata"]["query"] == f'sum(num_requests_running{{job="nimble-coder", namespace="{NAMESPACE}"}})'
+    assert (running["metadata"]["threshold"], waiting["metadata"]["threshold"]) == ("8", "2")
+    assert own["type"] == "cron"
+
+
+@pytest.mark.parametrize("values", [{}, KEDA])
+def test_scaling_down_takes_one_pod_at_a_time_and_cuts_no_stream(values: Values) -> None:
+    asked: Values = {"autoscaling": {"enabled": True}, "settings": None}
+    rendered = render(EVERYTHING, asked, values)
+    scaler = rendered.all("HorizontalPodAutoscaler") or [
+        each["spec"]["advanced"]["horizontalPodAutoscalerConfig"] | {"spec": None}
+        for each in rendered.all("ScaledObject")
+    ]
+    behavior = (scaler[0]["spec"] or scaler[0])["behavior"]
+    assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 60}]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
+    assert "drain_seconds: 600" in rendered.settings
+    assert rendered.pod["terminationGracePeriodSeconds"] == 615
 
 
 def test_helm_test_asks_the_service_over_both_protocols() -> None:

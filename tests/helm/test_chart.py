@@ -13,15 +13,16 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from tests.helm.chart import BUILT, CHART, CPU, EVERYTHING, MTLS, NAMESPACE, RELEASE, ROOT, Values, merged, render
+from tests.helm.chart import BUILT, CHART, CPU, EVERYTHING, KEDA, MTLS, NAMESPACE, RELEASE, ROOT, Values, merged, render
 
 CHOICES: dict[str, Values] = {
     "default": {},
     "cpu": CPU,
     "everything": merged(EVERYTHING, BUILT),
     "mtls": merged(EVERYTHING, MTLS),
+    "keda": merged(EVERYTHING, KEDA),
 }
-CUSTOM = {"HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule"}
+CUSTOM = {"HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule", "ScaledObject"}
 """Kinds that are not Kubernetes' own, so that its schemas do not have them."""
 
 

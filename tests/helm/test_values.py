@@ -48,6 +48,8 @@ def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
         ({"replicas": 2}, SEVERAL),
         ({"autoscaling": {"enabled": True}}, SEVERAL),
         ({**SHARED, "autoscaling": {"enabled": True, "minReplicas": 9}}, "autoscaling.minReplicas is 9, more than"),
+        ({**CPU, "autoscaling": {"enabled": True, "minReplicas": 0}}, "autoscaling.minReplicas is 0"),
+        ({**CPU, "autoscaling": {"enabled": True, "minReplicas": 0, "keda": {"enabled": True}}}, "sees requests while"),
         ({"cache": {"accessMode": "ReadOnlyMany"}}, "name a filled one in cache.existingClaim"),
         ({"settings": {"tensor_parallel_size": 2}}, "split over 2 GPUs: set gpu.count=2"),
         ({"settings": {"model_profile": "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"}}, "set gpu.count=2"),

@@ -13,6 +13,9 @@
 {{- fail (printf "sharedMemory is %s, but the ranks of an engine on %d GPUs need 1Gi or more" .Values.sharedMemory $gpus) }}
 {{- end }}
 {{- with .Values.autoscaling }}
+{{- if and .enabled (not (int .minReplicas)) (not (and .keda.enabled .keda.triggers)) }}
+{{- fail "autoscaling.minReplicas is 0: that needs autoscaling.keda.enabled, and in autoscaling.keda.triggers one that sees requests while there is no pod" }}
+{{- end }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{- fail (printf "autoscaling.minReplicas is %v, more than autoscaling.maxReplicas, which is %v" .minReplicas .maxReplicas) }}
 {{- end }}

@@ -37,8 +37,8 @@ rollingUpdate:
 {{/* Of the shutdown: what runs has drain_seconds, Triton 10 s more. */}}
 {{- define "nimble-coder.preStopSeconds" -}}5{{- end }}
 {{- define "nimble-coder.graceSeconds" -}}
-{{- $drain := 30.0 }}
-{{- with .Values.settings }}{{ if hasKey . "drain_seconds" }}{{ $drain = .drain_seconds }}{{ end }}{{ end }}
+{{- $drain := (include "nimble-coder.settings" . | fromYaml).drain_seconds }}
+{{- if kindIs "invalid" $drain }}{{ $drain = 30.0 }}{{ end }}
 {{- add (ceil $drain) 10 (include "nimble-coder.preStopSeconds" .) }}
 {{- end }}
 
@@ -58,7 +58,23 @@ rollingUpdate:
 {{- if and .Values.build.enabled (not .Values.build.downloadOnly) (not (hasKey $settings "build_on_start")) }}
 {{- $_ := set $settings "build_on_start" false }}
 {{- end }}
+{{- /* A pod that is taken away while it streams may finish, however long that takes; one that idles ends at once. */}}
+{{- if and .Values.autoscaling.enabled (not (hasKey $settings "drain_seconds")) }}
+{{- $_ := set $settings "drain_seconds" 600 }}
+{{- end }}
 {{- toYaml $settings }}
+{{- end }}
+
+{{/* At once where there is load, one pod a minute where there has been none for so many seconds. */}}
+{{- define "nimble-coder.scaling" -}}
+scaleUp:
+  stabilizationWindowSeconds: 0
+scaleDown:
+  stabilizationWindowSeconds: {{ . }}
+  policies:
+    - type: Pods
+      value: 1
+      periodSeconds: 60
 {{- end }}
 
 {{/* What the hub is asked with. */}}
