@@ -92,7 +92,7 @@ Cells = dict[str, Cell]
 
 @dataclass
 class Measured:
-    """Everything about so many tokens a message."""
+    """Everything about so many tokens per message."""
 
     by_streams: dict[int, Cells]
     added_first: float
@@ -158,7 +158,7 @@ def sample(front: Front, triton: int, streams: int, args: argparse.Namespace, pe
 
 
 def run(artifact: Artifact, per_step: int, args: argparse.Namespace) -> Measured:
-    """All fronts at all loads with so many tokens a message."""
+    """All fronts at all loads with so many tokens per message."""
     os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"] = str(per_step)
     os.environ["NIMBLE_BENCH_INTERVAL"] = str(args.interval)
     by_streams: dict[int, Cells] = {}
@@ -177,7 +177,7 @@ def run(artifact: Artifact, per_step: int, args: argparse.Namespace) -> Measured
 
 def report(measured: Measured, per_step: int, args: argparse.Namespace) -> Table:
     """The measurements as a table."""
-    table = Table(title=f"{per_step} tokens a message, {args.max_tokens} tokens a stream, medians of {args.rounds}")
+    table = Table(title=f"{per_step} tokens per message, {args.max_tokens} tokens per stream, medians of {args.rounds}")
     headings = ("streams", "front", "tokens/s", "x ensemble", "x usual", "TTFT p50 ms", "reads/message")
     for heading in (*headings, "front us/msg", "Triton us/msg", "load us/msg", "failed"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""The compiled step: the model as `step.cpp` runs it, called once a step without the GIL."""
+"""The compiled step: the model as `step.cpp` runs it, called once per step without the GIL."""
 
 import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_void_p

@@ -178,7 +178,7 @@ async def serve(settings: GatewaySettings) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line, as `nimble_coder.processes.log` writes those of the other processes."""
+    """One object per line, as `nimble_coder.processes.log` writes those of the other processes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""

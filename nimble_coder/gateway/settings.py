@@ -47,7 +47,7 @@ class GatewayOptions(BaseModel):
     api_keys: SecretStr = SecretStr("")
     """Keys of clients, comma-separated. No key at all, here or in the file, leaves the service open."""
     api_keys_file: Path | None = None
-    """One key a line, `#` starts a comment; read again when the file changes."""
+    """One key per line, `#` starts a comment; read again when the file changes."""
     admin_key: SecretStr = SecretStr("")
     """The key for administrative KServe calls; without one they are refused."""
     tls_certificate: Path | None = None
@@ -78,7 +78,7 @@ class GatewayOptions(BaseModel):
     log_level: LogLevel = "info"
     """Prompts, answers and keys are in no log at any level."""
     jsonl_logging: bool = False
-    """One JSON object a line instead of text."""
+    """One JSON object per line instead of text."""
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -173,7 +173,7 @@ class TextRequest:
 
     def _check(self) -> None:
         if len(self._inputs["text_input"]) != 1:
-            raise ValueError("one prompt a request: send the prompts as separate requests, they run together")
+            raise ValueError("one prompt per request: send the prompts as separate requests, they run together")
         if given := [name for name in UNSUPPORTED if name in self._inputs and self._inputs[name].size]:
             raise ValueError(f"input {given[0]} is not supported: this model reads text and nothing else")
 

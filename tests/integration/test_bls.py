@@ -97,7 +97,7 @@ def test_stop_words_and_metrics_are_passed_on(server: TritonServer) -> None:
 @pytest.mark.parametrize(
     ("prompts", "more", "message"),
     [
-        ([b"a", b"b"], {}, "one prompt a request"),
+        ([b"a", b"b"], {}, "one prompt per request"),
         ([b"a"], {"image_url_input": np.array([[b"x"]], np.object_)}, "reads text and nothing else"),
         ([b"\xff"], {}, "not valid UTF-8"),
         ([b"a" * 600], {}, "exceeds maximum input length"),

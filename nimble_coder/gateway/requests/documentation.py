@@ -43,7 +43,7 @@ def page() -> str:
 
 
 def table(title: str, group: Sequence[Field]) -> Iterator[str]:
-    """A row a field."""
+    """A row per field."""
     yield f"\n## {title}\n\n| field | of | honoured | neutral | otherwise |\n|---|---|---|---|---|\n"
     for field in group:
         neutral = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral)
