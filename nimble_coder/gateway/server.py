@@ -7,7 +7,6 @@ Several of them may serve the same ports: the kernel spreads the connections.
 
 import asyncio
 import gc
-import json
 import logging
 import signal
 import socket
@@ -15,7 +14,6 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import uvicorn
 import uvloop
@@ -35,6 +33,7 @@ from nimble_coder.gateway.kserve.http_proxy import TritonHttp
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.processes.gateway import ABANDON
+from nimble_coder.processes.log import json_line
 
 logger = logging.getLogger(__name__)
 
@@ -178,16 +177,12 @@ async def serve(settings: GatewaySettings) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line, as `nimble_coder.processes.log` writes those of the other processes."""
+    """A record as the line that `ProcessLog` passes on, with its logger and its exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": record.levelname.lower(), "process": "gateway", "logger": record.name}
-        line["message"] = record.getMessage()
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        exception = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json_line("gateway", record.levelname.lower(), record.getMessage(), logger=record.name, **exception)
 
 
 def start_logging(settings: GatewaySettings) -> None:

@@ -19,6 +19,13 @@ LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 REMEMBERED = 200
 
 
+def json_line(process: str, level: str, message: str, **more: str) -> str:
+    """A line of the log as one JSON object."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": time, "level": level, "process": process, **more, "message": message}
+    return json.dumps(line, ensure_ascii=False)
+
+
 class ProcessLog:
     """One stream for everything that all processes say."""
 
@@ -40,11 +47,7 @@ class ProcessLog:
 
     def say(self, name: str, text: str, level: str = "info") -> None:
         """A line of this process's own, or of another's."""
-        if self._json:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            text = json.dumps({"time": now, "level": level, "process": name, "message": text}, ensure_ascii=False)
-        else:
-            text = f"[{name}] {text}"
+        text = json_line(name, level, text) if self._json else f"[{name}] {text}"
         with self._writing:
             print(text, file=self._stream, flush=True)
 
