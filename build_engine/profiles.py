@@ -99,6 +99,12 @@ class Profile:
         return self.engine == "torch"
 
     @property
+    def matches_suffixes(self) -> bool:
+        """Whether a request that says nothing is drafted for by matching suffixes, which costs a CPU least; on GPUs
+        rows are free, and lookahead's window has many."""
+        return self.is_portable and self.gpu != CUDA and not self.lookahead.is_plain
+
+    @property
     def samples(self) -> bool:
         """Whether its engine can sample: TensorRT-LLM decodes greedily where it looks ahead."""
         return self.is_portable or self.lookahead.is_plain

@@ -67,6 +67,9 @@ PROMPTS = (
 )
 """Eight at once, code of several languages."""
 
+Mode = LookaheadConfig | None
+"""(w,n,g), or what the engine does by itself."""
+
 
 class VerificationError(RuntimeError):
     """The engine crashed, differs from plain decoding or is slower; carries what was measured."""
@@ -108,9 +111,9 @@ class Verification:
     """One request at a time; by this the engine is judged."""
     together: Speed
     """All requests at once."""
-    fastest: LookaheadConfig
-    """For one request at a time: of the engine's own, plain decoding and, where that is faster, some smaller ones. A
-    portable engine's lone request that names none gets it."""
+    fastest: Mode
+    """For one request at a time: of the engine's usual way, plain decoding and, where that is faster, some smaller
+    (w,n,g)."""
     gain: float
     """Its speed over plain decoding."""
 
@@ -121,7 +124,7 @@ class Verification:
     def to_json(self) -> dict[str, Any]:
         """The manifest's `verification`."""
         speeds = {"alone": self.alone.to_json(), "together": self.together.to_json()}
-        fastest = {"fastest": astuple(self.fastest), "gain": round(self.gain, 3)}
+        fastest = {"fastest": self.fastest and astuple(self.fastest), "gain": round(self.gain, 3)}
         return {"status": "slower" if self.is_slower else "passed", **asdict(self), **speeds, **fastest}
 
 
@@ -187,7 +190,7 @@ def verify(engine: Engine, profile: Profile, reference: Reference, progress: Pro
         near_ties=sum(ties),
         agreement=round(losses.count(0) / len(losses), 4),
         loss=round(sum(losses) / len(losses), 6),
-        alone=alone[profile.lookahead],
+        alone=alone[usual_of(profile)],
         together=speed(drafted, plain if plainly else drafted),  # a plain engine has nothing to be faster than
         fastest=fastest,
         gain=alone[fastest].speed_up,
@@ -200,31 +203,35 @@ def verify(engine: Engine, profile: Profile, reference: Reference, progress: Pro
 
 def judge_alone(
     engine: Engine, profile: Profile, prompts: Sequence[list[int]], tokens: int, progress: Progress
-) -> tuple[dict[LookaheadConfig, Speed], LookaheadConfig]:
-    """The speed of one request at a time under the engine's own (W,N,G), and where plain decoding is faster under
-    smaller ones; and which is the fastest."""
-    own = profile.lookahead
-    progress(f"one request at a time, {own}" + ("" if own.is_plain else " and plain decoding by turns"))
-    speeds = turns(engine, prompts, tokens, [] if own.is_plain else [own])
-    if own in speeds and speeds[own].speed_up < 1:
-        smaller = {config.limited_to(own) for config in SMALLER[profile.engine]} - {own}
-        progress(f"it is slower than plain decoding: trying {', '.join(map(str, sorted(smaller, key=astuple)))}")
-        speeds |= turns(engine, prompts, tokens, sorted(smaller, key=astuple))
+) -> tuple[dict[Mode, Speed], Mode]:
+    """The speed of one request at a time as the engine usually decodes, and where plain decoding is faster under
+    smaller (w,n,g); and which is the fastest."""
+    own, usual = profile.lookahead, usual_of(profile)
+    way = "drafts by matching suffixes" if usual is None else str(usual)
+    progress(f"one request at a time, {way}" + ("" if own.is_plain else " and plain decoding by turns"))
+    speeds = turns(engine, prompts, tokens, [] if own.is_plain else [usual])
+    if usual is not None and speeds[usual].speed_up < 1:
+        smaller = sorted({config.limited_to(own) for config in SMALLER[profile.engine]} - {own}, key=astuple)
+        progress(f"it is slower than plain decoding: trying {', '.join(map(str, smaller))}")
+        speeds |= turns(engine, prompts, tokens, smaller)
     return speeds, max(speeds, key=lambda config: speeds[config].speed_up)
 
 
-def turns(
-    engine: Engine, prompts: Sequence[list[int]], tokens: int, configs: Sequence[LookaheadConfig]
-) -> dict[LookaheadConfig, Speed]:
-    """The prompts as requests that do not meet, plainly and under each (w,n,g), which take turns prompt by prompt."""
-    modes = [PLAIN, *configs] if configs else [None]  # a plain engine takes no (w,n,g)
+def usual_of(profile: Profile) -> Mode:
+    """How a lone request that says nothing is decoded."""
+    return None if profile.matches_suffixes else profile.lookahead
+
+
+def turns(engine: Engine, prompts: Sequence[list[int]], tokens: int, configs: Sequence[Mode]) -> dict[Mode, Speed]:
+    """The prompts as requests that do not meet, plainly and in each way, which take turns prompt by prompt."""
+    modes: list[Mode] = [PLAIN, *configs] if configs else [None]  # a plain engine takes no (w,n,g)
     runs = {
         (mode, i): [engine.generate([prompt], tokens, mode) for _ in range(TURNS)]
         for i, prompt in enumerate(prompts)
         for mode in modes
     }
 
-    def batch(mode: LookaheadConfig | None) -> Batch:
+    def batch(mode: Mode) -> Batch:
         best = [min(runs[mode, i], key=lambda run: run.seconds) for i in range(len(prompts))]
         steps = sum(1 / each.tokens_per_step for each in best)
         return Batch([each.outputs[0] for each in best], sum(each.seconds for each in best), len(best) / steps)
@@ -263,15 +270,16 @@ def compare(
 
 def comparison(profile: Profile, result: Verification) -> str:
     """What is slower, and by how much."""
+    way = f"lookahead {profile.lookahead}" if usual_of(profile) else "drafting by matching suffixes"
     return (
-        f"lookahead {profile.lookahead} is slower than plain decoding here: {result.alone.lookahead_seconds:.2f} s "
+        f"{way} is slower than plain decoding here: {result.alone.lookahead_seconds:.2f} s "
         f"instead of {result.alone.plain_seconds:.2f} s for {ALONE} requests one after the other"
     )
 
 
 def instead(result: Verification) -> str:
     """What was fastest, as something to build; of what was measured only."""
-    if result.fastest.is_plain:
+    if result.fastest is None or result.fastest.is_plain:
         return "a plain engine (--lookahead 1,1,0): of what was tried nothing is faster"
     asked = ",".join(map(str, astuple(result.fastest)))
     return f"it for {result.fastest} (--lookahead {asked}), {result.gain:.2f}x the speed of plain decoding"
@@ -281,7 +289,9 @@ def advice(profile: Profile, result: Verification) -> str:
     """What a published engine that was slower does instead, empty where it was not."""
     if not result.is_slower:
         return ""
-    if result.fastest.is_plain:
+    if profile.matches_suffixes:
+        found = 'a request with "draft_tokens": 0 is decoded plainly, "draft_tokens" is in docs/tuning.md'
+    elif result.fastest is None or result.fastest.is_plain:
         found = "of what was tried nothing is faster, so a request that names no (w,n,g) is decoded plainly"
     else:
         found = f"a request that names no (w,n,g) gets {result.fastest}, {result.gain:.2f}x the speed of plain decoding"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.gateway.policy import ON_GPU, Level, Measured, Policy, PolicyError, Table, policy_of, write_policy
+from nimble_coder.gateway.policy import Level, Measured, Policy, PolicyError, Table, policy_of, write_policy
 
 ENGINE = LookaheadConfig(8, 8, 8)
 LEVELS = [
@@ -88,23 +88,17 @@ def test_the_cache_keeps_policies_beside_its_artefacts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", [(8, 8, 8), (2, 2, 1), (3, 5, 1), (1, 1, 0)])
-def test_the_portable_table_stays_within_the_engine(engine: tuple[int, int, int]) -> None:
+def test_the_table_for_gpus_stays_within_the_engine(engine: tuple[int, int, int]) -> None:
     own = LookaheadConfig(*engine)
-    policy = Policy.portable(own)
+    policy = Policy.on_gpu(own)
     for load in (1, 2, 4, 100):
         policy.choose(load, prompt_length=50).check_within(own)
 
 
 def test_on_a_gpu_a_lone_request_drafts_widely_and_many_not_at_all() -> None:
-    policy = Policy.portable(LookaheadConfig(15, 15, 15), untuned=ON_GPU)
+    policy = Policy.on_gpu(LookaheadConfig(15, 15, 15))
     chosen = [str(policy.choose(load, prompt_length=50)) for load in (1, 2, 4, 16, 17)]
     assert chosen == ["(15,15,15)", "(8,8,8)", "(4,3,4)", "(4,3,4)", "(1,1,0)"]
-
-
-def test_where_nobody_has_tuned_drafts_are_for_few_requests() -> None:
-    policy = Policy.portable(ENGINE)
-    chosen = [str(policy.choose(load, prompt_length=50)) for load in (1, 2, 3, 4, 100)]
-    assert chosen == ["(1,4,1)", "(1,2,1)", "(1,2,1)", "(1,1,0)", "(1,1,0)"]
 
 
 @pytest.mark.parametrize("fastest", [(1, 1, 0), (1, 2, 1), (1, 3, 1), (8, 8, 8)])
@@ -112,7 +106,7 @@ def test_what_the_build_found_for_a_lone_request_holds_and_more_requests_get_no_
     fastest: tuple[int, int, int],
 ) -> None:
     found = LookaheadConfig(*fastest)
-    policy = Policy.portable(ENGINE, found)
+    policy = Policy.on_gpu(ENGINE, found)
     assert policy.choose(1, prompt_length=50) == found
     for load in (2, 4, 9):
         policy.choose(load, prompt_length=50).check_within(found)

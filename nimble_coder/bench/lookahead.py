@@ -31,8 +31,8 @@ from nimble_coder.text.tokenizer import TextTokenizer
 
 CONFIGS = ("1,3,1", "1,4,1", "1,5,1", "1,4,4", "4,3,4", "3,5,3", "8,8,8")
 
-Mode = LookaheadConfig | int
-"""(W, N, G), or the most draft tokens by matching suffixes."""
+Mode = LookaheadConfig | int | None
+"""(W, N, G), or the most draft tokens by matching suffixes, or the engine's choice."""
 Runs = dict[tuple[Mode, str], list[Generation]]
 
 
@@ -53,10 +53,14 @@ def measure(engine: Engine, prompts: dict[str, list[int]], modes: list[Mode], ar
 
 def drafting(mode: Mode) -> dict[str, Any]:
     """The mode as fields of a request."""
+    if mode is None:
+        return {}
     return {"draft_tokens": mode} if isinstance(mode, int) else {"lookahead": mode}
 
 
 def label(mode: Mode) -> str:
+    if mode is None:
+        return "default"
     if isinstance(mode, int):
         return f"suffixes, {mode}"
     return "plain" if mode.is_plain else str(mode)
@@ -76,7 +80,7 @@ def report(runs: Runs, modes: list[Mode], prompts: list[str]) -> Table:
         equal = sum(runs[mode, name][0].token_ids == runs[PLAIN, name][0].token_ids for name in prompts)
         table.add_row(
             label(mode),
-            str(mode if isinstance(mode, int) else mode.max_draft_tokens),
+            str(mode.max_draft_tokens if isinstance(mode, LookaheadConfig) else mode or ""),
             f"{statistics.median(speed(runs[mode, name]) for name in prompts):.0f}",
             f"{statistics.median(runs[mode, name][0].tokens_per_step for name in prompts):.2f}",
             f"{statistics.median(ratios):.2f}x",
@@ -116,7 +120,7 @@ def main() -> None:
     options = TorchEngineOptions(threads=args.threads, device=args.device)
     with checkpoint_engine(args.model, args.precision, configs, options) as engine:
         generate(engine, [Request(ids, 8) for ids in list(prompts.values())[:8]])  # first use of code paths and slots
-        modes: list[Mode] = [*configs, *args.draft_tokens]
+        modes: list[Mode] = [*configs, *args.draft_tokens, None]
         for mode in modes:
             generate(engine, [Request(next(iter(prompts.values())), 16, **drafting(mode))])
         runs = measure(engine, prompts, modes, args)

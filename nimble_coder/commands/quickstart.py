@@ -19,20 +19,20 @@ from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.hardware import Hardware
 from build_engine.local import open_local
+from build_engine.lookahead import SMALL
 from build_engine.profiles import DEMO, EMBEDDED, Profile, find_profile
 from build_engine.selection import profile_of, select_profile
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client.grpc import CompletionClient
 from nimble_coder.commands import tour
-from nimble_coder.gateway.policy import ON_CPU
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.stopping import stop_signals
 from nimble_coder.processes.triton import Addresses
 
 SHOWN = "binary_search"
-LOOKAHEAD = ON_CPU[0][1]
-"""What the gateway gives a lone request; more drafts are for GPUs (docs/benchmarks.md)."""
+LOOKAHEAD = SMALL[0]
+"""What suits a CPU; more drafts are for GPUs (docs/benchmarks.md)."""
 
 NO_GPU = Hardware((), None)
 """The quickstart's environment has the portable engine alone, which a GPU serves too."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import LOOKAHEAD, NO_CUT, OTHERWISE_READ, SCALARS
+from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, LOOKAHEAD, NO_CUT, OTHERWISE_READ, SCALARS
 from nimble_coder.contract.request import Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import PerfMetrics, Response
 from nimble_coder.contract.scalar import Scalar
@@ -104,7 +104,8 @@ def _read_row(
         end_id=None if end_id < 0 else end_id,
         stop_words=_read_words(inputs, "stop_words_list", row),
         lookahead=_read_lookahead(inputs, row),
-        draft_tokens=int(_read_number(parameters, "draft_tokens")) if "draft_tokens" in parameters else None,
+        draft_tokens=int(_read_number(parameters, DRAFT_TOKENS)) if DRAFT_TOKENS in parameters else None,
+        draft_pool=str(parameters.get(DRAFT_POOL, "")),
         streaming=streaming,
         sampling=_read_sampling(inputs, parameters, row),
         guide=_read_guide(inputs, row),

@@ -127,9 +127,12 @@ class Request:
     stop_words: list[list[int]] = field(default_factory=list)
     """Token sequences that end the generation; the one found is the end of the output."""
     lookahead: LookaheadConfig | None = None
-    """(w, n, g) for this request; the engine's own where None."""
+    """(w, n, g) for this request."""
     draft_tokens: int | None = None
-    """The most draft tokens per step, by matching suffixes; takes the place of a (w, n, g). 0 is plain decoding."""
+    """The most draft tokens per step, by matching suffixes; takes the place of a (w, n, g). 0 is plain decoding.
+    Where both are None, the engine chooses."""
+    draft_pool: str = ""
+    """Requests of the same name may draft from what the others held; empty: from nobody's."""
     streaming: bool = True
     """Deltas as they come, or one response with everything."""
     sampling: Sampling | None = None

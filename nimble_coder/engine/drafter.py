@@ -1,9 +1,12 @@
 """What proposes a step's draft tokens: the seam between a request and the ways to guess what it goes on with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.contract.bounds import MOST_DRAFTS
+from nimble_coder.contract.request import Request
+from nimble_coder.engine.corpus import Corpus
 from nimble_coder.engine.lookahead import Lookahead
 from nimble_coder.engine.suffix import SuffixDrafter
 from nimble_coder.engine.tree import TokenTree
@@ -16,8 +19,13 @@ class Drafter(Protocol):
     def longest_path(self) -> int:
         """The most draft tokens that a step can accept."""
 
-    def draft(self, newest: int) -> TokenTree:
-        """The tree of the next step, rooted at the newest committed token."""
+    @property
+    def corpus(self) -> Corpus | None:
+        """The request's text, where the drafter keeps it."""
+
+    def draft(self, newest: int, most: int) -> TokenTree:
+        """The tree of the next step, rooted at the newest committed token. It has at most `most` draft tokens that
+        may be left out (`TokenTree.likelihoods`)."""
 
     def update(self, tree: TokenTree, outputs: Sequence[int], accepted: Sequence[int]) -> None:
         """Moves on by one step: `outputs[i]` is the token behind node i, `accepted` what was committed."""
@@ -26,6 +34,9 @@ class Drafter(Protocol):
         """Takes in tokens that came without a step of its own: the first one, behind the prompt."""
 
 
-def make_drafter(config: LookaheadConfig, draft_tokens: int | None, prompt: Sequence[int], seed: int) -> Drafter:
-    """By matching suffixes where a number of draft tokens was asked for, else by lookahead."""
-    return Lookahead(config, prompt, seed) if draft_tokens is None else SuffixDrafter(prompt, draft_tokens)
+def make_drafter(request: Request, config: LookaheadConfig | None, others: Iterable[Corpus] = ()) -> Drafter:
+    """By lookahead under `config`, else by matching suffixes in the request's own text and in others."""
+    if config is not None:
+        return Lookahead(config, request.input_ids, request.seed)
+    most = MOST_DRAFTS if request.draft_tokens is None else request.draft_tokens
+    return SuffixDrafter(request.input_ids, most, others)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from nimble_coder.contract.bounds import MOST_DRAFTS
+from nimble_coder.engine.corpus import Corpus
 from nimble_coder.engine.drafter import Drafter
 from nimble_coder.engine.form import Form
 from nimble_coder.engine.tree import TokenTree
@@ -26,15 +27,20 @@ class FormDrafter:
         """See `Drafter`."""
         return max(self._inner.longest_path, min(MOST_DRAFTS, self._most_rows - 1))
 
-    def draft(self, newest: int) -> TokenTree:
+    @property
+    def corpus(self) -> Corpus | None:
+        """See `Drafter`."""
+        return self._inner.corpus
+
+    def draft(self, newest: int, most: int) -> TokenTree:
         """See `Drafter`. A forced text goes alone where it is longer than what the inner drafter can have accepted."""
         forced = self._form.forced()[: self.longest_path]
         self._is_forced = len(forced) > self._inner.longest_path
         if self._is_forced:
-            tree = TokenTree(newest)
+            tree = TokenTree(newest, "form")
             tree.add_path(0, forced)
             return tree
-        tree = self._inner.draft(newest)
+        tree = self._inner.draft(newest, most)
         tree.add_path(0, forced[: self._most_rows - len(tree)])
         return tree
 

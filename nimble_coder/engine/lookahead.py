@@ -66,7 +66,11 @@ class Lookahead:
         """The most draft tokens that a step can accept: N-1."""
         return self._n - 1
 
-    def draft(self, newest: int) -> TokenTree:
+    @property
+    def corpus(self) -> None:
+        """See `Drafter`."""
+
+    def draft(self, newest: int, most: int = 0) -> TokenTree:  # noqa: ARG002 - a (w,n,g) has as many as it has
         """The tree of the next step, rooted at the newest committed token."""
         tree = TokenTree(newest)
         if self._n == 1:

@@ -3,11 +3,28 @@
 Shaped after TensorRT-LLM's executor (`tensorrt_llm.bindings.executor`), the second implementation to come.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from nimble_coder.contract.request import Guide, Request
 from nimble_coder.contract.response import Response
+
+SOURCES = ("lookahead", "text", "pool", "form")
+"""Where drafts come from: lookahead's window and n-grams, the request's own text, earlier requests of its pool, and
+the form that it is held to."""
+
+
+@dataclass
+class Drafting:
+    """What the drafts of one source brought, in the steps of requests that had some."""
+
+    steps: int = 0
+    drafted: int = 0
+    """Draft tokens, a row of the step each."""
+    accepted: int = 0
+    seconds: float = 0.0
+    """The steps' time, of which each request has its share of the rows."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class Statistics:
     """Decoding steps summed over requests, prefill not counted."""
     step_seconds: float
     """Time spent in steps that decoded."""
+    drafting: Mapping[str, Drafting]
+    """By source."""
 
     @property
     def tokens_per_step(self) -> float:

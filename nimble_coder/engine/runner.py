@@ -1,5 +1,7 @@
 """Runs a step's work on the model and brings its choices back, a piece of work at a time."""
 
+import time
+
 import torch
 
 from nimble_coder.engine.batch import BatchBuilder
@@ -15,6 +17,17 @@ class ModelRunner:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+
+    def seconds(self, rows: int) -> float:
+        """Times a step of one sequence and so many rows, in the first slot, which must be free."""
+        tree = TokenTree(0)
+        tree.add_path(0, [0] * (rows - 1))
+        builder = BatchBuilder()
+        builder.add_tree(0, 0, tree)
+        batch = builder.build(wants_logits=False)
+        started = time.perf_counter()
+        self._model.run(batch)
+        return time.perf_counter() - started
 
     def run(self, work: list[Work]) -> list[list[int] | Exception]:
         """One forward pass. For each piece of work, the chosen token behind every node of its tree, or behind the

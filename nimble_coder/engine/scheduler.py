@@ -4,12 +4,16 @@ from collections import deque
 from dataclasses import dataclass
 
 from nimble_coder.contract.response import FinishReason
+from nimble_coder.engine.budget import Budget
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.tree import TokenTree
 
 SCORED_AT_ONCE = 32
 """Tokens of a prompt whose log probabilities are wanted: logits take 4 bytes a token of the vocabulary for each."""
+
+MOST_DRAFTED = 64
+"""Draft tokens that are thought of per step, shared by the sequences: more are not worth their rows on any CPU."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ Work = Prefill | Decode
 class Scheduler:
     """Sequences wait in order of arrival for a slot of the KV cache, and keep it until they finish."""
 
-    def __init__(self, cache: KVCache, max_num_tokens: int) -> None:
+    def __init__(self, cache: KVCache, max_num_tokens: int, budget: Budget) -> None:
         self._cache = cache
+        self._budget = budget
         self._max_num_tokens = max_num_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -58,15 +63,23 @@ class Scheduler:
         At least one chunk moves on in every step, however full the batch is.
         """
         self._admit()
-        work: list[Work] = [Decode(s, s.draft()) for s in self.running if not s.is_prefill]
-        budget = max(self._max_num_tokens - sum(len(w.tree) for w in work if isinstance(w, Decode)), 32)
+        decoding = [s for s in self.running if not s.is_prefill]
+        most = max(1, MOST_DRAFTED // max(len(decoding), 1))
+        unread = min(sum(len(s.tokens) - s.cached for s in self.running if s.is_prefill), self._max_num_tokens)
+        trees = self._budget.cut([s.draft(most) for s in decoding], unread)
+        work: list[Work] = [Decode(s, tree) for s, tree in zip(decoding, trees, strict=True)]
+        return work + self._chunks(max(self._max_num_tokens - sum(map(len, trees)), 32))
+
+    def _chunks(self, budget: int) -> list[Prefill]:
+        """Chunks of prompts, of so many tokens together."""
+        chunks = []
         for sequence in self.running:
             if sequence.is_prefill and budget > 0:
                 most = min(budget, SCORED_AT_ONCE) if sequence.scores_prompt else budget
                 chunk = sequence.tokens[sequence.cached : sequence.cached + most]
                 budget -= len(chunk)
-                work.append(Prefill(sequence, chunk))
-        return work
+                chunks.append(Prefill(sequence, chunk))
+        return chunks
 
     def _admit(self) -> None:
         while self.waiting and self._cache.free_slots:

@@ -3,10 +3,9 @@
 import time
 from dataclasses import dataclass
 
-from build_engine.lookahead import LookaheadConfig
 from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.contract.response import TOKENS_PER_BLOCK, FinishReason, PerfMetrics, Response
-from nimble_coder.engine.drafter import make_drafter
+from nimble_coder.engine.drafter import Drafter
 from nimble_coder.engine.form import Form
 from nimble_coder.engine.form_drafter import FormDrafter
 from nimble_coder.engine.sampler import Sampler
@@ -40,7 +39,7 @@ class Sequence:
     """State of one request. The newest token's KV entry is never in the cache: it is the input of the next step."""
 
     def __init__(
-        self, request_id: int, request: Request, config: LookaheadConfig, limits: Limits, form: Form | None = None
+        self, request_id: int, request: Request, drafter: Drafter, limits: Limits, form: Form | None = None
     ) -> None:
         """`form` is at its beginning, where the request is held to one."""
         self.request_id = request_id
@@ -54,7 +53,7 @@ class Sequence:
         self.error: str | None = None
         self.reused = 0
         """Prompt tokens whose KV entries were there already."""
-        self.drafter = make_drafter(config, request.draft_tokens, request.input_ids, request.seed)
+        self.drafter = drafter
         if form and self.drafter.longest_path:
             self.drafter = FormDrafter(self.drafter, form, limits.rows_per_step)
         sampling = request.sampling or (GREEDY if form else None)
@@ -99,9 +98,9 @@ class Sequence:
         self.error = f"Encountered an error in the decoding step: {error}"
         self.last_step = StepCount(0, 0)
 
-    def draft(self) -> TokenTree:
-        """The input of the next decoding step."""
-        return self.drafter.draft(self.tokens[-1])
+    def draft(self, most: int) -> TokenTree:
+        """The input of the next decoding step, with at most `most` draft tokens that may be left out."""
+        return self.drafter.draft(self.tokens[-1], most)
 
     def advance(self, tree: TokenTree, outputs: list[int]) -> list[int]:
         """Verifies a step and commits what holds; returns the path's nodes whose KV entries stay."""

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -16,17 +16,21 @@ from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_lim
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError, Sampling
 from nimble_coder.contract.response import Response
+from nimble_coder.engine.budget import Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
+from nimble_coder.engine.counters import Counters
+from nimble_coder.engine.drafter import make_drafter
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import NativeQwen2, takes
+from nimble_coder.engine.pool import Pools
 from nimble_coder.engine.protocol import Statistics
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
-from nimble_coder.engine.scheduler import Decode, Prefill, Scheduler, Work
+from nimble_coder.engine.scheduler import Decode, Scheduler, Work
 from nimble_coder.engine.sequence import Limits, Sequence
 from nimble_coder.engine.weights import are_quantised, in_rows, load_weights
 
@@ -77,8 +81,12 @@ class TorchEngine:
         device = choose_device(options.device)
         cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
         self._slots = cache.free_slots
-        self._scheduler = Scheduler(cache, config.max_num_tokens)
         self._runner = ModelRunner(load_model(engine_dir, config, cache, lookahead, options.threads))
+        self._costs = StepCosts.measure(self._runner.seconds)
+        self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
+        self._usual = lookahead if device.type == "cuda" or lookahead.is_plain else None
+        """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
+        self._pools = Pools()
         self._counters = Counters()
         self._lock = threading.Condition()
         self._arrivals: deque[Sequence] = deque()
@@ -122,7 +130,10 @@ class TorchEngine:
         """See `Engine.enqueue`."""
         config = self._check(request)
         form = self._open(request.guide, request.ends) if request.guide else None
-        sequence = Sequence(next(self._ids), request, config, self._limits, form)
+        with self._lock:
+            others = self._pools.texts(request.draft_pool) if request.draft_pool else []
+        drafter = make_drafter(request, config, others)
+        sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
         with self._lock:
             if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
                 raise QueueFullError(self._options.max_queue_size)
@@ -174,6 +185,7 @@ class TorchEngine:
             draft_tokens=counters.draft_tokens,
             request_steps=counters.request_steps,
             step_seconds=counters.step_seconds,
+            drafting={source: replace(counts) for source, counts in counters.drafting.items()},
         )
 
     def shutdown(self) -> None:
@@ -185,8 +197,8 @@ class TorchEngine:
             self._lock.notify()
         self._thread.join()
 
-    def _check(self, request: Request) -> LookaheadConfig:
-        """Raises `RequestError` for what cannot run; returns the request's (w, n, g)."""
+    def _check(self, request: Request) -> LookaheadConfig | None:
+        """Raises `RequestError` for what cannot run; returns the request's (w, n, g), None where it has none."""
         length, vocab = len(request.input_ids), self._config.shape.vocab_size
         if not length:
             raise RequestError("the prompt is empty: send at least one token in input_ids")
@@ -205,9 +217,9 @@ class TorchEngine:
         if request.draft_tokens is not None:
             if not 0 <= request.draft_tokens <= MOST_DRAFTS:
                 raise RequestError(f"draft_tokens is {request.draft_tokens}, out of range: send 0 to {MOST_DRAFTS}")
-            return self._lookahead  # which is not used
+            return None
         if request.lookahead is None:
-            return self._lookahead
+            return self._usual
         try:
             request.lookahead.check_within(portable_limit(self._lookahead))
         except LookaheadError as error:
@@ -260,7 +272,11 @@ class TorchEngine:
         else:
             for piece, outputs in zip(work, outcome, strict=True):
                 self._advance(piece, outputs)
-        self._counters.add(work, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._counters.add(work, seconds)
+        trees = [piece.tree for piece in work if isinstance(piece, Decode)]
+        if len(trees) == len(work):
+            self._costs.observe(sum(map(len, trees)), seconds)
 
     def _advance(self, piece: Work, outputs: list[int] | Exception) -> None:
         """Takes in one sequence's part of a step; where that failed or fails, the others go on."""
@@ -280,10 +296,16 @@ class TorchEngine:
             with self._lock:
                 for sequence in finished:
                     del self._live[sequence.request_id]
+                    self._keep(sequence)
         if ready:
             with self._answered:
                 self._outbox.extend(ready)
                 self._answered.notify_all()
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Puts what a request read and wrote into its pool."""
+        if sequence.request.draft_pool and sequence.drafter.corpus:
+            self._pools.add(sequence.request.draft_pool, sequence.drafter.corpus)
 
 
 def rows_per_step(lookahead: LookaheadConfig) -> int:
@@ -329,35 +351,3 @@ def load_model(
         return model
     torch.set_num_threads(threads)
     return Qwen2(shape, weights, cache, rounds)
-
-
-class Counters:
-    """Running totals, written by the engine's thread alone."""
-
-    def __init__(self) -> None:
-        self.iterations = 0
-        self.prompt_tokens = 0
-        self.reused_prompt_tokens = 0
-        self.generated_tokens = 0
-        self.accepted_draft_tokens = 0
-        self.draft_tokens = 0
-        self.request_steps = 0
-        self.step_seconds = 0.0
-
-    def add(self, work: list[Work], seconds: float) -> None:
-        """Adds one step."""
-        self.iterations += 1
-        decoded = [piece for piece in work if isinstance(piece, Decode)]
-        for piece in work:
-            if isinstance(piece, Prefill) and not piece.sequence.is_prefill:
-                self.generated_tokens += 1
-                self.prompt_tokens += piece.sequence.prompt_length
-                self.reused_prompt_tokens += piece.sequence.reused
-        for piece in decoded:
-            step = piece.sequence.last_step
-            self.generated_tokens += step.tokens
-            self.accepted_draft_tokens += step.accepted_drafts
-            self.draft_tokens += step.drafts
-        self.request_steps += len(decoded)
-        if decoded:
-            self.step_seconds += seconds

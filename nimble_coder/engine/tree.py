@@ -1,6 +1,8 @@
 """The tree of draft tokens of a step, and its verification: whatever drafted them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+SURE = 1.0
 
 
 class TokenTree:
@@ -10,11 +12,16 @@ class TokenTree:
     children of a node hold the same token, so equal beginnings of draft sequences are computed once.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, source: str = "lookahead") -> None:
+        """`source` says where its drafts come from, for the metrics."""
+        self.source = source
         self.tokens = [root]
         self.depths = [0]
         self.visible = [1]
         """Per node, a bit set of the nodes it attends to: its ancestors and itself."""
+        self.likelihoods = [1.0]
+        """Per node, how likely its drafter thinks that it is accepted, never more than its parent; `SURE` where it
+        does not think and the node must not be left out."""
         self._children: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -24,7 +31,11 @@ class TokenTree:
         """The child of `node` that holds `token`."""
         return self._children.get((node, token))
 
-    def add(self, node: int, token: int) -> int:
+    def edges(self) -> Iterator[tuple[int, int]]:
+        """Each node but the root behind its parent."""
+        return ((parent, node) for (parent, _), node in self._children.items())
+
+    def add(self, node: int, token: int, likelihood: float = SURE) -> int:
         """The child of `node` that holds `token`, made where there is none."""
         index = self._children.get((node, token))
         if index is None:
@@ -32,18 +43,32 @@ class TokenTree:
             self.tokens.append(token)
             self.depths.append(self.depths[node] + 1)
             self.visible.append(self.visible[node] | 1 << index)
+            self.likelihoods.append(likelihood)
         return index
+
+    def keep(self, nodes: Sequence[int]) -> "TokenTree":
+        """A tree of some of the nodes: the root and, of each other one, its parent are among them; in order."""
+        tree = TokenTree(self.tokens[0], self.source)
+        parents = {node: parent for parent, node in self.edges()}
+        new = {0: 0}
+        for node in nodes[1:]:
+            new[node] = tree.add(new[parents[node]], self.tokens[node], self.likelihoods[node])
+        return tree
 
     def add_path(self, node: int, tokens: Sequence[int]) -> int:
         """Adds a chain of tokens below `node` and returns its last node."""
         children, held, depths, visible = self._children, self.tokens, self.depths, self.visible
+        likelihoods = self.likelihoods
         for token in tokens:  # `add`, spelled out: a hundred calls a step are felt beside a GPU's
             index = children.get((node, token))
-            if index is None:
+            if index is not None:
+                likelihoods[index] = SURE
+            else:
                 index = children[node, token] = len(held)
                 held.append(token)
                 depths.append(depths[node] + 1)
                 visible.append(visible[node] | 1 << index)
+                likelihoods.append(SURE)
             node = index
         return node
 

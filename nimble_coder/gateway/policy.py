@@ -8,7 +8,7 @@ import msgspec
 import msgspec.yaml
 import yaml
 
-from build_engine.lookahead import PLAIN, SMALL, LookaheadConfig, LookaheadError
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 
 HEADER = """\
 # Written by `nimble-coder tune`; the gateway reads it when it starts (docs/tuning.md).
@@ -16,16 +16,14 @@ HEADER = """\
 # Speeds are tokens per second of all requests together: under it, under the engine's own (W,N,G), and plainly.
 """
 
-Untuned = tuple[tuple[int, LookaheadConfig], ...]
-ON_CPU: Untuned = ((1, SMALL[0]), (2, SMALL[2]), (4, PLAIN))
-"""The portable engine's on a CPU, where nobody has tuned: from load on, as docs/tuning.md measured."""
-ON_GPU: Untuned = (
+ON_GPU = (
     (1, LookaheadConfig(15, 15, 15)),
     (2, LookaheadConfig(8, 8, 8)),
     (4, LookaheadConfig(4, 3, 4)),
     (17, PLAIN),
 )
-"""On a GPU, as docs/gpu-benchmarks.md measured on an H200 with the real 0.5B and 1.5B."""
+"""The portable engine's on a GPU, where nobody has tuned: from load on, as docs/gpu-benchmarks.md measured on an H200
+with the real 0.5B and 1.5B."""
 
 
 class PolicyError(ValueError):
@@ -92,16 +90,13 @@ class Policy:
         return cls(tuple(levels))
 
     @classmethod
-    def portable(
-        cls, engine: LookaheadConfig, fastest: LookaheadConfig | None = None, untuned: Untuned = ON_CPU
-    ) -> "Policy":
-        """For the portable engine where nobody has tuned: few drafts on a CPU, whose step costs what its tokens cost.
+    def on_gpu(cls, engine: LookaheadConfig, fastest: LookaheadConfig | None = None) -> "Policy":
+        """For the portable engine on a GPU where nobody has tuned.
 
-        `fastest` is what the build found for a lone request; several get no more drafts than that. Without it the
-        published 0.5B's is taken (docs/tuning.md).
+        `fastest` is what the build found for a lone request; several get no more drafts than that.
         """
-        alone = (fastest or untuned[0][1]).limited_to(engine)
-        return cls(((1, alone), *((load, config.limited_to(alone)) for load, config in untuned[1:])))
+        alone = (fastest or ON_GPU[0][1]).limited_to(engine)
+        return cls(((1, alone), *((load, config.limited_to(alone)) for load, config in ON_GPU[1:])))
 
     def choose(self, load: int, prompt_length: int) -> LookaheadConfig:
         """The (w,n,g) for a request that makes it `load` generations at once; plain where its prompt is too short."""

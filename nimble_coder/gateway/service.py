@@ -11,8 +11,9 @@ from typing import TypeVar
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL, Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.manifest import NAME
-from build_engine.profiles import CUDA
+from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.encoding import Generation
+from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS
 from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
@@ -24,7 +25,7 @@ from nimble_coder.gateway.answers.usage import figures_of, usage_of
 from nimble_coder.gateway.answers.wire import Wire
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
-from nimble_coder.gateway.policy import ON_CPU, ON_GPU, Policy, policy_of
+from nimble_coder.gateway.policy import Policy, policy_of
 from nimble_coder.gateway.prompts.chat import ChatPrompts
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.field_check import check_fields, header
@@ -117,9 +118,9 @@ class Service:
         path = given or (beside if beside and beside.is_file() else None)
         if path is None:
             profile, own = self.profile, self.limits.lookahead
-            if not profile.is_portable or own.is_plain:
+            if not profile.is_portable or own.is_plain or profile.matches_suffixes:
                 return None
-            return Policy.portable(own, self.artifact.manifest.fastest, ON_GPU if profile.gpu == CUDA else ON_CPU)
+            return Policy.on_gpu(own, self.artifact.manifest.fastest)
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.lookahead)
 
@@ -130,6 +131,8 @@ class Service:
         None leaves the engine its own. Raises `ApiError` for one beyond the engine's."""
         if asked is None and self.policy:
             return self.policy.choose(self.admission.active + joining, prompt_length)
+        if asked is None and self.profile.matches_suffixes:
+            return None
         return self.limits.choose_lookahead(asked, prompt_length)
 
     async def read(self, exchange: Exchange, kind: type[Asked]) -> tuple[Asked, int]:
@@ -165,12 +168,13 @@ class Service:
         asked: Sampling,
         max_tokens: int,
         streaming: bool,
+        client: str,
         copies: int = 1,
         echo: str = "",
         guide: Guide | None = None,
     ) -> list[Job]:
-        """The generations for a prompt; raises `ApiError` for what the engine must not see. The portable engine holds
-        them to the form of `guide`, else to the one that the request asks for."""
+        """The generations of a client's prompt; raises `ApiError` for what the engine must not see. The portable engine
+        holds them to the form of `guide`, else to the one that the request asks for."""
         self.limits.check_prompt(len(ids))
         lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
@@ -197,7 +201,11 @@ class Service:
         known = () if min_tokens and not is_portable else tuple(asked_ids)
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
         encode = self.encoder.raw
+        suffixes = self._draft_tokens(asked, lookahead)
         parameters = parameters_of(asked, encode, self.limits.vocab_size) if is_portable else ()
+        if suffixes is not None:
+            pool = client if self.settings.share_drafts else ""
+            parameters = (*parameters, (DRAFT_TOKENS, float(suffixes)), (DRAFT_POOL, pool))
         held = (guide or guide_of(asked)) if is_portable else None
         jobs = []
         for copy in range(copies):
@@ -220,14 +228,22 @@ class Service:
             jobs.append(Job(generation, ending, echo))
         return jobs
 
+    def _draft_tokens(self, asked: Sampling, lookahead: LookaheadConfig | None) -> int | None:
+        """The most draft tokens per step by matching suffixes; None where a request is not drafted for in that way."""
+        if asked.draft_tokens is not None and self.engine is Engine.PORTABLE:
+            return asked.draft_tokens
+        return MOST_DRAFTS if lookahead is None and self.profile.matches_suffixes else None
+
     def headers(self, asked: Sampling, jobs: Sequence[Job]) -> Headers:
         """How an answer is decoded: a TensorRT engine with lookahead does it greedily whatever a client asks, its
         companion plainly, and a policy may choose the (w,n,g)."""
         first = jobs[0].generation
         lookahead = PLAIN if first.model == PLAIN_MODEL else first.lookahead or self.limits.lookahead
-        suffixes = asked.draft_tokens if self.engine is Engine.PORTABLE else None
+        suffixes = self._draft_tokens(asked, first.lookahead)
         config = PLAIN if suffixes is not None else lookahead
+        drafting = b"suffixes" if suffixes else b"none" if config.is_plain else b"lookahead"
         return [
+            (b"x-nimble-drafting", drafting),
             (b"x-nimble-decoding", b"sampling" if self.engine >= Engine.SAMPLING and samples(asked) else b"greedy"),
             (b"x-nimble-lookahead", ",".join(map(str, astuple(config))).encode()),
             *([] if suffixes is None else [(b"x-nimble-draft-tokens", b"%d" % suffixes)]),

@@ -16,6 +16,8 @@ class GatewayOptions(BaseModel):
 
     artifact: Path | None = None
     """The artefact to serve: a directory that build-engine printed or create-model-store wrote."""
+    share_drafts: bool = True
+    """Draft from what earlier requests of the same API key, or without keys of the same address, held (CPUs)."""
     policy: Path | None = None
     """What `nimble-coder tune` wrote: (w,n,g) by load. The one in the artefact's cache, if any, where unset."""
 

@@ -8,12 +8,19 @@ TensorRT-LLM" of its model server protocol); `nimble_*` is what it does not tell
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nimble_coder.contract.response import TOKENS_PER_BLOCK
-from nimble_coder.engine.protocol import Engine, Statistics
+from nimble_coder.engine.protocol import SOURCES, Engine, Statistics
 
 Read = Callable[[Statistics], float]
+
+
+def drafting(source: str, total: str, statistics: Statistics) -> float:
+    """A total of the drafts of one source."""
+    return float(getattr(statistics.drafting[source], total))
+
 
 GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
     "nv_trt_llm_request_metrics": (
@@ -52,6 +59,19 @@ GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
         "kind",
         {"total": lambda s: s.prompt_tokens, "reused": lambda s: s.reused_prompt_tokens},
     ),
+    **{
+        f"nimble_drafting_{total}": (
+            f"{meaning} since the start of the engine, by what proposed the draft tokens",
+            "source",
+            {source: partial(drafting, source, total) for source in SOURCES},
+        )
+        for total, meaning in {
+            "steps": "Steps of requests with draft tokens",
+            "drafted": "Draft tokens",
+            "accepted": "Accepted draft tokens",
+            "seconds": "Seconds of such steps, by the requests' shares of their rows",
+        }.items()
+    },
     "nimble_lookahead_totals": (
         "Totals since the start of the engine; tokens per step = 1 + accepted / request_steps",
         "kind",

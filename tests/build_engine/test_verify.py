@@ -7,7 +7,7 @@ import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.precision import Precision
-from build_engine.profiles import PROFILES, Profile
+from build_engine.profiles import CUDA, PROFILES, Profile
 from build_engine.verify import (
     LIMITS,
     PORTABLE_COMPARED,
@@ -23,6 +23,8 @@ from build_engine.verify import (
 
 BF16 = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 FP32 = PROFILES["demo"]
+ON_GPU = replace(FP32, gpu=CUDA)
+"""A portable engine that looks ahead by itself."""
 
 
 @dataclass
@@ -170,22 +172,34 @@ def test_a_compiled_engine_that_is_slower_is_refused_and_what_was_faster_is_offe
         judge(FakeEngine(plain_seconds=0.5, smaller_seconds=0.25))
 
 
-def test_a_torch_engine_may_be_slower_where_it_is_built_and_then_plain_decoding_is_the_default() -> None:
+def test_an_engine_that_matches_suffixes_is_judged_by_that_and_may_be_slower() -> None:
     result = check(FakeEngine(plain_seconds=0.5), FP32)
+    assert (result.is_slower, result.fastest, result.gain) == (True, PLAIN, 1.0)
+    said = advice(FP32, result)
+    assert said.startswith("drafting by matching suffixes is slower than plain decoding here: 3.00 s instead of 1.50 s")
+    assert '"draft_tokens": 0' in said
+    faster = check(FakeEngine(), FP32)
+    assert (faster.fastest, faster.to_json()["fastest"], faster.gain) == (None, None, 2.0)
+    assert advice(FP32, faster) == ""
+
+
+def test_a_torch_engine_may_be_slower_where_it_is_built_and_then_plain_decoding_is_the_default() -> None:
+    result = check(FakeEngine(plain_seconds=0.5), ON_GPU)
     assert (result.to_json()["status"], result.alone.speed_up) == ("slower", 0.5)
     assert (result.fastest, result.gain) == (PLAIN, 1.0)
-    said = advice(FP32, result)
+    said = advice(ON_GPU, result)
     assert said.startswith("lookahead (8,8,8) is slower than plain decoding here: 3.00 s instead of 1.50 s for 3 ")
     assert "a request that names no (w,n,g) is decoded plainly" in said
-    assert advice(FP32, check(FakeEngine(), FP32)) == ""
+    assert advice(ON_GPU, check(FakeEngine(), ON_GPU)) == ""
 
 
 @pytest.mark.parametrize("own", [LookaheadConfig(8, 8, 8), LookaheadConfig(4, 3, 4), LookaheadConfig(1, 4, 1)])
 def test_what_was_too_slow_is_never_what_is_recommended(own: LookaheadConfig) -> None:
-    profile = replace(FP32, lookahead=own)
+    profile = replace(ON_GPU, lookahead=own)
     result = check(FakeEngine(plain_seconds=0.5, smaller_seconds=0.4, own=own), profile)
     assert result.is_slower
-    assert result.fastest not in (own, PLAIN)
+    assert result.fastest not in (own, PLAIN, None)
+    assert result.fastest
     result.fastest.check_within(own)
     assert result.gain == pytest.approx(1.25)
     assert f"gets {result.fastest}, 1.25x" in advice(profile, result)

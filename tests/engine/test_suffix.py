@@ -8,8 +8,9 @@ import pytest
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Request, RequestError, Sampling
+from nimble_coder.engine.corpus import LONGEST_MATCH
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.suffix import LONGEST_MATCH, SuffixDrafter
+from nimble_coder.engine.suffix import SuffixDrafter
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 
@@ -25,7 +26,7 @@ def test_a_sure_match_gives_a_chain_of_what_followed() -> None:
 
 
 def test_an_unsure_match_drafts_little_and_no_match_nothing() -> None:
-    assert len(SuffixDrafter([7, 1, 2, 3, 4, 7], most=16).draft(7)) <= 3
+    assert max(SuffixDrafter([7, 1, 2, 3, 4, 7], most=16).draft(7).likelihoods[1:]) < 0.3
     assert SuffixDrafter([1, 2, 3, 9], most=16).draft(9).tokens == [9]
 
 
@@ -62,7 +63,7 @@ def test_no_tree_is_larger_or_deeper_than_was_asked_for(most: int) -> None:
 @pytest.mark.parametrize(
     "sampling", [None, Sampling(temperature=0.9), Sampling(temperature=1.1, top_p=0.9, log_probs=True)]
 )
-def test_the_output_is_plain_decoding_s(load_engine: LoadEngine, sampling: Sampling | None) -> None:
+def test_the_output_is_plain_decoding_s(load_engine: LoadEngine, sampling: Sampling | None, free_rows: None) -> None:
     engine = load_engine(EMBEDDED, lookahead=LookaheadConfig(2, 3, 2), precision="bf16")
     requests = [
         Request(PROMPT[:length], 60, seed=length, sampling=sampling, draft_tokens=most)

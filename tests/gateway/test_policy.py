@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import astuple
 from pathlib import Path
 
 import httpx
@@ -13,7 +12,8 @@ import tritonclient.grpc as triton_grpc
 from build_engine.artifact import Artifact
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.client.grpc import CompletionClient, tensors
-from nimble_coder.gateway.policy import ON_CPU, Level, Table, write_policy
+from nimble_coder.contract.bounds import MOST_DRAFTS
+from nimble_coder.gateway.policy import Level, Table, write_policy
 from nimble_coder.processes.gateway import GatewayError, GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses
@@ -114,9 +114,10 @@ def test_a_batch_of_prompts_in_one_grpc_request_gets_a_row_each(tuned: GatewayPr
     assert not any(isinstance(answer, Exception) for answer in answers), answers
 
 
-def test_without_a_policy_the_portable_engine_gets_few_drafts(gateway: Serving) -> None:
+def test_without_a_policy_the_portable_engine_matches_suffixes(gateway: Serving) -> None:
     answer = httpx.post(f"{gateway.addresses.http}/v1/completions", json=ASKED, timeout=60)
-    assert answer.headers["x-nimble-lookahead"] == ",".join(map(str, astuple(ON_CPU[0][1])))
+    names = ("drafting", "lookahead", "draft-tokens")
+    assert [answer.headers[f"x-nimble-{name}"] for name in names] == ["suffixes", "1,1,0", str(MOST_DRAFTS)]
 
 
 def test_a_policy_beyond_the_engine_ends_the_gateway_with_one_line(

@@ -29,7 +29,7 @@ async def mistral_fim(front: Front, exchange: Exchange) -> None:
     ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.wanted_tokens)
     room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
-    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
     wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
@@ -101,7 +101,7 @@ async def answer_llama(
     jobs: list[Job] = []
     for ids in prompts:
         room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
-        jobs += service.jobs(ids, asked, room, stream, asked.n_cmpl or 1)
+        jobs += service.jobs(ids, asked, room, stream, exchange.client, asked.n_cmpl or 1)
     check_choices(jobs)
     wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
     delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=service.headers(asked, jobs))

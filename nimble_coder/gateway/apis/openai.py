@@ -36,7 +36,7 @@ async def completions(front: Front, exchange: Exchange) -> None:
         default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
         echo = echo_of(service, asked, place, ids) if asked.echo else ""
         room = service.limits.room(len(ids), asked.wanted_tokens, default)
-        jobs += service.jobs(ids, asked, room, bool(asked.stream), copies, echo)
+        jobs += service.jobs(ids, asked, room, bool(asked.stream), exchange.client, copies, echo)
     wire = CompletionWire(
         exchange.request_id,
         model,
@@ -128,7 +128,7 @@ async def chat(front: Front, exchange: Exchange) -> None:
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
     token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
-    jobs = service.jobs(ids, asked, room, bool(asked.stream), asked.n or 1, guide=calling.guide)
+    jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1, guide=calling.guide)
     wire = ChatWire(
         exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
     )

@@ -37,6 +37,11 @@ DECODING = {
         "required": True,
         "schema": {"enum": ["greedy", "sampling"]},
     },
+    "x-nimble-drafting": {
+        "description": "What proposed the tokens that a step verifies",
+        "required": True,
+        "schema": {"enum": ["lookahead", "suffixes", "none"]},
+    },
     "x-nimble-lookahead": {
         "description": "The (w,n,g) that was used; 1,1,0 is plain decoding",
         "required": True,

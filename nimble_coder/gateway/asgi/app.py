@@ -96,7 +96,8 @@ class App:
             (b"access-control-allow-headers", allowed.encode("latin-1")),
             (
                 b"access-control-expose-headers",
-                b"x-request-id, x-nimble-decoding, x-nimble-lookahead, x-nimble-draft-tokens, x-nimble-ignored",
+                b"x-request-id, x-nimble-decoding, x-nimble-drafting, x-nimble-lookahead, x-nimble-draft-tokens, "
+                b"x-nimble-ignored",
             ),
             (b"access-control-max-age", b"600"),
         ]

@@ -3,7 +3,7 @@
 import re
 import struct
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import LOOKAHEAD
+from nimble_coder.contract.fields import DRAFT_POOL, LOOKAHEAD
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.service import Service
 
@@ -63,6 +63,8 @@ class KServeGuard:
     def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> CheckedBody:
         """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
         content, binary = split_body(body, header_length)
+        given = content.get("parameters")
+        check_parameters({**content, **(given if isinstance(given, dict) else {})})
         if verb == "infer":
             values, rows = read_infer(content, binary)
         else:
@@ -79,6 +81,7 @@ class KServeGuard:
     def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
         """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
         for a short prompt; raises `ApiError`."""
+        check_parameters(request.parameters)
         raw = list(request.raw_input_contents)
         values: Values = {}
         rows = 1
@@ -306,3 +309,9 @@ def shared_memory(kind: str, name: str) -> ApiError:
     """Shared memory cannot be looked into, so it is not let through."""
     remedy = "send its content" if kind == "input" else "take its content from the answer"
     return ApiError(400, f"{kind} {name[:40]!r} is in shared memory: {remedy}", "shared_memory")
+
+
+def check_parameters(names: Container[str]) -> None:
+    """Raises `ApiError` for a request parameter that the gateway alone may send."""
+    if DRAFT_POOL in names:
+        raise ApiError(400, f"{DRAFT_POOL} is the gateway's own: leave it out", "unsupported", DRAFT_POOL)

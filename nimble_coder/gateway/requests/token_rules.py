@@ -57,8 +57,6 @@ def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tup
     biases = biases_of(asked, encode, vocab_size)
     bias: tuple[tuple[str, str | float], ...] = (("logit_bias", json.dumps(biases)),) if biases else ()
     found = list(bias)
-    if asked.draft_tokens is not None:
-        found.append(("draft_tokens", float(asked.draft_tokens)))
     found += [(scalar.name, float(value)) for scalar, value in given_numbers(asked) if scalar.datatype is None]
     if isinstance(asked, OpenAISampling) and asked.wants_log_probs:
         found += [("top_logprobs", float(asked.alternatives))] if asked.alternatives else []

@@ -1,0 +1,106 @@
+"""How many rows a step has: the drafts that are worth theirs, given what a step of so many rows takes here.
+
+A step commits one token per sequence and each draft token that is accepted. Draft tokens join it, the likeliest of all
+sequences first, for as long as the tokens expected per second grow. On a machine that waits for its weights the first
+rows cost nothing, so that even unsure drafts go; with many sequences a step computes already, and only sure ones do.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+from nimble_coder.engine.tree import SURE, TokenTree
+
+MEASURED = (1, 2, 4, 8, 16)
+"""Rows of the steps that are timed when an engine is loaded; between them and beyond, lines."""
+REPEATS = 3
+"""The least time counts: another process can only make it longer."""
+LEARNED, SPREAD, FORGOTTEN = 0.05, 0.1, 0.999
+"""How much a step's time says of the curve at its rows, and of its height; and how much of that the next step leaves
+at other rows."""
+
+
+class StepCosts:
+    """Seconds that a step takes by its rows: a curve through measured points, whose shape follows what is seen.
+
+    Only ratios matter, so a machine that becomes slower at all rows changes nothing.
+    """
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        """Measured seconds by rows, two points at least, made a curve that does not fall."""
+        self._rows = sorted(seconds)
+        self._base: list[float] = []
+        for rows in self._rows:
+            self._base.append(max(seconds[rows], self._base[-1] if self._base else 0.0))
+        self._bend = [0.0] * len(self._rows)
+        """Per point, the logarithm of how much more it takes than was measured, in comparison with the others."""
+        self._level: float | None = None
+        """The logarithm of how much slower than measured the machine is now."""
+
+    @classmethod
+    def measure(cls, seconds_of: Callable[[int], float]) -> "StepCosts":
+        """Times steps; `seconds_of` runs one of so many rows."""
+        seconds_of(MEASURED[-1])  # the first one pays for allocations
+        return cls({rows: min(seconds_of(rows) for _ in range(REPEATS)) for rows in MEASURED})
+
+    def of(self, rows: int) -> float:
+        """The seconds of a step of so many rows."""
+        points = self._rows
+        right = min(max(bisect_right(points, rows), 1), len(points) - 1)
+        left = right - 1
+        share = (rows - points[left]) / (points[right] - points[left])
+        return self._point(left) + share * max(self._point(right) - self._point(left), 0.0)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Takes in the time of a step that only decoded."""
+        if not 1 <= rows <= self._rows[-1]:
+            return
+        nearest = min(range(len(self._rows)), key=lambda i: abs(self._rows[i] - rows))
+        ratio = math.log(seconds / self.of(rows))
+        if self._level is None:
+            self._level = ratio
+        off = ratio - self._level
+        self._level += SPREAD * off
+        self._bend = [FORGOTTEN * bend for bend in self._bend]
+        self._bend[nearest] += LEARNED * off
+
+    def _point(self, index: int) -> float:
+        return self._base[index] * math.exp(self._bend[index])
+
+
+class Budget:
+    """Cuts a step's trees to what is worth its rows."""
+
+    def __init__(self, costs: StepCosts) -> None:
+        self.costs = costs
+
+    def cut(self, trees: Sequence[TokenTree], other_rows: int = 0) -> list[TokenTree]:
+        """The trees of a step without the nodes that would slow it down; `other_rows` are computed in any case.
+
+        Nodes that are `SURE` stay, and a node's parent stays with it.
+        """
+        candidates = [
+            (-likelihood, which, node)
+            for which, tree in enumerate(trees)
+            for node, likelihood in enumerate(tree.likelihoods)
+            if likelihood < SURE
+        ]
+        if not candidates:
+            return list(trees)
+        candidates.sort()  # a parent is no less likely than its child, and comes before it
+        rows = other_rows + sum(map(len, trees)) - len(candidates)
+        expected, best, taken = float(len(trees)), len(trees) / self.costs.of(rows), 0
+        for count, (unlikelihood, _, _) in enumerate(candidates, start=1):
+            expected -= unlikelihood
+            speed = expected / self.costs.of(rows + count)
+            if speed >= best:
+                best, taken = speed, count
+        if taken == len(candidates):
+            return list(trees)
+        left_out: list[set[int]] = [set() for _ in trees]
+        for _, which, node in candidates[taken:]:
+            left_out[which].add(node)
+        return [
+            tree.keep([node for node in range(len(tree)) if node not in missing]) if missing else tree
+            for tree, missing in zip(trees, left_out, strict=True)
+        ]

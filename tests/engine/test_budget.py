@@ -1,0 +1,82 @@
+"""The budget of rows: what a step costs decides which drafts it has."""
+
+import pytest
+
+from nimble_coder.engine.budget import MEASURED, Budget, StepCosts
+from nimble_coder.engine.tree import TokenTree
+
+FREE = StepCosts({1: 1.0, 16: 1.0})
+BY_ROW = StepCosts({1: 1.0, 16: 16.0})
+WAITS = StepCosts({1: 1.0, 4: 1.0, 8: 1.5, 16: 2.5})
+"""As a CPU that reads its weights."""
+
+
+def chain(*likelihoods: float) -> TokenTree:
+    tree, node = TokenTree(0), 0
+    for token, likelihood in enumerate(likelihoods, start=1):
+        node = tree.add(node, token, likelihood)
+    return tree
+
+
+def test_rows_that_cost_nothing_take_every_draft_and_rows_that_cost_as_much_as_the_first_none() -> None:
+    tree = chain(0.9, 0.5, 0.1)
+    assert Budget(FREE).cut([tree]) == [tree]
+    assert Budget(BY_ROW).cut([tree])[0].tokens == [0]
+
+
+def test_the_likeliest_drafts_of_all_sequences_are_taken_first() -> None:
+    sure, unsure = chain(0.95, 0.9, 0.85), chain(0.2, 0.1)
+    cut = Budget(WAITS).cut([sure, unsure])
+    assert [len(tree) for tree in cut] == [4, 1]
+
+
+def test_many_sequences_leave_room_for_sure_drafts_only() -> None:
+    alone = Budget(WAITS).cut([chain(0.6, 0.3)])
+    among = Budget(WAITS).cut([chain(0.6, 0.3), chain(0.97), *[chain() for _ in range(10)]])
+    assert [len(tree) for tree in alone] == [3]
+    assert [len(tree) for tree in among[:2]] == [1, 2]
+
+
+def test_a_prompt_in_the_same_step_makes_rows_cheap() -> None:
+    assert len(Budget(WAITS).cut([chain(0.3, 0.2)] * 6)[0]) == 1
+    assert len(Budget(WAITS).cut([chain(0.3, 0.2)] * 6, other_rows=200)[0]) == 3
+
+
+def test_what_must_stay_stays_with_what_it_stands_on() -> None:
+    tree = chain(0.2, 0.1)
+    tree.add_path(0, [1, 2, 3])  # a form's text goes the same way
+    other = tree.add(0, 9, 0.2)
+    cut = Budget(BY_ROW).cut([tree])[0]
+    assert (cut.tokens, cut.depths) == ([0, 1, 2, 3], [0, 1, 2, 3])
+    assert other not in range(len(cut))
+    assert cut.child(1, 2) == 2
+    assert cut.visible == [0b1, 0b11, 0b111, 0b1111]
+
+
+def test_a_curve_that_was_measured_unevenly_does_not_fall() -> None:
+    costs = StepCosts({1: 2.0, 2: 1.8, 4: 3.0})
+    assert [costs.of(rows) for rows in (1, 2, 3, 4, 6)] == pytest.approx([2.0, 2.0, 2.5, 3.0, 4.0])
+
+
+def test_measuring_takes_the_least_of_several_times() -> None:
+    asked: list[int] = []
+
+    def seconds(rows: int) -> float:
+        asked.append(rows)
+        return rows + (5.0 if asked.count(rows) == 2 else 0.0)
+
+    costs = StepCosts.measure(seconds)
+    assert [costs.of(rows) for rows in MEASURED] == list(MEASURED)
+
+
+def test_the_curve_follows_what_is_seen_and_not_the_machine_s_speed() -> None:
+    slower, bent = StepCosts({1: 1.0, 8: 1.0, 16: 1.0}), StepCosts({1: 1.0, 8: 1.0, 16: 1.0})
+    for _ in range(300):
+        for rows in (1, 8, 16):
+            slower.observe(rows, 3.0)
+            bent.observe(rows, 3.0 if rows == 16 else 1.0)
+    assert slower.of(16) / slower.of(1) == pytest.approx(1.0, abs=0.05)
+    assert bent.of(16) / bent.of(1) > 1.8
+    for _ in range(3000):
+        bent.observe(1, 1.0)  # what is not seen any more is forgotten
+    assert bent.of(16) / bent.of(1) < 1.2
