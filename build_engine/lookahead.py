@@ -75,6 +75,15 @@ class LookaheadConfig:
 
 
 PLAIN = LookaheadConfig(1, 1, 0)
+Mode = LookaheadConfig | None
+"""(w,n,g) of a request, or what the engine does by itself."""
+
+
+def label(mode: Mode) -> str:
+    """For people."""
+    return "engine's own" if mode is None else str(mode)
+
+
 SMALL = (LookaheadConfig(1, 4, 1), LookaheadConfig(1, 3, 1), LookaheadConfig(1, 2, 1))
 """What a CPU bears, the most draft tokens first: 5, 3 and 1 (docs/tuning.md)."""
 PORTABLE_LEAST = LookaheadConfig(8, 8, 8)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exit_codes import ExitCode
-from build_engine.lookahead import PLAIN, SMALL, LookaheadConfig
+from build_engine.lookahead import PLAIN, SMALL, LookaheadConfig, Mode
 from build_engine.precision import Precision
 from build_engine.profiles import EngineKind, Profile
 
@@ -66,9 +66,6 @@ PROMPTS = (
     'package main\n\nimport "fmt"\n\nfunc main() {\n\tfor i := 1; i <= 100; i++ {\n',
 )
 """Eight at once, code of several languages."""
-
-Mode = LookaheadConfig | None
-"""(w,n,g), or what the engine does by itself."""
 
 
 class VerificationError(RuntimeError):

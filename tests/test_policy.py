@@ -92,7 +92,9 @@ def test_the_table_for_gpus_stays_within_the_engine(engine: tuple[int, int, int]
     own = LookaheadConfig(*engine)
     policy = Policy.on_gpu(own)
     for load in (1, 2, 4, 100):
-        policy.choose(load, prompt_length=50).check_within(own)
+        chosen = policy.choose(load, prompt_length=50)
+        assert chosen
+        chosen.check_within(own)
 
 
 def test_on_a_gpu_a_lone_request_drafts_widely_and_many_not_at_all() -> None:
@@ -109,4 +111,12 @@ def test_what_the_build_found_for_a_lone_request_holds_and_more_requests_get_no_
     policy = Policy.on_gpu(ENGINE, found)
     assert policy.choose(1, prompt_length=50) == found
     for load in (2, 4, 9):
-        policy.choose(load, prompt_length=50).check_within(found)
+        chosen = policy.choose(load, prompt_length=50)
+        assert chosen
+        chosen.check_within(found)
+
+
+def test_a_level_may_leave_the_choice_to_the_engine(path: Path) -> None:
+    write_policy(path, Table(levels=[Level(load=1, lookahead=None), Level(load=4, lookahead=(1, 1, 0))]))
+    policy = Policy.read(path, ENGINE)
+    assert [policy.choose(load, prompt_length=1) for load in (1, 4)] == [None, PLAIN]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from build_engine.artifact import Artifact
 from build_engine.hardware import detect_hardware
-from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig, Mode, label
 from build_engine.machine import check_serves
 from nimble_coder.bench.coding_prompts import OWN, coding_prompts
 from nimble_coder.contract.encoding import Generation
@@ -40,8 +40,9 @@ class Plan:
     """What is measured."""
 
     loads: Sequence[int]
-    candidates: Sequence[LookaheadConfig]
-    engine: LookaheadConfig
+    candidates: Sequence[Mode]
+    engine: Mode
+    """What a request that says nothing gets."""
     rounds: int = 3
 
     @property
@@ -76,7 +77,7 @@ class Load:
     def __init__(self, streams: TokenStreams, prompts: Sequence[list[int]], tokens: int) -> None:
         self._streams, self._prompts, self._tokens = streams, prompts, tokens
 
-    async def speed(self, config: LookaheadConfig, load: int) -> float:
+    async def speed(self, config: Mode, load: int) -> float:
         """Tokens per second of `load` clients together, from the first request sent to the last token; each prompt is
         asked at least once, and every client asks twice. Raises `ApiError`."""
         count = max(len(self._prompts), 2 * load)
@@ -85,11 +86,11 @@ class Load:
         done = await asyncio.gather(*(self._client(waiting, config) for _ in range(load)))
         return sum(done) / (time.perf_counter() - started)
 
-    async def _client(self, waiting: Iterator[list[int]], config: LookaheadConfig) -> int:
+    async def _client(self, waiting: Iterator[list[int]], config: Mode) -> int:
         received = 0
         for ids in waiting:
-            plainly = PLAIN if len(ids) < config.ngram_size - 1 else config
-            generation = Generation(ids, self._tokens, (), plainly)
+            is_short = config is not None and len(ids) < config.ngram_size - 1
+            generation = Generation(ids, self._tokens, (), PLAIN if is_short else config)
             async with aclosing(self._streams.generate(generation, "tune")) as steps:
                 async for step in steps:
                     received += len(step.token_ids)
@@ -103,22 +104,21 @@ async def measure(load: Load, plan: Plan, tick: Tick) -> list[Level]:
         first = {}
         for config in plan.candidates:
             first[config] = await load.speed(config, clients)
-            tick(f"{clients} at once, {config}: {first[config]:.0f} tokens/s")
+            tick(f"{clients} at once, {label(config)}: {first[config]:.0f} tokens/s")
         fastest = sorted(first, key=lambda config: first[config], reverse=True)[:FINALISTS]
         finalists = [config for config in plan.candidates if config in (PLAIN, plan.engine, *fastest)]
-        speeds: dict[LookaheadConfig, list[float]] = {config: [] for config in finalists}
+        speeds: dict[Mode, list[float]] = {config: [] for config in finalists}
         for turn in range(plan.rounds):
             for i in range(len(finalists)):
                 config = finalists[(i + turn) % len(finalists)]
                 speeds[config].append(await load.speed(config, clients))
-                tick(f"{clients} at once, {config}: {speeds[config][-1]:.0f} tokens/s")
+                tick(f"{clients} at once, {label(config)}: {speeds[config][-1]:.0f} tokens/s")
         median = {config: round(statistics.median(found), 1) for config, found in speeds.items()}
         best = max(finalists, key=lambda config: median[config])
-        w, n, g = astuple(best)
         levels.append(
             Level(
                 load=clients,
-                lookahead=(w, n, g),
+                lookahead=None if best is None else (best.window_size, best.ngram_size, best.verification_set_size),
                 tokens_per_second=median[best],
                 engine=median[plan.engine],
                 plain=median[PLAIN],

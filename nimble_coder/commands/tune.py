@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Printed
 
 from build_engine.artifact import Artifact
-from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig, label
 from nimble_coder.bench.coding_prompts import OWN
 from nimble_coder.bench.tuning import Plan, candidates_within, loads_up_to, tune
 from nimble_coder.commands.terminal import console, say
@@ -60,8 +60,9 @@ def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) ->
     asked = [LookaheadConfig.parse(text) for text in configs]
     for config in asked:
         config.check_within(engine)
-    candidates = list(dict.fromkeys([PLAIN, *asked, engine])) if asked else candidates_within(engine)
-    return Plan(chosen, candidates, engine, rounds)
+    usual = None if artifact.manifest.profile.matches_suffixes else engine
+    candidates = dict.fromkeys([PLAIN, *asked, usual] if asked else [*candidates_within(engine), usual])
+    return Plan(chosen, list(candidates), usual, rounds)
 
 
 def as_printed(levels: list[Level]) -> Printed:
@@ -75,7 +76,7 @@ def as_printed(levels: list[Level]) -> Printed:
             f"{level.plain:.0f}",
             f"{level.engine:.0f}",
             f"{level.tokens_per_second:.0f}",
-            str(level.config),
+            label(level.config),
             f"{level.tokens_per_second / level.plain:.2f}",
             f"{level.tokens_per_second / level.engine:.2f}",
         )

@@ -8,7 +8,7 @@ import msgspec
 import msgspec.yaml
 import yaml
 
-from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, Mode
 
 HEADER = """\
 # Written by `nimble-coder tune`; the gateway reads it when it starts (docs/tuning.md).
@@ -37,14 +37,15 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     load: int
     """Generations at once from which on it holds."""
-    lookahead: tuple[int, int, int]
+    lookahead: tuple[int, int, int] | None
+    """None leaves it to the portable engine, which drafts by matching suffixes on a CPU."""
     tokens_per_second: float = 0.0
     engine: float = 0.0
     plain: float = 0.0
 
     @property
-    def config(self) -> LookaheadConfig:
-        return LookaheadConfig(*self.lookahead)
+    def config(self) -> Mode:
+        return self.lookahead and LookaheadConfig(*self.lookahead)
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +68,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Policy:
     """The table, in the order of its loads."""
 
-    levels: tuple[tuple[int, LookaheadConfig], ...]
+    levels: tuple[tuple[int, Mode], ...]
 
     @classmethod
     def read(cls, path: Path, engine: LookaheadConfig) -> "Policy":
@@ -76,7 +77,8 @@ class Policy:
             table = msgspec.yaml.decode(path.read_bytes(), type=Table)
             levels = sorted(((level.load, level.config) for level in table.levels), key=lambda level: level[0])
             for _, config in levels:
-                config.check_within(engine)
+                if config is not None:
+                    config.check_within(engine)
         except OSError as error:
             raise PolicyError(f"the policy {path} cannot be read: {error.strerror}") from None
         except (msgspec.MsgspecError, LookaheadError, UnicodeDecodeError) as error:
@@ -98,11 +100,11 @@ class Policy:
         alone = (fastest or ON_GPU[0][1]).limited_to(engine)
         return cls(((1, alone), *((load, config.limited_to(alone)) for load, config in ON_GPU[1:])))
 
-    def choose(self, load: int, prompt_length: int) -> LookaheadConfig:
+    def choose(self, load: int, prompt_length: int) -> Mode:
         """The (w,n,g) for a request that makes it `load` generations at once; plain where its prompt is too short."""
         fitting = [config for at, config in self.levels if at <= load]
         config = fitting[-1] if fitting else self.levels[0][1]
-        return config if prompt_length >= config.ngram_size - 1 else PLAIN
+        return PLAIN if config is not None and prompt_length < config.ngram_size - 1 else config
 
 
 def policy_of(artifact: Path) -> Path | None:

@@ -31,7 +31,7 @@ KINDS = {
 
 def with_and_without(engine: TorchEngine, requests: list[Request]) -> tuple[list[Generation], list[Generation]]:
     plain = generate(engine, [replace(request, lookahead=PLAIN) for request in requests])
-    return plain, generate(engine, requests)
+    return plain, generate(engine, [replace(request, lookahead=request.lookahead or OWN) for request in requests])
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """`draft_tokens`: a request drafts by matching suffixes, and its text is that of plain decoding."""
 
+import time
+
 import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
 
 from nimble_coder.client.grpc import tensors
 from nimble_coder.processes.serving import Serving
@@ -48,3 +51,44 @@ def test_a_grpc_client_names_it_as_a_request_parameter(gateway: Serving) -> None
         return found
 
     assert ask(draft_tokens=8) == ask(draft_tokens=0) == ask()
+
+
+def test_a_later_request_of_the_same_client_drafts_from_an_earlier_one(gateway: Serving, http: httpx.Client) -> None:
+    body = {"prompt": [300 + i * i % 41 for i in range(32)], "max_tokens": 48, "temperature": 1.2, "seed": 5}
+    first, second = (http.post("/v1/completions", json=body).json() for _ in range(2))
+    assert first["choices"][0]["text"] == second["choices"][0]["text"]
+    accepted = [each["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] for each in (first, second)]
+    assert accepted[1] >= accepted[0]
+    deadline = time.monotonic() + 30
+    while total(gateway, "nimble_drafting_accepted", "pool") == 0:
+        assert time.monotonic() < deadline, "no draft of an earlier request's text was accepted"
+        http.post("/v1/completions", json=body)
+
+
+def total(gateway: Serving, name: str, source: str) -> float:
+    """A total of the engine's drafts, as its metrics tell."""
+    text = httpx.get(gateway.triton.addresses.metrics).text
+    line = next(line for line in text.splitlines() if line.startswith(name) and f'source="{source}"' in line)
+    return float(line.split()[-1])
+
+
+def test_a_pool_cannot_be_named_from_outside(gateway: Serving, http: httpx.Client) -> None:
+    ids = {"input_ids": [300] * 8, "input_lengths": 8, "request_output_len": 2}
+    shaped = [
+        {"name": name, "datatype": "INT32", "shape": [1, len(values)], "data": values}
+        for name, values in {"input_ids": [300] * 8, "input_lengths": [8], "request_output_len": [2]}.items()
+    ]
+    for verb, body in (
+        ("generate_stream", {**ids, "draft_pool": "x"}),
+        ("generate_stream", {**ids, "parameters": {"draft_pool": "x"}}),
+        ("infer", {"inputs": shaped, "parameters": {"draft_pool": "x"}}),
+    ):
+        answer = http.post(f"/v2/models/tensorrt_llm/{verb}", json=body)
+        assert (answer.status_code, "draft_pool" in answer.text) == (400, True), (verb, answer.text)
+    arrays = {"input_ids": np.full((1, 8), 300, np.int32), "input_lengths": np.array([[8]], np.int32)}
+    arrays |= {"request_output_len": np.array([[2]], np.int32)}
+    with (
+        triton_grpc.InferenceServerClient(gateway.addresses.grpc) as client,
+        pytest.raises(InferenceServerException, match="draft_pool is the gateway's own"),
+    ):
+        client.infer("tensorrt_llm", tensors(arrays), parameters={"draft_pool": "x"})

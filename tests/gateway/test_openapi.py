@@ -78,7 +78,12 @@ def test_a_whole_llama_result_has_every_field(http: httpx.Client) -> None:
 
 
 CHUNK = {"object": "text_completion", "id": "x", "created": 1, "model": "m", "choices": []}
-HEADERS = {"x-request-id": "x", "x-nimble-decoding": "greedy", "x-nimble-lookahead": "1,1,0"}
+HEADERS = {
+    "x-request-id": "x",
+    "x-nimble-decoding": "greedy",
+    "x-nimble-drafting": "none",
+    "x-nimble-lookahead": "1,1,0",
+}
 STREAMED = {**HEADERS, "content-type": "text/event-stream; charset=utf-8"}
 
 

@@ -25,6 +25,7 @@ LEVELS = [
     Level(load=1, lookahead=(4, 5, 4)),
     Level(load=2, lookahead=(1, 3, 2)),
     Level(load=3, lookahead=(1, 1, 0)),
+    Level(load=4, lookahead=None),
 ]
 
 
@@ -57,17 +58,19 @@ def test_the_choice_follows_the_load_and_the_text_stays_the_same(http: httpx.Cli
     plainly = http.post("/v1/completions", json={**ASKED, "lookahead": False})
     expected = plainly.json()["choices"][0]["text"]
     assert plainly.headers["x-nimble-lookahead"] == "1,1,0"
-    drafts = []
+    drafts, drafting = [], []
     with ExitStack() as busy:
         for lookahead in ("4,5,4", "1,3,2", "1,1,0", "1,1,0"):
             answer = http.post("/v1/completions", json=ASKED)
             assert answer.headers["x-nimble-lookahead"] == lookahead
             assert answer.json()["choices"][0]["text"] == expected
             details = answer.json()["usage"]["completion_tokens_details"]
+            drafting.append(answer.headers["x-nimble-drafting"])
             drafts.append(details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"])
             hold(http, busy)
     assert drafts[0] > drafts[1] > 0
-    assert drafts[2:] == [0, 0]
+    assert drafts[2] == 0
+    assert drafting == ["lookahead", "lookahead", "none", "suffixes"]
 
 
 def test_answers_that_are_asked_for_together_count_together(http: httpx.Client) -> None:
