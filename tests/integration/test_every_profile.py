@@ -1,6 +1,7 @@
 """Every profile, from checkpoint to a model that a real Triton has loaded and that answers.
 
-One Triton for each backend; the profiles take turns in it. The text models, which differ by paths only, are loaded in
+One Triton for each backend; the profiles take turns in it. Of profiles that differ by nothing but their model one is
+taken, since all are built of the same tiny checkpoint. The text models, which differ by paths only, are loaded in
 test_build_to_serving.py.
 """
 
@@ -29,9 +30,7 @@ from tests.standin.machine import GPUS, STANDIN, Machine
 
 CONTRACT = json.loads((Path(__file__).parents[1] / "contract" / "triton_contract_v0.19.0.json").read_text())
 ENGINE = CONTRACT["models"]["tensorrt_llm"]
-TENSORRT = [profile for profile in PROFILES.values() if profile.engine == "tensorrt"]
-TORCH = {replace(profile, name="", model=""): profile for profile in PROFILES.values() if profile.engine == "torch"}
-"""Those that differ by more than their model: loading PyTorch takes seconds."""
+DISTINCT = {replace(profile, name="", model=""): profile for profile in PROFILES.values()}.values()
 
 
 class Stage(TritonServer):
@@ -121,7 +120,7 @@ def check_loaded(loader: Loader, profile: Profile) -> None:
         assert len(client.stream_tokens(list(range(20)), 3).finish().token_ids) == 3
 
 
-@pytest.mark.parametrize("profile", TENSORRT, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", [p for p in DISTINCT if not p.is_portable], ids=lambda profile: profile.name)
 def test_every_compiled_profile_is_built_and_loaded(
     profile: Profile, machine: Machine, tiny_checkpoint: Path, compiled: Loader
 ) -> None:
@@ -138,7 +137,7 @@ def test_every_compiled_profile_is_built_and_loaded(
     assert not (artifact.directory / "work").exists()
 
 
-@pytest.mark.parametrize("profile", TORCH.values(), ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", [p for p in DISTINCT if p.is_portable], ids=lambda profile: profile.name)
 def test_every_portable_profile_is_built_and_loaded(
     profile: Profile, machine: Machine, tiny_checkpoint: Path, portable: Loader
 ) -> None:
