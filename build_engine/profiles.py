@@ -63,8 +63,6 @@ class Profile:
     cancellation_check_period_ms: int = 5
 
     def __post_init__(self) -> None:
-        if self.lookahead.is_plain and self.is_portable:
-            raise ProfileError("a torch engine needs draft tokens: (2,2,1) is the smallest lookahead that has any")
         if min(self.max_batch_size, self.max_input_len, self.max_num_tokens) < 1:
             raise ProfileError("max_batch_size, max_input_len and max_num_tokens must be at least 1")
         if self.max_input_len >= self.max_seq_len:

@@ -11,7 +11,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from build_engine.lookahead import LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.fields import LOOKAHEAD
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.processes.children import end_with_parent
 from nimble_coder.triton.bridge import Bridge
@@ -27,9 +28,8 @@ class TritonPythonModel:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        lookahead = LookaheadConfig(
-            *(int(parameters[f"lookahead_{part}"]) for part in ("window_size", "ngram_size", "verification_set_size"))
-        )
+        given = [int(parameters[name]) for name in LOOKAHEAD if name in parameters]
+        lookahead = LookaheadConfig(*given) if given else PLAIN
         queue = config.get("dynamic_batching", {}).get("default_queue_policy", {}).get("max_queue_size", 0)
         options = TorchEngineOptions(
             tokenizer=Path(parameters["tokenizer_dir"]),

@@ -246,11 +246,6 @@ def test_more_positions_than_the_model_has_are_refused(make_checkpoint: MakeChec
     assert not [path for path in (tmp_path / "artifacts").iterdir() if not path.name.startswith(".")]
 
 
-def test_an_engine_without_drafts_is_refused() -> None:
-    with pytest.raises(ProfileError, match="needs draft tokens"):
-        replace(TINY_PROFILE, lookahead=LookaheadConfig(1, 1, 0))
-
-
 def test_a_prompt_limit_without_room_for_output_is_refused() -> None:
     with pytest.raises(ProfileError, match="no room for output"):
         replace(TINY_PROFILE, max_input_len=400)

@@ -121,7 +121,6 @@ def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() ->
         ({"engine": "torch", "precision": "fp8"}, "torch engine has no fp8"),
         ({"fp8_kv_cache": True, "kv_cache_reuse": False}, "beside bf16 weights"),
         ({"precision": "fp8", "fp8_kv_cache": True}, "turn kv_cache_reuse off"),
-        ({"engine": "torch", "gpu": ANY, "lookahead": LookaheadConfig(1, 1, 0)}, "needs draft tokens"),
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:

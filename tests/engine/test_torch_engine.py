@@ -50,6 +50,15 @@ def test_different_configurations_run_in_one_batch(load_engine: LoadEngine) -> N
     assert len({tuple(g.token_ids) for g in generations}) == 1
 
 
+def test_a_plain_engine_drafts_nothing_unless_a_request_asks(load_engine: LoadEngine) -> None:
+    engine = load_engine(lookahead=PLAIN)
+    (plain,) = generate(engine, [Request(PROMPT, 40)])
+    assert (len(plain.chunks), engine.statistics().draft_tokens) == (40, 0)
+    (drafted,) = generate(engine, [Request(PROMPT, 40, lookahead=LookaheadConfig(8, 8, 8))])
+    assert engine.statistics().draft_tokens > 0
+    assert drafted.token_ids == plain.token_ids
+
+
 @pytest.mark.parametrize("length", range(1, 10))
 def test_short_prompts_run_under_the_engines_own_configuration(load_engine: LoadEngine, length: int) -> None:
     engine = load_engine()

@@ -21,6 +21,7 @@ from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
+from build_engine.lookahead import PLAIN
 from build_engine.profiles import PROFILES, Profile
 from nimble_coder.client.grpc import CompletionClient
 from nimble_coder.processes import triton_installation as installation
@@ -30,7 +31,8 @@ from tests.standin.machine import GPUS, STANDIN, Machine
 
 CONTRACT = json.loads((Path(__file__).parents[1] / "contract" / "triton_contract_v0.19.0.json").read_text())
 ENGINE = CONTRACT["models"]["tensorrt_llm"]
-DISTINCT = {replace(profile, name="", model=""): profile for profile in PROFILES.values()}.values()
+PLAINLY = PROFILES["demo"].with_limits(lookahead=PLAIN)
+DISTINCT = {replace(profile, name="", model=""): profile for profile in (*PROFILES.values(), PLAINLY)}.values()
 
 
 class Stage(TritonServer):
