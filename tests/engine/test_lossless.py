@@ -70,7 +70,7 @@ def running(artifact: Artifact) -> Iterator[TorchEngine]:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: Precision) -> None:
-    """All prompts in bf16, which is what is served; `test_native.py` holds row by row that formats differ in nothing."""
+    """All prompts in bf16, which is what is served; row by row `test_native.py` holds every format to it."""
     artifact = embedded(tmp_path, precision)
     cases = prompts(artifact)[:: 1 if precision == "bf16" else 3]
     with running(artifact) as engine:
