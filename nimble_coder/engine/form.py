@@ -53,7 +53,8 @@ class Form:
         """`ends` are the tokens that may end the answer where the form is complete, in place of the one that llguidance
         was told of, the `placeholder`."""
         self._matcher = matcher
-        self._ends = torch.tensor(sorted(ends), dtype=torch.long)
+        self._ends = frozenset(ends)
+        self._end_places = torch.tensor(sorted(ends), dtype=torch.long)
         self._placeholder = placeholder
         self._mask = np.zeros(-(-vocab_size // 32), np.int32)
         self._vocab_size = vocab_size
@@ -68,8 +69,17 @@ class Form:
         allowed = torch.from_numpy(np.unpackbits(self._mask.view(np.uint8), count=self._vocab_size, bitorder="little"))
         allowed[self._placeholder] = 0
         if self._matcher.is_accepting():
-            allowed[self._ends] = 1
+            allowed[self._end_places] = 1
         return logits.masked_fill(allowed == 0, -torch.inf)
+
+    def allows(self, token: int) -> bool:
+        """Whether a token can come next: microseconds, where all that can take up to half a millisecond."""
+        if token in self._ends:
+            return bool(self._matcher.is_accepting())
+        forced = self._matcher.compute_ff_tokens()
+        if forced:
+            return token == forced[0]  # of a text that must come, other tokens than the tokenizer's do not count
+        return token != self._placeholder and self._matcher.validate_tokens([token]) == 1
 
     def accept(self, token: int) -> None:
         """Goes on by the token that was chosen."""

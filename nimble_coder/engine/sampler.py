@@ -51,10 +51,10 @@ class Sampler:
         raw = logits.float().cpu()
         adjusted = self._forbid(self._penalise(raw.clone()))
         if self._form:
-            adjusted = self._hold(self._form, raw, adjusted)
-        token = int(self._draw(adjusted))
-        if self._form:
+            token = self._draw_held(self._form, raw, adjusted)
             self._form.accept(token)
+        else:
+            token = self._draw(adjusted)
         self._seen.add(token)
         self._output.append(token)
         self._counts[token] += 1
@@ -96,10 +96,15 @@ class Sampler:
                 logits[last] = -torch.inf
         return logits
 
-    def _hold(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor) -> torch.Tensor:
-        """Leaves only what the form allows. Where nothing is left, the other rules give way: the form is a promise."""
+    def _draw_held(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor) -> int:
+        """The next token among those that the form allows. Where the other rules leave none of them, they give way: the
+        form is a promise."""
+        if self._sampling.is_greedy:
+            best = int(adjusted.argmax())
+            if adjusted[best] > -torch.inf and form.allows(best):
+                return best
         held = form.hold(adjusted)
-        return held if held.max() > -torch.inf else form.hold(raw)
+        return self._draw(held if held.max() > -torch.inf else form.hold(raw))
 
     def _draw(self, logits: torch.Tensor) -> int:
         sampling = self._sampling

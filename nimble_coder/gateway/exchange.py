@@ -66,6 +66,8 @@ class Exchange:
         self.figures: dict[str, int | float] = {}
         """What it consumed, for its trace."""
         self.extra_headers: Headers = []
+        self.failing: Callable[[ApiError], bytes] | None = None
+        """How a stream that has begun ends where it fails; None has the error object as its last event."""
         self.status = 0
         """Of the response; 0 before it has started."""
         self._is_quiet = False
@@ -176,6 +178,8 @@ class Exchange:
         body = error.kserve_body if is_kserve else error.body
         if not self.status:
             await self.respond(error.status, body, headers=error.headers)
+        elif self.failing:
+            await self.write(self.failing(error), more=False)
         else:
             await self.write(b"data: " + body + (b"\n\n" if is_kserve else b"\n\ndata: [DONE]\n\n"), more=False)
 

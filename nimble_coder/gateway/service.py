@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TypeVar
 
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL, Artifact
@@ -20,19 +20,21 @@ from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.access.tls import Tls
 from nimble_coder.gateway.answers.bodies.usage import Usage
+from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.answers.transcript import Delta, Ending, Transcript
 from nimble_coder.gateway.answers.usage import figures_of, usage_of
 from nimble_coder.gateway.answers.wire import Wire
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.policy import Policy, policy_of
-from nimble_coder.gateway.prompts.chat import ChatPrompts
+from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.field_check import check_fields, header
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.forms import guide_of
 from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.settings import GatewaySettings
@@ -144,6 +146,11 @@ class Service:
             exchange.extra_headers = [*exchange.extra_headers, (b"x-nimble-ignored", header(ignored))]
         return asked, len(body)
 
+    def calling(self, asked: ChatRequest) -> Calling:
+        """What an answer may call; raises `ApiError` for a choice of tools, or a form, that cannot be kept."""
+        calling = calling_of(asked)
+        return held(calling, asked) if self.engine is Engine.PORTABLE else replace(calling, guide=None)
+
     def token_text(self, token: int) -> str:
         """One token's text, for those who ask for log probabilities."""
         return self.tokenizer.decode([token], skip_special_tokens=False)
@@ -206,7 +213,7 @@ class Service:
         if suffixes is not None:
             pool = client if self.settings.share_drafts else ""
             parameters = (*parameters, (DRAFT_TOKENS, float(suffixes)), (DRAFT_POOL, pool))
-        held = (guide or guide_of(asked)) if is_portable else None
+        form = (guide or guide_of(asked)) if is_portable else None
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
@@ -222,7 +229,7 @@ class Service:
                 inputs,
                 bad_words,
                 parameters,
-                held,
+                form,
                 PLAIN_MODEL if is_companions else ENGINE_MODEL,
             )
             jobs.append(Job(generation, ending, echo))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
@@ -15,6 +16,7 @@ from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine.form import MOST_PROPERTIES, Forms
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
+from nimble_coder.gateway.requests.forms import turn_guide
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
@@ -45,6 +47,7 @@ FORMS = {
     "gbnf": Guide(GuideType.EBNF_GRAMMAR, 'root ::= item ("," item)* "."\nitem ::= [a-c]+ | "import os"'),
     "lark": Guide(GuideType.LARK, 'start: "return " NAME ("\\n" "return " NAME){3}\nNAME: /[a-z]{1,4}/'),
 }
+TURN = turn_guide([("store", PERSON, True), ("other", None, False)], None, None)
 KINDS = {
     "greedy": None,
     "temperature": Sampling(temperature=1.0),
@@ -220,6 +223,32 @@ def test_a_form_is_compiled_once(forms: Forms) -> None:
         forms.open(guide, {END})
         seconds.append(time.process_time() - started)
     assert seconds[1] < seconds[0] / 5
+
+
+@pytest.mark.parametrize("guide", [*FORMS.values(), TURN], ids=[*FORMS, "turn"])
+def test_what_is_allowed_one_by_one_is_what_is_allowed_together(forms: Forms, guide: Guide) -> None:
+    generator = torch.Generator().manual_seed(1)
+    form, zeros = forms.open(guide, {END}), torch.zeros(VOCAB)
+    for _ in range(60):
+        together = form.hold(zeros) == 0
+        assert [form.allows(token) for token in range(VOCAB)] == together.tolist()
+        places = together.nonzero().flatten()
+        form.accept(int(places[int(torch.randint(len(places), (), generator=generator))]))
+        if form.is_over:
+            break
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_in_a_turn_are_those_of_plain_decoding(engine: TorchEngine, tokenizer: TextTokenizer, kind: str) -> None:
+    call = tokenizer.encode("<tool_call>")[0]
+    sampling = replace(KINDS[kind] or Sampling(temperature=0.0), logit_bias=((call, 18.0), (END, -100.0)))
+    for seed in range(3):
+        request = Request(PROMPT, 150, seed=seed, sampling=sampling, end_id=END, guide=TURN)
+        (plain,) = generate(engine, [replace(request, lookahead=PLAIN)])
+        assert call in plain.token_ids
+        for way in WAYS.values():
+            (drafted,) = generate(engine, [replace(request, **way)])  # type: ignore[arg-type]
+            assert told(drafted) == told(plain)
 
 
 def test_an_engine_without_a_tokenizer_says_so(load_engine: LoadEngine, tmp_path: Path) -> None:

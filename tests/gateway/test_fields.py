@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "request-fields.md"
 SENT: dict[str, tuple[str, dict[str, Any]]] = {
     "completions": ("/v1/completions", {"prompt": "import os", "max_tokens": 1}),
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}),
+    "responses": ("/v1/responses", {"input": "hi", "max_output_tokens": 1}),
     "fim": ("/v1/fim/completions", {"prompt": "import os", "max_tokens": 1}),
     "llama": ("/completion", {"prompt": "import os", "n_predict": 1}),
 }

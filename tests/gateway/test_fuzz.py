@@ -134,6 +134,7 @@ BASES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "import os", "max_tokens": 4}),
     ("/v1/completions", {"prompt": "import os", "suffix": "x", "stream": True}),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4}),
+    ("/v1/responses", {"input": "x", "max_output_tokens": 4}),
     ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "max_tokens": 4}),
     ("/infill", {"input_prefix": "a", "input_suffix": "b", "n_predict": 4}),
     ("/completion", {"prompt": "a", "n_predict": 4}),
@@ -152,7 +153,7 @@ FIELDS = [
     "temperature", "top_p", "top_k", "seed", "lookahead", "stop_token_ids", "min_tokens", "ignore_eos", "echo",
     "logprobs", "input_extra", "input_prefix", "n_predict", "tokens", "response_fields", "t_max_predict_ms", "model",
     "return_token_ids", "repetition_penalty", "presence_penalty", "text_input", "input_ids", "input_lengths", "inputs",
-    "request_output_len", "num_return_sequences",
+    "request_output_len", "num_return_sequences", "input", "instructions", "text", "max_output_tokens",
     "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size",
 ]  # fmt: skip
 numbers = st.one_of(st.integers(-(2**70), 2**70), st.sampled_from([0, 1, 8, 2**31 - 1, 2**31, -1, 4095, 4096]))
@@ -178,7 +179,7 @@ def test_fields_of_any_value(http: httpx.Client, base: tuple[str, dict[str, Any]
 
 @fuzz
 @given(
-    base=st.sampled_from(BASES[:6]),
+    base=st.sampled_from(BASES[:7]),
     asked=st.dictionaries(st.sampled_from(sorted(fields.FIELDS)), st.none() | anything, max_size=3),
     named=st.lists(st.sampled_from(sorted(fields.FIELDS)), max_size=5),
     more=st.dictionaries(st.text(max_size=8), anything, max_size=2),

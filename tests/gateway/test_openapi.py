@@ -47,6 +47,8 @@ def test_what_is_shown_is_described(http: httpx.Client, route: Any) -> None:
         ("/v1/completions", {**PROMPT, "max_tokens": 0}),
         ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 4, "logprobs": True, "return_token_ids": True}),
         ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 64, "tools": [TOOL], "tool_choice": "required"}),
+        ("/v1/responses", {"input": "import os", "max_output_tokens": 4}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 64, "tools": [TOOL], "tool_choice": "required"}),
         ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "max_tokens": 4}),
         ("/infill", {"input_prefix": "a", "input_suffix": "b", "n_predict": 4, "n_cmpl": 2, "return_tokens": True}),
         ("/completion", {"prompt": "import os\n", "n_predict": 64, "stop": ["\n"]}),

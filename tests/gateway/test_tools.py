@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
-from nimble_coder.gateway.answers.tools import Calling, ToolCallParser
+from nimble_coder.gateway.answers.tools import Calling, ToolCallParser, gather
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
 OTHER = '{"name": "add", "arguments": {"a": 1}}'
@@ -23,10 +23,13 @@ Parsed = tuple[str, list[CalledFunction]]
 
 
 def parse(pieces: list[str]) -> Parsed:
-    parser = ToolCallParser(CALLING)
-    shown = "".join([parser.push(piece) for piece in pieces])
-    rest, calls = parser.finish()
-    return shown + rest, calls
+    return parse_by(CALLING, pieces)[0]
+
+
+def parse_by(calling: Calling, pieces: list[str]) -> tuple[Parsed, ToolCallParser]:
+    parser = ToolCallParser(calling)
+    found = [piece for text in pieces for piece in parser.push(text)]
+    return gather([*found, *parser.finish()]), parser
 
 
 def parse_anyhow(text: str) -> Parsed:
@@ -41,7 +44,7 @@ def parse_anyhow(text: str) -> Parsed:
 def shown_at_once(text: str) -> list[str]:
     """What each character lets out."""
     parser = ToolCallParser(CALLING)
-    return [parser.push(character) for character in text]
+    return ["".join(piece.text for piece in parser.push(character)) for character in text]
 
 
 def wanted(*calls: str) -> list[CalledFunction]:
@@ -142,10 +145,8 @@ def answer_of(calling: Calling, text: str, own: FinishReason) -> tuple[str, list
     """Text, calls and reason of an answer whose tokens ended for a reason of their own; the same token by token."""
     found = []
     for pieces in ([text], list(text)):
-        parser = ToolCallParser(calling)
-        shown = "".join(parser.push(piece) for piece in pieces)
-        rest, calls = parser.finish()
-        found.append((shown + rest, calls, parser.reason(own) if calls else own))
+        (shown, calls), parser = parse_by(calling, pieces)
+        found.append((shown, calls, parser.reason(own)))
     assert found[0] == found[1]
     return found[0]
 

@@ -1,13 +1,14 @@
 """OpenAI's `chat.completion` on the wire; Mistral's fill-in-the-middle endpoint answers in the same shape."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import UNSET
 
 from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.bodies.chat import (
     AssistantMessage,
+    CalledFunctionChunk,
     CalledTool,
     CalledToolChunk,
     ChatChoice,
@@ -20,7 +21,7 @@ from nimble_coder.gateway.answers.bodies.chat import (
     TopLogProb,
 )
 from nimble_coder.gateway.answers.bodies.usage import Usage
-from nimble_coder.gateway.answers.tools import Calling, ToolCallParser
+from nimble_coder.gateway.answers.tools import Calling, Piece, ToolCallParser, gather
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import DONE, TokenBytes, encode, reason_of
 from nimble_coder.gateway.exchange import EVENT_STREAM
@@ -63,12 +64,17 @@ class ChatWire:
         return b'%b,"prompt_token_ids":%b}\n\n' % (chunk.removesuffix(b"}\n\n"), encode(self._prompt))
 
     def delta(self, index: int, delta: Delta, usage: Usage | None) -> bytes:
-        text = self._parser(index).push(delta.text) if self._calling.names else delta.text
-        if not text and not self._include_ids and not delta.log_probs:
-            return b""
         ids = b',"token_ids":' + encode(delta.token_ids) if self._include_ids else b""
         log_probs = encode(self._log_probs(delta.token_ids, delta.log_probs, delta.top)) if delta.log_probs else b"null"
-        return self._chunk(index, b'{"content":%b}' % encode(text), b"null" + ids, usage, log_probs)
+        if not self._calling.names:
+            shown = [b'{"content":%b}' % encode(delta.text)] if delta.text else []
+        else:
+            shown = [*self._shown(index, self._parser(index).push(delta.text))]
+        if not shown and not self._include_ids and not delta.log_probs:
+            return b""
+        first, *others = shown or [b'{"content":""}']
+        whole = self._chunk(index, first, b"null" + ids, usage, log_probs)
+        return whole + b"".join(self._chunk(index, each, b"null", usage) for each in others)
 
     def echo(self, index: int, transcript: Transcript) -> bytes:  # noqa: ARG002
         return b""
@@ -77,15 +83,25 @@ class ChatWire:
         reason: ChatFinishReason = reason_of(transcript)
         before = b""
         if self._calling.names:
-            text, calls = self._parser(index).finish()
-            if text:
-                before += self._chunk(index, b'{"content":%b}' % encode(text), b"null", None)
-            for number, call in enumerate(calls):
-                tool = CalledToolChunk(number, self._call_id(index, number), call)
-                shown = ChatDelta(function_call=call) if self._calling.is_legacy else ChatDelta(tool_calls=[tool])
-                before += self._chunk(index, encode(shown), b"null", None)
-            reason = self._parser(index).reason(reason_of(transcript)) if calls else reason
+            shown = self._shown(index, self._parser(index).finish())
+            before = b"".join(self._chunk(index, each, b"null", None) for each in shown)
+            reason = self._parser(index).reason(reason_of(transcript))
         return before + self._chunk(index, b"{}", encode(reason), usage)
+
+    def _shown(self, index: int, pieces: Iterable[Piece]) -> Iterator[bytes]:
+        """Deltas of a message, one a piece."""
+        for piece in pieces:
+            if piece.call is None:
+                yield b'{"content":%b}' % encode(piece.text)
+                continue
+            function = CalledFunctionChunk(piece.text, UNSET if piece.name is None else piece.name)
+            if self._calling.is_legacy:
+                yield encode(ChatDelta(function_call=function))
+            elif piece.name is None:
+                yield encode(ChatDelta(tool_calls=[CalledToolChunk(piece.call, function)]))
+            else:
+                tool = CalledToolChunk(piece.call, function, self._call_id(index, piece.call), "function")
+                yield encode(ChatDelta(tool_calls=[tool]))
 
     def closing(self, usage: Usage) -> bytes:
         return (self._head + b"]" + self._tail(usage) if self._include_usage else b"") + DONE
@@ -102,11 +118,9 @@ class ChatWire:
         reason: ChatFinishReason = reason_of(transcript)
         if self._calling.names:
             parser = self._parser(index)
-            said = parser.push(text)
-            rest, calls = parser.finish()
-            message.content = said + rest
+            message.content, calls = gather([*parser.push(text), *parser.finish()])
             if calls:
-                message.content = said + rest or None
+                message.content = message.content or None
                 reason = parser.reason(reason_of(transcript))
                 if self._calling.is_legacy:
                     message.function_call = calls[0]

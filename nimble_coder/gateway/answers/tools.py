@@ -31,6 +31,8 @@ SURELY_A_TAG = len("<tool_")
 DECODER = json.JSONDecoder(strict=False)
 LONGEST_CUT = 12
 """The most that a text may end with of a literal or an escape that is not complete: of a pair of surrogates."""
+HELD_CLOSING = "}\n</tool_call>"
+"""What follows the arguments of a call that is held to its form."""
 
 
 class UndecidedError(Exception):
@@ -39,6 +41,18 @@ class UndecidedError(Exception):
 
 UNFINISHED = CalledFunction("", "")
 """Stands for a call that the end has cut: its markup is no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What an answer goes on with."""
+
+    text: str
+    """Of what the model says, or of a call's arguments."""
+    call: int | None = None
+    """Which call's; None for what it says."""
+    name: str | None = None
+    """The function's, with the first piece of a call."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Calling:
     opening: str = ""
     """What the prompt has already written of a call that is demanded."""
     guide: Guide | None = None
-    """The form of the answer to a demanded call, behind the opening."""
+    """The form of the answer, behind the opening, in which calls are as they should be; None where nothing is held."""
     finish_reason: ChatFinishReason = "tool_calls"
     """Of an answer with calls."""
     most: int | None = None
@@ -64,10 +78,62 @@ class Calling:
         names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in self.names)
         return re.compile(rf'<tool_call>\n{{"name": ({names}), "arguments":\s*')
 
+    @cached_property
+    def held_beginnings(self) -> dict[str, str]:
+        """The names of the functions by how a call of each begins, up to its arguments, where calls are held."""
+        if self.guide is None:
+            return {}
+        return {
+            f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ': name for name in self.names
+        }
+
+
+class ObjectEnd:
+    """Finds where a JSON object ends in a text that comes piece by piece."""
+
+    def __init__(self) -> None:
+        self.is_found = False
+        self._depth = 0
+        self._is_in_string = self._is_escaped = False
+
+    def find(self, text: str, start: int) -> int:
+        """Where it ends in the next piece, which is the text from `start` on, or where the piece does."""
+        for place in range(start, len(text)):
+            character = text[place]
+            if self._is_escaped:
+                self._is_escaped = False
+            elif self._is_in_string:
+                self._is_escaped, self._is_in_string = character == "\\", character != '"'
+            elif character == '"':
+                self._is_in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "]}":
+                self._depth -= 1
+                if self._depth <= 0:
+                    self.is_found = True
+                    return place + 1
+        return len(text)
+
+
+def gather(pieces: Iterable[Piece]) -> tuple[str, list[CalledFunction]]:
+    """Text and calls of a whole answer."""
+    said = ""
+    calls: list[CalledFunction] = []
+    for piece in pieces:
+        if piece.call is None:
+            said += piece.text
+        elif piece.name is not None:
+            calls.append(CalledFunction(piece.name, piece.text))
+        else:
+            calls[piece.call].arguments += piece.text
+    return said, calls
+
 
 class ToolCallParser:
     """Tells calls from text. Text is passed on as soon as it cannot be part of a call; all of it is, but for the markup
-    of calls, cut ones included, and the blanks around them where there is nothing else."""
+    of calls, cut ones included, and the blanks around them where there is nothing else. Of a call that is held to its
+    form the arguments are passed on as they come, of another one when they are complete."""
 
     def __init__(self, calling: Calling) -> None:
         self._calling = calling
@@ -79,9 +145,14 @@ class ToolCallParser:
         self._held = calling.opening
         self._own = len(calling.opening)
         """So many characters of what is held are not the model's, and never text of the answer."""
-        self._calls: list[CalledFunction] = []
+        self._pieces: list[Piece] = []
+        """What has been found and not been passed on."""
+        self._count = 0
+        """Calls so far."""
+        self._open: ObjectEnd | None = None
+        """Looks for the end of the arguments that are being passed on."""
         self._is_over = False
-        self._is_cut = False
+        self._is_cut = self._is_last_cut = False
         self._has_text = False
         """Since the start, or since the last call."""
         self._closings: tuple[str, ...] = ()
@@ -89,34 +160,56 @@ class ToolCallParser:
         self._fence: str | None = None
         """The language of the fence that the text is in."""
 
-    def push(self, text: str) -> str:
-        """The text that cannot be part of a call."""
+    def push(self, text: str) -> list[Piece]:
+        """The text that cannot be part of a call, and what is known of calls."""
         self._held += text
-        return self._pass_on()
+        self._pass_on()
+        return self._taken()
 
-    def finish(self) -> tuple[str, list[CalledFunction]]:
-        """The rest of the text, and all calls; text that only looked like one is given back, cut markup is not."""
+    def finish(self) -> list[Piece]:
+        """The rest; text that only looked like a call is given back, cut markup is not."""
         self._is_over = True
         rest = self._held
-        shown = self._pass_on()
-        if self._calls:
-            return shown, self._calls[: self._calling.most]
-        call = self._cut_call(rest) if self._calling.opening else None
-        return ("", [call]) if call else (shown + self._take(self._held), [])
+        self._pass_on()
+        if not self._count:
+            call = self._cut_call(rest) if self._calling.opening else None
+            if call:
+                self._pieces = []
+                self._add(call)
+            else:
+                self._say(self._take(self._held))
+        return self._taken()
 
     def reason(self, own: FinishReason) -> ChatFinishReason:
-        """Why an answer with calls ended, where its tokens ended for a reason of their own: a turn that a limit cut
-        behind its last whole call has not ended with calls."""
-        is_enough = self._calling.most is not None and len(self._calls) >= self._calling.most
-        is_cut = own == "length" and (self._is_cut or self._has_text)
+        """Why an answer has ended, where its tokens ended for a reason of their own: with calls, unless a limit cut the
+        turn behind the last whole one."""
+        if not self._count:
+            return own
+        whole = self._count - (self._open is not None or self._is_last_cut)
+        is_enough = self._calling.most is not None and whole >= self._calling.most
+        is_cut = own == "length" and (self._open is not None or self._is_cut or self._has_text)
         return own if is_cut and not is_enough else self._calling.finish_reason
+
+    def _taken(self) -> list[Piece]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._pieces.append(Piece(text))
+
+    def _add(self, call: CalledFunction) -> None:
+        """A call from its beginning: whole, or without arguments yet."""
+        if self._calling.most is None or self._count < self._calling.most:
+            self._pieces.append(Piece(call.arguments, self._count, call.name))
+        self._count += 1
 
     def _cut_call(self, rest: str) -> CalledFunction | None:
         """A demanded call whose end is missing, with what there is of its arguments: as OpenAI's are at a limit."""
         begun = self._calling.demanded.match(rest)
         if not begun:
             return None
-        self._is_cut = True
+        self._is_cut = self._is_last_cut = True
         try:
             end = DECODER.raw_decode(rest, begun.end())[1]
         except (ValueError, RecursionError):
@@ -129,10 +222,14 @@ class ToolCallParser:
         self._own -= own
         return piece[own:]
 
-    def _pass_on(self) -> str:
-        shown, place = "", 0
+    def _pass_on(self) -> None:
+        place = 0
         try:
             while True:
+                if self._open:
+                    place = self._pass_arguments(place)
+                    if self._open:
+                        break
                 start = place if self._has_text else len(self._held) - len(self._held[place:].lstrip(GAP))
                 if start == len(self._held):
                     break
@@ -141,22 +238,52 @@ class ToolCallParser:
                     place = start + len(closing)
                     self._closings = CLOSINGS if closing == FENCE else self._closings
                     continue
+                begun = self._begin(start)
+                if begun is not None:
+                    place = begun
+                    continue
                 end, call = self._next(start)
                 if call is UNFINISHED:
                     self._is_cut, self._own = True, 0
                 elif call:
-                    self._calls.append(call)
+                    self._add(call)
                     self._own = 0
                 else:
                     self._wait_if(self._own > 0)  # a demanded call, whatever comes
-                    shown += self._take(self._held[place:end])
+                    self._say(self._take(self._held[place:end]))
                     self._closings = ()
                 self._has_text = call is None
                 place = end
         except UndecidedError:
             pass
         self._held = self._held[place:]
-        return shown
+
+    def _begin(self, start: int) -> int | None:
+        """Where the arguments begin of a call that begins here and is held to its form; None for anything else."""
+        beginnings = self._calling.held_beginnings
+        if self._held[start] != "<":
+            return None
+        found = next((each for each in beginnings if self._held.startswith(each, start)), None)
+        if not found:
+            self._wait_if(is_cut(self._held, start, beginnings))
+            return None
+        self._add(CalledFunction(beginnings[found], ""))
+        self._open, self._own, self._has_text, self._closings = ObjectEnd(), 0, False, ()
+        return start + len(found)
+
+    def _pass_arguments(self, place: int) -> int:
+        """Passes on what there is of a held call's arguments; returns where the call ends, or where more must come."""
+        assert self._open is not None  # noqa: S101 - for the type checker
+        if not self._open.is_found:
+            end = self._open.find(self._held, place)
+            if end > place and (self._calling.most is None or self._count <= self._calling.most):
+                self._pieces.append(Piece(self._held[place:end], self._count - 1))
+            place = end
+        rest = self._held[place : place + len(HELD_CLOSING)]
+        if not self._open.is_found or (rest != HELD_CLOSING and HELD_CLOSING.startswith(rest)):
+            return len(self._held) if self._is_over else place
+        self._open, self._closings = None, CLOSINGS
+        return place + (len(HELD_CLOSING) if rest == HELD_CLOSING else rest.startswith("}"))
 
     def _next(self, start: int) -> tuple[int, CalledFunction | None]:
         """Where the call or the piece of text ends that begins here."""
@@ -200,7 +327,7 @@ class ToolCallParser:
             self._wait_if(may_go_on(error, held))
             if not opening["tag"]:
                 is_cut_call = (
-                    self._calls
+                    self._count
                     and may_go_on(error, held)
                     and beginning.startswith(self._beginnings[: len(self._names)])
                 )

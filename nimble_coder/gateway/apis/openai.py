@@ -8,7 +8,6 @@ from nimble_coder.gateway.answers.wire import CompletionWire, Wire, encode
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
-from nimble_coder.gateway.prompts.chat import calling_of
 from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
@@ -127,7 +126,7 @@ async def chat(front: Front, exchange: Exchange) -> None:
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
-    token_bytes, calling = service.tokenizer.token_bytes, calling_of(asked)
+    token_bytes, calling = service.tokenizer.token_bytes, service.calling(asked)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1, guide=calling.guide)
     wire = ChatWire(
         exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids

@@ -18,9 +18,10 @@ from nimble_coder.gateway.answers.bodies.management import (
     Ready,
     Version,
 )
+from nimble_coder.gateway.answers.bodies.responses import EVENTS, Response
 from nimble_coder.gateway.answers.bodies.tokens import RenderedPrompts, Text, Tokens
 from nimble_coder.gateway.answers.wire import encode
-from nimble_coder.gateway.apis import fim, management, openai, openapi, playground, text
+from nimble_coder.gateway.apis import fim, management, openai, openapi, playground, responses, text
 from nimble_coder.gateway.asgi.route import Answer, Handler, Route, Router
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
@@ -29,6 +30,7 @@ from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 HTML = b"text/html; charset=utf-8"
@@ -139,6 +141,7 @@ PASSED = [
 ]
 COMPLETION = (Completion,), (CompletionChunk,)
 CHAT = (ChatCompletion,), (ChatChunk,)
+RESPONSE = (Response,), EVENTS
 LLAMA = (
     (LlamaResult, list[LlamaResult], LlamaFields, list[LlamaFields]),
     (LlamaChunk, LlamaResult),
@@ -147,6 +150,7 @@ RENDERED = "The prompt as sent", RenderedPrompts
 ROUTES = (
     generates("/v1/completions", openai.completions, CompletionRequest, "Complete or fill in", *COMPLETION),
     generates("/v1/chat/completions", openai.chat, ChatRequest, "Answer a chat", *CHAT),
+    generates("/v1/responses", responses.responses, ResponsesRequest, "Answer, without keeping it", *RESPONSE),
     generates("/v1/fim/completions", fim.mistral_fim, FimRequest, "Fill in (Mistral's)", *CHAT),
     generates("/infill", fim.llama_infill, InfillRequest, "Fill in (llama.cpp's)", *LLAMA),
     generates("/completion", fim.llama_completion, InfillRequest, "Complete (llama.cpp's)", *LLAMA),

@@ -7,14 +7,24 @@ cannot be run for this: it would paste texts and control strings into one string
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nimble_coder.gateway.answers.bodies.chat import ChatFinishReason
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
-from nimble_coder.gateway.requests.forms import call_guide
-from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
+from nimble_coder.gateway.requests.forms import Function as FormFunction
+from nimble_coder.gateway.requests.forms import answer_schema, call_guide, guide_of, turn_guide
+from nimble_coder.gateway.requests.schemas.chat import (
+    ChatRequest,
+    ContentPart,
+    Function,
+    FunctionCall,
+    Message,
+    Tool,
+    ToolCall,
+)
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 TOOLS_HEAD = (
@@ -122,7 +132,7 @@ def calling_of(request: ChatRequest) -> Calling:
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
     demanded = [tool.function for tool in request.offered if name in (None, tool.function.name)]
-    functions = [(each.name, each.parameters, bool(each.strict)) for each in demanded]
+    functions = [as_function(each) for each in demanded]
     is_only = len(functions) == 1
     begun = f' {json.dumps(functions[0][0], ensure_ascii=False)}, "arguments":' if is_only else ""
     return Calling(
@@ -133,6 +143,24 @@ def calling_of(request: ChatRequest) -> Calling:
         most,
         request.is_legacy,
     )
+
+
+def held(calling: Calling, request: ChatRequest) -> Calling:
+    """The same on an engine that holds answers to forms: calls that are offered are held from where they begin. A form
+    that is no JSON holds the whole answer, and there are no calls then."""
+    if calling.opening or not calling.names:
+        return calling
+    form = guide_of(request)
+    answer = answer_schema(form) if form else None
+    if form and answer is None:
+        return Calling()
+    functions = [as_function(tool.function) for tool in request.offered]
+    return replace(calling, guide=turn_guide(functions, calling.most, answer))
+
+
+def as_function(function: Function) -> FormFunction:
+    """What a form says of a function."""
+    return function.name, function.parameters, bool(function.strict)
 
 
 def chosen_name(choice: object) -> str:
@@ -158,17 +186,22 @@ def arguments_of(call: FunctionCall) -> str:
 
 def text_of(message: Message, index: int) -> str:
     """A message's text; raises `ApiError` for content that is no text."""
-    if message.content is None or isinstance(message.content, str):
-        return message.content or ""
+    return text_in(message.content, f"messages[{index}].content")
+
+
+def text_in(content: str | Sequence[ContentPart | str] | None, field: str) -> str:
+    """The text of a message, or of what a call gave; raises `ApiError`, which names the field."""
+    if content is None or isinstance(content, str):
+        return content or ""
     texts = []
-    for part in message.content:
+    for part in content:
         if isinstance(part, str):
             texts.append(part)
         elif (said := part.text if part.refusal is None else part.refusal) is not None:
             texts.append(said)
         else:
             text = f"content of type {part.type[:40]!r} is not supported: this model reads text only"
-            raise ApiError(400, text, "unsupported_content", f"messages[{index}].content")
+            raise ApiError(400, text, "unsupported_content", field)
     return "\n".join(texts)
 
 

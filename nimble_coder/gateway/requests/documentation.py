@@ -14,8 +14,8 @@ Written by `python -m nimble_coder.gateway.requests.documentation`; a test keeps
 field.
 
 What becomes of every field that OpenAI, vLLM, llama.cpp, NIM, Triton's generate front and a few editors define, on the
-routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `fim` (`/v1/fim/completions`) and `llama`
-(`/infill`, `/completion`). Null always means absent.
+routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `responses` (`/v1/responses`), `fim`
+(`/v1/fim/completions`) and `llama` (`/infill`, `/completion`). Null always means absent.
 
 - **honoured**: does what it says on these routes. Some need an engine that can: "not greedy" is every engine but a
   TensorRT engine with lookahead and no companion, which decodes greedily whatever it is sent; "portable" is the

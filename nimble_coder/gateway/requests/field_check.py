@@ -14,16 +14,23 @@ from nimble_coder.gateway.requests.schemas.completion import CompletionRequest, 
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.forms import GuidedFields
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest, TextOptions
 from nimble_coder.gateway.requests.schemas.sampling import StreamOptions
 
 OBJECTS = frozenset(name.partition(".")[0] for name in FIELDS if "." in name)
 ROUTES: dict[str, type[Struct]] = {
     "completions": CompletionRequest,
     "chat": ChatRequest,
+    "responses": ResponsesRequest,
     "fim": FimRequest,
     "llama": InfillRequest,
 }
-INNER: dict[str, type[Struct]] = {"nvext": GuidedFields, "options": OllamaOptions, "stream_options": StreamOptions}
+INNER: dict[str, type[Struct]] = {
+    "nvext": GuidedFields,
+    "options": OllamaOptions,
+    "stream_options": StreamOptions,
+    "text": TextOptions,
+}
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names that a header may hold."""
 FORMS = frozenset(field.name for field in FORM)

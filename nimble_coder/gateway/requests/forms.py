@@ -5,7 +5,7 @@ OpenAI's `response_format`; vLLM's `structured_outputs` and its older `guided_*`
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nimble_coder.contract.request import Guide, GuideType
@@ -18,6 +18,8 @@ LENIENT = {"lenient": True, "coerce_one_of": True}
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One line, as the chat template shows calls."""
 ANY_OBJECT = Guide(GuideType.JSON, "")
+TEXT_FORMAT = "text.format"
+"""Where a Responses request has its `response_format`, without the inner object."""
 
 
 def guide_of(asked: Sampling) -> Guide | None:
@@ -50,8 +52,8 @@ def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
         yield "grammar", of_grammar(asked.grammar)
 
 
-def of_format(given: ResponseFormat) -> Guide | None:
-    """OpenAI's; llama.cpp has a schema beside `json_object` too. Raises `ApiError`."""
+def of_format(given: ResponseFormat, field: str = "response_format") -> Guide | None:
+    """OpenAI's; llama.cpp has a schema beside `json_object` too. Raises `ApiError`, which names the field."""
     named = given.json_schema
     schema = given.schema if named is None else named.schema
     match given.type:
@@ -62,10 +64,10 @@ def of_format(given: ResponseFormat) -> Guide | None:
         case "json_schema" if schema is not None:
             return of_schema(schema) if named and named.strict else of_schema({**schema, "x-guidance": LENIENT})
         case "json_schema":
-            text = "response_format has no schema: send it as json_schema.schema"
-            raise ApiError(400, text, "invalid_input", "response_format.json_schema.schema")
-    text = f"response_format.type is {given.type[:40]!r}: send text, json_object or json_schema"
-    raise ApiError(400, text, "unsupported", "response_format")
+            place = "schema" if field == TEXT_FORMAT else "json_schema.schema"
+            raise ApiError(400, f"{field} has no schema: send it as {place}", "invalid_input", f"{field}.{place}")
+    text = f"{field}.type is {given.type[:40]!r}: send text, json_object or json_schema"
+    raise ApiError(400, text, "unsupported", field)
 
 
 def of_fields(given: GuidedFields, prefix: str) -> Iterator[tuple[str, Guide]]:
@@ -93,18 +95,63 @@ def of_grammar(text: str) -> Guide:
     return Guide(GuideType.EBNF_GRAMMAR if "::=" in text else GuideType.LARK, text)
 
 
-def call_guide(functions: list[tuple[str, dict[str, Any] | None, bool]], is_begun: bool) -> Guide:
+Function = tuple[str, dict[str, Any] | None, bool]
+"""A name, its parameters' schema, and whether that is strict."""
+
+
+def call_guide(functions: Sequence[Function], is_begun: bool) -> Guide:
     """The form of a demanded call: what follows `<tool_call>`, a line's end and `{"name":` in the prompt.
 
-    A function is a name, its parameters' schema, and whether that is strict. `is_begun` says that the only function's
-    name and `"arguments":` are in the prompt too. It is one call: free to go on, the smallest models call without end.
+    `is_begun` says that the only function's name and `"arguments":` are in the prompt too. It is one call: free to go
+    on, the smallest models call without end.
     """
-    rules = []
-    for number, (name, parameters, is_strict) in enumerate(functions):
-        schema = {"type": "object", "additionalProperties": False} if parameters is None else parameters
-        schema = {**schema, "x-guidance": LAYOUT if is_strict else {**LAYOUT, **LENIENT}}
+    schemas = [schema_of(function) for function in functions]
+    start = rf'start: " " {"arguments_0" if is_begun else "any"} "}}\n" </tool_call>'
+    return Guide(GuideType.LARK, "\n".join([start, *call_rules([name for name, _, _ in functions], schemas)]))
+
+
+def turn_guide(functions: Sequence[Function], most: int | None, answer: Any) -> Guide:
+    """The form of a turn in which calls are offered: text, in which `<tool_call>` begins a call of a function, whose
+    arguments have the schema where it is strict and are any JSON object otherwise. Where `answer` is a schema, and not
+    None, the turn is JSON that has it, or calls. `most` is 1 where one call ends it.
+    """
+    if answer is not None:
+        start = "start: answer | call" + ("" if most == 1 else ' ("\\n" call)*')
+        rules = [start, f"answer: %json {json.dumps(laid_out(answer))}"]
+    else:
+        rules = ["start: TEXT call?" if most == 1 else "start: TEXT (call TEXT)*", r"TEXT: /(.|\n)*/"]
+    rules.append(r'call: <tool_call> "\n{\"name\": " any "}\n" </tool_call>')
+    any_object: dict[str, Any] = {"type": "object", "x-guidance": LAYOUT}
+    schemas = [schema_of(function) if function[2] else any_object for function in functions]
+    return Guide(GuideType.LARK, "\n".join([*rules, *call_rules([name for name, _, _ in functions], schemas)]))
+
+
+def answer_schema(form: Guide) -> Any:
+    """The schema of an answer's form; None where it is none."""
+    if form.type is GuideType.JSON:
+        return {"type": "object"}
+    try:
+        return json.loads(form.text) if form.type is GuideType.JSON_SCHEMA else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def schema_of(function: Function) -> dict[str, Any]:
+    """The schema of a function's arguments: that of none where it has no parameters."""
+    _, parameters, is_strict = function
+    schema = {"type": "object", "additionalProperties": False} if parameters is None else parameters
+    return {**schema, "x-guidance": LAYOUT if is_strict else {**LAYOUT, **LENIENT}}
+
+
+def laid_out(schema: Any) -> Any:
+    """A schema whose values come on one line."""
+    return {**schema, "x-guidance": {**LAYOUT, **schema.get("x-guidance", {})}} if isinstance(schema, dict) else schema
+
+
+def call_rules(names: Sequence[str], schemas: Sequence[dict[str, Any]]) -> list[str]:
+    """Rules: `any` is what stands in a call between `{"name": ` and its closing brace, `arguments_0` a function's."""
+    rules = ["any: " + " | ".join(f"call_{number}" for number in range(len(names)))]
+    for number, (name, schema) in enumerate(zip(names, schemas, strict=True)):
         beginning = json.dumps(f'{json.dumps(name, ensure_ascii=False)}, "arguments": ', ensure_ascii=False)
         rules += [f"call_{number}: {beginning} arguments_{number}", f"arguments_{number}: %json {json.dumps(schema)}"]
-    any_call = " | ".join(f"call_{number}" for number in range(len(functions)))
-    first = "arguments_0" if is_begun else "any"
-    return Guide(GuideType.LARK, "\n".join([rf'start: " " {first} "}}\n" </tool_call>', f"any: {any_call}", *rules]))
+    return rules

@@ -76,12 +76,20 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
-class CalledToolChunk(Struct, tag_field="type", tag="function"):
-    """A call in a stream: always a whole one."""
+class CalledFunctionChunk(Struct):
+    """What a chunk adds to a call: its first one has the name, each one more of the arguments."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CalledToolChunk(Struct):
+    """The same with the number of the call; its first one has an id and a type."""
 
     index: int
-    id: str
-    function: CalledFunction
+    function: CalledFunctionChunk
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
 
 
 class ChatDelta(Struct):
@@ -90,7 +98,7 @@ class ChatDelta(Struct):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     tool_calls: list[CalledToolChunk] | UnsetType = UNSET
-    function_call: CalledFunction | UnsetType = UNSET
+    function_call: CalledFunctionChunk | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):

@@ -1,0 +1,24 @@
+"""OpenAI's Responses, stateless: every request holds all of its conversation."""
+
+from nimble_coder.gateway.answers.response_wire import ResponseWire
+from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.prompts.responses import as_chat
+from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
+from nimble_coder.gateway.service import Delivery, aside
+
+
+async def responses(front: Front, exchange: Exchange) -> None:
+    """`POST /v1/responses`."""
+    service = front.service
+    asked, size = await service.read(exchange, ResponsesRequest)
+    model = service.check_model(asked.model)
+    chat = as_chat(asked)
+    ids = await aside(size, service.chats.encode, chat)
+    calling = service.calling(chat)
+    room = service.limits.room(len(ids), asked.max_output_tokens, service.limits.max_seq_len)
+    jobs = service.jobs(ids, chat, room, bool(asked.stream), exchange.client, guide=calling.guide)
+    wire = ResponseWire(exchange.request_id, model, asked, calling)
+    exchange.failing = wire.failing
+    delivery = Delivery(wire, len(ids), stream=bool(asked.stream), headers=service.headers(chat, jobs))
+    await service.answer(exchange, jobs, delivery)

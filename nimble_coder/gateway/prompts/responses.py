@@ -1,0 +1,90 @@
+"""A Responses request as the chat that it asks to go on with."""
+
+from typing import Any
+
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.prompts.chat import text_in
+from nimble_coder.gateway.requests.forms import TEXT_FORMAT, of_format
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
+from nimble_coder.gateway.requests.schemas.responses import InputItem, ResponsesRequest
+from nimble_coder.gateway.requests.schemas.sampling import Sampling
+
+ROLES = ("user", "system", "developer", "assistant")
+PASSED_OVER = ("reasoning",)
+"""Items that clients send back and that hold nothing for this model."""
+
+
+def as_chat(asked: ResponsesRequest) -> ChatRequest:
+    """Messages and tools in a chat's shape, with all that is said of sampling and form; raises `ApiError` for items and
+    tools that are not available."""
+    if asked.text and asked.response_format:
+        of_format(asked.response_format, TEXT_FORMAT)
+    shared: dict[str, Any] = {name: getattr(asked, name) for name in Sampling.__struct_fields__}
+    tools = offered(asked)
+    choice, names = choice_of(asked.tool_choice)
+    return ChatRequest(
+        **shared,
+        messages=messages_of(asked),
+        tools=[tool for tool in tools if names is None or tool.function.name in names],
+        tool_choice=choice,
+        parallel_tool_calls=asked.parallel_tool_calls,
+    )
+
+
+def messages_of(asked: ResponsesRequest) -> list[Message]:
+    """The chat's messages, the instructions first."""
+    messages = [Message(role="system", content=asked.instructions)] if asked.instructions else []
+    if isinstance(asked.input, str):
+        return [*messages, Message(role="user", content=asked.input)]
+    if not asked.input:
+        raise ApiError(400, "input is empty: send a text or at least one item", "empty_messages", "input")
+    for place, item in enumerate(asked.input):
+        add(messages, item, f"input[{place}]")
+    return messages
+
+
+def add(messages: list[Message], item: InputItem, field: str) -> None:
+    """One item: a call belongs to the assistant's message before it."""
+    match item.type:
+        case "message":
+            if item.role not in ROLES:
+                text = f"role {(item.role or '')[:40]!r} is not known: use one of {', '.join(ROLES)}"
+                raise ApiError(400, text, "invalid_role", f"{field}.role")
+            messages.append(Message(role=item.role, content=text_in(item.content, f"{field}.content")))
+        case "function_call":
+            if not (messages and messages[-1].role == "assistant"):
+                messages.append(Message(role="assistant"))
+            call = ToolCall(function=FunctionCall(name=item.name or "", arguments=item.arguments), id=item.call_id)
+            messages[-1].tool_calls = [*(messages[-1].tool_calls or []), call]
+        case "function_call_output":
+            messages.append(Message(role="tool", content=text_in(item.output, f"{field}.output")))
+        case kind if kind not in PASSED_OVER:
+            text = f"an item of type {kind[:40]!r} is not available: send messages, function_call, function_call_output"
+            raise ApiError(400, text, "unsupported", f"{field}.type")
+
+
+def offered(asked: ResponsesRequest) -> list[Tool]:
+    """The functions that may be called; raises `ApiError` for tools that OpenAI would run."""
+    tools = []
+    for place, tool in enumerate(asked.tools or []):
+        if tool.type != "function":
+            text = f"a tool of type {tool.type[:40]!r} is not available here: only functions are, which the client runs"
+            raise ApiError(400, text, "unsupported", f"tools[{place}].type")
+        if not tool.offered.name:
+            raise ApiError(400, "a function has no name: send one", "invalid_input", f"tools[{place}].name")
+        tools.append(Tool(function=tool.offered))
+    return tools
+
+
+def choice_of(choice: str | dict[str, Any] | None) -> tuple[str | dict[str, Any] | None, list[Any] | None]:
+    """`tool_choice` in a chat's shape, and the names of the functions that it leaves, where it says which."""
+    if not isinstance(choice, dict) or "function" in choice:
+        return choice, None
+    match choice:
+        case {"type": "function", "name": name}:
+            return {"type": "function", "function": {"name": name}}, None
+        case {"type": "allowed_tools", "tools": [*tools]}:
+            names = [tool.get("name") for tool in tools if isinstance(tool, dict)]
+            return choice.get("mode", "auto"), names
+    text = f"tool_choice of type {str(choice.get('type'))[:40]!r} is not available here: choose a function"
+    raise ApiError(400, text, "unsupported", "tool_choice")

@@ -1,0 +1,75 @@
+"""What clients send to `/v1/responses`; names and meaning: OpenAI's API reference. Null means absent."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from nimble_coder.gateway.requests.schemas.chat import ContentPart, Function
+from nimble_coder.gateway.requests.schemas.forms import NamedSchema, ResponseFormat
+from nimble_coder.gateway.requests.schemas.sampling import Sampling
+
+
+class TextFormat(Struct, kw_only=True):
+    """What `text.format` of a Responses request holds: a `response_format` without its inner object."""
+
+    type: str = "text"
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class TextOptions(Struct, kw_only=True):
+    """A Responses request's `text`."""
+
+    format: TextFormat | None = None
+
+
+class InputItem(Struct, kw_only=True):
+    """An element of a Responses request's `input`: a message, a call, or what one gave."""
+
+    type: str = "message"
+    role: str | None = None
+    content: str | list[ContentPart | str] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    output: str | list[ContentPart | str] | None = None
+
+
+class OfferedTool(Struct, kw_only=True):
+    """A tool of a Responses request, whose function stands in it without an object around; a chat's is taken too."""
+
+    type: str = "function"
+    name: str = ""
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    function: Function | None = None
+
+    @property
+    def offered(self) -> Function:
+        """What may be called."""
+        own = Function(name=self.name, description=self.description, parameters=self.parameters, strict=self.strict)
+        return self.function or own
+
+
+class ResponsesRequest(Sampling, kw_only=True):
+    """`POST /v1/responses`, OpenAI's, of which nothing is kept."""
+
+    input: str | list[InputItem]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    text: TextOptions | None = None
+    tools: list[OfferedTool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: dict[str, Any] | None = None
+    user: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text and self.text.format:
+            if self.response_format:
+                raise ValueError("text.format and response_format both ask for a form: send one of them")
+            given = self.text.format
+            named = NamedSchema(name=given.name, schema=given.schema, strict=given.strict) if given.schema else None
+            self.response_format = ResponseFormat(type=given.type, json_schema=named)
