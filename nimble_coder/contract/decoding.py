@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, LOOKAHEAD, NO_CUT, OTHERWISE_READ, SCALARS
+from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, DRAFTING, LOOKAHEAD, NO_CUT, OTHERWISE_READ, SCALARS
 from nimble_coder.contract.request import Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import PerfMetrics, Response
 from nimble_coder.contract.scalar import Scalar
@@ -44,6 +44,7 @@ UNSUPPORTED = (
 )
 UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
 MAX_SEQUENCES = 64
+LONGEST_NAME = 64
 NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -105,6 +106,7 @@ def _read_row(
         stop_words=_read_words(inputs, "stop_words_list", row),
         lookahead=_read_lookahead(inputs, row),
         draft_tokens=int(_read_number(parameters, DRAFT_TOKENS)) if DRAFT_TOKENS in parameters else None,
+        drafting=str(parameters.get(DRAFTING, ""))[:LONGEST_NAME],
         draft_pool=str(parameters.get(DRAFT_POOL, "")),
         streaming=streaming,
         sampling=_read_sampling(inputs, parameters, row),

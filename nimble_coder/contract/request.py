@@ -131,6 +131,8 @@ class Request:
     draft_tokens: int | None = None
     """The most draft tokens per step, by matching suffixes; takes the place of a (w, n, g). 0 is plain decoding.
     Where both are None, the engine chooses."""
+    drafting: str = ""
+    """Which drafter proposes them, by its name in `engine/drafter.py`. Where it is empty, the two above say it."""
     draft_pool: str = ""
     """Requests of the same name may draft from what the others held; empty: from nobody's."""
     streaming: bool = True

@@ -1,9 +1,9 @@
 """What proposes a step's draft tokens: the seam between a request and the ways to guess what it goes on with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from build_engine.lookahead import LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.corpus import Corpus
@@ -34,9 +34,26 @@ class Drafter(Protocol):
         """Takes in tokens that came without a step of its own: the first one, behind the prompt."""
 
 
-def make_drafter(request: Request, config: LookaheadConfig | None, others: Iterable[Corpus] = ()) -> Drafter:
-    """By lookahead under `config`, else by matching suffixes in the request's own text and in others."""
-    if config is not None:
-        return Lookahead(config, request.input_ids, request.seed)
+def by_lookahead(request: Request, config: LookaheadConfig, others: Iterable[Corpus]) -> Drafter:  # noqa: ARG001
+    """From a window and n-grams under `config`."""
+    return Lookahead(config, request.input_ids, request.seed)
+
+
+def by_suffixes(request: Request, config: LookaheadConfig, others: Iterable[Corpus]) -> Drafter:  # noqa: ARG001
+    """From what followed the text's end before, in the request's own text and in others."""
     most = MOST_DRAFTS if request.draft_tokens is None else request.draft_tokens
     return SuffixDrafter(request.input_ids, most, others)
+
+
+LOOKAHEAD, SUFFIXES = "lookahead", "suffixes"
+DRAFTERS: dict[str, Callable[[Request, LookaheadConfig, Iterable[Corpus]], Drafter]] = {
+    LOOKAHEAD: by_lookahead,
+    SUFFIXES: by_suffixes,
+}
+"""How each is made, by the name that a request calls it (`drafting`)."""
+
+
+def make_drafter(request: Request, config: LookaheadConfig | None, others: Iterable[Corpus] = ()) -> Drafter:
+    """The drafter that the request names, else lookahead where there is a (w, n, g), else suffixes."""
+    name = request.drafting or (SUFFIXES if config is None else LOOKAHEAD)
+    return DRAFTERS[name](request, config or PLAIN, others)

@@ -20,7 +20,7 @@ from nimble_coder.engine.budget import Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.counters import Counters
-from nimble_coder.engine.drafter import make_drafter
+from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, make_drafter
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
@@ -214,12 +214,14 @@ class TorchEngine:
             raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
         if request.sampling:
             self._check_sampling(request.sampling, request)
-        if request.draft_tokens is not None:
-            if not 0 <= request.draft_tokens <= MOST_DRAFTS:
-                raise RequestError(f"draft_tokens is {request.draft_tokens}, out of range: send 0 to {MOST_DRAFTS}")
+        if request.draft_tokens is not None and not 0 <= request.draft_tokens <= MOST_DRAFTS:
+            raise RequestError(f"draft_tokens is {request.draft_tokens}, out of range: send 0 to {MOST_DRAFTS}")
+        if request.drafting and request.drafting not in DRAFTERS:
+            raise RequestError(f"drafting is {request.drafting!r}: send one of {', '.join(DRAFTERS)}")
+        if request.draft_tokens is not None and request.drafting != LOOKAHEAD:
             return None
         if request.lookahead is None:
-            return self._usual
+            return self._lookahead if request.drafting == LOOKAHEAD else self._usual
         try:
             request.lookahead.check_within(portable_limit(self._lookahead))
         except LookaheadError as error:

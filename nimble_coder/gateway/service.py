@@ -183,7 +183,10 @@ class Service:
         """The generations of a client's prompt; raises `ApiError` for what the engine must not see. The portable engine
         holds them to the form of `guide`, else to the one that the request asks for."""
         self.limits.check_prompt(len(ids))
-        lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
+        if asked.drafting:
+            lookahead = self.limits.choose_lookahead(asked.asked_lookahead, len(ids))
+        else:
+            lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
         is_fim = self.encoder.id("<|fim_middle|>") in ids
         ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
         # Special tokens do not show in the text, so a stop string that spells one is looked for among the ids.
@@ -237,6 +240,9 @@ class Service:
 
     def _draft_tokens(self, asked: Sampling, lookahead: LookaheadConfig | None) -> int | None:
         """The most draft tokens per step by matching suffixes; None where a request is not drafted for in that way."""
+        if self.engine is Engine.PORTABLE and asked.drafting:
+            most = MOST_DRAFTS if asked.draft_tokens is None else asked.draft_tokens
+            return None if asked.drafting == "lookahead" else most
         if asked.draft_tokens is not None and self.engine is Engine.PORTABLE:
             return asked.draft_tokens
         return MOST_DRAFTS if lookahead is None and self.profile.matches_suffixes else None
@@ -248,7 +254,8 @@ class Service:
         lookahead = PLAIN if first.model == PLAIN_MODEL else first.lookahead or self.limits.lookahead
         suffixes = self._draft_tokens(asked, first.lookahead)
         config = PLAIN if suffixes is not None else lookahead
-        drafting = b"suffixes" if suffixes else b"none" if config.is_plain else b"lookahead"
+        named = asked.drafting.encode() if asked.drafting else b"suffixes"
+        drafting = named if suffixes else b"none" if config.is_plain else b"lookahead"
         return [
             (b"x-nimble-drafting", drafting),
             (b"x-nimble-decoding", b"sampling" if self.engine >= Engine.SAMPLING and samples(asked) else b"greedy"),

@@ -29,6 +29,30 @@ def test_the_text_is_that_of_plain_decoding(http: httpx.Client, sampling: dict[s
 
 
 @pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [
+        ({"drafting": "suffixes"}, "1,1,0"),
+        ({"drafting": "suffixes", "lookahead": [1, 3, 1]}, "1,1,0"),
+        ({"drafting": "lookahead"}, "8,8,8"),
+        ({"drafting": "lookahead", "lookahead": [1, 3, 1]}, "1,3,1"),
+    ],
+    ids=str,
+)
+def test_a_request_may_name_its_drafter(http: httpx.Client, asked: dict[str, object], numbers: str) -> None:
+    plain = http.post("/v1/completions", json={**ASKED, "lookahead": False}).json()
+    drafted = http.post("/v1/completions", json={**ASKED, **asked})
+    assert drafted.headers["x-nimble-drafting"] == asked["drafting"]
+    assert drafted.headers["x-nimble-lookahead"] == numbers
+    assert drafted.json()["choices"][0]["text"] == plain["choices"][0]["text"]
+    assert drafted.json()["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] > 0
+
+
+def test_a_drafter_that_there_is_not_is_refused_with_those_that_there_are(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={**ASKED, "drafting": "oracle"})
+    assert (answer.status_code, "send one of lookahead, suffixes" in answer.json()["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
     "body", [{"draft_tokens": 33}, {"draft_tokens": -1}, {"draft_tokens": 4, "lookahead": [1, 3, 1]}], ids=str
 )
 def test_what_cannot_be_drafted_is_refused(http: httpx.Client, body: dict[str, object]) -> None:

@@ -38,9 +38,9 @@ DECODING = {
         "schema": {"enum": ["greedy", "sampling"]},
     },
     "x-nimble-drafting": {
-        "description": "What proposed the tokens that a step verifies",
+        "description": "What proposed the tokens that a step verifies: a drafter of the engine, or none",
         "required": True,
-        "schema": {"enum": ["lookahead", "suffixes", "none"]},
+        "schema": {"type": "string", "pattern": "^[a-z_]+$"},
     },
     "x-nimble-lookahead": {
         "description": "The (w,n,g) that was used; 1,1,0 is plain decoding",

@@ -144,6 +144,7 @@ CHOOSING = (
     Field("repetition_detection", VLLM, {"max_pattern_size": 4}, ({},)),
     Field("lookahead", OWN, False),
     Field("draft_tokens", OWN, 4, needs=PORTABLE),
+    Field("drafting", OWN, "suffixes", ("",), needs=PORTABLE),
     Field("repeat_penalty", LLAMA, 1.1, (1,)),
     Field("repeat_last_n", LLAMA, 64, (-1,)),
     Field("penalize_nl", LLAMA, False, (True,)),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from nimble_coder.contract.bounds import BIAS
+from nimble_coder.contract.fields import DRAFTING
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.sampling import given_numbers
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
@@ -56,7 +57,7 @@ def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tup
     """What the portable engine takes as request parameters, by name."""
     biases = biases_of(asked, encode, vocab_size)
     bias: tuple[tuple[str, str | float], ...] = (("logit_bias", json.dumps(biases)),) if biases else ()
-    found = list(bias)
+    found = [*bias, (DRAFTING, asked.drafting)] if asked.drafting else [*bias]
     found += [(scalar.name, float(value)) for scalar, value in given_numbers(asked) if scalar.datatype is None]
     if isinstance(asked, OpenAISampling) and asked.wants_log_probs:
         found += [("top_logprobs", float(asked.alternatives))] if asked.alternatives else []

@@ -57,6 +57,8 @@ class Sampling(GuidedFields, kw_only=True):
     """(w,n,g) of this request, false for plain decoding; the engine's own by default."""
     draft_tokens: Annotated[int, Meta(ge=0, le=MOST_DRAFTS)] | None = None
     """The portable engine drafts up to so many tokens per step by matching suffixes, in place of lookahead."""
+    drafting: Annotated[str, Meta(max_length=32, pattern="^[a-z_]*$")] | None = None
+    """What proposes them, by the portable engine's name for it; goes before `lookahead` and `draft_tokens`."""
     t_max_predict_ms: Milliseconds | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
