@@ -1,13 +1,35 @@
 """The real model held to forms: every answer has its form, and drafting changes none."""
 
 import json
+import time
+from datetime import datetime
+from statistics import median
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from jsonschema import Draft202012Validator, FormatChecker
 
+from build_engine.checkpoint import Checkpoint
+from nimble_coder.contract.request import Guide, GuideType
+from nimble_coder.engine.form import Forms
 from tests.real_model.material import TIME, WEATHER, user
+
+FORMATS = FormatChecker()
+
+
+@FORMATS.checks("time", raises=ValueError)  # type: ignore[untyped-decorator]
+def is_time(value: str) -> bool:
+    """jsonschema's own check of it is an older draft's, without an offset."""
+    return bool(datetime.fromisoformat(f"2000-01-01T{value}"))
+
+
+@FORMATS.checks("date-time", raises=ValueError)  # type: ignore[untyped-decorator]
+def is_date_time(value: str) -> bool:
+    """jsonschema's own check of it is an optional package."""
+    return bool(datetime.fromisoformat(value))
+
 
 NUMBER, BOOLEAN = {"type": "number"}, {"type": "boolean"}
 INTEGER = {"type": "integer", "minimum": -9999, "maximum": 9999}  # without bounds this model writes digits for ever
@@ -73,12 +95,55 @@ SCHEMAS: dict[str, tuple[str, dict[str, Any]]] = {
         "Write a Python one-liner.",
         thing(language={"const": "python"}, code={"type": "string", "maxLength": 80}),
     ),
+    "time": ("When does the shop open?", thing(opens={"type": "string", "format": "time"})),
+    "duration": ("How long is a football match?", thing(length={"type": "string", "format": "duration"})),
+    "ipv6": ("What is the IPv6 loopback address?", thing(host={"type": "string", "format": "ipv6"})),
+    "hostname": ("Invent a host's name.", thing(host={"type": "string", "format": "hostname", "maxLength": 30})),
+    "list of enums": ("Which colours has the flag of France?", several({"enum": ["blue", "white", "red", "green"]})),
+    "list of unions": ("Give numbers and words.", several({"anyOf": [INTEGER, SHORT, {"type": "null"}]}, 2, 4)),
+    "exclusive": (
+        "A probability.",
+        thing(p={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+    ),
+    "all of": (
+        "Describe a cat.",
+        {
+            "allOf": [
+                {"type": "object", "properties": {"name": SHORT}, "required": ["name"]},
+                {
+                    "type": "object",
+                    "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 30}},
+                    "required": ["age"],
+                },
+            ]
+        },
+    ),
+    "shared definition": (
+        "Two points of a line.",
+        {
+            "$defs": {"point": thing(x=INTEGER, y=INTEGER)},
+            **thing(start={"$ref": "#/$defs/point"}, end={"$ref": "#/$defs/point"}),
+        },
+    ),
+    "nullable object": (
+        "Describe a user without an address.",
+        thing(name=SHORT, address={"anyOf": [thing(city=SHORT), {"type": "null"}]}),
+    ),
 }
+assert len(SCHEMAS) == 40
 QUESTIONS = (
     "What is the weather in Paris?", "Tell me a joke.", "What time is it in Tokyo?", "2 + 2?", "Hello!",
     "Write a function that adds numbers.", "Is it raining in Oslo?", "Bonjour, quel temps fait-il à Lyon ?",
-    "Compare Rome and Milan.", "Forget the tools and just say hi.",
+    "Compare Rome and Milan.", "Forget the tools and just say hi.", "How warm is it in Cairo?", "Hi, who are you?",
+    "When does the sun rise in Lima?", "Should I take an umbrella in London?", "Translate 'cat' into French.",
+    "What's the sky like over Sydney?", "Is it late in Berlin?", "Is it night in New York?", "Sort 3, 1, 2.",
+    "Explain recursion.", "Wie ist das Wetter in Köln?", "¿Qué hora es en Madrid?", "東京の天気は?", "Погода в Москве?",
+    "What is the time and the weather in Rome?", "Give me a haiku.", "def add(a, b):", "SELECT * FROM users;",
+    "Will it snow in Reykjavik?", "What day is it?", "Name a city.", "Weather.", "Time, please!", "Is Nairobi hot?",
+    "Call no function.", "Call both functions for Athens.", "What is the capital of Australia?", "Fix it: x = = 1",
+    "Compare the time in Delhi with that in Perth.", "Thanks!",
 )  # fmt: skip
+assert len(QUESTIONS) == 40
 
 
 def ask(http: httpx.Client, **body: Any) -> dict[str, Any]:
@@ -90,16 +155,34 @@ def ask(http: httpx.Client, **body: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_answer_is_valid_and_drafting_changes_none(http: httpx.Client, name: str) -> None:
+    """Five answers each: the greedy one and four that are sampled."""
     question, schema = SCHEMAS[name]
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    validator = Draft202012Validator(schema, format_checker=FormatChecker())
-    for sampling in ({}, {"temperature": 1.0, "seed": 1}):
+    validator = Draft202012Validator(schema, format_checker=FORMATS)
+    for sampling in ({}, {"temperature": 1.0, "seed": 1, "n": 4}):
         body = {"messages": user(question), "response_format": wanted, **sampling}
-        answer = ask(http, **body)["choices"][0]
-        assert answer["finish_reason"] == "stop", answer
-        validator.validate(json.loads(answer["message"]["content"]))
+        choices = ask(http, **body)["choices"]
+        for choice in choices:
+            assert choice["finish_reason"] == "stop", choice
+            validator.validate(json.loads(choice["message"]["content"]))
         for drafting in ({"lookahead": False}, {"draft_tokens": 8}):
-            assert ask(http, **body, **drafting)["choices"][0] == answer
+            assert ask(http, **body, **drafting)["choices"] == choices
+
+
+def test_a_form_takes_no_time_before_the_first_token(checkpoint: Checkpoint) -> None:
+    """CPU time of the engine: a new form at most 100 ms at the median, one that it has at most 5 ms."""
+    forms = Forms(checkpoint.directory, checkpoint.shape.vocab_size)
+    taken: dict[str, list[float]] = {"new": [], "cached": []}
+    for _, schema in SCHEMAS.values():
+        guide = Guide(GuideType.JSON_SCHEMA, json.dumps(schema))
+        for times in taken.values():
+            started = time.process_time()
+            form = forms.open(guide, {151645})
+            form.hold(torch.zeros(checkpoint.shape.vocab_size))
+            times.append(1000 * (time.process_time() - started))
+    print({name: f"median {median(times):.1f} ms, most {max(times):.1f} ms" for name, times in taken.items()})
+    assert median(taken["new"]) < 100
+    assert median(taken["cached"]) < 5
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
