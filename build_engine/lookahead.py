@@ -57,6 +57,11 @@ class LookaheadConfig:
         """True where no draft token is ever sent: autoregressive decoding."""
         return self.max_draft_tokens == 0
 
+    @property
+    def label(self) -> str:
+        """As the names of profiles have it: `w8n8g8`."""
+        return f"w{self.window_size}n{self.ngram_size}g{self.verification_set_size}"
+
     def check_within(self, engine: "LookaheadConfig") -> None:
         """Raises `LookaheadError` unless w <= W, n <= N and g <= G of the engine."""
         if any(mine > limit for mine, limit in zip(astuple(self), astuple(engine), strict=True)):

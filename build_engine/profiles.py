@@ -142,14 +142,28 @@ class Profile:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def with_limits(self, **changes: object) -> "Profile":
-        """A variant with other limits or lookahead, named after this one; values that are None change nothing."""
+        """A variant with other limits, precision or lookahead; values that are None change nothing.
+
+        It is named after this one, by what it has itself; where a name does not say all that differs, by its id too.
+        """
         given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
         if not given:
             return self
         if self.is_portable and "max_seq_len" in given:  # any prompt may be sent that leaves room for a token
             given.setdefault("max_input_len", given["max_seq_len"] - 1)
         variant = replace(self, **given)
-        return self if variant == self else replace(variant, name=f"{self.name}-custom-{variant.id[:8]}")
+        if variant == self:
+            return self
+        renamed = replace(variant, name=f"{self.name.removesuffix(self._traits)}{variant._traits}")
+        others = (name for name in given if name not in ("precision", "lookahead"))
+        says_all = self.name.endswith(self._traits) and all(given[name] == getattr(self, name) for name in others)
+        return renamed if says_all else replace(renamed, name=f"{renamed.name}-custom-{variant.id[:8]}")
+
+    @property
+    def _traits(self) -> str:
+        """How the names of profiles end, but those of the embedded model."""
+        parallel = "" if self.is_portable else f"-tp{self.tensor_parallel}"
+        return f"-{self.precision}{parallel}-{self.lookahead.label}"
 
 
 DEMO_PROFILE = Profile(
@@ -204,9 +218,8 @@ def _tensorrt_profile(model: Model, gpu: str, precision: Precision) -> Profile:
     lookahead = PUBLISHED_32B if published else LOOKAHEAD.get(gpu, LookaheadConfig(8, 8, 8))
     small = GPU_TYPES[gpu].memory_mib < 32 << 10
     tp = next((n for (g, s, p), n in GPUS_NEEDED.items() if gpu in g and (s, p) == (model.size, precision)), 1)
-    w, n, g = lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size
     return Profile(
-        name=f"{model.name}-{gpu}-{precision}-tp{tp}-w{w}n{n}g{g}",
+        name=f"{model.name}-{gpu}-{precision}-tp{tp}-{lookahead.label}",
         model=model.repo,
         engine="tensorrt",
         precision=precision,

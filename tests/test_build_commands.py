@@ -67,7 +67,7 @@ def test_limits_on_the_command_line_change_the_plan(machine: Machine) -> None:
     ).stdout
     assert "--max_batch_size 2 " in script
     assert "--max_draft_len 15" in script
-    assert f"# {SEVEN}-custom-" in script
+    assert f"# {SEVEN.replace('w8n8g8', 'w4n3g4')}-custom-" in script
 
 
 def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_built_of_a_directory_is_called_after_it(machine: Machine, tiny_
     answer = machine.run("build-engine", "--model", tiny_checkpoint, "--lookahead", "2,3,2", "--skip-verify")
     assert answer.returncode == 0, answer.stderr
     artifact = Artifact.open(Path(answer.stdout.strip()))
-    assert artifact.directory.name.startswith("tiny-torch-bf16-w1n4g1-custom-")
+    assert artifact.directory.name.startswith("tiny-torch-bf16-w2n3g2-")
     assert artifact.manifest.profile.served_names[0] == "tiny"
     script = machine.run("build-engine", "--model", tiny_checkpoint, "--dry-run").stdout
     assert f"build-engine --model {tiny_checkpoint}" in script

@@ -8,7 +8,7 @@ import pytest
 
 from build_engine.catalog import MODELS, find_model
 from build_engine.hardware import GPU_TYPES, MIB
-from build_engine.lookahead import LookaheadConfig
+from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.memory import plan_memory
 from build_engine.profiles import ANY, EMBEDDED, PROFILES, Profile, ProfileError, find_profile
 
@@ -97,6 +97,20 @@ def test_a_variant_has_another_name_and_id() -> None:
     assert variant.max_batch_size == 3
     assert variant.name.startswith(f"{profile.name}-custom-")
     assert profile.with_limits(max_batch_size=profile.max_batch_size) is profile
+
+
+def test_a_variants_name_says_what_it_is() -> None:
+    """So that nobody reads w1n4g1 where another (W,N,G) drafts."""
+    torch = PROFILES["qwen2.5-coder-0.5b-torch-bf16-w1n4g1"]
+    assert torch.with_limits(lookahead=LookaheadConfig(2, 3, 2)).name == "qwen2.5-coder-0.5b-torch-bf16-w2n3g2"
+    assert torch.with_limits(precision="int8") == PROFILES["qwen2.5-coder-0.5b-torch-int8-w1n4g1"]
+    both = torch.with_limits(lookahead=LookaheadConfig(2, 3, 2), precision="int4", max_batch_size=torch.max_batch_size)
+    assert both.name == "qwen2.5-coder-0.5b-torch-int4-w2n3g2"
+    compiled = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
+    plain = compiled.with_limits(lookahead=PLAIN, max_batch_size=4)
+    assert plain.name.startswith("qwen2.5-coder-7b-instruct-h100-bf16-tp1-w1n1g0-custom-")
+    demo = PROFILES["demo"].with_limits(lookahead=LookaheadConfig(2, 3, 2))
+    assert demo.name.startswith("demo-fp32-w2n3g2-custom-")
 
 
 def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() -> None:

@@ -46,7 +46,16 @@ def test_a_prompt_that_leaves_room_for_one_token_of_the_told_length_is_taken(lim
 
 
 @pytest.mark.parametrize(
-    ("prompt", "asked", "room"), [(100, None, 16), (100, 5, 5), (8000, 4096, 192), (8000, -1, 192), (100, 0, 0)]
+    ("prompt", "asked", "room"),
+    [
+        (100, None, 16),
+        (100, 5, 5),
+        (8000, 4096, 192),
+        (8000, -1, 192),
+        (8000, -2, 192),
+        (8000, 2**63 - 1, 192),
+        (100, 0, 0),
+    ],
 )
 def test_max_tokens_is_cut_to_what_fits(prompt: int, asked: int | None, room: int) -> None:
     assert LIMITS.room(prompt, asked, 16) == room

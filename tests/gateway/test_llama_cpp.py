@@ -103,6 +103,33 @@ def test_n_predict_is_max_tokens_where_that_is_not_said(http: httpx.Client, path
     assert [tokens(n_predict=0), tokens(n_predict=3), tokens(n_predict=3, max_tokens=2)] == [0, 3, 2]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": PROMPT}),
+        ("/v1/completions", {"prompt": PROMPT, "suffix": "\n"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/fim/completions", {"prompt": PROMPT}),
+        ("/completion", {"prompt": PROMPT}),
+        ("/infill", {"input_prefix": PROMPT, "input_suffix": "\n"}),
+    ],
+)
+@pytest.mark.parametrize("asked", [-1, -2, 2**53 - 1, 2**63 - 1])
+def test_all_that_fits_can_be_asked_for_by_either_name(
+    http: httpx.Client, path: str, body: dict[str, Any], asked: int
+) -> None:
+    """200 tokens and a stop behind them tell enough: no route's default is as long but a chat's, which is all."""
+
+    def answer(**fields: Any) -> Any:
+        sent = http.post(path, json={**body, "stop_token_ids": [5], "logit_bias": {"5": -100}, **fields})
+        assert sent.status_code == 200, sent.text
+        return sent.json()
+
+    for name in ("max_tokens", "n_predict"):
+        found = answer(**{name: asked, "min_tokens": 200, "logit_bias": {"5": 100}})
+        assert (found["usage"]["completion_tokens"] if "usage" in found else found["tokens_predicted"]) == 200
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/completion"])
 def test_an_answer_of_no_tokens_warms_the_cache(http: httpx.Client, path: str) -> None:
     prompt = f"# {uuid.uuid4()}\n" * 20

@@ -41,6 +41,23 @@ def test_none_but_the_chosen_where_none_are_asked_for(http: httpx.Client) -> Non
         assert scores["token_logprobs"] == choice(http, logprobs=3)["logprobs"]["token_logprobs"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_end_before_min_tokens_and_the_log_probabilities_of_all(http: httpx.Client, stream: bool) -> None:
+    """The end is the likeliest token at every place but where it is forbidden; log probabilities are before that."""
+    fields = {"min_tokens": 5, "max_tokens": 9, "logprobs": 2, "stop_token_ids": [5], "logit_bias": {"5": 100}}
+    body = {"prompt": PROMPT, **fields, "stream": stream}
+    answer = http.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    chunks = events(answer.text)[:-1] if stream else [answer.text]
+    choices = [httpx.Response(200, text=chunk).json()["choices"][0] for chunk in chunks]
+    scores = [c["logprobs"] for c in choices if c["logprobs"]]
+    assert choices[-1]["finish_reason"] == "stop"
+    plain = choice(http, max_tokens=5, logprobs=2)["logprobs"]
+    for name in ("tokens", "token_logprobs", "top_logprobs"):
+        found = [value for each in scores for value in each[name]]
+        assert found == plain[name]
+
+
 def test_a_token_that_was_drawn_is_among_its_alternatives(http: httpx.Client) -> None:
     scores = choice(http, logprobs=1, temperature=3, seed=1)["logprobs"]
     for token, value, top in zip(scores["tokens"], scores["token_logprobs"], scores["top_logprobs"], strict=True):

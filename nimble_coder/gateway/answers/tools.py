@@ -29,6 +29,13 @@ FIRST_KEYS = ("arguments", "parameters", "function", "type", "id")
 """What a call may begin with besides its name."""
 SURELY_A_TAG = len("<tool_")
 DECODER = json.JSONDecoder(strict=False)
+ARGUMENT_KEYS = ("arguments", "parameters")
+HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*')
+ARGUMENTS = re.compile(rf',\s*"(?:{"|".join(ARGUMENT_KEYS)})"\s*:\s*')
+BEGUN = re.compile(r',?\s*"?(\w*)"?\s*:?\s*')
+"""What there may be of `ARGUMENTS` where a call is cut."""
+BEHIND = (FENCE, *CLOSINGS)
+"""What may stand behind a call that lacks its last brace, besides the end."""
 LONGEST_CUT = 12
 """The most that a text may end with of a literal or an escape that is not complete: of a pair of surrogates."""
 HELD_CLOSING = "}\n</tool_call>"
@@ -325,24 +332,43 @@ class ToolCallParser:
             value, end = DECODER.raw_decode(held, start)
         except (ValueError, RecursionError) as error:
             self._wait_if(may_go_on(error, held))
-            if not opening["tag"]:
-                is_cut_call = (
-                    self._count
-                    and may_go_on(error, held)
-                    and beginning.startswith(self._beginnings[: len(self._names)])
-                )
+            if lacking := unclosed(held, start, self._names):
+                value, end = lacking
+                self._is_cut = end == len(held)
+            elif not opening["tag"]:
+                is_bare = opening["language"] is None
+                is_cut_call = may_go_on(error, held) and self._is_begun(start, is_bare and self._has_text)
                 return (len(held), UNFINISHED) if is_cut_call else None
-            closing = CLOSING_TAG.search(held, start)
-            self._wait_if(closing is None)
-            end = closing.start() if closing else len(held)
-            value = read_python(held[start:end])
-            if not closing and as_call(value, self._names) is None:
-                return end, UNFINISHED
+            else:
+                closing = CLOSING_TAG.search(held, start)
+                self._wait_if(closing is None)
+                end = closing.start() if closing else len(held)
+                value = read_python(held[start:end])
+                if not closing and as_call(value, self._names) is None:
+                    return end, UNFINISHED
         is_bare = opening["tag"] is None and opening["language"] is None
         if is_bare and self._has_text and not has_exact_shape(value):
             return None
         call = as_call(value, self._names)
         return (end, call) if call else None
+
+    def _is_begun(self, start: int, is_amid_text: bool) -> bool:
+        """Whether JSON that the end cuts would have been a call: it names an offered function, and its arguments come
+        next or may. Amid text they must be what is cut: a whole call there has nothing behind them."""
+        name, place = called(self._held, start) or ("", start)
+        if name not in self._names:
+            return False
+        if arguments := ARGUMENTS.match(self._held, place):
+            return not is_amid_text or self._is_cut_object(arguments.end())
+        begun = BEGUN.fullmatch(self._held, place)
+        return begun is not None and not is_amid_text and any(key.startswith(begun[1]) for key in ARGUMENT_KEYS)
+
+    def _is_cut_object(self, start: int) -> bool:
+        try:
+            DECODER.raw_decode(self._held, start)
+        except (ValueError, RecursionError):
+            return self._held.startswith("{", start)
+        return False
 
     def _wait_if(self, can_tell_later: bool) -> None:
         if can_tell_later and not self._is_over:
@@ -364,6 +390,32 @@ def may_go_on(error: Exception, text: str) -> bool:
     if not isinstance(error, json.JSONDecodeError):
         return False
     return error.msg.startswith("Unterminated string") or error.pos + LONGEST_CUT > len(text)
+
+
+def called(text: str, start: int) -> tuple[str, int] | None:
+    """The name that JSON begins with, as a call does, and where what follows the name begins."""
+    head = HEAD.match(text, start)
+    try:
+        return (DECODER.decode(head[1]), head.end()) if head else None
+    except ValueError:
+        return None  # an escape that JSON has not
+
+
+def unclosed(text: str, start: int, names: frozenset[str]) -> tuple[dict[str, Any], int] | None:
+    """A call of an offered function that lacks nothing but its last brace, as a limit leaves it and small models write
+    it, and where it ends."""
+    name, place = called(text, start) or ("", start)
+    arguments = ARGUMENTS.match(text, place) if name in names else None
+    if not arguments:
+        return None
+    try:
+        value, end = DECODER.raw_decode(text, arguments.end())
+    except (ValueError, RecursionError):
+        return None
+    while end < len(text) and text[end].isspace():
+        end += 1
+    is_all = end == len(text) or text.startswith(BEHIND, end)
+    return ({"name": name, "arguments": value}, end) if is_all else None
 
 
 def read_python(text: str) -> Any:

@@ -100,7 +100,8 @@ async def infill_prompt(service: Service, infill: Infill, max_tokens: int | None
     """An infill prompt that leaves room for what is asked for, at least half of the context for the prompt; and
     whether it had to be cut."""
     limits = service.limits
-    wanted = service.settings.fim_max_tokens if max_tokens is None else max(max_tokens, 1)
+    is_open = max_tokens is None or max_tokens < 0
+    wanted = service.settings.fim_max_tokens if is_open else max(max_tokens or 0, 1)
     budget = min(limits.max_input_len, limits.max_seq_len - min(wanted, limits.max_seq_len // 2))
     return await aside(infill.size, encode_infill, service.encoder, infill, budget)
 

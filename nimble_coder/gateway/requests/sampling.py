@@ -24,7 +24,8 @@ def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) ->
     `strict` refuses what a greedy engine would ignore.
     """
     wants_log_probs = isinstance(asked, OpenAISampling) and asked.wants_log_probs
-    if wants_log_probs and (engine is Engine.GREEDY or asked.min_tokens):
+    # Elsewhere the gateway passes over end ids for `min_tokens`, and the engine's probabilities belong to these too.
+    if wants_log_probs and (engine is Engine.GREEDY or (asked.min_tokens and engine is not Engine.PORTABLE)):
         text = "logprobs are not available with this engine's lookahead decoding, nor with min_tokens: leave one out"
         raise ApiError(400, text, "unsupported", "logprobs")
     wants_more = isinstance(asked, OpenAISampling) and (asked.alternatives or asked.scores_prompt)

@@ -13,7 +13,9 @@ def within(bounds: Bounds) -> Meta:
 
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Length = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+Length = Annotated[int, Meta(ge=-2, le=2**63 - 1)]
+"""Tokens of an answer. Below 0 are as many as fit, -1 being llama.cpp's and Ollama's, -2 Ollama's; above that a program
+may send the largest number that it has."""
 Kept = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 """So many of a prompt's last tokens; -1 for as many as fit."""
 Alternatives = Annotated[int, Meta(ge=0, le=MOST_TOP)]
