@@ -1,8 +1,9 @@
-"""TLS of the gateway's ports: a renewed certificate is taken up by the next handshake, without a restart."""
+"""TLS of the gateway's ports: what is renewed holds from the next handshake on, without a restart."""
 
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -14,6 +15,7 @@ from nimble_coder.gateway.access.file_version import version_of
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN = 5.0
+Chooser = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], int | None]
 
 
 class Tls:
@@ -27,10 +29,13 @@ class Tls:
         ends.set(valid_until(certificate).timestamp())
 
     async def watch(self, context: ssl.SSLContext) -> None:
-        """Keeps the HTTP port's context at what the files hold, until it is cancelled.
+        """Keeps the HTTP port, whose connections begin with `context`, at what the files hold, until it is cancelled.
 
-        An authority that is taken out of its file stays trusted there until the next start.
+        A handshake gets a context made anew: to one that is in use an authority can be added, but none taken away.
         """
+        if self._client_ca:  # a session that is resumed shows no certificate
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
         while True:
             await asyncio.sleep(SECONDS_BETWEEN)
             version = self._version()
@@ -38,17 +43,34 @@ class Tls:
                 continue
             self._served = version
             try:
-                # Both are tried first: a context whose key has failed to load is left with half of the pair.
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
-                if self._client_ca:
-                    context.load_verify_locations(self._client_ca)
-                context.load_cert_chain(self._certificate, self._key)
+                renewed = self._context()
                 ends = valid_until(self._certificate)
             except (OSError, ValueError) as error:  # `ssl.SSLError` is an `OSError`; half of a pair has been written
-                logger.warning("the renewed certificate cannot be used, the old one stays: %s", error)
+                logger.warning("the renewed certificates cannot be used, the old ones stay: %s", error)
                 continue
+            context.sni_callback = self._handing_out(renewed)
             self._ends.set(ends.timestamp())
-            logger.info("a renewed certificate is served, valid until %s", ends.isoformat())
+            logger.info("renewed certificates are served and asked for, valid until %s", ends.isoformat())
+
+    def _handing_out(self, renewed: ssl.SSLContext) -> Chooser:
+        """OpenSSL asks at every handshake, whether the client names a server or not."""
+
+        def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
+            connection.context = renewed
+            # A session of TLS 1.2 that began under other authorities; without it the client shows its certificate.
+            is_resumed = self._client_ca is not None and connection.session_reused
+            return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE if is_resumed else None
+
+        return choose
+
+    def _context(self) -> ssl.SSLContext:
+        """What the files hold; raises `OSError` where they do not belong together or are none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._certificate, self._key)
+        if self._client_ca:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Of the gRPC port, which asks at every handshake; with a client CA, clients must show a certificate."""
@@ -60,7 +82,7 @@ class Tls:
         if version == self._asked:
             return None
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
+            self._context()
             configuration = self._configuration()
         except OSError:
             return None  # half of a pair has been written: the old one stays
