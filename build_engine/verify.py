@@ -52,8 +52,9 @@ LIMITS: dict[Precision, Limits] = {
     "int4": Limits(near_ties=2, loss=0.1),
 }
 """Measured on portable engines of Qwen2.5-Coder-0.5B-Instruct: in bf16 the compiled step chooses each of 800 tokens as
-the checkpoint does, and PyTorch's operators lose 0.0003 nats; matrices rounded to fp8 lose 0.0024, fp8
-keys 0.002, a rotary base of 10000 instead of 1e6 0.12. Nobody has asked a TensorRT engine (docs/gpu-checklist.md)."""
+the checkpoint does, and PyTorch's operators lose 0.0003 nats; matrices rounded to fp8 lose 0.0024 on `PROMPTS`, and a
+rotary base of 10000 instead of 1e6 0.12. Keys rounded to fp8 lose 0.0015 there and 0.019 on `OPEN_PROMPTS`, where 8
+bits lose nothing and 4 bits 0.05. Nobody has asked a TensorRT engine (docs/gpu-checklist.md)."""
 
 PROMPTS = (
     "def quicksort(items: list[int]) -> list[int]:\n",
@@ -66,6 +67,14 @@ PROMPTS = (
     'package main\n\nimport "fmt"\n\nfunc main() {\n\tfor i := 1; i <= 100; i++ {\n',
 )
 """Eight at once, code of several languages."""
+OPEN_PROMPTS = (
+    'COMMITS = ["9f86d081", "c4ca4238", "a87ff679", "',
+    'PASSWORDS = ["kT9#vq2L", "zR4!mw8P", "',
+    'KEY = "MIIEvQIBADANBgkqhkiG9w0BAQ',
+    "The old man opened the door and saw",
+)
+"""What may go on in many ways: a model is sure of code, and chooses as before where a little of its numbers is lost.
+The more alike its candidates are, the smaller a loss it takes to choose another."""
 
 
 class VerificationError(RuntimeError):
@@ -178,7 +187,10 @@ def verify(engine: Engine, profile: Profile, reference: Reference, progress: Pro
         for prompt, mine, theirs in zip(prompts, drafted.outputs, plain.outputs, strict=True)
     ]
     progress(f"asking the checkpoint about the first {compared} tokens of each")
-    losses = compare(reference, prompts, [output[:compared] for output in drafted.outputs], limits)
+    open_prompts = [engine.encode(text) for text in OPEN_PROMPTS]
+    opened = engine.generate(open_prompts, min(compared, tokens), None)
+    outputs = [output[:compared] for output in drafted.outputs] + opened.outputs
+    losses = compare(reference, prompts + open_prompts, outputs, limits)
     alone, fastest = judge_alone(engine, profile, prompts[:ALONE], tokens, progress)
     result = Verification(
         requests=len(prompts),
@@ -244,7 +256,7 @@ def speed(drafted: Batch, plain: Batch) -> Speed:
 
 def verify_companion(engine: Engine, profile: Profile, reference: Reference, progress: Progress) -> None:
     """Judges the plain engine beside one with lookahead; raises `VerificationError` where it must not be published."""
-    prompts = [engine.encode(text) for text in PROMPTS]
+    prompts = [engine.encode(text) for text in PROMPTS + OPEN_PROMPTS]
     progress(f"asking the checkpoint about {COMPARED} tokens of the companion")
     compare(reference, prompts, engine.generate(prompts, COMPARED, None).outputs, LIMITS[profile.precision])
 

@@ -10,6 +10,7 @@ from build_engine.precision import Precision
 from build_engine.profiles import CUDA, PROFILES, Profile
 from build_engine.verify import (
     LIMITS,
+    OPEN_PROMPTS,
     PORTABLE_COMPARED,
     PORTABLE_TOKENS,
     PROMPTS,
@@ -126,7 +127,7 @@ def test_the_checkpoint_is_asked_about_what_lookahead_generated() -> None:
     reference = FakeReference(period=64, nats=0.08)
     result = check(FakeEngine(wrong={10: 5}), BF16, reference)
     assert [(prompt, len(output)) for prompt, output in reference.asked] == [
-        (list(text.encode()), 64) for text in PROMPTS
+        (list(text.encode()), 64) for text in PROMPTS + OPEN_PROMPTS
     ]
     assert {output[10] for _, output in reference.asked} == {5}
     assert (result.agreement, result.loss) == (0.9844, 0.00125)
