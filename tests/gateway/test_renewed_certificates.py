@@ -3,7 +3,7 @@
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -112,7 +112,8 @@ def test_an_authority_that_is_taken_out_of_its_file_is_trusted_no_longer(
     assert not first.grpc()
     with pytest.raises((OSError, AssertionError)):
         first.resumed(session)
-    for times, spoil in enumerate((partial(authorities.write_bytes, b"no certificate"), authorities.unlink), 1):
+    spoil_by: list[Callable[[], object]] = [partial(authorities.write_bytes, b"no certificate"), authorities.unlink]
+    for times, spoil in enumerate(spoil_by, 1):
         spoil()
         assert wait_until(partial(has_kept, place / "log", times), 60)
         assert [caller() for caller in (first.http, first.grpc, second.http, second.grpc)] == [False, False, True, True]
