@@ -113,7 +113,7 @@ def test_a_demanded_call_goes_on_from_its_opening(
 
 
 def test_a_turn_cut_in_its_second_call_ends_by_length(client: OpenAI, asked: dict[str, Any]) -> None:
-    cut = {**asked, "max_tokens": asked["max_tokens"] - 12}
+    cut = {**asked, "max_tokens": asked["max_tokens"] - 18}
     choice = client.chat.completions.create(**cut).choices[0]
     assert (choice.finish_reason, choice.message.content) == ("length", SAID)
     assert [c.function.name for c in choice.message.tool_calls or []] == ["read_file"]
