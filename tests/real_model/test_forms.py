@@ -197,3 +197,17 @@ def test_every_demanded_call_is_valid(http: httpx.Client, question: str) -> None
             tools = {tool["function"]["name"]: tool["function"]["parameters"] for tool in offered}
             arguments = json.loads(call["function"]["arguments"])
             Draft202012Validator(tools[call["function"]["name"]]).validate(arguments)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_offered_call_is_well_formed_and_drafting_changes_nothing(http: httpx.Client, question: str) -> None:
+    body = {"messages": user(question), "tools": [WEATHER, TIME], "max_tokens": 100}
+    seen = []
+    for drafting in ({}, {"lookahead": False}):
+        (choice,) = ask(http, **body, **drafting)["choices"]
+        calls = [call["function"] for call in choice["message"].get("tool_calls", [])]
+        seen.append((choice["message"]["content"], calls, choice["finish_reason"]))
+        for call in calls if choice["finish_reason"] != "length" else []:
+            assert call["name"] in ("get_weather", "get_time")
+            assert isinstance(json.loads(call["arguments"]), dict)
+    assert seen[0] == seen[1]
