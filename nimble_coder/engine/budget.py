@@ -8,6 +8,7 @@ rows cost nothing, so that even unsure drafts go; with many sequences a step com
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from nimble_coder.engine.tree import SURE, TokenTree
 
@@ -27,11 +28,14 @@ class StepCosts:
     """
 
     def __init__(self, seconds: dict[int, float]) -> None:
-        """Measured seconds by rows, two points at least, made a curve that does not fall."""
+        """Measured seconds by rows, two points at least. Where another process disturbed one, it is brought back between
+        what fewer rows take and what as many steps of fewer would: a curve that was too high there would never be
+        tried again."""
         self._rows = sorted(seconds)
-        self._base: list[float] = []
-        for rows in self._rows:
-            self._base.append(max(seconds[rows], self._base[-1] if self._base else 0.0))
+        self._base = [seconds[self._rows[0]]]
+        for before, rows in pairwise(self._rows):
+            least = self._base[-1]
+            self._base.append(min(max(seconds[rows], least), least * rows / before))
         self._bend = [0.0] * len(self._rows)
         """Per point, the logarithm of how much more it takes than was measured, in comparison with the others."""
         self._level: float | None = None

@@ -58,6 +58,11 @@ def test_a_curve_that_was_measured_unevenly_does_not_fall() -> None:
     assert [costs.of(rows) for rows in (1, 2, 3, 4, 6)] == pytest.approx([2.0, 2.0, 2.5, 3.0, 4.0])
 
 
+def test_a_step_costs_no_more_than_as_many_of_fewer_rows() -> None:
+    costs = StepCosts({1: 1.0, 2: 1.0, 4: 9.0, 8: 3.0})
+    assert [costs.of(rows) for rows in (1, 2, 4, 8)] == pytest.approx([1.0, 1.0, 2.0, 3.0])
+
+
 def test_measuring_takes_the_least_of_several_times() -> None:
     asked: list[int] = []
 

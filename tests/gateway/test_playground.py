@@ -91,6 +91,22 @@ def test_lookahead_can_be_switched_off_and_changes_no_text(page: "Page") -> None
 
 
 @needs_browser
+def test_a_race_shows_both_runs_their_equal_text_and_the_speed_up(page: "Page") -> None:
+    page.check("#race")
+    with page.expect_request(lambda r: r.method == "POST" and body_of(r).get("lookahead") is False):
+        page.click("#go")
+    finished(page)
+    assert page.inner_text("#state").endswith("drafts by matching suffixes; the same text")
+    assert page.text_content("#answer") == page.text_content("#plain_answer") != ""
+    assert float(page.inner_text("#speed_up")) > 0
+    steps = [page.locator(f"{lane} span").count() for lane in ("#answer", "#plain_answer")]
+    assert steps[0] < steps[1] == int(page.inner_text("#tokens"))
+    page.uncheck("#lookahead")
+    assert page.is_disabled("#race")
+    assert page.is_hidden("#plain_part")
+
+
+@needs_browser
 def test_smaller_wng_can_be_chosen_and_larger_cannot(page: "Page") -> None:
     for name, value in (("w", "4"), ("n", "3"), ("g", "4")):
         page.fill(f"#{name}", value)
