@@ -28,9 +28,9 @@ class StepCosts:
     """
 
     def __init__(self, seconds: dict[int, float]) -> None:
-        """Measured seconds by rows, two points at least. Where another process disturbed one, it is brought back between
-        what fewer rows take and what as many steps of fewer would: a curve that was too high there would never be
-        tried again."""
+        """Measured seconds by rows, two points at least. One that another process disturbed is brought back between
+        what fewer rows take and what as many steps of fewer would: where a curve is too high, it is never tried.
+        """
         self._rows = sorted(seconds)
         self._base = [seconds[self._rows[0]]]
         for before, rows in pairwise(self._rows):
