@@ -58,7 +58,7 @@ class Supervisor:
                 with serving_of(self._loaded.settings, artifact.directory, self._log) as serving:
                     serving.gateways.wait_listening()
                     page.close()
-                    serving.gateways.release()  # nobody who has seen that the service is ready reaches the page
+                    serving.gateways.release()  # so that a client that was told `ready` never gets the page
                     if self._is_wanted_once_ready(serving, settings):
                         self._watch(serving)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
