@@ -45,7 +45,7 @@ class Flight:
 class Bridge:
     """Enqueues Triton requests, sends their responses, and passes cancellations on.
 
-    Several threads send, each for other requests; between two rounds of sending, one of them asks what is cancelled.
+    Several threads send, each for its own share of the requests. Between two rounds one of them asks what is cancelled.
     """
 
     def __init__(self, engine: Engine, pb_utils: Any, exclude_input: bool, cancel_check_seconds: float) -> None:
