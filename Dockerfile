@@ -24,6 +24,7 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     && echo /opt/nimble-coder/package >"$site/nimble-coder.pth" \
     && rm -r "$site/torch/include" "$site/torch/test" \
     && find "$site/torch/bin" -type f ! -name torch_shm_manager -delete \
+    && venv/bin/python requirements/sbom.py nimble-coder-cpu >sbom.spdx.json \
     && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH
 
@@ -92,6 +93,7 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     && venv/bin/python requirements/lacking.py list requirements/gpu.txt requirements/serve.txt \
         >requirements/lacking.txt \
     && requirements/pip install --only-binary :all: --require-hashes --no-deps --requirement requirements/lacking.txt \
+    && venv/bin/python requirements/sbom.py nimble-coder >sbom.spdx.json \
     && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && echo /opt/nimble-coder/package >"$site/nimble-coder.pth"
 ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH

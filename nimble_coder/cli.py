@@ -10,13 +10,14 @@ import typer
 
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
-from nimble_coder.commands import build, service
+from nimble_coder.commands import build, plan, service
 from nimble_coder.commands.terminal import console, fail, tell
 from nimble_coder.processes.stopping import stop_signals
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(build.app)
 app.add_typer(service.app)
+app.add_typer(plan.app)
 
 
 @app.callback()

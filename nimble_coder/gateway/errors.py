@@ -20,6 +20,9 @@ TYPES = {
     503: "service_unavailable_error",
 }
 
+DRAINING = "draining"
+"""The code of what nobody has begun: proxies may send it elsewhere, which `x-should-retry` (OpenAI's) tells them."""
+
 
 @dataclass
 class ApiError(Exception):
@@ -56,6 +59,8 @@ class ApiError(Exception):
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         wait = [(b"retry-after", str(self.retry_after).encode())] if self.retry_after is not None else []
+        if self.code == DRAINING:
+            wait.append((b"x-should-retry", b"true"))
         return [*wait, (b"allow", ", ".join(self.allowed).encode())] if self.allowed else wait
 
     @property

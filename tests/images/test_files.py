@@ -97,4 +97,7 @@ def test_every_locked_file_has_a_hash() -> None:
 
 
 def test_the_scripts_are_executable() -> None:
-    assert all(os.access(ROOT / path, os.X_OK) for path in ("scripts/lock", "scripts/test-images", "requirements/pip"))
+    assert all(
+        os.access(ROOT / path, os.X_OK)
+        for path in ("scripts/lock", "scripts/audit", "scripts/test-images", "requirements/pip")
+    )

@@ -17,7 +17,7 @@ from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, portable_limit
 from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.ledger import Ledger
-from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.errors import DRAINING, ApiError
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Admission:
 
 def draining() -> ApiError:
     """The refusal of a service that shuts down."""
-    return ApiError(503, "the service is shutting down: send the request again", "draining", retry_after=5)
+    return ApiError(503, "the service is shutting down: send the request again", DRAINING, retry_after=5)
 
 
 def engine_lost() -> ApiError:

@@ -1,0 +1,101 @@
+"""What is in an image, as SPDX 2.3: its Python distributions and Debian packages, with their licences.
+
+    python3 requirements/sbom.py NAME >sbom.spdx.json
+
+For the Dockerfile: only the standard library, with the Python whose packages are meant. The format:
+https://spdx.github.io/spdx-spec/v2.3/
+"""
+
+import json
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+DPKG, COPYRIGHTS = Path("/var/lib/dpkg/status"), Path("/usr/share/doc")
+EXPRESSION = re.compile(r"^[A-Za-z0-9.+() -]+$")
+Package = dict[str, Any]
+
+
+def package(kind: str, name: str, version: str, expression: str, told: str) -> Package:
+    """`expression` is an SPDX licence expression, or empty; `told` is what the package itself says."""
+    return {
+        "SPDXID": f"SPDXRef-{kind}-{re.sub(r'[^A-Za-z0-9.-]', '-', name)}",
+        "name": name,
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": expression or "NOASSERTION",
+        "licenseComments": told or "the package names no licence",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [
+            {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": purl(kind, name, version),
+            }
+        ],
+    }
+
+
+def purl(kind: str, name: str, version: str) -> str:
+    """The package's URL (https://github.com/package-url/purl-spec)."""
+    where = "pypi" if kind == "python" else "deb/debian"
+    plain = re.sub(r"[-_.]+", "-", name).lower() if kind == "python" else name
+    return f"pkg:{where}/{plain}@{quote(version, safe='.+~')}"
+
+
+def of_python(found: Distribution) -> Package:
+    """A distribution; its classifiers where it has no expression."""
+    said = found.metadata
+    expression = said.get("License-Expression") or ""
+    classifiers = [each.rpartition(" :: ")[2] for each in said.get_all("Classifier") or [] if "License ::" in each]
+    told = expression or ", ".join(classifiers) or (said.get("License") or "").split("\n")[0][:200]
+    return package("python", said["Name"], found.version, expression if EXPRESSION.match(expression) else "", told)
+
+
+def of_debian(paragraph: str) -> Package | None:
+    """An installed package; the licences' names as its copyright file has them."""
+    fields = dict(re.findall(r"^(Package|Version|Status): (.+)$", paragraph, re.MULTILINE))
+    if not fields.get("Status", "").endswith(" installed"):
+        return None
+    file = COPYRIGHTS / fields["Package"] / "copyright"
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    names = sorted({each.strip() for each in re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)})
+    return package("debian", fields["Package"], fields["Version"], "", ", ".join(names) or f"see {file}")
+
+
+def document(name: str) -> dict[str, Any]:
+    """The whole SPDX document; its time is SOURCE_DATE_EPOCH's where that is set."""
+    own = {each.metadata["Name"].lower(): of_python(each) for each in distributions()}
+    paragraphs = DPKG.read_text(errors="replace").split("\n\n") if DPKG.is_file() else []
+    packages = [*own.values(), *(each for each in map(of_debian, paragraphs) if each)]
+    packages.sort(key=lambda each: str(each["SPDXID"]))
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    made = datetime.fromtimestamp(int(seconds), UTC) if seconds else datetime.now(UTC)
+    return {
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": name,
+        "documentNamespace": f"https://nimble-coder.invalid/spdx/{name}/{made:%Y%m%dT%H%M%SZ}",
+        "creationInfo": {"created": f"{made:%Y-%m-%dT%H:%M:%SZ}", "creators": ["Tool: nimble-coder-sbom"]},
+        "packages": packages,
+        "relationships": [
+            {
+                "spdxElementId": "SPDXRef-DOCUMENT",
+                "relationshipType": "DESCRIBES",
+                "relatedSpdxElement": each["SPDXID"],
+            }
+            for each in packages
+        ],
+    }
+
+
+if __name__ == "__main__":
+    json.dump(document(sys.argv[1]), sys.stdout, indent=1)

@@ -1,0 +1,1 @@
+"""Of `nimble_coder.planning`."""

@@ -1,0 +1,112 @@
+"""The simulation against what queueing theory knows, and the plan made of it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nimble_coder.cli import app
+from nimble_coder.planning.measured import Kind, PlanError, at, read_kinds
+from nimble_coder.planning.simulation import fewest, outcome, simulate
+
+SHARED = Kind("shared", 1, {1: 0.1, 2: 0.2}, {1: 0.0, 2: 0.0})
+"""All of its work is before the first token, and two at once take twice as long: processor sharing."""
+STEADY = Kind("steady", 11, {1: 0.1}, {1: 0.01, 64: 0.01})
+
+
+@pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
+def test_one_pod_is_a_queue_with_processor_sharing(busy: float) -> None:
+    """M/G/1-PS: the mean time is s / (1 - rho) whatever the work's spread (Kleinrock, Queueing Systems II, 4.4)."""
+    done = simulate([(SHARED, 1.0)], busy / 0.1, 1, 10_000, 8_000)
+    mean = sum(request.first - request.came for request in done) / len(done)
+    assert mean == pytest.approx(0.1 / (1 - busy), rel=0.15)
+
+
+def test_a_full_pod_lets_wait_in_line() -> None:
+    """M/D/1: the mean wait is rho s / (2 (1 - rho)) (Pollaczek and Khinchine)."""
+    done = simulate([(SHARED, 1.0)], 0.7 / 0.1, 1, 1, 8_000)
+    mean = sum(request.first - request.came for request in done) / len(done)
+    assert mean == pytest.approx(0.1 + 0.7 * 0.1 / (2 * 0.3), rel=0.15)
+
+
+def test_a_lone_request_has_what_was_measured() -> None:
+    found = outcome([(STEADY, 1.0)], 0.01, 1, 8, 200)
+    assert (found.ttft_p50, found.itl_p50) == pytest.approx((0.1, 0.01))
+
+
+def test_more_pods_never_serve_worse() -> None:
+    p95 = [outcome([(SHARED, 1.0)], 16.0, pods, 64, 5_000).ttft_p95 for pods in (2, 3, 4, 8)]
+    assert p95 == sorted(p95, reverse=True)
+
+
+def test_the_fewest_pods_meet_the_objective_and_one_less_does_not() -> None:
+    kinds = [(SHARED, 1.0)]
+    found = fewest(kinds, 40.0, ttft=0.3, itl=1.0, max_at_once=64, requests=3_000)
+    assert found is not None
+    assert found.meets(0.3, 1.0)
+    assert not outcome(kinds, 40.0, found.pods - 1, 64, 3_000).meets(0.3, 1.0)
+    assert fewest(kinds, 1.0, ttft=0.05, itl=1.0, max_at_once=64, requests=500, most=8) is None
+
+
+def test_a_load_above_the_pods_is_no_plan() -> None:
+    found = outcome([(SHARED, 1.0)], 30.0, 2, 64, 2_000)
+    assert not found.meets(math.inf, math.inf)
+
+
+@pytest.mark.parametrize(("at_once", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.25), (4, 0.3), (8, 0.6)])
+def test_between_two_levels_it_is_a_straight_line_and_beyond_in_proportion(at_once: int, seconds: float) -> None:
+    assert at({1: 0.1, 2: 0.2, 4: 0.3}, at_once) == pytest.approx(seconds)
+
+
+def measured(place: Path) -> Path:
+    """As `nimble-coder bench --json` writes it, what is needed of it."""
+    rows = [
+        {
+            "scenario": name,
+            "concurrency": level,
+            "requests": 12,
+            "errors": 2,
+            "tokens": 320,
+            "ttft_ms": {"p50": 100.0 * level},
+            "itl_ms": {"p50": 10.0 * level},
+        }
+        for name in ("chat", "infill")
+        for level in (1, 4)
+    ]
+    file = place / "bench.json"
+    file.write_text(json.dumps({"results": rows}))
+    return file
+
+
+def test_what_bench_writes_is_read(tmp_path: Path) -> None:
+    chat = read_kinds(measured(tmp_path))["chat"]
+    assert chat == Kind("chat", 32.0, {1: 0.1, 4: 0.4}, {1: 0.01, 4: 0.04})
+    (tmp_path / "other.json").write_text('{"results": [{"scenario": "chat", "rate": 2}]}')
+    with pytest.raises(PlanError, match="is not what `nimble-coder bench"):
+        read_kinds(tmp_path / "other.json")
+
+
+def test_the_command_tells_pods_and_gpus(tmp_path: Path) -> None:
+    command = [
+        "plan",
+        str(measured(tmp_path)),
+        "--developers",
+        "1000",
+        "--per-minute",
+        "1",
+        "--ttft",
+        "2",
+        "--itl",
+        "0.2",
+    ]
+    command += ["--gpus", "2", "--requests", "3000", "--format", "json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    assert told["rate"] == pytest.approx(1000 / 60)
+    assert told["gpus"] == 2 * told["pods"]
+    assert told["pods"] > 16.7 * (0.1 + 31 * 0.01) * 0.9
+    for wrong in (["--rate", "1", "--developers", "1"], [], ["--rate", "1", "--mix", "poem=1"]):
+        assert CliRunner().invoke(app, ["plan", str(measured(tmp_path)), *wrong]).exit_code == 2
