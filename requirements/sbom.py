@@ -53,9 +53,9 @@ def purl(kind: str, name: str, version: str) -> str:
 def of_python(found: Distribution) -> Package:
     """A distribution; its classifiers where it has no expression."""
     said = found.metadata
-    expression = said.get("License-Expression") or ""
+    expression = next(iter(said.get_all("License-Expression") or []), "")
     classifiers = [each.rpartition(" :: ")[2] for each in said.get_all("Classifier") or [] if "License ::" in each]
-    told = expression or ", ".join(classifiers) or (said.get("License") or "").split("\n")[0][:200]
+    told = expression or ", ".join(classifiers) or next(iter(said.get_all("License") or []), "").split("\n")[0][:200]
     return package("python", said["Name"], found.version, expression if EXPRESSION.match(expression) else "", told)
 
 

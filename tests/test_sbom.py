@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "requirements" / "sbom.py"
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    command = [sys.executable, SCRIPT, "test-image"]
+    command = [sys.executable, str(SCRIPT), "test-image"]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
