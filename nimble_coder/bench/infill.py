@@ -4,9 +4,9 @@
 
 Functions are taken from the standard library of the Python that runs this, evenly spread over its modules' names, so
 that the repository holds none of their text. Each has one hole: a line, six lines, or its whole body, by turns. The
-service gets the file around the hole as an editor sends it, greedily. An answer is right where it is what stood there,
-blanks at the ends of lines aside; how near it is, is one less the share of its characters that must be edited
-(Levenshtein).
+service gets the file around the hole as an editor sends it, greedily. Of an answer count as many lines as are missing.
+It is right where it is what stood there, blanks that nobody sees aside; how near it is, is one less the share of its
+characters that must be edited (Levenshtein).
 """
 
 import argparse
@@ -97,13 +97,19 @@ def fill(url: str, hole: Hole) -> Fill:
     if hole.kind == "line":
         body["stop"] = ["\n"]
     text = str(post(f"{url}/v1/completions", body)["choices"][0]["text"])
-    mine, theirs = stripped(text), stripped(hole.text)
+    return judged(hole, text)
+
+
+def judged(hole: Hole, text: str) -> Fill:
+    """An answer beside what stood there; a model that does not know where a hole ends writes on."""
+    theirs = stripped(hole.text)
+    mine = "\n".join(stripped(text).split("\n")[: theirs.count("\n") + 1])
     return Fill(hole.name, hole.kind, text, mine == theirs, round(similarity(mine, theirs), 4))
 
 
 def stripped(text: str) -> str:
     """A text without the blanks that nobody sees."""
-    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip()
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
 def similarity(left: str, right: str) -> float:

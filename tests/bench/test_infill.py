@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.bench.infill import KINDS, Fill, holes, similarity, stripped, summary
+from nimble_coder.bench.infill import KINDS, Fill, Hole, holes, judged, similarity, stripped, summary
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 
@@ -35,6 +35,12 @@ def test_at_least_a_hundred_functions_have_a_hole_each_of_every_kind() -> None:
 )
 def test_the_similarity_is_one_less_the_share_that_is_edited(left: str, right: str, expected: float) -> None:
     assert similarity(left, right) == pytest.approx(expected)
+
+
+def test_what_an_answer_has_beyond_the_hole_does_not_count() -> None:
+    hole = Hole("x", "six lines", "", "", "\n    a = 1\n    b = 2\n")
+    assert judged(hole, "    a = 1  \n    b = 2\n    c = 3\n").is_exact
+    assert not judged(hole, "    a = 1").is_exact
 
 
 def test_blanks_at_the_ends_of_lines_do_not_count() -> None:
