@@ -19,7 +19,7 @@ from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest
 
-REQUIRED: dict[str, Any] = {"prompt": "x", "messages": [], "tokens": []}
+REQUIRED: dict[str, Any] = {"prompt": "x", "messages": [], "tokens": [], "input": "x"}
 BODIES = {route.body for route in ROUTES if route.body}
 
 
