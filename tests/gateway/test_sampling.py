@@ -69,12 +69,13 @@ def test_logprobs_only_where_the_engine_has_them() -> None:
     assert inputs(OpenAISampling(logprobs=1)) == {"return_log_probs": True}
     assert inputs(OpenAISampling(logprobs=0)) == {"return_log_probs": True}
     assert inputs(OpenAISampling(logprobs=False)) == {}
-    for engine_samples, asked in (
-        (False, OpenAISampling(logprobs=1)),
-        (True, OpenAISampling(logprobs=1, min_tokens=2)),
+    assert inputs(OpenAISampling(logprobs=1, min_tokens=2)) == {"return_log_probs": True, "min_length": 2}
+    for engine, asked in (
+        (Engine.GREEDY, OpenAISampling(logprobs=1)),
+        (Engine.SAMPLING, OpenAISampling(logprobs=0, min_tokens=2)),
     ):
         with pytest.raises(ApiError, match="logprobs are not available"):
-            inputs(asked, engine_samples)
+            contract_inputs(asked, engine, False, 0)
 
 
 def test_alternatives_and_a_prompts_own_are_refused_by_engines_that_have_none() -> None:
