@@ -47,14 +47,15 @@ LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(near_ties=0, loss=0.0005),
     "bf16": Limits(near_ties=2, loss=0.002),
     "fp16": Limits(near_ties=2, loss=0.002),
-    "fp8": Limits(near_ties=2, loss=0.006),
+    "fp8": Limits(near_ties=2, loss=0.02),
     "int8": Limits(near_ties=2, loss=0.01),
     "int4": Limits(near_ties=2, loss=0.1),
 }
 """Measured on portable engines of Qwen2.5-Coder-0.5B-Instruct: in bf16 the compiled step chooses each of 800 tokens as
-the checkpoint does, and PyTorch's operators lose 0.0003 nats; matrices rounded to fp8 lose 0.0024 on `PROMPTS`, and a
-rotary base of 10000 instead of 1e6 0.12. Keys rounded to fp8 lose 0.0015 there and 0.019 on `OPEN_PROMPTS`, where 8
-bits lose nothing and 4 bits 0.05. Nobody has asked a TensorRT engine (docs/gpu-checklist.md)."""
+the checkpoint does, and PyTorch's operators lose 0.0003 nats; a rotary base of 10000 instead of 1e6 loses 0.12. Keys
+rounded to fp8 lose 0.0015 on `PROMPTS` and 0.019 on `OPEN_PROMPTS`, together 0.007, where 8 bits lose nothing and 4
+bits 0.05 on the latter. Matrices and their inputs rounded to fp8 lose 0.006 on all, and 0.009 with the keys: beside
+them the keys' loss does not show. Nobody has asked a TensorRT engine (docs/gpu-checklist.md)."""
 
 PROMPTS = (
     "def quicksort(items: list[int]) -> list[int]:\n",
