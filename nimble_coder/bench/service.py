@@ -105,6 +105,10 @@ class Plan:
         return [partial(target.ask, prompt.numbered(next(numbers)), length, drafting) for prompt in prompts]
 
 
+APART = {"NIMBLE_SHARE_DRAFTS": "false"}
+"""Prompts come again, changed by a number alone: drafts from the earlier answers would be nearly the answers."""
+
+
 @contextmanager
 def served(artifact: Path | None) -> Iterator[str]:
     """The URL of a service of an artefact, or of what `nimble-coder serve` would serve; ends with the block."""
@@ -116,7 +120,9 @@ def served(artifact: Path | None) -> Iterator[str]:
         artifact = choice.artifact.directory
     with tempfile.TemporaryDirectory() as work:
         addresses, log = Addresses.free(), Path(work) / "log"
-        with Serving(artifact, addresses, settings.engine_threads, settings.engine_device, log=log) as serving:
+        with Serving(
+            artifact, addresses, settings.engine_threads, settings.engine_device, log=log, settings=APART
+        ) as serving:
             serving.wait_ready(settings.startup_seconds)
             yield addresses.http
 
