@@ -48,7 +48,7 @@ def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
         (["complete", "x", "--url", "127.0.0.1:1"], 1, "failed to connect"),
         (["build-engine", "--profile", "nothing"], 2, "there is no profile 'nothing'"),
         (["build-engine", "--precision", "int3"], 2, "not one of fp32, bf16, fp16"),
-        (["build-engine", "--lookahead", "1,1,0"], 2, "needs draft tokens"),
+        (["build-engine", "--lookahead", "2,1,0"], 2, "N = 1 needs W = 1"),
         (["build-engine", "--model", "/nowhere"], 4, "not a directory"),
         (["serve", "/nowhere"], 8, "no finished artefact"),
         (["serve", "--no-such-setting", "1"], 2, "unrecognized arguments: --no-such-setting"),
