@@ -86,7 +86,7 @@ Mode = LookaheadConfig | None
 
 def label(mode: Mode) -> str:
     """For people."""
-    return "engine's own" if mode is None else str(mode)
+    return "own" if mode is None else str(mode)
 
 
 SMALL = (LookaheadConfig(1, 4, 1), LookaheadConfig(1, 3, 1), LookaheadConfig(1, 2, 1))

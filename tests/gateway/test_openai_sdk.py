@@ -199,7 +199,6 @@ def test_models_tell_the_context_and_the_aliases(openai: OpenAI) -> None:
         (sdk.BadRequestError, {"prompt": "x " * 9000}, "context_length_exceeded"),
         (sdk.BadRequestError, {"prompt": ""}, "empty_prompt"),
         (sdk.BadRequestError, {"prompt": [99999]}, "invalid_token_id"),
-        (sdk.BadRequestError, {"logprobs": 2, "extra_body": {"min_tokens": 3}}, "unsupported"),
         (sdk.BadRequestError, {"temperature": -1}, "invalid_type"),
         (sdk.BadRequestError, {"best_of": 5}, "unsupported"),
         (sdk.BadRequestError, {"extra_body": {"lookahead": [9, 8, 8]}}, "lookahead_exceeds_engine"),
