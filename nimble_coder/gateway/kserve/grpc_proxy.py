@@ -78,6 +78,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._single = UnaryInference(service, self._guard)
         self._relays: set[Relay] = set()
         self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
+        self._asked: dict[str, asyncio.Future[bytes]] = {}
+        """Triton's answers that are on their way, by the probe."""
         self._probes = 0
 
     async def start(self) -> grpc.aio.Server:
@@ -142,13 +144,22 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                     answer = NOT_READY[name]
                 else:
                     check_message(name, message)
-                    answer = await forward(message)
+                    answer = await (self._ask(name, forward) if name in WITHOUT_MESSAGE else forward(message))
             except (ApiError, grpc.aio.AioRpcError) as error:
                 await self._refuse(name, context, error, started)
             await context.write(bytes(answer))
             self._count(name, grpc.StatusCode.OK, context, started)
 
         return handle
+
+    async def _ask(self, name: str, forward: Forward) -> bytes:
+        """Triton's answer to a probe. Whoever asks while one is on its way shares it: a crowd that needs no key is
+        answered at once, and what it sent meanwhile is not kept long."""
+        answer = self._asked.get(name)
+        if answer is None:
+            answer = self._asked[name] = asyncio.ensure_future(forward(b""))
+            answer.add_done_callback(lambda _: self._asked.pop(name))
+        return await asyncio.shield(answer)
 
     async def _read(self, name: str, messages: AsyncIterator[bytes]) -> bytes:
         """The message of a call that has one; raises `ApiError` where it does not come."""
