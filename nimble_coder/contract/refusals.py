@@ -9,7 +9,15 @@ ENGINE_LOST = "engine_lost"
 BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
     (re.compile(r"Stub process .* is not healthy"), 503, ENGINE_LOST),
     (re.compile(r"unknown model"), 404, "model_not_found"),
-    (re.compile(r"expected number of inputs|data-type is|unexpected total byte size"), 400, "invalid_input"),
+    (
+        re.compile(
+            r"expected number of inputs|data-type is|unexpected total byte size|unable to find data for input tensor"
+            r"|unexpected (explicit tensor|additional input) data|additional bytes for model"
+            r"|invalid value type|(must|must not|can ?not) be specified (along|without|when)"
+        ),
+        400,
+        "invalid_input",
+    ),
     (re.compile(r"Prompt length \(\d+\) exceeds"), 400, "context_length_exceeded"),
     (
         re.compile(r"maximum queue size|queue is full|Exceeds maximum queue size", re.IGNORECASE),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from nimble_coder.client.grpc import tensors
@@ -280,3 +280,20 @@ def test_json_numbers_of_an_answer_are_numbers(http: httpx.Client) -> None:
     answer = http.post("/v2/models/tensorrt_llm/infer", content=json.dumps({"inputs": inputs}))
     found = {output["name"]: output for output in answer.json()["outputs"]}
     assert (found["output_ids"]["shape"], found["sequence_length"]["data"]) == ([1, 1, 4], [4])
+
+
+@pytest.mark.parametrize(
+    ("contents", "raw"),
+    [([], 0), ([], 2), ([300], 1), ([300], 2)],
+    ids=["no data", "more raw data than inputs", "data twice", "data twice and more"],
+)
+@pytest.mark.parametrize("name", ["temperature", "no_such_input"])
+def test_an_input_without_its_data_is_the_client_s_mistake(
+    gateway: Serving, name: str, contents: list[int], raw: int
+) -> None:
+    request = service_pb2.ModelInferRequest(model_name="tensorrt_llm")
+    request.inputs.add(name=name, datatype="INT32", shape=[1, 1]).contents.int_contents.extend(contents)
+    request.raw_input_contents.extend([b"\0\0\0\0"] * raw)
+    with grpc.insecure_channel(gateway.addresses.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
