@@ -9,7 +9,7 @@ from typing import Any, Literal
 from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
-from build_engine.lookahead import LookaheadConfig
+from build_engine.lookahead import LookaheadConfig, Mode
 from build_engine.precision import PRECISIONS, Precision
 from build_engine.versions import FP8_SM
 
@@ -101,6 +101,11 @@ class Profile:
         """Whether a request that says nothing is drafted for by matching suffixes, which costs a CPU least; on GPUs
         rows are free, and lookahead's window has many."""
         return self.is_portable and self.gpu != CUDA and not self.lookahead.is_plain
+
+    @property
+    def usual(self) -> Mode:
+        """How a lone request that says nothing is decoded."""
+        return None if self.matches_suffixes else self.lookahead
 
     @property
     def samples(self) -> bool:

@@ -200,7 +200,7 @@ def verify(engine: Engine, profile: Profile, reference: Reference, progress: Pro
         near_ties=sum(ties),
         agreement=round(losses.count(0) / len(losses), 4),
         loss=round(sum(losses) / len(losses), 6),
-        alone=alone[usual_of(profile)],
+        alone=alone[profile.usual],
         together=speed(drafted, plain if plainly else drafted),  # a plain engine has nothing to be faster than
         fastest=fastest,
         gain=alone[fastest].speed_up,
@@ -216,7 +216,7 @@ def judge_alone(
 ) -> tuple[dict[Mode, Speed], Mode]:
     """The speed of one request at a time as the engine usually decodes, and where plain decoding is faster under
     smaller (w,n,g); and which is the fastest."""
-    own, usual = profile.lookahead, usual_of(profile)
+    own, usual = profile.lookahead, profile.usual
     way = "drafts by matching suffixes" if usual is None else str(usual)
     progress(f"one request at a time, {way}" + ("" if own.is_plain else " and plain decoding by turns"))
     speeds = turns(engine, prompts, tokens, [] if own.is_plain else [usual])
@@ -225,11 +225,6 @@ def judge_alone(
         progress(f"it is slower than plain decoding: trying {', '.join(map(str, smaller))}")
         speeds |= turns(engine, prompts, tokens, smaller)
     return speeds, max(speeds, key=lambda config: speeds[config].speed_up)
-
-
-def usual_of(profile: Profile) -> Mode:
-    """How a lone request that says nothing is decoded."""
-    return None if profile.matches_suffixes else profile.lookahead
 
 
 def turns(engine: Engine, prompts: Sequence[list[int]], tokens: int, configs: Sequence[Mode]) -> dict[Mode, Speed]:
@@ -280,7 +275,7 @@ def compare(
 
 def comparison(profile: Profile, result: Verification) -> str:
     """What is slower, and by how much."""
-    way = f"lookahead {profile.lookahead}" if usual_of(profile) else "drafting by matching suffixes"
+    way = f"lookahead {profile.lookahead}" if profile.usual else "drafting by matching suffixes"
     return (
         f"{way} is slower than plain decoding here: {result.alone.lookahead_seconds:.2f} s "
         f"instead of {result.alone.plain_seconds:.2f} s for {ALONE} requests one after the other"

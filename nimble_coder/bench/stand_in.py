@@ -15,7 +15,7 @@ from pathlib import Path
 from build_engine.artifact import Artifact
 from nimble_coder.contract.request import Guide, Request
 from nimble_coder.contract.response import FinishReason, Response
-from nimble_coder.engine.protocol import SOURCES, Drafting, Statistics
+from nimble_coder.engine.protocol import SOURCES, DraftTotals, Statistics
 
 MODEL = Path(__file__).with_name("stand_in_model.py")
 
@@ -110,7 +110,7 @@ class StandInEngine:
                 draft_tokens=0,
                 request_steps=self._steps,
                 step_seconds=0.0,
-                drafting={source: Drafting() for source in SOURCES},
+                drafting={source: DraftTotals() for source in SOURCES},
             )
 
     def shutdown(self) -> None:

@@ -60,7 +60,7 @@ def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) ->
     asked = [LookaheadConfig.parse(text) for text in configs]
     for config in asked:
         config.check_within(engine)
-    usual = None if artifact.manifest.profile.matches_suffixes else engine
+    usual = artifact.manifest.profile.usual
     candidates = dict.fromkeys([PLAIN, *asked, usual] if asked else [*candidates_within(engine), usual])
     return Plan(chosen, list(candidates), usual, rounds)
 

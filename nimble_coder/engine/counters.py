@@ -1,6 +1,6 @@
 """Running totals of an engine, written by its thread alone."""
 
-from nimble_coder.engine.protocol import SOURCES, Drafting
+from nimble_coder.engine.protocol import SOURCES, DraftTotals
 from nimble_coder.engine.scheduler import Decode, Prefill, Work
 
 
@@ -16,7 +16,7 @@ class Counters:
         self.draft_tokens = 0
         self.request_steps = 0
         self.step_seconds = 0.0
-        self.drafting = {source: Drafting() for source in SOURCES}
+        self.drafting = {source: DraftTotals() for source in SOURCES}
 
     def add(self, work: list[Work], seconds: float) -> None:
         """Adds one step."""

@@ -16,7 +16,7 @@ the form that it is held to."""
 
 
 @dataclass
-class Drafting:
+class DraftTotals:
     """What the drafts of one source brought, in the steps of requests that had some."""
 
     steps: int = 0
@@ -47,7 +47,7 @@ class Statistics:
     """Decoding steps summed over requests, prefill not counted."""
     step_seconds: float
     """Time spent in steps that decoded."""
-    drafting: Mapping[str, Drafting]
+    drafting: Mapping[str, DraftTotals]
     """By source."""
 
     @property

@@ -240,12 +240,11 @@ class Service:
 
     def _draft_tokens(self, asked: Sampling, lookahead: LookaheadConfig | None) -> int | None:
         """The most draft tokens per step by matching suffixes; None where a request is not drafted for in that way."""
-        if self.engine is Engine.PORTABLE and asked.drafting:
-            most = MOST_DRAFTS if asked.draft_tokens is None else asked.draft_tokens
-            return None if asked.drafting == "lookahead" else most
-        if asked.draft_tokens is not None and self.engine is Engine.PORTABLE:
+        if self.engine is not Engine.PORTABLE or asked.drafting == "lookahead":
+            return None
+        if asked.draft_tokens is not None:
             return asked.draft_tokens
-        return MOST_DRAFTS if lookahead is None and self.profile.matches_suffixes else None
+        return MOST_DRAFTS if asked.drafting or (lookahead is None and self.profile.matches_suffixes) else None
 
     def headers(self, asked: Sampling, jobs: Sequence[Job]) -> Headers:
         """How an answer is decoded: a TensorRT engine with lookahead does it greedily whatever a client asks, its

@@ -63,8 +63,9 @@ class KServeGuard:
     def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> CheckedBody:
         """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
         content, binary = split_body(body, header_length)
-        given = content.get("parameters")
-        check_parameters({**content, **(given if isinstance(given, dict) else {})})
+        check_parameters(content)
+        if isinstance(given := content.get("parameters"), dict):
+            check_parameters(given)
         if verb == "infer":
             values, rows = read_infer(content, binary)
         else:
