@@ -3,21 +3,30 @@
 It is asked for `<tool_call>` and often answers with a fenced block, bare JSON, or `<tools>` (vLLM issue 32926).
 """
 
-import ast
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction, ChatFinishReason
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
+from nimble_coder.gateway.answers.call_json import (
+    ARGUMENT_KEYS,
+    ARGUMENTS,
+    CLOSINGS,
+    DECODER,
+    FENCE,
+    as_call,
+    called,
+    has_exact_shape,
+    may_go_on,
+    read_python,
+    unclosed,
+)
 
-FENCE = "```"
 TAGS = ("<tool_call>", "<tools>")
-CLOSINGS = ("]", "</tool_call>", "</tools>")
 LANGUAGES = ("", "json", "tool_call", "tools", "xml")
 """What a fence around a call may be marked with."""
 OPENING = re.compile(r"(?:```(?P<language>\w*)\s*)?(?P<tag><(?:tool_call|tools)>\s*)?(?:\[\s*)*")
@@ -28,16 +37,8 @@ MARKS_IN_CODE = re.compile(r"[<`]")
 FIRST_KEYS = ("arguments", "parameters", "function", "type", "id")
 """What a call may begin with besides its name."""
 SURELY_A_TAG = len("<tool_")
-DECODER = json.JSONDecoder(strict=False)
-ARGUMENT_KEYS = ("arguments", "parameters")
-HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*')
-ARGUMENTS = re.compile(rf',\s*"(?:{"|".join(ARGUMENT_KEYS)})"\s*:\s*')
 BEGUN = re.compile(r',?\s*"?(\w*)"?\s*:?\s*')
 """What there may be of `ARGUMENTS` where a call is cut."""
-BEHIND = (FENCE, *CLOSINGS)
-"""What may stand behind a call that lacks its last brace, besides the end."""
-LONGEST_CUT = 12
-"""The most that a text may end with of a literal or an escape that is not complete: of a pair of surrogates."""
 HELD_CLOSING = "}\n</tool_call>"
 """What follows the arguments of a call that is held to its form."""
 
@@ -383,67 +384,3 @@ def squeeze(text: str) -> str:
 def is_cut(text: str, start: int, known: Iterable[str]) -> bool:
     """Whether a text ends within, or right behind, one of the known strings that begins here."""
     return any(len(text) - start <= len(k) and k.startswith(text[start:]) for k in known)
-
-
-def may_go_on(error: Exception, text: str) -> bool:
-    """Whether more text could mend it: what JSON's decoder stumbled over is at the end."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated string") or error.pos + LONGEST_CUT > len(text)
-
-
-def called(text: str, start: int) -> tuple[str, int] | None:
-    """The name that JSON begins with, as a call does, and where what follows the name begins."""
-    head = HEAD.match(text, start)
-    try:
-        return (DECODER.decode(head[1]), head.end()) if head else None
-    except ValueError:
-        return None  # an escape that JSON has not
-
-
-def unclosed(text: str, start: int, names: frozenset[str]) -> tuple[dict[str, Any], int] | None:
-    """A call of an offered function that lacks nothing but its last brace, as a limit leaves it and small models write
-    it, and where it ends."""
-    name, place = called(text, start) or ("", start)
-    arguments = ARGUMENTS.match(text, place) if name in names else None
-    if not arguments:
-        return None
-    try:
-        value, end = DECODER.raw_decode(text, arguments.end())
-    except (ValueError, RecursionError):
-        return None
-    while end < len(text) and text[end].isspace():
-        end += 1
-    is_all = end == len(text) or text.startswith(BEHIND, end)
-    return ({"name": name, "arguments": value}, end) if is_all else None
-
-
-def read_python(text: str) -> Any:
-    """The value of a Python literal; None where it is none."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-
-
-def has_exact_shape(value: Any) -> bool:
-    """Whether it is `{"name": ..., "arguments": {...}}` and nothing more: enough to tell a call amid text."""
-    return isinstance(value, dict) and value.keys() == {"name", "arguments"} and isinstance(value["arguments"], dict)
-
-
-def as_call(value: Any, names: frozenset[str]) -> CalledFunction | None:
-    """A call of an offered function, or None."""
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("function")
-    if isinstance(inner, dict):
-        value = inner
-    name, arguments = value.get("name"), value.get("arguments", value.get("parameters")) or {}
-    if not isinstance(name, str) or name not in names:
-        return None
-    try:
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (ValueError, TypeError, RecursionError):
-        return None  # a lone surrogate, NaN, or what only Python has
-    return CalledFunction(name, text)

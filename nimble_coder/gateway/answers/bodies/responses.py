@@ -106,119 +106,106 @@ class Response(Struct, tag_field="object", tag="response"):
     truncation: Literal["disabled"] = "disabled"
 
 
-class Created(Struct, tag_field="type", tag="response.created"):
-    """The first event."""
+class Event(Struct):
+    """What every event of a stream has."""
 
     sequence_number: int
+
+
+class WholeEvent(Event):
+    """One that carries the response as it is then."""
+
     response: Response
 
 
-class InProgress(Struct, tag_field="type", tag="response.in_progress"):
-    """The second one."""
+class ItemEvent(Event):
+    """One that carries an item."""
 
-    sequence_number: int
-    response: Response
-
-
-class ItemAdded(Struct, tag_field="type", tag="response.output_item.added"):
-    """A message or a call begins."""
-
-    sequence_number: int
     output_index: int
     item: Item
 
 
-class PartAdded(Struct, tag_field="type", tag="response.content_part.added"):
-    """A message's text begins."""
+class PlaceEvent(Event):
+    """One of what an item holds."""
 
-    sequence_number: int
     item_id: str
     output_index: int
+
+
+class PartEvent(PlaceEvent):
+    """One of a message's text."""
+
     content_index: int
+
+
+class Created(WholeEvent, tag_field="type", tag="response.created"):
+    """The first event."""
+
+
+class InProgress(WholeEvent, tag_field="type", tag="response.in_progress"):
+    """The second one."""
+
+
+class ItemAdded(ItemEvent, tag_field="type", tag="response.output_item.added"):
+    """A message or a call begins."""
+
+
+class PartAdded(PartEvent, tag_field="type", tag="response.content_part.added"):
+    """A message's text begins."""
+
     part: OutputText
 
 
-class TextDelta(Struct, tag_field="type", tag="response.output_text.delta"):
+class TextDelta(PartEvent, tag_field="type", tag="response.output_text.delta"):
     """More of a message's text."""
 
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     delta: str
     logprobs: list[Any]
 
 
-class TextDone(Struct, tag_field="type", tag="response.output_text.done"):
+class TextDone(PartEvent, tag_field="type", tag="response.output_text.done"):
     """All of a message's text."""
 
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     text: str
     logprobs: list[Any]
 
 
-class PartDone(Struct, tag_field="type", tag="response.content_part.done"):
+class PartDone(PartEvent, tag_field="type", tag="response.content_part.done"):
     """A message's text has ended."""
 
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
     part: OutputText
 
 
-class ArgumentsDelta(Struct, tag_field="type", tag="response.function_call_arguments.delta"):
+class ArgumentsDelta(PlaceEvent, tag_field="type", tag="response.function_call_arguments.delta"):
     """More of a call's arguments."""
 
-    sequence_number: int
-    item_id: str
-    output_index: int
     delta: str
 
 
-class ArgumentsDone(Struct, tag_field="type", tag="response.function_call_arguments.done"):
+class ArgumentsDone(PlaceEvent, tag_field="type", tag="response.function_call_arguments.done"):
     """All of a call's arguments."""
 
-    sequence_number: int
-    item_id: str
-    output_index: int
     name: str
     arguments: str
 
 
-class ItemDone(Struct, tag_field="type", tag="response.output_item.done"):
+class ItemDone(ItemEvent, tag_field="type", tag="response.output_item.done"):
     """A message or a call has ended."""
 
-    sequence_number: int
-    output_index: int
-    item: Item
 
-
-class Completed(Struct, tag_field="type", tag="response.completed"):
+class Completed(WholeEvent, tag_field="type", tag="response.completed"):
     """The last event of a response that is whole."""
 
-    sequence_number: int
-    response: Response
 
-
-class Incomplete(Struct, tag_field="type", tag="response.incomplete"):
+class Incomplete(WholeEvent, tag_field="type", tag="response.incomplete"):
     """The last event of a response that a limit has cut."""
 
-    sequence_number: int
-    response: Response
 
-
-class Failed(Struct, tag_field="type", tag="response.failed"):
+class Failed(WholeEvent, tag_field="type", tag="response.failed"):
     """The last event of a response that has failed."""
 
-    sequence_number: int
-    response: Response
 
-
-EVENTS: tuple[type[Struct], ...] = (
+EVENTS: tuple[type[Event], ...] = (
     Created,
     InProgress,
     ItemAdded,
