@@ -8,23 +8,20 @@ without a network where the kernel allows it, in an empty directory, with bounds
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.bench.asking import URL, asking, keep, post
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
 
 FENCE = "```"
@@ -88,14 +85,6 @@ def sandbox(command: list[str]) -> list[str]:
     return [*namespaces, *bounded]
 
 
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The service's answer; raises `OSError` where there is none."""
-    request = urllib.request.Request(url, json.dumps(body).encode())  # noqa: S310
-    request.add_header("content-type", "application/json")
-    with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
-        return dict(json.load(answer))
-
-
 def ask(
     url: str, problem: dict[str, Any], fence: list[int], max_tokens: int, lookahead: LookaheadConfig | None
 ) -> Answer:
@@ -132,7 +121,7 @@ def summary(answers: list[Answer]) -> str:
 def main() -> None:
     """Asks, tries, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service's HTTP endpoint")
+    parser.add_argument("--url", default=URL, help="of the service's HTTP endpoint")
     parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--json", type=Path, help="a file for every answer")
@@ -140,17 +129,12 @@ def main() -> None:
     how.add_argument("--lookahead", type=LookaheadConfig.parse, metavar="W,N,G", help="the service's own choice if not")
     how.add_argument("--plain", action="store_const", const=PLAIN, dest="lookahead")
     args = parser.parse_args()
-    answers, url = [], args.url.rstrip("/")
-    try:
+    answers = []
+    with asking(args.url) as url:
         fence = post(f"{url}/tokenize", {"content": FENCE})["tokens"]
         for problem in track(humaneval_problems(args.count), "HumanEval"):
             answers.append(ask(url, problem, fence, args.max_tokens, args.lookahead))
-    except urllib.error.HTTPError as error:
-        sys.exit(f"error: {args.url}: {error.read().decode(errors='replace')[:400]}")
-    except OSError as error:
-        sys.exit(f"error: {args.url} does not answer: {error}")
-    if args.json:
-        args.json.write_text(json.dumps([asdict(answer) for answer in answers], indent=1) + "\n", encoding="utf-8")
+    keep(answers, args.json)
     print(summary(answers))
 
 

@@ -11,18 +11,15 @@ characters that must be edited (Levenshtein).
 
 import argparse
 import ast
-import json
-import sys
 import sysconfig
-import urllib.error
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from rich.progress import track
 
-from nimble_coder.bench.humaneval import post
+from nimble_coder.bench.asking import URL, asking, keep, post
 
 KINDS = ("line", "six lines", "body")
 BEFORE, BEHIND = 40, 20
@@ -136,20 +133,15 @@ def summary(fills: list[Fill]) -> str:
 def main() -> None:
     """Asks, compares, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service's HTTP endpoint")
+    parser.add_argument("--url", default=URL, help="of the service's HTTP endpoint")
     parser.add_argument("--count", type=int, default=102, help="of functions, spread over the library")
     parser.add_argument("--json", type=Path, help="a file for every answer")
     args = parser.parse_args()
-    fills, url = list[Fill](), args.url.rstrip("/")
-    try:
+    fills = list[Fill]()
+    with asking(args.url) as url:
         for hole in track(holes(args.count, Path(sysconfig.get_path("stdlib"))), "Infills"):
             fills.append(fill(url, hole))
-    except urllib.error.HTTPError as error:
-        sys.exit(f"error: {args.url}: {error.read().decode(errors='replace')[:400]}")
-    except OSError as error:
-        sys.exit(f"error: {args.url} does not answer: {error}")
-    if args.json:
-        args.json.write_text(json.dumps([asdict(each) for each in fills], indent=1) + "\n", encoding="utf-8")
+    keep(fills, args.json)
     print(summary(fills))
 
 
