@@ -107,6 +107,15 @@ def test_a_race_shows_both_runs_their_equal_text_and_the_speed_up(page: "Page") 
 
 
 @needs_browser
+def test_a_race_ends_with_its_last_step_painted_however_busy_the_browser(page: "Page") -> None:
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 20})
+    page.check("#race")
+    page.click("#go")
+    finished(page)
+    assert page.text_content("#answer") == page.text_content("#plain_answer") != ""
+
+
+@needs_browser
 def test_smaller_wng_can_be_chosen_and_larger_cannot(page: "Page") -> None:
     for name, value in (("w", "4"), ("n", "3"), ("g", "4")):
         page.fill(f"#{name}", value)
