@@ -8,10 +8,12 @@ import httpx
 import pytest
 
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from tests.gateway.completing import BODIES
 from tests.gateway.conftest import events
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 OTHER = "class Stack:\n    "
+ASKED = [*BODIES.items(), ("/v1/completions", {"prompt": PROMPT, "suffix": "\n"})]
 
 
 def post(http: httpx.Client, body: dict[str, Any]) -> Any:
@@ -86,15 +88,7 @@ def test_both_a_line_and_none_occur_among_the_lengths_above(http: httpx.Client) 
     assert {post(http, {"prompt": "import os\n", "n_predict": n})["has_new_line"] for n in (1, 30)} == {False, True}
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/completions", {"prompt": PROMPT}),
-        ("/v1/completions", {"prompt": PROMPT, "suffix": "\n"}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
-        ("/v1/fim/completions", {"prompt": PROMPT}),
-    ],
-)
+@pytest.mark.parametrize(("path", "body"), [each for each in ASKED if each[0].startswith("/v1/")])
 def test_n_predict_is_max_tokens_where_that_is_not_said(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
     def tokens(**fields: int) -> int:
         answer = http.post(path, json={**body, "ignore_eos": True, **fields}).json()
@@ -103,17 +97,7 @@ def test_n_predict_is_max_tokens_where_that_is_not_said(http: httpx.Client, path
     assert [tokens(n_predict=0), tokens(n_predict=3), tokens(n_predict=3, max_tokens=2)] == [0, 3, 2]
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/completions", {"prompt": PROMPT}),
-        ("/v1/completions", {"prompt": PROMPT, "suffix": "\n"}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
-        ("/v1/fim/completions", {"prompt": PROMPT}),
-        ("/completion", {"prompt": PROMPT}),
-        ("/infill", {"input_prefix": PROMPT, "input_suffix": "\n"}),
-    ],
-)
+@pytest.mark.parametrize(("path", "body"), ASKED)
 @pytest.mark.parametrize("asked", [-1, -2, 2**53 - 1, 2**63 - 1])
 def test_all_that_fits_can_be_asked_for_by_either_name(
     http: httpx.Client, path: str, body: dict[str, Any], asked: int

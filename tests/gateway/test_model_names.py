@@ -9,14 +9,7 @@ from build_engine.artifact import Artifact
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses
-
-BODIES: dict[str, dict[str, object]] = {
-    "/v1/completions": {"prompt": "import os"},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
-    "/v1/fim/completions": {"prompt": "import os"},
-    "/infill": {"input_prefix": "import os"},
-    "/completion": {"prompt": "import os"},
-}
+from tests.gateway.completing import BODIES
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,20 @@ LONG = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, 
 SHORT = {"prompt": "import os\nimport ", "max_tokens": 2}
 
 
-def test_sigterm_lets_a_stream_finish_refuses_new_work_and_ends_with_0(served: Service) -> None:
+@contextmanager
+def one_stream(served: Service) -> Iterator[tuple[httpx.Client, Iterator[str]]]:
+    """A client, and the lines of its running stream from the second on."""
     with (
         httpx.Client(base_url=served.addresses.http, timeout=60) as http,
         http.stream("POST", "/v1/completions", json=LONG) as stream,
     ):
-        lines = stream.iter_lines()
+        lines = stream.iter_lines()  # kept, since the response is closed with it
         next(lines)
+        yield http, lines
+
+
+def test_sigterm_lets_a_stream_finish_refuses_new_work_and_ends_with_0(served: Service) -> None:
+    with one_stream(served) as (http, lines):
         served.process.send_signal(signal.SIGTERM)
         served.wait_until(lambda: served.status("/v1/health/ready") == 503)
         refused = http.post("/v1/completions", json=SHORT)
@@ -39,12 +46,7 @@ def test_sigterm_lets_a_stream_finish_refuses_new_work_and_ends_with_0(served: S
 
 def test_a_gateway_that_is_killed_ends_all_with_the_reason_last(served: Service) -> None:
     everything = served.children("")
-    with (
-        httpx.Client(base_url=served.addresses.http, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json=LONG) as stream,
-    ):
-        lines = stream.iter_lines()  # kept, since the response is closed with it
-        next(lines)
+    with one_stream(served):
         os.kill(served.children("nimble_coder.gateway.server")[0], signal.SIGKILL)
         assert served.process.wait(60) == 14
     assert "the gateway was killed by SIGKILL" in served.last_line
@@ -181,12 +183,7 @@ def test_sigterm_before_it_is_ready_ends_it_with_130(start: Start, artifact: Art
 
 
 def test_a_second_signal_does_not_wait_for_what_runs(served: Service) -> None:
-    with (
-        httpx.Client(base_url=served.addresses.http, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json=LONG) as stream,
-    ):
-        lines = stream.iter_lines()  # kept, since the response is closed with it
-        next(lines)
+    with one_stream(served):
         served.process.terminate()
         served.wait_until(lambda: any("stopping" in line for line in served.output))
         served.process.terminate()
@@ -194,12 +191,7 @@ def test_a_second_signal_does_not_wait_for_what_runs(served: Service) -> None:
 
 
 def test_a_process_that_dies_while_the_service_drains_is_no_clean_end(served: Service) -> None:
-    with (
-        httpx.Client(base_url=served.addresses.http, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json=LONG) as stream,
-    ):
-        lines = stream.iter_lines()  # kept, since the response is closed with it
-        next(lines)
+    with one_stream(served):
         served.process.terminate()
         served.wait_until(lambda: any("stopping" in line for line in served.output))
         os.kill(served.children("bin/tritonserver")[0], signal.SIGKILL)

@@ -39,3 +39,15 @@ class Drafting:
             return {}
         w, n, g = self.lookahead.window_size, self.lookahead.ngram_size, self.lookahead.verification_set_size
         return {"lookahead": False if self.lookahead.is_plain else [w, n, g]}
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The fields of an engine's `Request`."""
+        if self.draft_tokens is not None:
+            return {"draft_tokens": self.draft_tokens}
+        return {} if self.lookahead is None else {"lookahead": self.lookahead}
+
+    @property
+    def max_draft_tokens(self) -> int | None:
+        """Most draft tokens of a step; None where the service chooses."""
+        return self.draft_tokens if self.lookahead is None else self.lookahead.max_draft_tokens
