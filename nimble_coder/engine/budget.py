@@ -14,6 +14,8 @@ from nimble_coder.engine.tree import SURE, TokenTree
 
 MEASURED = (1, 2, 4, 8, 16)
 """Rows of the steps that are timed when an engine is loaded; between them and beyond, lines."""
+MOST_DRAFTED = 64
+"""Draft tokens that are thought of per step, shared by the sequences: more are not worth their rows on any CPU."""
 REPEATS = 3
 """The least time counts: another process can only make it longer."""
 LEARNED, SPREAD, FORGOTTEN = 0.05, 0.1, 0.999
@@ -42,10 +44,10 @@ class StepCosts:
         """The logarithm of how much slower than measured the machine is now."""
 
     @classmethod
-    def measure(cls, seconds_of: Callable[[int], float]) -> "StepCosts":
+    def measure(cls, seconds_of: Callable[[int], float], rows: Sequence[int] = MEASURED) -> "StepCosts":
         """Times steps; `seconds_of` runs one of so many rows."""
-        seconds_of(MEASURED[-1])  # the first one pays for allocations
-        return cls({rows: min(seconds_of(rows) for _ in range(REPEATS)) for rows in MEASURED})
+        seconds_of(rows[-1])  # the first one pays for allocations
+        return cls({count: min(seconds_of(count) for _ in range(REPEATS)) for count in rows})
 
     def of(self, rows: int) -> float:
         """The seconds of a step of so many rows."""
@@ -70,6 +72,11 @@ class StepCosts:
 
     def _point(self, index: int) -> float:
         return self._base[index] * math.exp(self._bend[index])
+
+
+def most_drafted(sequences: int) -> int:
+    """How many draft tokens each of so many sequences thinks of."""
+    return max(1, MOST_DRAFTED // max(sequences, 1))
 
 
 class Budget:

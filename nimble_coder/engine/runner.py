@@ -18,12 +18,14 @@ class ModelRunner:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def seconds(self, rows: int) -> float:
-        """Times a step of one sequence and so many rows, in the first slot, which must be free."""
-        tree = TokenTree(0)
-        tree.add_path(0, [0] * (rows - 1))
+    def seconds(self, rows: int, sequences: int = 1, cached: int = 0) -> float:
+        """Times a step of so many rows that sequences share, one at least for each, behind `cached` tokens of theirs.
+        It writes into the first slots, which must be free."""
         builder = BatchBuilder()
-        builder.add_tree(0, 0, tree)
+        for slot in range(sequences):
+            tree = TokenTree(0)
+            tree.add_path(0, [0] * (rows * (slot + 1) // sequences - rows * slot // sequences - 1))
+            builder.add_tree(slot, cached, tree)
         batch = builder.build(wants_logits=False)
         started = time.perf_counter()
         self._model.run(batch)

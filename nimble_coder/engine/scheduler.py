@@ -4,16 +4,13 @@ from collections import deque
 from dataclasses import dataclass
 
 from nimble_coder.contract.response import FinishReason
-from nimble_coder.engine.budget import Budget
+from nimble_coder.engine.budget import Budget, most_drafted
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.tree import TokenTree
 
 SCORED_AT_ONCE = 32
 """Tokens of a prompt whose log probabilities are wanted: logits take 4 bytes a token of the vocabulary for each."""
-
-MOST_DRAFTED = 64
-"""Draft tokens that are thought of per step, shared by the sequences: more are not worth their rows on any CPU."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Scheduler:
         """
         self._admit()
         decoding = [s for s in self.running if not s.is_prefill]
-        most = max(1, MOST_DRAFTED // max(len(decoding), 1))
+        most = most_drafted(len(decoding))
         unread = min(sum(len(s.tokens) - s.cached for s in self.running if s.is_prefill), self._max_num_tokens)
         trees = self._budget.cut([s.draft(most) for s in decoding], unread)
         work: list[Work] = [Decode(s, tree) for s, tree in zip(decoding, trees, strict=True)]

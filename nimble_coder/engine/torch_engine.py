@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -187,6 +188,16 @@ class TorchEngine:
             step_seconds=counters.step_seconds,
             drafting={source: replace(counts) for source, counts in counters.drafting.items()},
         )
+
+    def time_steps(self, rows: SequenceOf[int], sequences: int, cached: int) -> StepCosts:
+        """What a step costs by its rows where so many sequences share them, each with so many tokens in the cache.
+
+        For benchmarks, before the first request: it writes over what the slots hold. Raises `RuntimeError` later.
+        """
+        with self._lock:  # no request arrives meanwhile
+            if self._counters.iterations or self._live:
+                raise RuntimeError("steps are timed before the first request")
+            return StepCosts.measure(lambda count: self._runner.seconds(count, sequences, cached), rows)
 
     def shutdown(self) -> None:
         """See `Engine.shutdown`."""
