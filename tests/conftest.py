@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,16 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="session")
 def triton(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A real tritonserver that serves the embedded model on free ports."""
-    log = tmp_path_factory.mktemp("triton") / "triton.log"
-    with TritonServer(artifact.repository, Addresses.free(), log) as server:
-        server.wait_ready()
+    with running_triton(artifact.repository, tmp_path_factory.mktemp("triton") / "triton.log") as server:
         yield server
+
+
+@contextmanager
+def running_triton(repository: Path, log: Path) -> Iterator[TritonServer]:
+    """A tritonserver on free ports with all models loaded, killed at the end: unloading them takes it 4 s."""
+    with TritonServer(repository, Addresses.free(), log) as server:
+        try:
+            server.wait_ready()
+            yield server
+        finally:
+            server.stop(grace=0.0)

@@ -18,16 +18,27 @@ from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
+from tests.conftest import running_triton
 from tests.gateway.conformance import CheckingClient
 
 
 @pytest.fixture(scope="session")
 def gateway(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """The service on free ports, open and without limits of its own."""
-    log = tmp_path_factory.mktemp("serving") / "serving.log"
-    with Serving(artifact.directory, Addresses.free(), log=log) as serving:
-        serving.wait_ready()
+    with running_service(artifact.directory, tmp_path_factory.mktemp("serving") / "serving.log") as serving:
         yield serving
+
+
+@contextmanager
+def running_service(artifact: Path, log: Path, **settings: str) -> Iterator[Serving]:
+    """The service on free ports, ready; at the end its Triton is killed, which would take 4 s to unload its models."""
+    with Serving(artifact, Addresses.free(), log=log, settings=settings) as serving:
+        serving.wait_ready()
+        try:
+            yield serving
+        finally:
+            serving.gateways.stop()
+            serving.triton.stop(grace=0.0)
 
 
 @pytest.fixture
@@ -73,11 +84,12 @@ def stand_in_gateway(
         patch.setenv("NIMBLE_BENCH_INTERVAL", str(interval))
         if text is not None:
             patch.setenv("NIMBLE_BENCH_TEXT", text)
-        with TritonServer(work / "repository", Addresses.free(), work / "triton.log") as triton:
-            triton.wait_ready()
-            with GatewayProcesses(artifact.directory, triton.addresses, Addresses.free(), log=work / "log") as gateways:
-                gateways.wait_ready()
-                yield triton, gateways
+        with (
+            running_triton(work / "repository", work / "triton.log") as triton,
+            GatewayProcesses(artifact.directory, triton.addresses, Addresses.free(), log=work / "log") as gateways,
+        ):
+            gateways.wait_ready()
+            yield triton, gateways
 
 
 def engine_gauge(triton: TritonServer, label: str) -> int:

@@ -13,7 +13,7 @@ from build_engine.artifact import ENGINE, PLAIN_ENGINE, Artifact
 from build_engine.manifest import NAME, record_files
 from nimble_coder.processes import triton_installation as installation
 from nimble_coder.processes.serving import Serving
-from nimble_coder.processes.triton import Addresses
+from tests.gateway.conftest import running_service
 from tests.standin.machine import Machine
 
 BACKEND = """
@@ -57,9 +57,7 @@ def pair(artifact: Artifact, h100: Machine, tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "backends" / "tensorrtllm").mkdir(parents=True)
     (tmp_path / "backends" / "tensorrtllm" / "model.py").write_text(BACKEND)
     monkeypatch.setattr(installation, "BACKENDS", tmp_path / "backends")
-    strict = {"NIMBLE_STRICT_SAMPLING": "true"}
-    with Serving(directory, Addresses.free(), log=tmp_path / "serving.log", settings=strict) as serving:
-        serving.wait_ready()
+    with running_service(directory, tmp_path / "serving.log", NIMBLE_STRICT_SAMPLING="true") as serving:
         yield serving
 
 

@@ -23,11 +23,10 @@ from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange, Message
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayError
-from nimble_coder.processes.serving import Serving
-from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.triton import TritonServer
 from nimble_coder.triton import bls, bridge, text_models
 from tests.gateway.conformance import CheckingClient
-from tests.gateway.conftest import wait_until
+from tests.gateway.conftest import running_service, wait_until
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 
@@ -115,8 +114,7 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
     artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     log = tmp_path_factory.mktemp("failing") / "log"
-    with Serving(artifact.directory, Addresses.free(), log=log) as serving:
-        serving.wait_ready()
+    with running_service(artifact.directory, log) as serving:
         http = CheckingClient(base_url=serving.addresses.http, timeout=20)
         openai = OpenAI(base_url=f"{serving.addresses.http}/v1", api_key="x", max_retries=0)
         extra = {"ignore_eos": True}
@@ -140,6 +138,7 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
             again.wait_ready()
             assert wait_until(lambda: http.get("/v1/health/ready").status_code == 200)
             assert http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 2}).status_code == 200
+            again.stop(grace=0.0)
         http.close()
         openai.close()
 
@@ -165,12 +164,11 @@ def test_an_engine_that_dies_ends_what_it_ran_and_the_service(
     log = tmp_path_factory.mktemp("dying") / "log"
     endless = {"prompt": PROMPT, "max_tokens": 6000, "ignore_eos": True, "lookahead": False}
     with (
-        Serving(artifact.directory, Addresses.free(), log=log) as serving,
+        running_service(artifact.directory, log) as serving,
         CheckingClient(base_url=serving.addresses.http, timeout=30) as http,
         CompletionClient(serving.addresses.grpc) as client,
         ThreadPoolExecutor() as clients,
     ):
-        serving.wait_ready()
         whole = clients.submit(http.post, "/v1/completions", json=endless)
         streamed = clients.submit(http.post, "/v1/completions", json={**endless, "stream": True})
         over_grpc = clients.submit(run_on, client)

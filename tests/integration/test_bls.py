@@ -16,7 +16,8 @@ from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.profiles import PROFILES
 from nimble_coder.client.grpc import CompletionClient, tensors
-from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.triton import TritonServer
+from tests.conftest import running_triton
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,7 @@ def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     place = tmp_path_factory.mktemp("bls")
     profile = PROFILES["demo"].with_limits(max_batch_size=4, max_seq_len=4096, max_input_len=512)
     artifact = build(profile, tiny_checkpoint, Cache(place / "cache"), lambda _: None)
-    with TritonServer(artifact.repository, Addresses.free(), place / "triton.log") as running:
-        running.wait_ready()
+    with running_triton(artifact.repository, place / "triton.log") as running:
         yield running
 
 

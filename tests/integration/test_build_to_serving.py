@@ -19,9 +19,9 @@ from nimble_coder.client.grpc import CompletionClient
 from nimble_coder.processes import triton_installation as installation
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayProcesses
-from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.verification import verify_served
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, running_triton
 from tests.standin.machine import STANDIN, Machine, write_tiny_checkpoint
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
@@ -85,10 +85,11 @@ def test_an_engine_that_fails_verification_is_not_published(
 
 def test_a_store_is_served_from_where_it_is(make: Build, tmp_path: Path) -> None:
     repository = create_store(make(THIRTY_TWO, verified=False), tmp_path / "store")
-    with TritonServer(repository, Addresses.free(), tmp_path / "triton.log") as running:
-        running.wait_ready()
-        with CompletionClient(running.addresses.grpc) as client:
-            assert len(client.stream_tokens([1, 2, 3], 10).finish().token_ids) == 10
+    with (
+        running_triton(repository, tmp_path / "triton.log") as running,
+        CompletionClient(running.addresses.grpc) as client,
+    ):
+        assert len(client.stream_tokens([1, 2, 3], 10).finish().token_ids) == 10
 
 
 def test_the_gateway_says_that_a_compiled_lookahead_engine_decodes_greedily(make: Build, tmp_path: Path) -> None:
@@ -97,8 +98,7 @@ def test_the_gateway_says_that_a_compiled_lookahead_engine_decodes_greedily(make
         shutil.copyfile(EMBEDDED / file, checkpoint / file)
     artifact = make(SEVEN, checkpoint=checkpoint, verified=False)
     asked = {"prompt": "import os\nimport sys\nimport re\n", "max_tokens": 4, "temperature": 0.7, "top_p": 0.9}
-    with TritonServer(artifact.repository, Addresses.free(), tmp_path / "triton.log") as running:
-        running.wait_ready()
+    with running_triton(artifact.repository, tmp_path / "triton.log") as running:
         for strict, status in (("false", 200), ("true", 400)):
             settings = {"NIMBLE_STRICT_SAMPLING": strict}
             gateways = GatewayProcesses(
@@ -125,8 +125,8 @@ def test_a_repository_whose_lookahead_does_not_fit_the_engine_does_not_load(make
     given, other = (f'"lookahead_ngram_size" value: {{ string_value: "{n}" }}' for n in (8, 7))
     assert given in text
     config.write_text(text.replace(given, other))
-    with TritonServer(repository, Addresses.free(), tmp_path / "triton.log") as running, pytest.raises(TritonError):
-        running.wait_ready()
+    with pytest.raises(TritonError), running_triton(repository, tmp_path / "triton.log"):
+        pass
     assert "96 != 112" in (tmp_path / "triton.log").read_text()
 
 

@@ -78,7 +78,7 @@ def running(place: Path, backends: Path) -> Iterator[Loader]:
                 time.sleep(0.1)
             yield Loader(place / "repository", triton.addresses.grpc, client)
     finally:
-        triton.stop()
+        triton.stop(grace=0.0)
 
 
 def is_live(client: grpc.InferenceServerClient) -> bool:

@@ -1,10 +1,12 @@
 """`nimble-coder serve` as a container runs it: a process with an environment, an output and an exit code."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.processes.triton import Addresses
+from nimble_coder.processes.work_directory import sweep
 
 COMMAND = [sys.executable, "-m", "nimble_coder.cli"]
 
@@ -133,9 +136,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield go
     for service in started:
-        if service.process.poll() is None:
-            service.process.terminate()
-            service.process.wait(60)
+        # How a service ends when it is told to has its own tests, and takes 5 s.
+        for pid in [service.process.pid, *descendants(service.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        service.process.wait()
+    sweep()
 
 
 @pytest.fixture

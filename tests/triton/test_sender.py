@@ -10,8 +10,9 @@ from build_engine.artifact import Artifact
 from nimble_coder.bench.stand_in import stand_in_repository
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.upstream.token_stream import TokenStreams
-from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.triton import Addresses
 from nimble_coder.text.tokenizer import TextTokenizer
+from tests.conftest import running_triton
 
 TEXT = "for item in items:\n    total += 1\n"
 STREAMS, TOKENS, ROUNDS = 64, 256, 8
@@ -43,8 +44,7 @@ def test_outputs_that_nobody_asked_for_do_not_corrupt_memory(
     monkeypatch.setenv("NIMBLE_BENCH_TEXT", TEXT)
     repository, log = tmp_path / "model_repository", tmp_path / "triton.log"
     stand_in_repository(artifact, repository)
-    with TritonServer(repository, Addresses.free(), log) as triton:
-        triton.wait_ready()
+    with running_triton(repository, log) as triton:
         answers = asyncio.run(crowd(triton.addresses))
         assert triton.poll() is None
     ids = TextTokenizer(artifact.tokenizer).encode(TEXT)

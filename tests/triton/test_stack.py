@@ -10,15 +10,14 @@ import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.processes import triton_stack as stack
-from nimble_coder.processes.triton import Addresses, TritonServer
+from tests.conftest import running_triton
 
 FREE, MIB = resource.RLIM_INFINITY, 1 << 20
 
 
 def test_a_body_in_a_great_many_pieces_does_not_end_triton(artifact: Artifact, tmp_path: Path) -> None:
     shutil.copytree(artifact.repository / "preprocessing", tmp_path / "repository" / "preprocessing")
-    with TritonServer(tmp_path / "repository", Addresses.free(), tmp_path / "log") as triton:
-        triton.wait_ready()
+    with running_triton(tmp_path / "repository", tmp_path / "log") as triton:
         limits = Path(f"/proc/{triton.pid}/limits").read_text()
         assert f"Max stack size {stack.STACK}" in " ".join(limits.split())
         head = b"POST /v2/models/preprocessing/generate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
