@@ -1,6 +1,6 @@
 """Chooses one token from logits as a request's sampling parameters say."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 
 import torch
@@ -32,6 +32,12 @@ class Sampler:
         self.prompt_log_probs: list[tuple[float, Ranked]] = []
         """Of the prompt's tokens but the first, as far as they have been scored."""
         self._counts: Counter[int] = Counter()
+        self._never = torch.tensor(sorted({word[0] for word in sampling.bad_words if len(word) == 1}), dtype=torch.long)
+        self._never_behind: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
+        """Bad words of several tokens by the last but one: a step looks at those alone that may be completed."""
+        for word in sampling.bad_words:
+            if len(word) > 1:
+                self._never_behind[word[-2]].append(word)
         self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.long)
         biases = [-torch.inf if bias <= BIAS.least else bias for _, bias in sampling.logit_bias]
         self._biases = torch.tensor(biases, dtype=torch.float32)
@@ -91,9 +97,10 @@ class Sampler:
     def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
         if len(self._output) < self._sampling.min_tokens:
             logits[self._ends] = -torch.inf
-        for *beginning, last in self._sampling.bad_words:
-            if not beginning or self._output[-len(beginning) :] == beginning:
-                logits[last] = -torch.inf
+        logits[self._never] = -torch.inf
+        words = self._never_behind.get(self._output[-1], ()) if self._output else ()
+        lasts = [last for *beginning, last in words if self._output[-len(beginning) :] == beginning]
+        logits[torch.tensor(lasts, dtype=torch.long)] = -torch.inf
         return logits
 
     def _draw_held(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor) -> int:

@@ -1,6 +1,7 @@
 """One request while it runs: its tokens, how far its KV cache reaches, and what it has cost."""
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 from nimble_coder.contract.request import Request, Sampling
@@ -58,6 +59,10 @@ class Sequence:
             self.drafter = FormDrafter(self.drafter, form, limits.rows_per_step)
         sampling = request.sampling or (GREEDY if form else None)
         self.sampler = Sampler(sampling, request.input_ids, request.ends, request.seed, form) if sampling else None
+        self._stop_words: defaultdict[int, list[list[int]]] = defaultdict(list)
+        """By their last token: a token ends the output with few of them at most."""
+        for word in request.stop_words:
+            self._stop_words[word[-1]].append(word)
         self.log_probs: list[float] = []
         # As TensorRT-LLM does: a request for more than fits gets what fits.
         self._limit = min(len(self.tokens) + request.max_tokens, limits.max_seq_len)
@@ -147,7 +152,8 @@ class Sequence:
         generated = len(self.tokens) - self.prompt_length
         if self.request.sampling and generated < self.request.sampling.min_tokens:
             return False
-        return any(len(word) <= generated and self.tokens[-len(word) :] == word for word in self.request.stop_words)
+        words = self._stop_words.get(self.tokens[-1], ())
+        return any(len(word) <= generated and self.tokens[-len(word) :] == word for word in words)
 
     def _completes_form(self) -> bool:
         sampler, generated = self.sampler, len(self.tokens) - self.prompt_length

@@ -50,14 +50,15 @@ def postprocess(tokenizer: TextTokenizer, tokens: Array, lengths: Array, skip_sp
     """Texts (BYTES `[B * beams]`) of TOKENS_BATCH (int32 `[B, beams, n]`), as long as SEQUENCE_LENGTH `[B, beams]`.
 
     Each call stands alone, so a character split over two streamed responses shows as U+FFFD in both: clients that
-    stream through the ensemble have to live with that, those that read token ids do not.
+    stream through the ensemble have to live with that, those that read token ids do not. Raises `ValueError` for a
+    negative id; those behind the vocabulary have no text.
     """
     rows = tokens.reshape(-1, tokens.shape[-1])
-    texts = [
-        tokenizer.decode(row[:length].tolist(), skip_special).encode()
-        for row, length in zip(rows, lengths.reshape(-1), strict=True)
-    ]
-    return np.array(texts, dtype=np.object_)
+    shown = [row[:length].tolist() for row, length in zip(rows, lengths.reshape(-1), strict=True)]
+    least = min((min(ids) for ids in shown if ids), default=0)
+    if least < 0:
+        raise ValueError(f"TOKENS_BATCH holds {least}, which is out of range: token ids go from 0 on")
+    return np.array([tokenizer.decode(ids, skip_special).encode() for ids in shown], dtype=np.object_)
 
 
 def text(value: object) -> str:

@@ -60,6 +60,23 @@ def test_a_bad_word_of_two_tokens_is_never_completed() -> None:
     assert [sampler.choose(LOGITS)[0] for _ in range(4)] == [1, 2, 1, 2]
 
 
+def test_many_bad_words_cost_a_step_as_little_as_a_few() -> None:
+    words = [(i,) for i in range(5, 200_005)] + [(1, 1), (4, 0), (0, 2, 1)] + [(7, i) for i in range(100_000)]
+    sampler = Sampler(Sampling(temperature=0.0, bad_words=tuple(words)), [], (), 0)
+    logits = torch.cat([LOGITS, torch.full((200_000,), 50.0)])
+    looked_at = 0
+
+    class Counting(list[int]):
+        def __getitem__(self, place: Any) -> Any:
+            nonlocal looked_at
+            looked_at += isinstance(place, slice)
+            return super().__getitem__(place)
+
+    sampler._output = Counting()
+    assert [sampler.choose(logits)[0] for _ in range(4)] == [1, 2, 1, 2]
+    assert looked_at < 10
+
+
 def test_penalties_count_what_occurred() -> None:
     presence = Sampler(Sampling(temperature=0.0, presence_penalty=1.5), [], (), 0)
     assert [presence.choose(LOGITS)[0] for _ in range(3)] == [1, 2, 1]

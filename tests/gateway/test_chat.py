@@ -117,6 +117,8 @@ def test_of_several_tools_a_demanded_one_has_a_name_that_is_offered() -> None:
         ({"a": "ü"}, '{"a": "ü"}'),
         ('{"a": ', '"{\\"a\\": "'),
         ("two", '"two"'),
+        ('{"a": NaN}', '"{\\"a\\": NaN}"'),
+        ("-Infinity", '"-Infinity"'),
         ("[" * 100_000, json.dumps("[" * 100_000)),
     ],
 )

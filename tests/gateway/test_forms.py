@@ -244,6 +244,15 @@ def test_a_limit_cuts_a_call_streamed_and_whole_alike(http: httpx.Client) -> Non
     assert turn_of(http, True, **asked) == (said, [(name, arguments)], reason)
 
 
+@pytest.mark.parametrize("more", [CALLS, {"tool_choice": "required"}])
+def test_a_stop_string_within_a_calls_arguments_is_why_it_ended(http: httpx.Client, more: dict[str, Any]) -> None:
+    asked = {"tools": STRICT[:1], **more, "parallel_tool_calls": False, "max_tokens": 300}
+    for stop, whole in (('"kind', False), ("</tool_call>", True)):
+        _, ((_, arguments),), reason = turn_of(http, False, **asked, stop=stop)
+        assert (arguments.endswith("}"), reason) == (whole, "tool_calls" if whole else "stop")
+        assert turn_of(http, True, **asked, stop=stop) == (None, [("store", arguments)], reason)
+
+
 def test_arguments_come_as_they_are_written(http: httpx.Client) -> None:
     body = {**ROUTES["/v1/chat/completions"], "tools": STRICT[:1], **CALLS, "parallel_tool_calls": False}
     asked = {**body, "stream": True, "return_token_ids": True, "lookahead": False}  # a step per token

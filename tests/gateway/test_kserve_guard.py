@@ -101,6 +101,8 @@ def test_binary_data_still_follows_what_was_written_anew(gateway: Serving) -> No
         ("tensorrt_llm_bls", {"text_input": LONG}),
         ("tensorrt_llm_bls", {"bad_words": [LONG]}),
         ("postprocessing", {"TOKENS_BATCH": [1] * 300_000}),
+        ("tensorrt_llm", {"bad_words_list": [1] * 70_000}),
+        ("tensorrt_llm", {"stop_words_list": [1] * 70_000}),
     ],
 )
 def test_no_text_holds_a_models_process(gateway: Serving, http: httpx.Client, model: str, long: dict[str, Any]) -> None:
@@ -108,7 +110,8 @@ def test_no_text_holds_a_models_process(gateway: Serving, http: httpx.Client, mo
     refused = http.post(f"/v2/models/{model}/generate", json={**given, **long})
     assert refused.status_code == 400
     assert "tokens, " in refused.json()["error"]
-    (name, value), kind = next(iter(long.items())), "INT32" if model == "postprocessing" else "BYTES"
+    (name, value) = next(iter(long.items()))
+    kind = "INT32" if model in ("postprocessing", "tensorrt_llm") else "BYTES"
     values = value if isinstance(value, list) else [value]
     tensor = {"name": name, "shape": [1, len(values)], "datatype": kind, "data": values}
     assert "tokens, " in infer(http, json.dumps({"inputs": [tensor]}), model).json()["error"]
@@ -130,3 +133,16 @@ def test_preprocessing_still_takes_an_empty_text(http: httpx.Client) -> None:
     assert (
         http.post("/v2/models/preprocessing/generate", json={"QUERY": "", "REQUEST_OUTPUT_LEN": 4}).status_code == 200
     )
+
+
+@pytest.mark.parametrize(("ids", "status"), [([5, -2, 6], 400), ([5, 6, -1], 200), ([5, 2**31 - 1, 6], 200)])
+def test_a_negative_id_before_a_text_s_end_is_the_client_s_mistake(
+    http: httpx.Client, ids: list[int], status: int
+) -> None:
+    """Behind it pads may be negative; an id that the vocabulary lacks has no text."""
+    tensors_of = [
+        {"name": "TOKENS_BATCH", "shape": [1, 1, 3], "datatype": "INT32", "data": ids},
+        {"name": "SEQUENCE_LENGTH", "shape": [1, 1], "datatype": "INT32", "data": [2]},
+    ]
+    answer = infer(http, json.dumps({"inputs": tensors_of}), "postprocessing")
+    assert (answer.status_code, "out of range" in answer.text) == (status, status == 400), answer.text

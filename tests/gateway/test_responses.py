@@ -223,6 +223,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "the background": ({"background": True}, "background"),
     "a stored prompt": ({"prompt": {"id": "pmpt_1"}}, "prompt"),
     "more in the answer": ({"include": ["file_search_call.results"]}, "include"),
+    "log probabilities": ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, "include"),
     "a format": ({"text": {"format": {"type": "xml"}}}, "text.format"),
     "no schema": ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
     "no tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -235,6 +236,7 @@ def test_what_is_not_served_is_refused_by_name(http: httpx.Client, name: str, st
     fields, param = REFUSED[name]
     answer = http.post(PATH, json={**SHORT, **fields, "stream": stream})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+    assert "lookahead" not in answer.text  # which has to do with none of them
 
 
 def test_two_forms_are_refused_and_one_is_held_to(http: httpx.Client) -> None:

@@ -229,6 +229,8 @@ RESTRICTED = Calling(CALLING.names, '<tool_call>\n{"name":')
         (DEMANDED, "", "length", ("", [("add", "")], "length")),
         (RESTRICTED, ' "add", "arguments": {"a": 1}}\n</tool_call>', "stop", ("", [("add", '{"a": 1}')], "tool_calls")),
         (RESTRICTED, ' "add", "arguments": {"a', "length", ("", [("add", '{"a')], "length")),
+        (RESTRICTED, ' "add", "arguments": {"a', "stop", ("", [("add", '{"a')], "stop")),
+        (RESTRICTED, ' "add", "arguments": {"a": 1}', "stop", ("", [("add", '{"a": 1}')], "tool_calls")),
         (RESTRICTED, ' "ad', "length", ("", [], "length")),
         (RESTRICTED, ' "other", "arguments": {}}', "stop", (' "other", "arguments": {}}', [], "stop")),
         (RESTRICTED, "", "length", ("", [], "length")),

@@ -25,5 +25,8 @@ class TritonPythonModel:
         tokens, lengths = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("TOKENS_BATCH", "SEQUENCE_LENGTH")
         )
-        texts = postprocess(self._tokenizer, tokens, lengths, self._skip_special)
+        try:
+            texts = postprocess(self._tokenizer, tokens, lengths, self._skip_special)
+        except ValueError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", texts)])

@@ -160,7 +160,7 @@ class ToolCallParser:
         self._open: ObjectEnd | None = None
         """Looks for the end of the arguments that are being passed on."""
         self._is_over = False
-        self._is_cut = self._is_last_cut = False
+        self._is_cut = self._is_last_cut = self._is_broken = False
         self._has_text = False
         """Since the start, or since the last call."""
         self._closings: tuple[str, ...] = ()
@@ -190,13 +190,14 @@ class ToolCallParser:
 
     def reason(self, own: FinishReason) -> ChatFinishReason:
         """Why an answer has ended, where its tokens ended for a reason of their own: with calls, unless a limit cut the
-        turn behind the last whole one."""
+        turn behind the last whole one, or a stop string a call's arguments."""
         if not self._count:
             return own
         whole = self._count - (self._open is not None or self._is_last_cut)
         is_enough = self._calling.most is not None and whole >= self._calling.most
+        is_broken = self._is_broken or (self._open is not None and not self._open.is_found)
         is_cut = own == "length" and (self._open is not None or self._is_cut or self._has_text)
-        return own if is_cut and not is_enough else self._calling.finish_reason
+        return own if (is_cut or is_broken) and not is_enough else self._calling.finish_reason
 
     def _taken(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
@@ -221,7 +222,7 @@ class ToolCallParser:
         try:
             end = DECODER.raw_decode(rest, begun.end())[1]
         except (ValueError, RecursionError):
-            end = len(rest)
+            end, self._is_broken = len(rest), True
         return CalledFunction(json.loads(begun[1]), rest[begun.end() : end].removesuffix("</tool_call>").rstrip())
 
     def _take(self, piece: str) -> str:

@@ -30,11 +30,16 @@ TEXTS = {
     "preprocessing": ("QUERY", "STOP_WORDS_DICT", "BAD_WORDS_DICT"),
 }
 """What a model tokenises in the one process that it has for all requests, the prompt first."""
+WORDS = ("stop_words_list", "bad_words_list")
+"""What the one thread that decodes for all requests reads."""
 TOKENS = "TOKENS_BATCH"
 """What `postprocessing` makes text of, in the one process that it has."""
 PROMPTS = ("input_ids", "text_input")
 COPIES = "num_return_sequences"
-WANTED = {*PROMPTS, "input_lengths", COPIES, TOKENS, *LOOKAHEAD, *(name for names in TEXTS.values() for name in names)}
+WANTED = {
+    *(*PROMPTS, "input_lengths", COPIES, TOKENS, *WORDS, *LOOKAHEAD),
+    *(name for names in TEXTS.values() for name in names),
+}
 SHARED_MEMORY = "shared_memory_region"
 HEADER_LENGTH = re.compile(r"[0-9]{1,12}")
 
@@ -113,6 +118,7 @@ class KServeGuard:
     def check(self, model: str, values: Values, rows: int) -> int | None:
         """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
         self._check_texts(model, values)
+        self._check_ids(model, values)
         if model not in ENGINE_MODELS or "input_ids" not in values:
             return None  # Triton refuses a generation without ids itself; `stop` requests have none
         limits = self._service.limits
@@ -148,10 +154,18 @@ class KServeGuard:
             if length > limits.longest_prompt:
                 text = f"{name} has {length} tokens, at most {limits.longest_prompt} are taken: send fewer"
                 raise ApiError(400, text, "invalid_input", name)
-        most = limits.max_batch_size * limits.max_seq_len
-        if model == "postprocessing" and len(values.get(TOKENS, ())) > most:
-            text = f"{TOKENS} has {len(values[TOKENS])} tokens, at most {most} are taken: send fewer"
-            raise ApiError(400, text, "invalid_input", TOKENS)
+
+    def _check_ids(self, model: str, values: Values) -> None:
+        limits = self._service.limits
+        most = dict.fromkeys(WORDS, limits.longest_prompt) if model in ENGINE_MODELS else {}
+        if model == "postprocessing":
+            most = {TOKENS: limits.max_batch_size * limits.max_seq_len}
+        for name, count in most.items():
+            # A word list has the words' ends in a second row below their ids.
+            length = len(values.get(name, ())) // (2 if name in WORDS else 1)
+            if length > count:
+                text = f"{name} has {length} tokens, at most {count} are taken: send fewer"
+                raise ApiError(400, text, "invalid_input", name)
 
     def _lengths(self, name: str, values: Values) -> Iterator[int]:
         """The tokens of each text of an input; raises `ApiError` for what is no text."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from nimble_coder.gateway.answers.bodies.chat import ChatFinishReason
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
@@ -179,8 +181,8 @@ def arguments_of(call: FunctionCall) -> str:
         return json.dumps(call.arguments or {}, ensure_ascii=False)
     text = call.arguments.strip()
     try:
-        return call.arguments if json.loads(text or "null") is not None else "{}"
-    except (ValueError, RecursionError):
+        return call.arguments if msgspec.json.decode(text or "null") is not None else "{}"
+    except (msgspec.DecodeError, RecursionError):
         return json.dumps(call.arguments, ensure_ascii=False)
 
 

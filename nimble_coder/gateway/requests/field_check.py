@@ -91,7 +91,7 @@ def place(kind: type[Struct], name: str) -> str:
     if name in HONOURED[kind]:
         guided = ", which cannot be guided: serve the model with the portable engine" if name in FORMS else ""
         return f"with this engine{guided}"
-    return "here" if any(name in names for names in HONOURED.values()) else "with lookahead decoding"
+    return "on this route" if any(name in names for names in HONOURED.values()) else "in this service"
 
 
 def header(ignored: Sequence[str]) -> bytes:
