@@ -1,17 +1,23 @@
 """Tuning tries what the engine can run, on the engine itself, and writes what was fastest."""
 
 import asyncio
+import math
+import random
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from build_engine.artifact import Artifact
-from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.bench.tuning import Load, Plan, candidates_within, loads_up_to, measure
+from build_engine.lookahead import PLAIN, LookaheadConfig, Mode
+from nimble_coder.bench.tuning import Load, Plan, candidates_within, gains_of, loads_up_to, measure
 from nimble_coder.gateway.policy import Policy
+from nimble_coder.planning.cost_model import Gain
+from nimble_coder.planning.replay import Recording
+from nimble_coder.planning.screen import screened
 
 
 @pytest.mark.parametrize("engine", [LookaheadConfig(8, 8, 8), LookaheadConfig(15, 15, 15), LookaheadConfig(4, 3, 4)])
@@ -30,31 +36,70 @@ def test_loads_double_up_to_the_batch() -> None:
     assert loads_up_to(1) == [1]
 
 
+CYCLE = [*range(300, 317), 300, 301, 330]
+RECORDING = Recording(CYCLE * 3, [*CYCLE * 2, *range(400, 412), *CYCLE])
+"""Drafts of it are sometimes right."""
+
+
 class Foreseeable:
-    """A load whose speeds are known: more drafts help one client and harm many. The first measurement misleads."""
+    """A load whose speeds are known: what replays gain, a little off, over steps that cost `seconds` by their rows."""
 
-    def __init__(self) -> None:
-        self.asked: list[tuple[LookaheadConfig, int]] = []
+    def __init__(self, gains: Mapping[LookaheadConfig, Gain], seconds: Callable[[float], float]) -> None:
+        self._gains, self._seconds = gains, seconds
+        self.asked: list[tuple[Mode, int]] = []
 
-    async def speed(self, config: LookaheadConfig, load: int) -> float:
-        first = (config, load) not in self.asked
+    async def speed(self, config: Mode, load: int) -> float:
+        """The first measurement of a candidate misleads by up to a twentieth."""
+        off = 1.0 if (config, load) in self.asked else 0.95 + 0.1 * random.Random(str(config)).random()
         self.asked.append((config, load))
-        drafts = config.max_draft_tokens
-        misleading = 500.0 if first and drafts == 14 else 0.0
-        return 100.0 * load + (drafts if load == 1 else -drafts) + misleading
+        return off * self.true(config, load)
+
+    def true(self, config: Mode, load: int) -> float:
+        if config is None:
+            return 0.5 * load / self._seconds(load)
+        gain = self._gains[config]
+        wrong = 0.98 + 0.04 * random.Random(repr(config)).random()
+        return wrong * load * gain.tokens / self._seconds(load * gain.rows)
 
 
-def test_every_load_gets_what_was_fastest_in_the_median_of_the_rounds() -> None:
+STEPS: dict[str, Callable[[float], float]] = {
+    "a CPU": lambda rows: 0.03 * max(1.0, 0.3 + 0.13 * rows),
+    "a GPU": lambda rows: 0.005 * math.hypot(1.0, rows / 200),
+    "rows are free": lambda rows: 0.005 + 0 * rows,
+    "rows are all": lambda rows: 0.001 * rows,
+}
+
+
+@pytest.mark.parametrize("machine", STEPS)
+@pytest.mark.parametrize("own", [None, LookaheadConfig(15, 15, 15)])
+def test_a_quarter_of_the_grid_is_measured_and_what_is_chosen_is_as_fast_as_the_best(machine: str, own: Mode) -> None:
+    grid = candidates_within(LookaheadConfig(15, 15, 15))
+    gains = gains_of([RECORDING], grid)
+    load, ticks = Foreseeable(gains, STEPS[machine]), list[str]()
+    candidates = list(dict.fromkeys([*grid, own]))
+    plan = Plan([1, 4, 16], candidates, own, rounds=3, most=screened(len(grid)))
+    levels = asyncio.run(measure(cast(Load, load), plan, gains, ticks.append))
+    assert len(ticks) == len(load.asked) <= plan.measurements
+    for level in levels:
+        tried = {config for config, clients in load.asked if clients == level.load}
+        assert PLAIN in tried
+        assert own in tried
+        assert len(tried - {None}) <= 0.25 * len(grid) + 1
+        best = max(load.true(config, level.load) for config in candidates)
+        assert load.true(level.config, level.load) >= 0.97 * best, (level.load, level.config)
+
+
+def test_those_that_a_person_names_are_all_measured_and_the_median_of_the_rounds_decides() -> None:
     engine = LookaheadConfig(8, 8, 8)
     configs = [PLAIN, *(LookaheadConfig.parse(text) for text in ("1,3,2", "1,4,4", "2,4,4", "4,4,4", "4,5,4")), engine]
-    load, ticks = Foreseeable(), list[str]()
-    plan = Plan([1, 8], configs, engine, rounds=3)
-    levels = asyncio.run(measure(cast(Load, load), plan, ticks.append))
-    assert [(level.load, level.config) for level in levels] == [(1, engine), (8, PLAIN)]
-    assert (levels[0].plain, levels[0].engine, levels[0].tokens_per_second) == (100, 211, 211)
-    assert len(ticks) == len(load.asked) <= plan.measurements
-    finalists = {config for config, _ in load.asked[len(configs) : len(ticks) // 2]}
-    assert {PLAIN, engine, LookaheadConfig(1, 4, 4)} <= finalists
+    gains = gains_of([RECORDING], configs)
+    load, ticks = Foreseeable(gains, STEPS["rows are free"]), list[str]()
+    plan = Plan([1], configs, engine, rounds=3)
+    level = asyncio.run(measure(cast(Load, load), plan, gains, ticks.append))[0]
+    assert {config for config, _ in load.asked} == set(configs)
+    assert len(ticks) == len(configs) + 3 * len(set(load.asked[len(configs) :])) <= plan.measurements
+    assert level.tokens_per_second == pytest.approx(max(load.true(each, 1) for each in configs), rel=1e-3)
+    assert (level.plain, level.engine) == pytest.approx((load.true(PLAIN, 1), load.true(engine, 1)), rel=1e-3)
 
 
 def run(artifact: Artifact, *options: str) -> subprocess.CompletedProcess[str]:

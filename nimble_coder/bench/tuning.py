@@ -1,7 +1,8 @@
 """Measures which (w,n,g) gives the most tokens per second at which load, on the engine and the path that serve.
 
-At every load each candidate runs once; the fastest few, the engine's own (W,N,G) and plain decoding then take turns for
-some rounds, and the best median is the load's.
+Plain decoding is recorded, and replays of it say what each candidate gains (`planning.replay`). At every load those run
+once that the cost model expects most of, a quarter of all; the fastest few, the engine's own (W,N,G) and plain decoding
+then take turns for some rounds, and the best median is the load's.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.policy import Level, Measured, PolicyError, Table
 from nimble_coder.gateway.upstream.token_stream import TokenStreams
+from nimble_coder.planning.cost_model import Gain, Replays
+from nimble_coder.planning.replay import Recording
+from nimble_coder.planning.screen import Screen
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
 
@@ -44,12 +48,14 @@ class Plan:
     engine: Mode
     """What a request that says nothing gets."""
     rounds: int = 3
+    most: int = sys.maxsize
+    """Candidates that are measured at each load, as the cost model chooses; the engine's own choice is besides."""
 
     @property
     def measurements(self) -> int:
         """The most there will be."""
-        finals = min(FINALISTS + 2, len(self.candidates)) * self.rounds
-        return len(self.loads) * (len(self.candidates) + finals)
+        first = min(self.most + (None in self.candidates), len(self.candidates))
+        return len(self.loads) * (first + min(FINALISTS + 2, first) * self.rounds)
 
 
 def loads_up_to(most: int) -> list[int]:
@@ -80,39 +86,53 @@ class Load:
     async def speed(self, config: Mode, load: int) -> float:
         """Tokens per second of `load` clients together, from the first request sent to the last token; each prompt is
         asked at least once, and every client asks twice. Raises `ApiError`."""
-        count = max(len(self._prompts), 2 * load)
-        waiting = itertools.islice(itertools.cycle(self._prompts), count)
         started = time.perf_counter()
-        done = await asyncio.gather(*(self._client(waiting, config) for _ in range(load)))
-        return sum(done) / (time.perf_counter() - started)
+        done = await self._ask(config, load)
+        return sum(len(each.output) for each in done) / (time.perf_counter() - started)
 
-    async def _client(self, waiting: Iterator[list[int]], config: Mode) -> int:
-        received = 0
+    async def record(self, load: int) -> list[Recording]:
+        """What the model writes behind each prompt, plainly. Raises `ApiError`."""
+        return list({tuple(each.prompt): each for each in await self._ask(PLAIN, load)}.values())
+
+    async def _ask(self, config: Mode, load: int) -> list[Recording]:
+        waiting = itertools.islice(itertools.cycle(self._prompts), max(len(self._prompts), 2 * load))
+        done = await asyncio.gather(*(self._client(waiting, config) for _ in range(load)))
+        return list(itertools.chain.from_iterable(done))
+
+    async def _client(self, waiting: Iterator[list[int]], config: Mode) -> list[Recording]:
+        done = []
         for ids in waiting:
             is_short = config is not None and len(ids) < config.ngram_size - 1
             generation = Generation(ids, self._tokens, (), PLAIN if is_short else config)
             async with aclosing(self._streams.generate(generation, "tune")) as steps:
-                async for step in steps:
-                    received += len(step.token_ids)
-        return received
+                done.append(Recording(ids, [token async for step in steps for token in step.token_ids]))
+        return done
 
 
-async def measure(load: Load, plan: Plan, tick: Tick) -> list[Level]:
+def gains_of(recordings: Sequence[Recording], candidates: Sequence[Mode]) -> dict[LookaheadConfig, Gain]:
+    """What every candidate brings but the engine's choice, whose steps are its own to say."""
+    replays = Replays([each for each in recordings if len(each.output) > 1])
+    return {config: replays.gain(config) for config in candidates if config is not None}
+
+
+async def measure(load: Load, plan: Plan, gains: Mapping[LookaheadConfig, Gain], tick: Tick) -> list[Level]:
     """The best (w,n,g) of every load; `tick` is told each measurement. Raises `ApiError`."""
     levels = []
     for clients in plan.loads:
-        first = {}
-        for config in plan.candidates:
-            first[config] = await load.speed(config, clients)
-            tick(f"{clients} at once, {label(config)}: {first[config]:.0f} tokens/s")
+
+        async def speed(config: Mode, clients: int = clients) -> float:
+            found = await load.speed(config, clients)
+            tick(f"{clients} at once, {label(config)}: {found:.0f} tokens/s")
+            return found
+
+        first = await screen(speed, plan, gains)
         fastest = sorted(first, key=lambda config: first[config], reverse=True)[:FINALISTS]
         finalists = [config for config in plan.candidates if config in (PLAIN, plan.engine, *fastest)]
         speeds: dict[Mode, list[float]] = {config: [] for config in finalists}
         for turn in range(plan.rounds):
             for i in range(len(finalists)):
                 config = finalists[(i + turn) % len(finalists)]
-                speeds[config].append(await load.speed(config, clients))
-                tick(f"{clients} at once, {label(config)}: {speeds[config][-1]:.0f} tokens/s")
+                speeds[config].append(await speed(config))
         median = {config: round(statistics.median(found), 1) for config, found in speeds.items()}
         best = max(finalists, key=lambda config: median[config])
         levels.append(
@@ -125,6 +145,20 @@ async def measure(load: Load, plan: Plan, tick: Tick) -> list[Level]:
             )
         )
     return levels
+
+
+async def screen(
+    speed: Callable[[Mode], Awaitable[float]], plan: Plan, gains: Mapping[LookaheadConfig, Gain]
+) -> dict[Mode, float]:
+    """Measures what the engine does by itself, and the candidates that are worth it."""
+    found: dict[Mode, float] = {}
+    if None in plan.candidates:
+        found[None] = await speed(None)
+    search = Screen(gains, plan.most)
+    while (config := search.next()) is not None:
+        found[config] = await speed(config)
+        search.observe(config, found[config])
+    return found
 
 
 @contextmanager
@@ -160,8 +194,8 @@ def tune(
         streams = TokenStreams(addresses.host, addresses.grpc_port)
         try:
             load = Load(streams, ids, tokens)
-            await load.speed(plan.engine, max(plan.loads))  # first use of every slot
-            return await measure(load, plan, tick)
+            recordings = await load.record(max(plan.loads))  # which is the first use of every slot
+            return await measure(load, plan, gains_of(recordings, plan.candidates), tick)
         finally:
             streams.close()
 

@@ -11,6 +11,7 @@ from nimble_coder.bench.coding_prompts import OWN
 from nimble_coder.bench.tuning import Plan, candidates_within, loads_up_to, tune
 from nimble_coder.commands.terminal import console, say
 from nimble_coder.gateway.policy import Level, PolicyError, policy_of, write_policy
+from nimble_coder.planning.screen import screened
 from nimble_coder.processes.stopping import stop_signals
 
 
@@ -61,8 +62,10 @@ def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) ->
     for config in asked:
         config.check_within(engine)
     usual = artifact.manifest.profile.usual
-    candidates = dict.fromkeys([PLAIN, *asked, usual] if asked else [*candidates_within(engine), usual])
-    return Plan(chosen, list(candidates), usual, rounds)
+    if asked:
+        return Plan(chosen, list(dict.fromkeys([PLAIN, *asked, usual])), usual, rounds)
+    grid = candidates_within(engine)
+    return Plan(chosen, list(dict.fromkeys([*grid, usual])), usual, rounds, screened(len(grid)))
 
 
 def as_printed(levels: list[Level]) -> Printed:

@@ -7,7 +7,7 @@ rows cost nothing, so that even unsure drafts go; with many sequences a step com
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from nimble_coder.engine.tree import SURE, TokenTree
@@ -29,9 +29,10 @@ class StepCosts:
     Only ratios matter, so a machine that becomes slower at all rows changes nothing.
     """
 
-    def __init__(self, seconds: dict[int, float]) -> None:
-        """Measured seconds by rows, two points at least. One that another process disturbed is brought back between
-        what fewer rows take and what as many steps of fewer would: where a curve is too high, it is never tried.
+    def __init__(self, seconds: Mapping[float, float]) -> None:
+        """Measured seconds by rows, two points at least; means of rows need not be whole. One that another process
+        disturbed is brought back between what fewer rows take and what as many steps of fewer would: where a curve is
+        too high, it is never tried.
         """
         self._rows = sorted(seconds)
         self._base = [seconds[self._rows[0]]]
@@ -49,7 +50,7 @@ class StepCosts:
         seconds_of(rows[-1])  # the first one pays for allocations
         return cls({count: min(seconds_of(count) for _ in range(REPEATS)) for count in rows})
 
-    def of(self, rows: int) -> float:
+    def of(self, rows: float) -> float:
         """The seconds of a step of so many rows."""
         points = self._rows
         right = min(max(bisect_right(points, rows), 1), len(points) - 1)

@@ -41,7 +41,8 @@ class Replays:
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self._recordings = recordings
-        self._alone = cache(self._lookahead)
+        self.alone = cache(self._alone)
+        """By (w,n,g), each recording's steps by itself: who runs beside a sequence changes none of them."""
 
     def steps(self, way: Way, load: int, costs: StepCosts) -> list[Step]:
         """`costs` decide which drafts by suffixes are worth their rows; lookahead has the rows that it has."""
@@ -55,11 +56,14 @@ class Replays:
                 return make_drafter(Request(prompt, 1, draft_tokens=way), None)
 
             return [step for wave in waves for step in replay([together[i] for i in wave], suffixes, budget)]
-        alone = self._alone(way)
+        alone = self.alone(way)
         return [step for wave in waves for step in beside([alone[i % len(alone)] for i in wave])]
 
-    def _lookahead(self, config: LookaheadConfig) -> list[list[Step]]:
-        """Each recording's steps by itself: who runs beside a sequence changes none of them."""
+    def gain(self, config: LookaheadConfig) -> Gain:
+        """What (w,n,g) brings, at any load."""
+        return Gain.of([step for steps in self.alone(config) for step in steps])
+
+    def _alone(self, config: LookaheadConfig) -> list[list[Step]]:
         budget = Budget(StepCosts({1: 1.0, 2: 1.0}))
 
         def lookahead(prompt: list[int]) -> Drafter:
