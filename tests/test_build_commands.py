@@ -14,7 +14,7 @@ SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 
 
 def test_profiles_are_listed_without_a_gpu_and_it_is_said(machine: Machine) -> None:
-    answer = machine.run("list-model-profiles")
+    answer = machine.call("list-model-profiles")
     assert answer.returncode == 0
     assert "no GPU: nvidia-smi lists no GPU" in answer.stdout
     assert "Compatible with system and runnable (25):" in answer.stdout
@@ -25,7 +25,7 @@ def test_profiles_are_listed_without_a_gpu_and_it_is_said(machine: Machine) -> N
 def test_profiles_are_grouped_by_verdict_with_reason_and_remedy(machine: Machine) -> None:
     machine.gpus([*H100[:3], 23000])
     machine.tensorrt_llm("0.19.0")
-    text = machine.run("list-model-profiles", "--model-name", "qwen2.5-coder-14b-instruct").stdout
+    text = machine.call("list-model-profiles", "--model-name", "qwen2.5-coder-14b-instruct").stdout
     runnable, low, incompatible = (text.index(words) for words in ("runnable (1)", "low memory (2)", "Incompatible"))
     assert runnable < text.index("14b-instruct-h100-fp8") < low < text.index("14b-instruct-h100-bf16") < incompatible
     assert "needs 33.7 GiB per GPU, 22.5 GiB of 79.6 GiB are free: end what else uses the GPU" in text
@@ -34,7 +34,7 @@ def test_profiles_are_grouped_by_verdict_with_reason_and_remedy(machine: Machine
 def test_the_json_listing_has_every_field_a_script_needs(machine: Machine) -> None:
     machine.gpus(H100)
     machine.tensorrt_llm("0.19.0")
-    listing = json.loads(machine.run("list-model-profiles", "--format", "json").stdout)
+    listing = json.loads(machine.call("list-model-profiles", "--format", "json").stdout)
     assert listing["selected"] == SEVEN
     assert listing["system"]["gpus"][0]["product"] == "NVIDIA H100 80GB HBM3"
     entry = next(profile for profile in listing["profiles"] if profile["name"] == SEVEN)
@@ -47,22 +47,22 @@ def test_the_json_listing_has_every_field_a_script_needs(machine: Machine) -> No
 
 @pytest.mark.parametrize("arguments", [["--format", "yaml"], ["--model-name", "gpt-2"]])
 def test_a_listing_that_makes_no_sense_is_refused(machine: Machine, arguments: list[str]) -> None:
-    assert machine.run("list-model-profiles", *arguments).returncode == 2
+    assert machine.call("list-model-profiles", *arguments).returncode == 2
 
 
 def test_the_profile_comes_from_the_environment(machine: Machine) -> None:
     machine.gpus(A100)
     machine.tensorrt_llm("0.19.0")
-    by_itself = machine.run("build-engine", "--dry-run").stdout
+    by_itself = machine.call("build-engine", "--dry-run").stdout
     assert by_itself.startswith("# qwen2.5-coder-7b-instruct-a100-bf16-tp1-w7n7g7\n")
     machine.set(NIM_MODEL_PROFILE=SEVEN)
-    assert machine.run("build-engine", "--dry-run").stdout.startswith(f"# {SEVEN}\n")
+    assert machine.call("build-engine", "--dry-run").stdout.startswith(f"# {SEVEN}\n")
     machine.set(NIM_MODEL_PROFILE="default", NIM_MODEL_NAME="qwen2.5-coder-3b")
-    assert machine.run("build-engine", "--dry-run").stdout.startswith("# qwen2.5-coder-3b-a100-")
+    assert machine.call("build-engine", "--dry-run").stdout.startswith("# qwen2.5-coder-3b-a100-")
 
 
 def test_limits_on_the_command_line_change_the_plan(machine: Machine) -> None:
-    script = machine.run(
+    script = machine.call(
         "build-engine", "-p", SEVEN, "--dry-run", "--lookahead", "4,3,4", "--max-batch-size", "2"
     ).stdout
     assert "--max_batch_size 2 " in script
@@ -72,21 +72,21 @@ def test_limits_on_the_command_line_change_the_plan(machine: Machine) -> None:
 
 def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Path) -> None:
     demo = ("--from", tiny_checkpoint, "--skip-verify")
-    built = machine.run("build-engine", "-p", "demo", *demo)
+    built = machine.call("build-engine", "-p", "demo", *demo)
     assert built.returncode == 0, built.stderr
     (machine.cache / "artifacts" / ".demo-0.building").mkdir()
-    listed = machine.run("cache", "list", "--format", "json")
+    listed = machine.call("cache", "list", "--format", "json")
     assert {entry["kind"] for entry in json.loads(listed.stdout)} == {"artifact", "leftover"}
-    assert machine.run("cache", "verify").stdout == f"ok       {built.stdout}"
-    assert ".demo-0.building" in machine.run("cache", "prune", "--dry-run").stdout
-    assert machine.run("cache", "prune").returncode == 0
+    assert machine.call("cache", "verify").stdout == f"ok       {built.stdout}"
+    assert ".demo-0.building" in machine.call("cache", "prune", "--dry-run").stdout
+    assert machine.call("cache", "prune").returncode == 0
     assert machine.leftovers == []
-    store = machine.run("create-model-store", "-p", "demo", "-m", machine.home / "store", *demo)
+    store = machine.call("create-model-store", "-p", "demo", "-m", machine.home / "store", *demo)
     assert store.returncode == 0, store.stderr
     assert store.stdout.strip() == str(machine.home / "store" / "model_repository")
     weights = machine.artifacts[0] / "engine" / "rank0.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    damaged = machine.run("cache", "verify")
+    damaged = machine.call("cache", "verify")
     assert damaged.returncode == 8
     assert "changed after it was built" in damaged.stderr
 
@@ -104,7 +104,7 @@ def test_a_store_may_hold_a_companion(h100: Machine, tiny_checkpoint: Path) -> N
         "--skip-verify",
         "--companion",
     )
-    answer = h100.run(*demanded)
+    answer = h100.call(*demanded)
     assert answer.returncode == 0, answer.stderr
     assert (store / "plain_engine" / "rank0.engine").is_file()
     assert (store / "model_repository" / "tensorrt_llm_plain" / "config.pbtxt").is_file()
@@ -132,11 +132,11 @@ def test_a_clients_installation_can_show_the_help_of_every_command(machine: Mach
 
 def test_what_is_built_of_a_directory_is_called_after_it(machine: Machine, tiny_checkpoint: Path) -> None:
     """Not after the demonstration model, whose profile a machine without a GPU takes where nothing is given."""
-    answer = machine.run("build-engine", "--model", tiny_checkpoint, "--lookahead", "2,3,2", "--skip-verify")
+    answer = machine.call("build-engine", "--model", tiny_checkpoint, "--lookahead", "2,3,2", "--skip-verify")
     assert answer.returncode == 0, answer.stderr
     artifact = Artifact.open(Path(answer.stdout.strip()))
     assert artifact.directory.name.startswith("tiny-torch-bf16-w2n3g2-")
     assert artifact.manifest.profile.served_names[0] == "tiny"
-    script = machine.run("build-engine", "--model", tiny_checkpoint, "--dry-run").stdout
+    script = machine.call("build-engine", "--model", tiny_checkpoint, "--dry-run").stdout
     assert f"build-engine --model {tiny_checkpoint}" in script
-    assert machine.run("build-engine", "--model", "/nowhere", "--dry-run").returncode == 4
+    assert machine.call("build-engine", "--model", "/nowhere", "--dry-run").returncode == 4

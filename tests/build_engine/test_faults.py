@@ -39,12 +39,8 @@ STAGES = (
 """What a build says at the boundaries of its stages, in order."""
 
 
-def command(machine: Machine, checkpoint: Path, *more: str) -> list[str]:
-    return machine.command("build-engine", "-p", THIRTY_TWO, "--from", checkpoint, "--skip-verify", *more)
-
-
-def download(machine: Machine, checkpoint: Path, cache: str) -> list[str]:
-    return machine.command("download-to-cache", "-p", THIRTY_TWO, "--from", checkpoint, "--cache", cache)
+def arguments(checkpoint: Path, *more: object) -> list[object]:
+    return ["build-engine", "-p", THIRTY_TWO, "--from", checkpoint, "--skip-verify", *more]
 
 
 def killed_at(stage: str, machine: Machine, checkpoint: Path) -> subprocess.CompletedProcess[str]:
@@ -89,7 +85,7 @@ def test_a_builder_killed_at_any_stage_publishes_nothing_and_the_next_one_succee
 ) -> None:
     assert killed_at(stage, h100, tiny_checkpoint).returncode == -signal.SIGKILL
     assert h100.artifacts == []
-    done = subprocess.run(command(h100, tiny_checkpoint), capture_output=True, text=True, check=False)
+    done = h100.call(*arguments(tiny_checkpoint))
     assert done.returncode == 0, done.stderr
     assert h100.artifacts == [Path(done.stdout.strip())]
     assert h100.leftovers == []
@@ -112,13 +108,15 @@ def test_a_builder_killed_with_another_artefacts_engine_in_its_draft_leaves_that
 def test_a_compiler_that_outlives_its_builder_keeps_the_next_one_waiting(h100: Machine, tiny_checkpoint: Path) -> None:
     released = h100.home / "released"
     h100.set(STANDIN_BUILD="wait", STANDIN_UNTIL=released)
-    first = subprocess.Popen(command(h100, tiny_checkpoint), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        h100.command(*arguments(tiny_checkpoint)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: any(call["command"] == "trtllm-build" for call in h100.calls))
     first.kill()
     first.wait()
     h100.set(STANDIN_BUILD="")
     with subprocess.Popen(
-        command(h100, tiny_checkpoint), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        h100.command(*arguments(tiny_checkpoint)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as second:
         assert second.stderr is not None
         for line in second.stderr:
@@ -135,7 +133,9 @@ def test_a_compiler_that_outlives_its_builder_keeps_the_next_one_waiting(h100: M
 def test_two_builders_at_once_build_once(h100: Machine, tiny_checkpoint: Path) -> None:
     h100.set(STANDIN_BUILD="hang", STANDIN_SECONDS=2)
     builders = [
-        subprocess.Popen(command(h100, tiny_checkpoint), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            h100.command(*arguments(tiny_checkpoint)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     answers = [builder.communicate() for builder in builders]
@@ -149,12 +149,7 @@ def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
     h100: Machine, tiny_checkpoint: Path, small_disk: Path
 ) -> None:
     fill(small_disk, 400_000)
-    answer = subprocess.run(
-        command(h100, tiny_checkpoint, "--cache", str(small_disk / "cache")),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = h100.call(*arguments(tiny_checkpoint, "--cache", small_disk / "cache"))
     assert answer.returncode == 7
     assert "make room" in answer.stderr
     assert h100.calls == []
@@ -185,9 +180,10 @@ def test_a_read_only_cache_is_refused_before_the_first_command(
     h100: Machine, tiny_checkpoint: Path, small_disk: Path
 ) -> None:
     make_read_only(small_disk)
-    place = str(small_disk / "cache")
-    for arguments in (command(h100, tiny_checkpoint, "--cache", place), download(h100, tiny_checkpoint, place)):
-        answer = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    place = small_disk / "cache"
+    download = ["download-to-cache", "-p", THIRTY_TWO, "--from", tiny_checkpoint, "--cache", place]
+    for command in (arguments(tiny_checkpoint, "--cache", place), download):
+        answer = h100.call(*command)
         assert answer.returncode == 9, answer.stderr
         assert "cannot be written" in answer.stderr
         assert "choose another place with --cache" in answer.stderr
@@ -201,13 +197,11 @@ def test_what_is_in_a_read_only_cache_is_found_and_cannot_be_pruned(
     first = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(cache), lambda _: None)
     (cache / "artifacts" / ".other-0.building").mkdir()
     make_read_only(small_disk)
-    found = subprocess.run(
-        command(h100, tiny_checkpoint, "--cache", str(cache)), capture_output=True, text=True, check=False
-    )
+    found = h100.call(*arguments(tiny_checkpoint, "--cache", cache))
     assert (found.returncode, found.stdout.strip()) == (0, str(first.directory)), found.stderr
-    verified = h100.run("cache", "verify", "--cache", cache)
+    verified = h100.call("cache", "verify", "--cache", cache)
     assert verified.stdout == f"ok       {first.directory}\n"
-    pruned = h100.run("cache", "prune", "--cache", cache)
+    pruned = h100.call("cache", "prune", "--cache", cache)
     assert pruned.returncode == 9
     assert "cannot be written" in pruned.stderr
 
@@ -232,7 +226,7 @@ def test_what_is_wrong_with_the_machine_or_the_build_has_its_exit_code(
     h100: Machine, tiny_checkpoint: Path, prepare: Callable[[Machine], object], code: int, message: str
 ) -> None:
     prepare(h100)
-    answer = subprocess.run(command(h100, tiny_checkpoint), capture_output=True, text=True, check=False)
+    answer = h100.call(*arguments(tiny_checkpoint))
     assert answer.returncode == code, answer.stderr
     assert message in answer.stderr
     assert 'cli.py", line' not in answer.stderr  # the only traceback shown is a command's own
@@ -244,7 +238,7 @@ def test_what_is_wrong_with_the_machine_or_the_build_has_its_exit_code(
 def test_the_guard_refuses_before_any_download(h100: Machine) -> None:
     h100.tensorrt_llm("0.18.2")
     h100.set(HF_ENDPOINT="http://127.0.0.1:9")
-    answer = h100.run("build-engine", "-p", THIRTY_TWO)
+    answer = h100.call("build-engine", "-p", THIRTY_TWO)
     assert answer.returncode == 3
     assert "trying again" not in answer.stderr
     assert not h100.cache.exists()

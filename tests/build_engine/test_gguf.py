@@ -198,11 +198,11 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tiny: Path,
 
 
 def test_a_file_is_built_and_called_after_itself(tiny: Path, machine: Machine) -> None:
-    done = machine.run("build-engine", "--model", tiny, "--skip-verify")
+    done = machine.call("build-engine", "--model", tiny, "--skip-verify")
     assert done.returncode == 0, done.stderr
     assert machine.artifacts == [Path(done.stdout.strip())]
     assert "profile tiny-" in done.stderr
-    planned = machine.run("build-engine", "--model", tiny, "--dry-run")
+    planned = machine.call("build-engine", "--model", tiny, "--dry-run")
     assert f"nimble-coder build-engine --model {tiny}" in planned.stdout
 
 
@@ -211,11 +211,11 @@ def test_an_engine_for_tensorrt_converts_the_same_directory(
 ) -> None:
     tiny = write_gguf(make_checkpoint(), tmp_path / "tiny.gguf", qwen2__context_length=32768)
     profile = "qwen2.5-coder-1.5b-instruct-h100-bf16-tp1-w8n8g8"
-    planned = h100.run("build-engine", "-p", profile, "--model", tiny, "--dry-run")
+    planned = h100.call("build-engine", "-p", profile, "--model", tiny, "--dry-run")
     assert f"MODEL=$(nimble-coder download-to-cache --model {tiny})" in planned.stdout, planned.stderr
-    done = h100.run("build-engine", "-p", profile, "--model", tiny, "--skip-verify")
+    done = h100.call("build-engine", "-p", profile, "--model", tiny, "--skip-verify")
     assert done.returncode == 0, done.stderr
-    converted = h100.run("download-to-cache", "--model", tiny)
+    converted = h100.call("download-to-cache", "--model", tiny)
     assert converted.returncode == 0, converted.stderr
     assert Checkpoint.open(Path(converted.stdout.strip())).name == "tiny"
 
@@ -415,7 +415,7 @@ def test_pipes_devices_directories_and_dangling_links_are_refused_with_the_check
         cut: "download it again",
     }
     for path, reason in reasons.items():
-        done = machine.run("build-engine", "--model", path, timeout=60)
+        done = machine.call("build-engine", "--model", path)
         assert done.returncode == 4, (path, done.stderr)
         assert reason in done.stderr
         assert "Traceback" not in done.stderr

@@ -54,9 +54,9 @@ def test_an_fp8_engine_has_an_fp8_kv_cache_only_where_it_was_asked_for_and_does_
 
 
 def test_an_fp8_kv_cache_is_asked_for_on_the_command_line(h100: Machine) -> None:
-    done = h100.run("build-engine", "-p", FP8.name, "--fp8-kv-cache", "--dry-run")
+    done = h100.call("build-engine", "-p", FP8.name, "--fp8-kv-cache", "--dry-run")
     assert (done.returncode, done.stdout.count("--fp8-kv-cache")) == (0, 1)
-    refused = h100.run("build-engine", "-p", SEVEN.name, "--fp8-kv-cache", "--dry-run")
+    refused = h100.call("build-engine", "-p", SEVEN.name, "--fp8-kv-cache", "--dry-run")
     assert refused.returncode == 2
     assert "beside bf16 weights" in refused.stderr
 
@@ -213,7 +213,7 @@ def test_the_dry_run_is_a_script_that_makes_the_same_engine(
 
 def test_the_dry_run_explains_its_numbers_and_needs_nothing(machine: Machine) -> None:
     shutil.rmtree(machine.home / "site")
-    answer = machine.run("build-engine", "-p", THIRTY_TWO.name, "--dry-run")
+    answer = machine.call("build-engine", "-p", THIRTY_TWO.name, "--dry-run")
     assert answer.returncode == 0
     assert "D = 419" in answer.stdout
     assert "config.json will say 16803" in answer.stdout

@@ -4,7 +4,6 @@ import fcntl
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from build_engine import weights
 from build_engine.cache import Cache, CacheError
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.inventory import inventory
@@ -42,16 +42,14 @@ def hub(tiny_checkpoint: Path, tmp_path: Path, machine: Machine) -> Iterator[Hub
 
 
 def download(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return machine.run("download-to-cache", "-p", PROFILE, *arguments)
+    return machine.call("download-to-cache", "-p", PROFILE, *arguments)
 
 
 def quick(machine: Machine) -> subprocess.CompletedProcess[str]:
     """The same with short waits between attempts."""
-    code = (
-        "import sys; from build_engine import weights; weights.FIRST_WAIT = 0.01; from nimble_coder.cli import main; "
-    )
-    script = f"{code}sys.argv = ['nimble-coder', 'download-to-cache', '-p', '{PROFILE}']; main()"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=machine.home, check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "FIRST_WAIT", 0.01)
+        return download(machine)
 
 
 def snapshot(answer: subprocess.CompletedProcess[str]) -> Path:
@@ -128,7 +126,7 @@ def test_what_killed_downloads_left_is_pruned(hub: Hub, machine: Machine) -> Non
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as huggingface_hub does while it downloads
-        assert machine.run("cache", "prune").returncode == 0
+        assert machine.call("cache", "prune").returncode == 0
     assert sorted(path.name for path in blobs.glob("*.*")) == ["22.deadbeef.incomplete"]
     snapshot(download(machine))
 
@@ -256,7 +254,7 @@ def test_offline_with_an_empty_cache_says_how_to_fill_it(hub: Hub, machine: Mach
 
 def test_two_processes_on_one_cache_download_once(hub: Hub, machine: Machine) -> None:
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: download(machine), range(2))
+        first, second = pool.map(lambda _: machine.run("download-to-cache", "-p", PROFILE), range(2))
     assert snapshot(first) == snapshot(second)
     assert len(hub.downloads(WEIGHTS)) == 1
 

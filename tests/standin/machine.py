@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
+from tests.standin.in_process import call
 
 STANDIN = Path(__file__).parent
 ROOT = Path(__file__).parents[2]
@@ -134,8 +135,12 @@ class Machine:
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "nimble_coder.cli", *map(str, arguments)]
 
+    def call(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """The command `nimble-coder`, in this process."""
+        return call(self.home, *map(str, arguments))
+
     def run(self, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """The command `nimble-coder`, in a process of its own."""
+        """The same in a process of its own, where that is what matters."""
         return subprocess.run(
             self.command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=self.home, check=False
         )

@@ -46,7 +46,7 @@ def test_a_checkpoint_or_a_gguf_file_as_the_model_is_built_and_found_again(
         assert first.profile.name.startswith(source.stem)
         settings = load({}, {name: str(value) for name, value in asked.items()}).settings
         machine.set(**asked)  # the supervisor's environment is the build's
-        done = machine.run(*build_command(settings, first.profile)[3:], "--skip-verify")
+        done = machine.call(*build_command(settings, first.profile)[3:], "--skip-verify")
         assert done.returncode == 0, done.stderr
         assert chosen(**asked).artifact == Artifact.open(Path(done.stdout.strip()))
     with pytest.raises(CheckpointError, match="No such file"):

@@ -121,7 +121,7 @@ def test_an_engine_for_another_gpu_is_not_served(start: Start, h100: Machine, ti
 
 
 def test_a_build_that_fails_ends_with_its_own_code(start: Start, h100: Machine, tiny_checkpoint: Path) -> None:
-    assert h100.run("download-to-cache", "-p", SEVEN, "--from", tiny_checkpoint).returncode == 0
+    assert h100.call("download-to-cache", "-p", SEVEN, "--from", tiny_checkpoint).returncode == 0
     h100.set(STANDIN_BUILD="exit", HF_HUB_OFFLINE="1")
     code, last = ended(start(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache))
     assert code == ExitCode.BUILD
