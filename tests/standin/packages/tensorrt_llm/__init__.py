@@ -1,9 +1,10 @@
 """Stands in for the package `tensorrt_llm`: the calls that the build stage makes, with their recorded signatures.
 
 Sources, below tensorrt_llm/ of NVIDIA/TensorRT-LLM; 0.19.0 itself, c6f7d423, could not be read: models/qwen/model.py at
-04a2cacb but for `use_autoawq`, models/qwen/config.py at 0428c188, mapping.py at b35ac1b6,
-quantization/quantize_by_modelopt.py at 042c510d, commands/build.py at 008b2b8d. Environment: STANDIN_GPUS,
-STANDIN_RECORD, STANDIN_CONVERT (a fault: `exit`, `hang`, or `rope`: transformers 4's default for the rotary base).
+04a2cacb but for `use_autoawq`, which came with AutoAWQ checkpoints of Qwen (release notes in PR #2562),
+models/qwen/config.py at 0428c188, mapping.py at b35ac1b6, quantization/quantize_by_modelopt.py at 042c510d,
+commands/build.py at 008b2b8d. Environment: STANDIN_GPUS, STANDIN_RECORD, STANDIN_CONVERT (a fault: `exit`, `hang`, or
+`rope`: transformers 4's default for the rotary base).
 """
 
 import json
