@@ -256,6 +256,7 @@ tensors = st.builds(
     st.sampled_from(["INT32", "INT64", "BOOL", "FP32", "BYTES", "UINT8", ""]),
     st.lists(st.integers(-1, 9), max_size=3),
 )
+TEXT_MODELS = ("preprocessing", "postprocessing", "tensorrt_llm_bls")
 FINE = {
     grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED,
 }  # fmt: skip
@@ -291,7 +292,7 @@ def test_grpc_messages_of_any_bytes(channel: grpc.Channel, method: str, message:
 @given(
     inputs=st.lists(tensors, max_size=6),
     raw=st.lists(st.binary(max_size=40), max_size=6),
-    model=st.sampled_from(["tensorrt_llm", "tensorrt_llm", "ensemble", "preprocessing", "none", ""]),
+    model=st.sampled_from(["tensorrt_llm", "tensorrt_llm", "ensemble", *TEXT_MODELS, "none", ""]),
     method=st.sampled_from(["ModelInfer", "ModelStreamInfer"]),
 )
 def test_grpc_requests_of_any_tensors(

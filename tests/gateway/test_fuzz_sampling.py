@@ -244,3 +244,23 @@ def test_request_parameters_of_any_value(http: httpx.Client, target: Serving, as
     for sent in (asked, {name: json.dumps(value) for name, value in asked.items()}):
         content = json.dumps({**body, **sent})
         check(http.post("/v2/models/tensorrt_llm/generate", content=content.replace("Infinity", "1e999")))
+
+
+@fuzz_sampling
+@given(ids=st.lists(int32 | st.integers(-2, 4100), max_size=9), length=int32, beams=st.integers(1, 2))
+def test_ids_of_any_kind_as_text(channel: grpc.Channel, ids: list[int], length: int, beams: int) -> None:
+    arrays = {
+        "TOKENS_BATCH": np.array([[ids] * beams], np.int32).reshape(1, beams, len(ids)),
+        "SEQUENCE_LENGTH": np.full((1, beams), length, np.int32),
+    }
+    given = tensors(arrays)
+    request = service_pb2.ModelInferRequest(
+        model_name="postprocessing",
+        inputs=[each._get_tensor() for each in given],
+        raw_input_contents=[each._get_content() for each in given],
+    )
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    try:
+        call(request.SerializeToString(), timeout=15)
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()

@@ -1,5 +1,6 @@
 """Log probabilities: of the chosen tokens, of the most likely ones in their place, and of an echoed prompt."""
 
+import unicodedata
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.transcript import Ending, Transcript
 from nimble_coder.gateway.answers.wire import CompletionWire
+from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.upstream.token_stream import Step
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import events
@@ -168,6 +170,36 @@ def test_what_is_echoed_is_what_was_sent(
     lines = http.post("/v1/completions", json={**more, "max_tokens": 6, "echo": True, "stream": True}).text
     chunks = [httpx.Response(200, text=event).json()["choices"] for event in events(lines) if event != "[DONE]"]
     assert "".join(c[0]["text"] for c in chunks) == expected + plain
+
+
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [
+        ({"prompt": "e\u0301 = '\u2126' # A\u030a🦀\n"}, None),
+        ({"prompt": ["a = 1", "<|im_start|>e\u0301<|im_end|>\nb"], "n": 2}, None),
+        ({"prompt": PROMPT}, 5),
+    ],
+    ids=["composed", "several", "truncated"],
+)
+def test_offsets_are_places_in_what_is_echoed(
+    http: httpx.Client, encoder: PromptEncoder, more: dict[str, Any], last: int | None
+) -> None:
+    body = {**more, "echo": True, "logprobs": 0, "max_tokens": 2, "truncate_prompt_tokens": last}
+    sent = [more["prompt"]] if isinstance(more["prompt"], str) else [p for p in more["prompt"] for _ in range(2)]
+    choices = http.post("/v1/completions", json=body).json()["choices"]
+    for found, prompt in zip(choices, sent, strict=True):
+        places, tokens = found["logprobs"]["text_offset"][:-2], found["logprobs"]["tokens"][:-2]
+        assert len(places) == (last or len(encoder.raw(prompt)))
+        for start, end, token in zip(places, [*places[1:], len(prompt)], tokens, strict=True):
+            assert "\ufffd" in token or unicodedata.normalize("NFC", found["text"][start:end]) == token
+        assert found["logprobs"]["text_offset"][-2] == len(prompt)
+        assert last is None or prompt.endswith("".join(tokens))
+
+
+def test_log_probabilities_of_a_template_s_tokens_are_refused(http: httpx.Client) -> None:
+    body = {"prompt": "def f(", "suffix": "\n", "echo": True, "logprobs": 1, "max_tokens": 1}
+    answer = http.post("/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
 
 
 def test_each_of_several_prompts_is_echoed(http: httpx.Client) -> None:

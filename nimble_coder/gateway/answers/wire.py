@@ -93,11 +93,11 @@ class CompletionWire:
         include_ids: bool,
         echoes: Sequence[str],
         prompts: Sequence[list[int]] = (),
-        scores_prompt: bool = False,
+        places: Sequence[list[int]] = (),
     ) -> None:
-        """`echoes` has what every choice repeats before its own text, `prompts` the ids of its prompt, and their log
-        probabilities are told where `scores_prompt` says so."""
-        self._scores_prompt = scores_prompt
+        """`echoes` has what every choice repeats before its own text, `prompts` the ids of its prompt. Their log
+        probabilities are told where `places` has where each begins in what is repeated."""
+        self._places = places
         self._id = f"cmpl-{request_id}"
         self._model = model
         self._created = int(time.time())
@@ -169,15 +169,13 @@ class CompletionWire:
 
     def _of_prompt(self, index: int, transcript: Transcript) -> CompletionLogProbs | None:
         """`logprobs` of an echoed prompt, all of whose text shows."""
-        if not self._scores_prompt:
+        if not self._places:
             return None
         ids, values = self._prompts[index], [value for value, _ in transcript.prompt]
         top = [ranked for _, ranked in transcript.prompt]
-        offsets = Offsets(0)
-        places = [offsets.next(self._tokenizer.token_bytes(token)) for token in ids]
         texts = list(map(self._text, ids))
         ranked = [None, *(self._ranked(*each) for each in zip(ids[1:], values, top, strict=True))]
-        return CompletionLogProbs(texts, [None, *values], places, ranked if any(ranked) else None)
+        return CompletionLogProbs(texts, [None, *values], self._places[index], ranked if any(ranked) else None)
 
     def _log_probs(
         self, index: int, token_ids: list[int], values: list[float], top: list[Ranked]

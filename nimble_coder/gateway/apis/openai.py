@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from nimble_coder.gateway.answers.bodies.management import Model, Models
 from nimble_coder.gateway.answers.chat_wire import ChatWire
-from nimble_coder.gateway.answers.wire import CompletionWire, Wire, encode
+from nimble_coder.gateway.answers.wire import CompletionWire, Offsets, Wire, encode
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
@@ -29,11 +29,13 @@ async def completions(front: Front, exchange: Exchange) -> None:
     copies = asked.n or 1
     if (asked.best_of or copies) > copies:
         raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
-    jobs = []
+    jobs, places = [], list[list[int]]()
     for place, ids in enumerate(prompts):
         is_infill = service.encoder.id("<|fim_middle|>") in ids
         default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
         echo = echo_of(service, asked, place, ids) if asked.echo else ""
+        if asked.scores_prompt:
+            places += [await places_of(service, asked, place, ids)] * copies
         room = service.limits.room(len(ids), asked.wanted_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), exchange.client, copies, echo)
     wire = CompletionWire(
@@ -44,7 +46,7 @@ async def completions(front: Front, exchange: Exchange) -> None:
         bool(asked.return_token_ids),
         echoes=[job.echo for job in jobs],
         prompts=[job.generation.input_ids for job in jobs],
-        scores_prompt=asked.scores_prompt,
+        places=places,
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
 
@@ -61,6 +63,9 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
     if asked.suffix is not None and not is_templated:
         if not isinstance(prompt, str | None):
             raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
+        if asked.scores_prompt:
+            text = "with a suffix the model reads more than the echoed prompt: leave out echo or logprobs"
+            raise ApiError(400, text, "unsupported", "logprobs")
         context = context_files(asked.input_extra)
         infill = Infill(prompt or "", asked.suffix, context, *names(asked.repo_name, asked.filename))
         return [(await infill_prompt(service, infill, asked.wanted_tokens))[0]]
@@ -88,12 +93,27 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
 
 def echo_of(service: Service, asked: CompletionRequest, place: int, ids: list[int]) -> str:
     """The prompt in a place of the request as it was sent: with a suffix the text before it, and ids as their text."""
+    sent = text_of(asked, place)
+    return service.tokenizer.decode(ids, skip_special_tokens=False) if sent is None else sent
+
+
+def text_of(asked: CompletionRequest, place: int) -> str | None:
+    """The text in a place of the request; None where ids were sent."""
     sent: object = asked.prompt
     if isinstance(sent, list) and sent and not isinstance(sent[0], int):
         sent = sent[place]
-    if sent is None or isinstance(sent, str):
-        return sent or ""
-    return service.tokenizer.decode(ids, skip_special_tokens=False)
+    if sent is None:
+        return ""
+    return sent if isinstance(sent, str) else None
+
+
+async def places_of(service: Service, asked: CompletionRequest, place: int, ids: list[int]) -> list[int]:
+    """Where in what `echo_of` repeats the tokens begin that were kept of a prompt."""
+    sent = text_of(asked, place)
+    if sent is not None:
+        return (await aside(len(sent), service.encoder.places, sent))[-len(ids) :]
+    offsets = Offsets(0)
+    return [offsets.next(service.tokenizer.token_bytes(token)) for token in ids]
 
 
 async def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:

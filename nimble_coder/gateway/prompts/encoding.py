@@ -79,6 +79,19 @@ class PromptEncoder:
         """Ids of a raw prompt, in which control strings are meant as control tokens."""
         return self.encode(self.split(text))
 
+    def places(self, text: str) -> list[int]:
+        """Where in a raw prompt each of its tokens begins, in characters; one within a character, where that does. The
+        tokens may spell other characters: the tokenizer composes some."""
+        found, place = list[int](), 0
+        for part in self._pattern.split(text):
+            if part in self._control:
+                found.append(place)
+            elif part:
+                (encoded,) = self._plain.encode_batch([part], add_special_tokens=False)
+                found += [place + start for start, _ in encoded.offsets]
+            place += len(part)
+        return found
+
     def check_ids(self, ids: Sequence[object], vocab_size: int) -> list[int]:
         """A prompt given as token ids; raises `ApiError` for what is none."""
         checked: list[int] = []
