@@ -17,6 +17,8 @@ from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from tests.conftest import MakeCheckpoint, silent
 
 LoadEngine = Callable[..., TorchEngine]
+OWN = LookaheadConfig(5, 5, 5)
+SMALL = replace(find_profile("demo"), max_batch_size=4, max_input_len=256, max_seq_len=400, max_num_tokens=256)
 
 
 @pytest.fixture
@@ -31,10 +33,7 @@ def load_engine(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Iterator[Loa
         tokenizer: bool = True,
         **changes: Any,
     ) -> TorchEngine:
-        profile = replace(
-            find_profile("demo"),
-            **{"max_batch_size": 4, "max_input_len": 256, "max_seq_len": 400, "max_num_tokens": 256, **changes},
-        )
+        profile = replace(SMALL, **changes)
         artifact = build(profile, model or make_checkpoint(), Cache(tmp_path / "cache"), silent)
         options = TorchEngineOptions(
             max_queue_size=max_queue_size,
@@ -47,6 +46,16 @@ def load_engine(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Iterator[Loa
     yield load
     for engine in engines:
         engine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
+    """The embedded model in bf16 under `OWN`, for all tests of a file: no output depends on an earlier request."""
+    profile = replace(SMALL, lookahead=OWN, precision="bf16")
+    artifact = build(profile, None, Cache(tmp_path_factory.mktemp("embedded")), silent)
+    engine = TorchEngine(artifact.engine, profile.lookahead, TorchEngineOptions(tokenizer=artifact.tokenizer))
+    yield engine
+    engine.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
-from tests.conftest import EMBEDDED
-from tests.engine.conftest import LoadEngine
+from tests.engine.conftest import OWN
 
-OWN = LookaheadConfig(5, 5, 5)
 PROMPT = [300 + i % 7 for i in range(40)]
 KINDS = {
     "temperature": Sampling(temperature=0.8),
@@ -32,11 +30,6 @@ KINDS = {
 def with_and_without(engine: TorchEngine, requests: list[Request]) -> tuple[list[Generation], list[Generation]]:
     plain = generate(engine, [replace(request, lookahead=PLAIN) for request in requests])
     return plain, generate(engine, [replace(request, lookahead=request.lookahead or OWN) for request in requests])
-
-
-@pytest.fixture
-def engine(load_engine: LoadEngine) -> TorchEngine:
-    return load_engine(EMBEDDED, lookahead=OWN, precision="bf16")
 
 
 @pytest.mark.parametrize("sampling", KINDS.values(), ids=KINDS)

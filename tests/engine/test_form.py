@@ -23,7 +23,6 @@ from tests.engine.conftest import LoadEngine
 
 VOCAB = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))["vocab_size"]
 END = TextTokenizer(EMBEDDED).end_ids[0]
-OWN = LookaheadConfig(5, 5, 5)
 PROMPT = [300 + i % 7 for i in range(40)]
 PERSON = {
     "type": "object",
@@ -57,11 +56,6 @@ KINDS = {
 }
 WAYS: dict[str, dict[str, object]] = {"lookahead": {}, "narrow": {"lookahead": LookaheadConfig(1, 3, 1)},
                                       "suffixes": {"draft_tokens": 8}}  # fmt: skip
-
-
-@pytest.fixture
-def engine(load_engine: LoadEngine) -> TorchEngine:
-    return load_engine(EMBEDDED, lookahead=OWN, precision="bf16")
 
 
 @pytest.fixture(scope="module")

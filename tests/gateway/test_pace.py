@@ -13,7 +13,8 @@ from tests.gateway.conftest import stand_in_gateway
 
 STEP = 1.0
 """Seconds of a decoding step of the stand-in: much longer than the way through the gateway, even on a busy machine."""
-LARGE = "x = [1, 2, 3]\n" * 400_000
+LARGE = "x = [1, 2, 3]\n" * 100_000
+"""1.4 MB: all that `/v2` takes, and seconds of tokenising."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_a_stop_that_spells_a_control_token_ends_the_answer_there(slow: httpx.Cl
     ],
 )
 def test_a_large_request_keeps_nobody_waiting(gateway: Serving, path: str, body: dict[str, object]) -> None:
-    """It takes seconds to tokenise; health is answered all the while."""
+    """Health is answered all the while."""
     answered = threading.Event()
 
     def send() -> None:
