@@ -21,18 +21,27 @@ class GpuType:
     """What `nvidia-smi` reports as total."""
     product: str
     """Matches the product name that the driver reports."""
+    bandwidth: float
+    """Of its memory, in TB/s: NVIDIA's data sheet, as is the next."""
+    tflops: float
+    """In bf16, without sparsity."""
+
+    @property
+    def ridge(self) -> float:
+        """FLOP per byte of memory traffic: about the rows that a step computes while it reads weights of bf16."""
+        return self.tflops / self.bandwidth
 
 
 GPU_TYPES = {
     gpu.name: gpu
     for gpu in (
-        GpuType("h200", 90, 143771, r"\bH200\b"),
-        GpuType("h100", 90, 81559, r"\bH100\b"),
-        GpuType("a100", 80, 81920, r"\bA100\b.*80GB"),
-        GpuType("a100-40gb", 80, 40960, r"\bA100\b"),
-        GpuType("l40s", 89, 46068, r"\bL40S\b"),
-        GpuType("l4", 89, 23034, r"\bL4\b"),
-        GpuType("a10g", 86, 23028, r"\bA10G\b"),
+        GpuType("h200", 90, 143771, r"\bH200\b", 4.8, 989),
+        GpuType("h100", 90, 81559, r"\bH100\b", 3.35, 989),
+        GpuType("a100", 80, 81920, r"\bA100\b.*80GB", 2.039, 312),
+        GpuType("a100-40gb", 80, 40960, r"\bA100\b", 1.555, 312),
+        GpuType("l40s", 89, 46068, r"\bL40S\b", 0.864, 362),
+        GpuType("l4", 89, 23034, r"\bL4\b", 0.3, 121),
+        GpuType("a10g", 86, 23028, r"\bA10G\b", 0.6, 70),
     )
 }
 """By name, fastest first. A product matches the first type that fits."""

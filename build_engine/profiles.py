@@ -184,8 +184,8 @@ DEMO_PROFILE = Profile(
 )
 
 LOOKAHEAD = {
-    # A decoding step has room for about as many tokens as the GPU's bf16 FLOP per byte of memory traffic:
-    # H100 295, H200 206, A100 153, L40S 419, L4 403, A10G 117 (NVIDIA's data sheets). NVIDIA published (8,8,8), which
+    # A decoding step has room for about as many tokens as the GPU's bf16 FLOP per byte of memory traffic
+    # (`GpuType.ridge`): H100 295, H200 206, A100 153, L40S 419, L4 403, A10G 117. NVIDIA published (8,8,8), which
     # takes 112 tokens, for H100 and H200; half of a request's share goes to the others of its batch on A100 and A10G.
     "a100": LookaheadConfig(7, 7, 7),
     "a100-40gb": LookaheadConfig(7, 7, 7),

@@ -29,6 +29,8 @@ def test_profiles_are_grouped_by_verdict_with_reason_and_remedy(machine: Machine
     runnable, low, incompatible = (text.index(words) for words in ("runnable (1)", "low memory (2)", "Incompatible"))
     assert runnable < text.index("14b-instruct-h100-fp8") < low < text.index("14b-instruct-h100-bf16") < incompatible
     assert "needs 33.7 GiB per GPU, 22.5 GiB of 79.6 GiB are free: end what else uses the GPU" in text
+    assert "(W,N,G) for 14b on h100, by requests at once: (" in text
+    assert "(a model, not measured: docs/cost-model.md)" in text
 
 
 def test_the_json_listing_has_every_field_a_script_needs(machine: Machine) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig, Mode
+from build_engine.profiles import find_profile
 from nimble_coder.bench.tuning import Load, Plan, candidates_within, gains_of, loads_up_to, measure
+from nimble_coder.commands.tune import proposed
 from nimble_coder.gateway.policy import Policy
 from nimble_coder.planning.cost_model import Gain
 from nimble_coder.planning.replay import Recording
@@ -100,6 +102,14 @@ def test_those_that_a_person_names_are_all_measured_and_the_median_of_the_rounds
     assert len(ticks) == len(configs) + 3 * len(set(load.asked[len(configs) :])) <= plan.measurements
     assert level.tokens_per_second == pytest.approx(max(load.true(each, 1) for each in configs), rel=1e-3)
     assert (level.plain, level.engine) == pytest.approx((load.true(PLAIN, 1), load.true(engine, 1)), rel=1e-3)
+
+
+def test_a_compiled_engine_is_told_what_the_model_would_build_and_a_portable_one_is_not() -> None:
+    told = proposed(find_profile("qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"))
+    assert told
+    assert "by requests at once: (1,15,15) for 1" in told
+    assert "not measured" in told
+    assert proposed(find_profile("demo")) is None
 
 
 def run(artifact: Artifact, *options: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ import json
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.lookahead import PLAINLY, machine
 from nimble_coder.contract.request import Request
+from nimble_coder.engine.budget import Budget
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.planning.cost_model import CostModel, Way
@@ -108,6 +110,7 @@ def measure(
     with Progress(console=Console(stderr=True)) as progress:
         total = len(args.loads) * (1 + args.rounds * (len(ways) + 1)) + 1
         task = progress.add_task("timing steps", total=total)
+        budget = Budget(deepcopy(engine.step_costs))  # as it is now: what the engine sees later changes its own
         costs = {}
         for load in args.loads:
             costs[load] = engine.time_steps([rows * load for rows in ROWS], load, middle)
@@ -123,7 +126,7 @@ def measure(
     plain = {load: statistics.median(speed(each, load) for each in found[PLAINLY, load]) for load in args.loads}
     outputs = [each.token_ids for each in found[PLAINLY, args.loads[0]][0]]
     recordings = [Recording(ids, tokens) for ids, tokens in zip(prompts, outputs, strict=False)]
-    model = CostModel(recordings, costs, plain)
+    model = CostModel(recordings, costs, budget, plain)
     return [result(model, way, load, found[way, load]) for load in args.loads for way in ways]
 
 

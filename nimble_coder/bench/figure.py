@@ -1,18 +1,22 @@
-"""A page's table of speed-ups as bars, in the manner of NVIDIA's lookahead post.
+"""A page's table of speed-ups as a figure: bars, in the manner of NVIDIA's lookahead post, or lines.
 
     python3 -m nimble_coder.bench.figure docs/gpu-benchmarks.md docs/images/gpu-speedup.svg
+    python3 -m nimble_coder.bench.figure docs/cost-model.md docs/images/speedup-by-rows.svg
 
 Reads the first table whose columns are called `... speed-up`: a group of bars for each row, a bar for each such column.
+Where the first column holds numbers, it is a line for each such column over that number.
 """
 
 import argparse
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 BAR, GAP, HEIGHT, MARGIN = 34, 22, 220, 40
-COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
+COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
+WIDTH, LEGEND = 460, 190
 SUFFIX = " speed-up"
 
 
@@ -50,11 +54,50 @@ class Bars:
                 tall = value * scale
                 parts.append(rectangle(left + index * BAR, HEIGHT + MARGIN - tall, BAR - 3, tall, COLOURS[index]))
                 parts.append(text(left + index * BAR + BAR / 2 - 1, HEIGHT + MARGIN - tall - 4, f"{value:.1f}x"))
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-            f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
-            f"{''.join(parts)}</svg>\n"
-        )
+        return drawing(width, height, parts)
+
+
+class Lines(Bars):
+    """The same over numbers, on a logarithmic axis."""
+
+    def svg(self) -> str:
+        """The figure."""
+        at = [math.log(float(group)) for group in self.groups]
+        most = max(max(row) for row in self.values)
+
+        def x(place: float) -> float:
+            return MARGIN + (place - at[0]) / (at[-1] - at[0]) * WIDTH
+
+        def y(value: float) -> float:
+            return HEIGHT + MARGIN - value / most * HEIGHT
+
+        parts = [text(x(place), HEIGHT + MARGIN + 18, group) for place, group in zip(at, self.groups, strict=True)]
+        parts.append(text(x(at[-1]) + 24, HEIGHT + MARGIN + 18, "rows", "start"))
+        for value in range(int(most) + 1):
+            parts += [
+                rectangle(MARGIN, y(value), WIDTH, 0.5, "#ccc"),
+                text(MARGIN - 6, y(value) + 4, f"{value}x", "end"),
+            ]
+        for i, name in enumerate(self.series):
+            points = " ".join(f"{x(place):.1f},{y(row[i]):.1f}" for place, row in zip(at, self.values, strict=True))
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"/>')
+            parts.append(rectangle(MARGIN + WIDTH + 20, MARGIN + 20 * i, 12, 12, COLOURS[i]))
+            parts.append(text(MARGIN + WIDTH + 38, MARGIN + 20 * i + 10, name, "start"))
+        return drawing(2 * MARGIN + WIDTH + LEGEND, HEIGHT + 2 * MARGIN, parts)
+
+
+def figure_of(page: str) -> Bars:
+    """Lines where the table's first column is numbers, else bars; raises `ValueError` where there is no such table."""
+    bars = Bars.read(page)
+    return Lines.read(page) if all(re.fullmatch(r"\d+(\.\d+)?", group) for group in bars.groups) else bars
+
+
+def drawing(width: int, height: int, parts: list[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+        f"{''.join(parts)}</svg>\n"
+    )
 
 
 def rectangle(x: float, y: float, width: float, height: float, colour: str) -> str:
@@ -70,7 +113,7 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    args.output.write_text(Bars.read(args.page.read_text(encoding="utf-8")).svg(), encoding="utf-8")
+    args.output.write_text(figure_of(args.page.read_text(encoding="utf-8")).svg(), encoding="utf-8")
 
 
 if __name__ == "__main__":

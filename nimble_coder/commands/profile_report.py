@@ -4,11 +4,12 @@ import json
 from collections import defaultdict
 from dataclasses import asdict
 
-from build_engine.catalog import find_model
-from build_engine.hardware import Hardware
+from build_engine.catalog import SHAPES, find_model
+from build_engine.hardware import GPU_TYPES, Hardware
 from build_engine.profiles import EMBEDDED, PROFILES, Profile, ProfileError
 from build_engine.selection import Assessment, Fit, assess_all, select_profile
 from build_engine.versions import CONTAINER, IncompatibleError, check_version, installed_tensorrt_llm
+from nimble_coder.planning.gpu import proposal
 
 
 def assessments(hardware: Hardware, model: str | None) -> list[Assessment]:
@@ -72,9 +73,22 @@ def report_text(hardware: Hardware, model: str | None) -> str:
         if mine:
             lines.append(f"- {fit.value.capitalize()} ({len(mine)}):")
             lines += _groups(mine)
+    lines += proposals(hardware, model)
     chosen = automatic(hardware, model)
     lines.append(f"Taken where none is chosen: {chosen.name}" if chosen else "No profile runs here.")
     return "\n".join(lines)
+
+
+def proposals(hardware: Hardware, model: str | None) -> list[str]:
+    """Which (W,N,G) the cost model would build for this machine's GPUs, of one model's size or all."""
+    types = dict.fromkeys(gpu.type for gpu in hardware.gpus if gpu.type in GPU_TYPES)
+    sizes = [find_model(model).size] if model else list(SHAPES)
+    return [
+        f"(W,N,G) for {size} on {name}, by requests at once: {proposal(GPU_TYPES[name], SHAPES[size])} "
+        "(a model, not measured: docs/cost-model.md)"
+        for name in types
+        for size in sizes
+    ]
 
 
 def _groups(verdicts: list[Assessment]) -> list[str]:

@@ -6,11 +6,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Printed
 
 from build_engine.artifact import Artifact
+from build_engine.catalog import CatalogError, find_model
+from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig, label
+from build_engine.profiles import Profile
 from nimble_coder.bench.coding_prompts import OWN
 from nimble_coder.bench.tuning import Plan, candidates_within, loads_up_to, tune
 from nimble_coder.commands.terminal import console, say
 from nimble_coder.gateway.policy import Level, PolicyError, policy_of, write_policy
+from nimble_coder.planning.gpu import proposal
 from nimble_coder.planning.screen import screened
 from nimble_coder.processes.stopping import stop_signals
 
@@ -44,6 +48,8 @@ def run_tune(
         progress.update(task, completed=plan.measurements)
     write_policy(place, table)
     console.print(as_printed(table.levels))
+    if told := proposed(artifact.manifest.profile):
+        console.print(told, soft_wrap=True)
     console.print(f"written to {place}; the gateway reads it when it starts", soft_wrap=True)
 
 
@@ -66,6 +72,19 @@ def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) ->
         return Plan(chosen, list(dict.fromkeys([PLAIN, *asked, usual])), usual, rounds)
     grid = candidates_within(engine)
     return Plan(chosen, list(dict.fromkeys([*grid, usual])), usual, rounds, screened(len(grid)))
+
+
+def proposed(profile: Profile) -> str | None:
+    """Which (W,N,G) to compile into an engine where that is fixed at the build, by the cost model; None for a portable
+    engine, and for a model or a GPU that it does not know."""
+    if profile.is_portable or profile.gpu not in GPU_TYPES:
+        return None
+    try:
+        shape = find_model(profile.model).shape
+    except CatalogError:
+        return None
+    told = proposal(GPU_TYPES[profile.gpu], shape, profile.tensor_parallel)
+    return f"(W,N,G) to build, by requests at once: {told} (a model, not measured: docs/cost-model.md)"
 
 
 def as_printed(levels: list[Level]) -> Printed:

@@ -189,6 +189,11 @@ class TorchEngine:
             drafting={source: replace(counts) for source, counts in counters.drafting.items()},
         )
 
+    @property
+    def step_costs(self) -> StepCosts:
+        """The curve that decides which drafts are worth their rows; it follows what the engine sees."""
+        return self._costs
+
     def time_steps(self, rows: SequenceOf[int], sequences: int, cached: int) -> StepCosts:
         """What a step costs by its rows where so many sequences share them, each with so many tokens in the cache.
 

@@ -1,1 +1,1 @@
-"""How many pods a load needs: a simulation from what one pod was measured to do."""
+"""What is foreseen from what was measured: how many pods a load needs, and how fast a way to draft is."""

@@ -44,13 +44,12 @@ class Replays:
         self.alone = cache(self._alone)
         """By (w,n,g), each recording's steps by itself: who runs beside a sequence changes none of them."""
 
-    def steps(self, way: Way, load: int, costs: StepCosts) -> list[Step]:
-        """`costs` decide which drafts by suffixes are worth their rows; lookahead has the rows that it has."""
+    def steps(self, way: Way, load: int, budget: Budget) -> list[Step]:
+        """The budget cuts what suffixes draft; lookahead has the rows that it has."""
         count = max(len(self._recordings), load)
         together = [self._recordings[i % len(self._recordings)] for i in range(count)]
         waves = [range(first, min(first + load, count)) for first in range(0, count, load)]
         if isinstance(way, int):
-            budget = Budget(costs)
 
             def suffixes(prompt: list[int]) -> Drafter:
                 return make_drafter(Request(prompt, 1, draft_tokens=way), None)
@@ -94,6 +93,8 @@ class CostModel:
     recordings: Sequence[Recording]
     costs: Mapping[int, StepCosts]
     """What a step costs by its rows, by the sequences at once."""
+    budget: Budget
+    """By which the engine cuts its trees: what it believes that steps cost."""
     plain: Mapping[int, float]
     """Tokens per second of plain decoding, measured, by the sequences at once: what an engine does beside its steps."""
 
@@ -103,7 +104,7 @@ class CostModel:
 
     def gain(self, way: Way, load: int) -> Gain:
         """What `way` brings with so many sequences at once."""
-        return Gain.of(self._replays.steps(way, load, self.costs[load]))
+        return Gain.of(self._replays.steps(way, load, self.budget))
 
     def speed_up(self, way: Way, load: int) -> float:
         """Over plain decoding: the same tokens in other steps."""
@@ -114,5 +115,4 @@ class CostModel:
         return self.plain[load] * self.speed_up(way, load)
 
     def _seconds(self, way: Way, load: int) -> float:
-        costs = self.costs[load]
-        return sum(costs.of(step.rows) for step in self._replays.steps(way, load, costs))
+        return sum(self.costs[load].of(step.rows) for step in self._replays.steps(way, load, self.budget))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nimble_coder.bench.figure import Bars
+from nimble_coder.bench.figure import Bars, Lines, figure_of
 from tests.conftest import EMBEDDED
 
 DOCS = EMBEDDED.parents[1] / "docs"
@@ -10,7 +10,8 @@ DOCS = EMBEDDED.parents[1] / "docs"
 
 def test_the_figure_shows_what_the_page_s_table_says() -> None:
     page = (DOCS / "gpu-benchmarks.md").read_text(encoding="utf-8")
-    bars = Bars.read(page)
+    bars = figure_of(page)
+    assert not isinstance(bars, Lines)
     assert bars.groups[0] == "plain"
     assert bars.series == ["0.5B", "1.5B"]
     assert all(value == 1 for value in bars.values[0])

@@ -3,7 +3,7 @@
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.engine.budget import StepCosts
+from nimble_coder.engine.budget import Budget, StepCosts
 from nimble_coder.planning.cost_model import CostModel, Gain, Way, beside
 from nimble_coder.planning.replay import Recording, Step
 
@@ -17,7 +17,7 @@ BY_ROW = StepCosts({1: 0.01, 64: 0.64})
 
 
 def model(recording: Recording, costs: StepCosts, load: int = 1) -> CostModel:
-    return CostModel([recording], {load: costs}, {load: 100.0})
+    return CostModel([recording], {load: costs}, Budget(costs), {load: 100.0})
 
 
 def test_where_rows_are_free_the_speed_is_what_drafting_gains() -> None:
@@ -47,7 +47,7 @@ def test_plain_decoding_is_as_fast_as_it_was_measured() -> None:
 
 def test_a_budget_never_slows_a_step_down_and_shrinks_where_many_share_it() -> None:
     waits = StepCosts({1: 1.0, 8: 1.0, 16: 2.0, 32: 4.0})
-    alone, many = (CostModel([REPEATS], {load: waits}, {load: 1.0}) for load in (1, 16))
+    alone, many = (model(REPEATS, waits, load) for load in (1, 16))
     assert alone.speed_up(16, 1) > many.speed_up(16, 16) >= 1
     assert alone.gain(16, 1).rows > many.gain(16, 16).rows
 
