@@ -35,6 +35,21 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
+LONGEST = {
+    "bench/test_service.py",
+    "build_engine/test_faults.py",
+    "engine/cuda/test_model.py",
+    "engine/test_kv_cache.py",
+    "engine/test_lossless.py",
+    "gateway/test_access.py",
+    "gateway/test_unfinished.py",
+    "integration/test_build_to_serving.py",
+    "integration/test_every_profile.py",
+    "integration/test_quickstart.py",
+    "supervisor/test_end.py",
+    "supervisor/test_start.py",
+}
+"""The files that take most of the time."""
 
 TINY: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -53,6 +68,12 @@ TINY: dict[str, Any] = {
     "eos_token_id": 4076,
     "torch_dtype": "float32",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that at the end no worker waits for another that has just begun one."""
+    items.sort(key=lambda item: item.path.relative_to(Path(__file__).parent).as_posix() not in LONGEST)
+
 
 MakeCheckpoint = Callable[..., Path]
 

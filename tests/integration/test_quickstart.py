@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from build_engine.artifact import Artifact
 from tests.conftest import MakeCheckpoint
 
 ROOT = Path(__file__).parents[2]
@@ -138,18 +139,12 @@ def test_a_server_that_dies_is_reported(cache: Path) -> None:
     assert process.returncode == 1
 
 
-def test_a_taken_port_is_named(cache: Path) -> None:
+def test_a_taken_port_is_named(artifact: Artifact) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        build = subprocess.run(
-            [sys.executable, "-m", "nimble_coder.cli", "build-engine", "--skip-verify", "--cache", str(cache)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        command = [sys.executable, "-m", "nimble_coder.cli", "serve", build.stdout.strip(), "--http-port", str(port)]
+        command = [sys.executable, "-m", "nimble_coder.cli", "serve", str(artifact.directory), "--http-port", str(port)]
         served = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert served.returncode == 11
     assert f"port {port} on 127.0.0.1 cannot be used" in served.stderr
