@@ -167,3 +167,34 @@ def test_metrics_may_be_on_their_own_port_only(artifact: Artifact, gateway: Serv
         for path in ("/metrics", "/v1/metrics"):
             assert httpx.get(f"{g.addresses.http}{path}").status_code == 404
         assert "nimble_ready 1.0" in httpx.get(g.addresses.metrics).text
+
+
+USER = [{"role": "user", "content": "x"}]
+NESTED = {
+    "a tool": (
+        "/v1/chat/completions/render",
+        {"messages": USER, "tools": [{"function": {"name": "f", "parameters": 7}}]},
+    ),
+    "a call": (
+        "/v1/chat/completions/render",
+        {"messages": [*USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 7}}]}]},
+    ),
+    "a schema": ("/v1/completions", {"prompt": "x", "max_tokens": 0, "guided_json": 7}),
+    "a format": (
+        "/v1/chat/completions",
+        {"messages": USER, "max_tokens": 0, "response_format": {"type": "json_schema", "json_schema": {"schema": 7}}},
+    ),
+    "a parameter": ("/v2/models/preprocessing/infer", {"inputs": [], "parameters": {"x": 7}}),
+    "what is ignored": ("/v1/completions", {"prompt": "x", "max_tokens": 0, "vllm_xargs": 7}),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_body_of_any_depth_is_answered_or_the_clients_mistake(http: httpx.Client, name: str) -> None:
+    """Close to the depth that can be read at all, what has been read may be too deep to be written."""
+    path, body = NESTED[name]
+    before, _, after = json.dumps(body).partition("7")
+    for depth in range(900, 1010):
+        content = before + '{"a":' * depth + "1" + "}" * depth + after
+        answer = http.post(path, content=content)
+        assert answer.status_code in (200, 400), (depth, answer.text)

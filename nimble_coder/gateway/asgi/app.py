@@ -36,10 +36,9 @@ class App:
             route, exchange.parameter = self._router.find(exchange.method, exchange.path)
             await self._run(route, exchange)
         except ApiError as error:
-            if error.code == ENGINE_LOST:
-                self._front.service.admission.doubted.set()
-            self._front.service.metrics.errors.labels(error.kind).inc()
-            await exchange.fail(error)
+            await self._refuse(exchange, error)
+        except RecursionError:  # JSON that could just be read and has to be written again from deeper in the stack
+            await self._refuse(exchange, ApiError(400, "the body is nested too deeply", "invalid_json"))
         except ClientGone:
             exchange.status = exchange.status or 499
         except asyncio.CancelledError:
@@ -58,6 +57,12 @@ class App:
             access.info("%s %s %d %.1f ms %s", exchange.method, name, exchange.status, took, exchange.request_id)
             if route and route.is_limited:
                 self._trace(route, exchange, started)
+
+    async def _refuse(self, exchange: Exchange, error: ApiError) -> None:
+        if error.code == ENGINE_LOST:
+            self._front.service.admission.doubted.set()
+        self._front.service.metrics.errors.labels(error.kind).inc()
+        await exchange.fail(error)
 
     async def _run(self, route: Route, exchange: Exchange) -> None:
         if exchange.method == "OPTIONS":
