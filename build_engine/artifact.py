@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_engine.guide_tokens import GUIDE_TOKENS
 from build_engine.manifest import Manifest, ManifestError
 
 ENGINE, PLAIN_ENGINE, TOKENIZER, REPOSITORY = "engine", "plain_engine", "tokenizer", "model_repository"
@@ -43,6 +44,12 @@ class Artifact:
     def has_companion(self) -> bool:
         """Whether there is a second engine that samples, since the first decodes greedily."""
         return (self.directory / PLAIN_ENGINE).is_dir()
+
+    @property
+    def guide_tokens(self) -> Path | None:
+        """What guides the TensorRT engine that decodes plainly, where there is one and it was built for it."""
+        path = self.tokenizer / GUIDE_TOKENS
+        return path if path.is_file() else None
 
     @property
     def engine_models(self) -> tuple[str, ...]:

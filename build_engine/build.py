@@ -15,6 +15,7 @@ from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, sha256
 from build_engine.engine_config import EngineConfig
 from build_engine.engines import tensorrt
+from build_engine.guide_tokens import write_guide_tokens
 from build_engine.hardware import GPU_TYPES
 from build_engine.machine import Machine, check_machine
 from build_engine.manifest import Manifest, ManifestError, record_files
@@ -155,6 +156,8 @@ class Job:
         (self.draft / TOKENIZER).mkdir()
         for path in self.checkpoint.tokenizer_files:
             shutil.copyfile(path, self.draft / TOKENIZER / path.name)
+        if not self.profile.is_portable:
+            write_guide_tokens(self.draft / TOKENIZER)
         self.progress("rendering the model repository")
         self.render(self.place, self.draft / REPOSITORY)
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from build_engine.artifact import ENGINE, ENGINE_MODEL, PLAIN_ENGINE, PLAIN_MODEL, TOKENIZER, Artifact
 from build_engine.checkpoint import ModelShape
 from build_engine.engine_config import EngineConfig
+from build_engine.guide_tokens import GUIDE_TOKENS
 from build_engine.hardware import GPU_TYPES, MIB
 from build_engine.lookahead import PLAIN
 from build_engine.memory import plan_companion
@@ -32,21 +33,25 @@ class Places:
     """The companion without lookahead, where there is one."""
     kv_cache_tokens: int | None = None
     """Of each of the two engines' KV caches where there is a companion; one alone takes its fraction of the memory."""
+    guide_tokens: Path | None = None
+    """What the TensorRT engine that decodes plainly is guided with."""
 
 
 def places_at(home: Path, profile: Profile, companion_of: ModelShape | None) -> Places:
     """What the repository of an artefact at `home` names; the model's shape is given where there is a companion."""
+    guide_tokens = None if profile.is_portable else home / TOKENIZER / GUIDE_TOKENS
     if companion_of is None:
-        return Places(home / ENGINE, home / TOKENIZER)
+        return Places(home / ENGINE, home / TOKENIZER, guide_tokens=guide_tokens)
     memory = GPU_TYPES[profile.gpu].memory_mib * MIB
     tokens = plan_companion(profile, companion_of).kv_tokens(memory)
-    return Places(home / ENGINE, home / TOKENIZER, home / PLAIN_ENGINE, tokens)
+    return Places(home / ENGINE, home / TOKENIZER, home / PLAIN_ENGINE, tokens, guide_tokens)
 
 
 def places_of(artifact: Artifact, home: Path, profile: Profile) -> Places:
     """What an artefact's repository names where it is at `home` and served as `profile` says."""
     shape = EngineConfig.read(artifact.engine).shape if artifact.has_companion else None
-    return places_at(home, profile, shape)
+    places = places_at(home, profile, shape)
+    return places if artifact.guide_tokens else replace(places, guide_tokens=None)  # an older release has built it
 
 
 def render_repository(profile: Profile, places: Places, repository: Path) -> None:
@@ -94,6 +99,7 @@ def template_values(profile: Profile, places: Places) -> dict[str, Any]:
         "tokenizer_dir": str(places.tokenizer),
         "stats_check_period_ms": 250,
         "kv_cache_tokens": places.kv_cache_tokens,
+        "guide_tokens": places.guide_tokens,
     }
 
 

@@ -102,6 +102,8 @@ class GuideType(Enum):
     """GBNF, llama.cpp's."""
     LARK = "lark"
     """Lark's syntax as llguidance reads it; not in the contract."""
+    CHOICE = "choice"
+    """One of the texts in a JSON list; not in the contract."""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,9 @@ def grammar_of(guide: Guide) -> str:
             return LLMatcher.grammar_from_regex(guide.text)
         case GuideType.EBNF_GRAMMAR:
             return LLMatcher.grammar_from_lark(gbnf_to_lark(guide.text))
+        case GuideType.CHOICE:
+            choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(guide.text))
+            return LLMatcher.grammar_from_lark(f"start: {choices}")
         case GuideType.LARK:
             for found in re.finditer(r"%json\s*", guide.text):
                 check_schema(DECODER.raw_decode(guide.text, found.end())[0])

@@ -29,9 +29,11 @@ from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.policy import Policy, policy_of
 from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
+from nimble_coder.gateway.requests.ebnf.grammar import FormError
+from nimble_coder.gateway.requests.ebnf.guide import as_ebnf, call_ebnf
 from nimble_coder.gateway.requests.field_check import check_fields, header
 from nimble_coder.gateway.requests.fields import Engine
-from nimble_coder.gateway.requests.forms import guide_of
+from nimble_coder.gateway.requests.forms import guide_of, named_guide
 from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
@@ -92,6 +94,8 @@ class Service:
         self.engine_models = self.artifact.engine_models
         own = Engine.SAMPLING if self.profile.samples or self.artifact.has_companion else Engine.GREEDY
         self.engine = Engine.PORTABLE if self.profile.is_portable else own
+        self.is_guided = self.engine is Engine.SAMPLING and self.artifact.guide_tokens is not None
+        """Whether TensorRT's guided decoding holds answers to forms."""
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or self.profile.served_names
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
@@ -149,7 +153,12 @@ class Service:
     def calling(self, asked: ChatRequest) -> Calling:
         """What an answer may call; raises `ApiError` for a choice of tools, or a form, that cannot be kept."""
         calling = calling_of(asked)
-        return held(calling, asked) if self.engine is Engine.PORTABLE else replace(calling, guide=None)
+        if self.engine is Engine.PORTABLE:
+            return held(calling, asked)
+        if self.is_guided and not calling.opening and named_guide(asked):
+            return Calling()  # the form holds the whole answer
+        functions = calling.demanded_functions if self.is_guided else ()
+        return replace(calling, guide=call_ebnf(functions) if functions else None)
 
     def token_text(self, token: int) -> str:
         """One token's text, for those who ask for log probabilities."""
@@ -180,21 +189,27 @@ class Service:
         echo: str = "",
         guide: Guide | None = None,
     ) -> list[Job]:
-        """The generations of a client's prompt; raises `ApiError` for what the engine must not see. The portable engine
-        holds them to the form of `guide`, else to the one that the request asks for."""
+        """The generations of a client's prompt; raises `ApiError` for what the engine must not see. They are held
+        to the form of `guide`, else to the one that the request asks for."""
         self.limits.check_prompt(len(ids))
         if asked.drafting:
             lookahead = self.limits.choose_lookahead(asked.asked_lookahead, len(ids))
         else:
             lookahead = self.choose_lookahead(asked.asked_lookahead, len(ids), copies)
+        # The portable engine forbids end ids for so long; another one's are passed over here, each a token more of its.
+        is_portable = self.engine is Engine.PORTABLE
+        form = guide or (guide_of(asked) if is_portable else self._ebnf(asked))
         is_fim = self.encoder.id("<|fim_middle|>") in ids
         ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
+        min_tokens = min(asked.min_tokens or 0, max_tokens)
+        if form and not is_portable:  # which must not go on behind the form's end, nor be asked to
+            ends, min_tokens = (*ends, *self.tokenizer.end_ids), 0
+            if asked.bad_words:
+                text = "bad_words is not available here where an answer has a form: leave one out"
+                raise ApiError(400, text, "unsupported", "bad_words")
         # Special tokens do not show in the text, so a stop string that spells one is looked for among the ids.
         spelled = [i for stop in asked.stops if (i := self.encoder.control_id(stop)) is not None]
         own_stops = (*(asked.stop_token_ids or ()), *spelled)
-        min_tokens = min(asked.min_tokens or 0, max_tokens)
-        # The portable engine forbids end ids for so long; another one's are passed over here, each a token more of its.
-        is_portable = self.engine is Engine.PORTABLE
         spare = 0 if is_portable else max(min(min_tokens, self.limits.max_seq_len - len(ids) - max_tokens), 0)
         ending = Ending(
             max_tokens=max_tokens,
@@ -216,12 +231,11 @@ class Service:
         if suffixes is not None:
             pool = client if self.settings.share_drafts else ""
             parameters = (*parameters, (DRAFT_TOKENS, float(suffixes)), (DRAFT_POOL, pool))
-        form = (guide or guide_of(asked)) if is_portable else None
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
             bad_words = bad_words_of(asked, encode)
-            is_companions = PLAIN_MODEL in self.engine_models and bool(inputs or bad_words)
+            is_companions = PLAIN_MODEL in self.engine_models and bool(inputs or bad_words or form)
             generation = Generation(
                 ids,
                 max(ending.asked_tokens, 1),  # 0 warms the cache: the token is not shown
@@ -237,6 +251,24 @@ class Service:
             )
             jobs.append(Job(generation, ending, echo))
         return jobs
+
+    def _ebnf(self, asked: Sampling) -> Guide | None:
+        """The form that a request asks a TensorRT engine for; raises `ApiError` for one that it cannot be held to."""
+        found = named_guide(asked)
+        if not found:
+            return None
+        field, guide = found
+        if not self.is_guided:
+            text = (
+                f"{field} is not available with this engine, which was built before it could be guided: build it again"
+            )
+            raise ApiError(400, text, "unsupported", field)
+        if asked.bad_words:
+            raise ApiError(400, f"bad_words is not available with {field}: leave one out", "unsupported", "bad_words")
+        try:
+            return as_ebnf(guide)
+        except FormError as error:
+            raise ApiError(400, f"{field} is not available: {error}", "unsupported", field) from None
 
     def _draft_tokens(self, asked: Sampling, lookahead: LookaheadConfig | None) -> int | None:
         """The most draft tokens per step by matching suffixes; None where a request is not drafted for in that way."""

@@ -22,7 +22,8 @@ PROFILE = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
 
 
 def render(profile: Profile, directory: Path, plain: bool = False) -> Path:
-    places = Places(Path("/e"), Path("/t"), Path("/p"), 1234) if plain else Places(Path("/e"), Path("/t"))
+    guide = Path("/t/guide.json")
+    places = Places(Path("/e"), Path("/t"), Path("/p"), 1234, guide) if plain else Places(Path("/e"), Path("/t"))
     render_repository(profile, places, directory / "repository")
     return directory / "repository"
 
@@ -141,3 +142,6 @@ def test_a_companion_has_the_engines_contract_without_lookahead(tmp_path: Path) 
     assert "decoding_mode" not in plain.parameters
     assert engine.parameters["max_tokens_in_paged_kv_cache"].string_value == "1234"
     assert plain.parameters["max_tokens_in_paged_kv_cache"].string_value == "1234"
+    assert engine.parameters["guided_decoding_backend"].string_value == ""
+    assert plain.parameters["guided_decoding_backend"].string_value == "xgrammar"
+    assert plain.parameters["xgrammar_tokenizer_info_path"].string_value == "/t/guide.json"

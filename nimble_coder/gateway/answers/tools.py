@@ -25,6 +25,7 @@ from nimble_coder.gateway.answers.call_json import (
     read_python,
     unclosed,
 )
+from nimble_coder.gateway.requests.forms import Function
 
 TAGS = ("<tool_call>", "<tools>")
 LANGUAGES = ("", "json", "tool_call", "tools", "xml")
@@ -79,6 +80,8 @@ class Calling:
     """So many calls at most; others are left out."""
     is_legacy: bool = False
     """Asked for as `functions`: the call is answered as `function_call`."""
+    demanded_functions: tuple[Function, ...] = ()
+    """Those that a demanded call may be of."""
 
     @cached_property
     def demanded(self) -> re.Pattern[str]:

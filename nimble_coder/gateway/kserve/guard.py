@@ -36,8 +36,9 @@ TOKENS = "TOKENS_BATCH"
 """What `postprocessing` makes text of, in the one process that it has."""
 PROMPTS = ("input_ids", "text_input")
 COPIES = "num_return_sequences"
+GUIDES = ("guided_decoding_guide_type", "guided_decoding_guide")
 WANTED = {
-    *(*PROMPTS, "input_lengths", COPIES, TOKENS, *WORDS, *LOOKAHEAD),
+    *(*PROMPTS, *GUIDES, "input_lengths", COPIES, TOKENS, *WORDS, *LOOKAHEAD),
     *(name for names in TEXTS.values() for name in names),
 }
 SHARED_MEMORY = "shared_memory_region"
@@ -117,6 +118,9 @@ class KServeGuard:
 
     def check(self, model: str, values: Values, rows: int) -> int | None:
         """Raises `ApiError`; returns the shortest prompt's length in tokens where no (w,n,g) is asked for."""
+        if not self._service.profile.is_portable and (given_guide := next((n for n in GUIDES if values.get(n)), None)):
+            # What xgrammar throws at ends every request of the step, and only the gateway's own guides are known.
+            raise ApiError(400, f"{given_guide} is the gateway's own: ask /v1 for a form", "unsupported", given_guide)
         self._check_texts(model, values)
         self._check_ids(model, values)
         if model not in ENGINE_MODELS or "input_ids" not in values:

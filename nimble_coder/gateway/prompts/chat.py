@@ -133,8 +133,7 @@ def calling_of(request: ChatRequest) -> Calling:
         text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
-    demanded = [tool.function for tool in request.offered if name in (None, tool.function.name)]
-    functions = [as_function(each) for each in demanded]
+    functions = [as_function(tool.function) for tool in request.offered if name in (None, tool.function.name)]
     is_only = len(functions) == 1
     begun = f' {json.dumps(functions[0][0], ensure_ascii=False)}, "arguments":' if is_only else ""
     return Calling(
@@ -144,6 +143,7 @@ def calling_of(request: ChatRequest) -> Calling:
         "stop" if name else reason,
         most,
         request.is_legacy,
+        tuple(functions),
     )
 
 

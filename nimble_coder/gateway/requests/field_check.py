@@ -34,6 +34,7 @@ INNER: dict[str, type[Struct]] = {
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names that a header may hold."""
 FORMS = frozenset(field.name for field in FORM)
+UNGUIDED = ", whose lookahead cannot be guided: serve the model with the portable engine, or build it with --companion"
 MOST_SHOWN = 32
 DECODER = msgspec.json.Decoder(dict[str, Raw])
 
@@ -89,8 +90,7 @@ def given(fields: Mapping[str, Raw], outer: str = "") -> Iterator[tuple[str, Raw
 def place(kind: type[Struct], name: str) -> str:
     """Where a refused field is not available."""
     if name in HONOURED[kind]:
-        guided = ", which cannot be guided: serve the model with the portable engine" if name in FORMS else ""
-        return f"with this engine{guided}"
+        return f"with this engine{UNGUIDED if name in FORMS else ''}"
     return "on this route" if any(name in names for names in HONOURED.values()) else "in this service"
 
 

@@ -185,18 +185,18 @@ CHOOSING = (
 """How tokens are chosen. The contract declares its penalties and cuts itself."""
 
 FORM = (
-    Field("response_format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, PORTABLE),
-    *(Field(f"guided_{kind}", f"{VLLM}, {NIM}", example, ("",), REFUSED, PORTABLE) for kind, example in (
+    Field("response_format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, SAMPLING),
+    *(Field(f"guided_{kind}", f"{VLLM}, {NIM}", example, ("",), REFUSED, SAMPLING) for kind, example in (
         ("json", SCHEMA), ("regex", "a+"), ("choice", ["a", "b"]), ("grammar", 'root ::= "a"'),
         ("json_object", True),
     )),
-    Field("text.format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, PORTABLE),
+    Field("text.format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, SAMPLING),
     Field("text.verbosity", OPENAI, "low", ("medium",)),
     Field("guided_decoding_backend", VLLM, "xgrammar", ("",)),
     Field("guided_whitespace_pattern", VLLM, " ", ("",)),
-    Field("structured_outputs", VLLM, {"json": SCHEMA}, ({},), REFUSED, PORTABLE),
+    Field("structured_outputs", VLLM, {"json": SCHEMA}, ({},), REFUSED, SAMPLING),
     Field("structural_tag", VLLM, "{}", ("",), REFUSED),
-    *(Field(f"nvext.guided_{kind}", NIM, example, ("",), REFUSED, PORTABLE) for kind, example in (
+    *(Field(f"nvext.guided_{kind}", NIM, example, ("",), REFUSED, SAMPLING) for kind, example in (
         ("json", SCHEMA), ("regex", "a+"), ("choice", ["a", "b"]), ("grammar", 'root ::= "a"'),
         ("json_object", True),
     )),
@@ -211,8 +211,8 @@ FORM = (
     Field("nvext.max_thinking_tokens", NIM, 100),
     Field("max_thinking_tokens", NIM, 100),
     Field("min_thinking_tokens", NIM, 10, (0,)),
-    Field("grammar", LLAMA, 'root ::= "a"', ("",), REFUSED, PORTABLE),
-    Field("json_schema", LLAMA, SCHEMA, ("",), REFUSED, PORTABLE),
+    Field("grammar", LLAMA, 'root ::= "a"', ("",), REFUSED, SAMPLING),
+    Field("json_schema", LLAMA, SCHEMA, ("",), REFUSED, SAMPLING),
     Field("grammar_lazy", LLAMA, True, (False,)),
     Field("grammar_triggers", LLAMA, [{"type": 0, "value": "a"}], ([],)),
     Field("preserved_tokens", LLAMA, [5], ([],)),
@@ -220,7 +220,7 @@ FORM = (
     Field("guided_decoding_guide", TRITON, "{}", EMPTY, REFUSED),
     Field("format", OLLAMA, "json", ("",), REFUSED),
 )  # fmt: skip
-"""What forces the form of an answer: the portable engine can be guided, a TensorRT engine cannot."""
+"""What forces the form of an answer: a TensorRT engine with lookahead cannot be guided."""
 
 ENDING = (
     Field("max_tokens", OPENAI, 2),

@@ -24,11 +24,17 @@ TEXT_FORMAT = "text.format"
 
 def guide_of(asked: Sampling) -> Guide | None:
     """The form that is asked for; raises `ApiError` for one that is not known, and for two."""
+    found = named_guide(asked)
+    return found[1] if found else None
+
+
+def named_guide(asked: Sampling) -> tuple[str, Guide] | None:
+    """The same with its field."""
     found = list(guides(asked))
     if len(found) > 1:
         text = f"{found[0][0]} and {found[1][0]} both ask for a form of the answer: send one of them"
         raise ApiError(400, text, "invalid_input", found[1][0])
-    return found[0][1] if found else None
+    return found[0] if found else None
 
 
 def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
@@ -77,8 +83,7 @@ def of_fields(given: GuidedFields, prefix: str) -> Iterator[tuple[str, Guide]]:
     if given.guided_regex:
         yield f"{prefix}guided_regex", Guide(GuideType.REGEX, given.guided_regex)
     if given.guided_choice:
-        choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in given.guided_choice)
-        yield f"{prefix}guided_choice", Guide(GuideType.LARK, f"start: {choices}")
+        yield f"{prefix}guided_choice", Guide(GuideType.CHOICE, json.dumps(given.guided_choice, ensure_ascii=False))
     if given.guided_grammar:
         yield f"{prefix}guided_grammar", of_grammar(given.guided_grammar)
     if given.guided_json_object:

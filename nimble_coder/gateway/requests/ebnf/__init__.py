@@ -1,0 +1,1 @@
+"""Forms as grammars for xgrammar, which guides TensorRT-LLM's engines."""
