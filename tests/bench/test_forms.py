@@ -7,7 +7,9 @@ from jsonschema import Draft202012Validator
 
 from nimble_coder.bench import forms
 from nimble_coder.processes.serving import Serving
-from tests.gateway.conftest import gateway as gateway
+from tests.gateway.conftest import gateway
+
+__all__ = ["gateway"]
 
 
 def test_it_asks_and_prints_a_row_a_question(
