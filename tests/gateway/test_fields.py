@@ -137,10 +137,11 @@ def test_strictly_all_that_is_not_honoured_is_refused(strict: httpx.Client) -> N
 
 def test_unknown_fields_are_named_however_odd(http: httpx.Client) -> None:
     path, base = SENT["completions"]
-    odd = {"a\r\nx-evil: 1": 1, "ü": 1, "options": {"mirostat": 2, "num_predict": 1}, **{f"f{i}": i for i in range(40)}}
+    inner = {"options": {"mirostat": 2, "num_predict": 1}, "structured_outputs": {"choise": ["a"]}}
+    odd = {"a\r\nx-evil: 1": 1, "ü": 1, **inner, **{f"f{i}": i for i in range(40)}}
     answer = http.post(path, json={**base, **odd})
     names = answer.headers["x-nimble-ignored"].split(", ")
-    assert names[:4] == ["?", "?", "options.mirostat", "f0"]
+    assert names[:5] == ["?", "?", "options.mirostat", "structured_outputs.choise", "f0"]
     assert (len(names), names[-1]) == (33, "...")
     assert "x-evil" not in answer.headers
 

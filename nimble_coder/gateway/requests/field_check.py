@@ -12,7 +12,7 @@ from nimble_coder.gateway.requests.reading import json_errors
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest, OllamaOptions
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
-from nimble_coder.gateway.requests.schemas.forms import GuidedFields
+from nimble_coder.gateway.requests.schemas.forms import GuidedFields, StructuredOutputs
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest, TextOptions
 from nimble_coder.gateway.requests.schemas.sampling import StreamOptions
@@ -29,6 +29,7 @@ INNER: dict[str, type[Struct]] = {
     "nvext": GuidedFields,
     "options": OllamaOptions,
     "stream_options": StreamOptions,
+    "structured_outputs": StructuredOutputs,
     "text": TextOptions,
 }
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")

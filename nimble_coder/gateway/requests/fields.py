@@ -9,6 +9,7 @@ forbids tokens is refused where it cannot be honoured, since an answer without i
 over is named in the header `x-nimble-ignored`. `NIMBLE_STRICT_SAMPLING` refuses that too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
@@ -184,22 +185,35 @@ CHOOSING = (
 )
 """How tokens are chosen. The contract declares its penalties and cuts itself."""
 
+
+def forms(prefix: str, of: str) -> Iterator[Field]:
+    """vLLM's and NIM's ways to say a form, whose names begin alike."""
+    kinds: tuple[tuple[str, Any, Any], ...] = (
+        ("json", SCHEMA, ""),
+        ("regex", "a+", ""),
+        ("choice", ["a", "b"], []),
+        ("grammar", 'root ::= "a"', ""),
+        ("json_object", True, False),
+    )
+    for kind, example, neutral in kinds:
+        yield Field(prefix + kind, of, example, (neutral,), REFUSED, SAMPLING)
+
+
 FORM = (
     Field("response_format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, SAMPLING),
-    *(Field(f"guided_{kind}", f"{VLLM}, {NIM}", example, ("",), REFUSED, SAMPLING) for kind, example in (
-        ("json", SCHEMA), ("regex", "a+"), ("choice", ["a", "b"]), ("grammar", 'root ::= "a"'),
-        ("json_object", True),
-    )),
+    *forms("guided_", f"{VLLM}, {NIM}"),
     Field("text.format", OPENAI, {"type": "json_object"}, ({"type": "text"}, {}), REFUSED, SAMPLING),
     Field("text.verbosity", OPENAI, "low", ("medium",)),
     Field("guided_decoding_backend", VLLM, "xgrammar", ("",)),
     Field("guided_whitespace_pattern", VLLM, " ", ("",)),
-    Field("structured_outputs", VLLM, {"json": SCHEMA}, ({},), REFUSED, SAMPLING),
+    *forms("structured_outputs.", VLLM),
+    Field("structured_outputs.structural_tag", VLLM, "{}", ("",), REFUSED),
+    Field("structured_outputs.disable_additional_properties", VLLM, True, (False,), REFUSED),
+    Field("structured_outputs.disable_any_whitespace", VLLM, True, (False,)),
+    Field("structured_outputs.whitespace_pattern", VLLM, " ", ("",)),
+    Field("structured_outputs.disable_fallback", VLLM, True, otherwise=ACCEPTED),
     Field("structural_tag", VLLM, "{}", ("",), REFUSED),
-    *(Field(f"nvext.guided_{kind}", NIM, example, ("",), REFUSED, SAMPLING) for kind, example in (
-        ("json", SCHEMA), ("regex", "a+"), ("choice", ["a", "b"]), ("grammar", 'root ::= "a"'),
-        ("json_object", True),
-    )),
+    *forms("nvext.guided_", NIM),
     Field("nvext.guided_decoding_backend", NIM, "xgrammar", ("",)),
     Field("nvext.guided_whitespace_pattern", NIM, " ", ("",)),
     Field("nvext.ignore_eos", NIM, True, (False,)),

@@ -46,9 +46,6 @@ def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
         yield from of_fields(asked.nvext, "nvext.")
     if asked.structured_outputs:
         outputs = asked.structured_outputs
-        if outputs.structural_tag:
-            name = "structured_outputs.structural_tag"
-            raise ApiError(400, f"{name} is not available here: leave it out", "unsupported", name)
         given = {f"guided_{name}": getattr(outputs, name) for name in ("json", "regex", "choice", "grammar")}
         fields = GuidedFields(**given, guided_json_object=outputs.json_object)
         yield from (("structured_outputs", guide) for _, guide in of_fields(fields, ""))

@@ -44,4 +44,3 @@ class StructuredOutputs(Struct, kw_only=True):
     choice: Choices | None = None
     grammar: str | None = None
     json_object: bool | None = None
-    structural_tag: Any = None
