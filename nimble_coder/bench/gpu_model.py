@@ -35,7 +35,9 @@ def published() -> str:
     for gpu, speed_up in POST.items():
         for size, parallel in CASES:
             steps = GpuSteps(GPU_TYPES[gpu], SHAPES[size], parallel)
-            usual, most = (steps.seconds(count) / steps.seconds(1) for count in (GAINS[PUBLISHED].rows, 112))
+            usual, most = (
+                steps.seconds(count) / steps.seconds(1) for count in (GAINS[PUBLISHED].rows, PUBLISHED.tokens_per_step)
+            )
             name = f"{size.upper()}{f' on {parallel}' if parallel > 1 else ''}"
             figures = (f"{steps.seconds(1) * 1e3:.1f}", f"{usual:.2f}x", f"{most:.2f}x")
             gained = (
