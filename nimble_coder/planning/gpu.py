@@ -32,7 +32,7 @@ GAINS = {
     LookaheadConfig(15, 15, 15): Gain(6.20, 186.6),
 }
 """What engines might be built with: tokens and rows per step on six answers of the real 0.5B to HumanEval's problems,
-128 tokens each. Those without a window and (15,15,15) are replayed, the others counted (docs/cost-model.md)."""
+128 tokens each. The first three drafting ones and the last are replayed, the others counted (docs/cost-model.md)."""
 AT_ONCE = (1, 2, 4, 8, 16, 32)
 
 
