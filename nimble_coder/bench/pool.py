@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
+from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import Generation, generate
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=6)
     parser.add_argument("--requests", type=int, default=10, help="of each file")
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--precision", choices=["fp32", "bf16", "int8", "int4"], default="bf16")
+    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.model)
