@@ -2,6 +2,7 @@
 second; with an environment, an output and an exit code as a process of its own has them."""
 
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from huggingface_hub import close_session, constants
 from nimble_coder.cli import main
 
 
-def call(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def call(directory: Path, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
     """Runs the command in a directory; what its children write is part of its output."""
     command = ["nimble-coder", *arguments]
     with (
@@ -27,6 +28,7 @@ def call(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
         hub_of_the_environment(),
     ):
         patch.setattr(sys, "argv", command)
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
         patch.chdir(directory)
         code = exit_code()
         return subprocess.CompletedProcess(command, code, written(output), written(errors))
