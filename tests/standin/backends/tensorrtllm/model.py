@@ -60,7 +60,8 @@ class Engine:
     """Token t is followed by (5 t + 1) mod 200, as in the tiny checkpoint of tests/standin/machine.py; a step with
     lookahead gives three of them. One request beyond the engine's (W,N,G) ends every other one, as in TensorRT-LLM.
 
-    STANDIN_ENGINE: `slow` makes lookahead steps slow, `wrong` makes them give other tokens, `crash` makes them fail.
+    STANDIN_ENGINE: `slow` makes lookahead steps long and accepts no draft, `wrong` makes them give other tokens,
+    `crash` makes them fail.
     """
 
     def __init__(self, lookahead: LookaheadConfig) -> None:
@@ -85,10 +86,11 @@ class Engine:
         drafting = not (request.lookahead or self._lookahead).is_plain
         token, done, accepted = request.input_ids[-1], 0, 0
         while done < request.max_tokens:
-            # Long enough that a busy machine cannot turn three tokens a step into a slower engine than one.
-            time.sleep(0.06 if drafting and self._fault == "slow" else 0.008)
+            # However busy the machine is, three tokens a step are faster than one, and one a longer step is slower.
+            time.sleep(0.01 if drafting and self._fault == "slow" else 0.004)
             step = []
-            for _ in range(min(3 if drafting and done else 1, request.max_tokens - done)):
+            width = 3 if drafting and done and self._fault != "slow" else 1
+            for _ in range(min(width, request.max_tokens - done)):
                 token = (5 * token + 1) % 200
                 step.append(token)
             if drafting and self._fault == "wrong" and done > 100:
