@@ -43,6 +43,7 @@ PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
         ),
         ("Stub process 'tensorrt_llm_0_0' is not healthy.", 503, "engine_lost"),
         ("Failed to extract lookahead_ngram_size", 400, "invalid_input"),
+        ("inference request batch-size must be <= 8 for 'ensemble'", 400, "invalid_input"),
         ("Streaming is only supported if model is deployed using decoupled mode.", 400, "unsupported"),
         ("the connection to 127.0.0.1:1 was lost", 503, "engine_unavailable"),
         ("model is not ready", 503, "engine_unavailable"),

@@ -297,3 +297,47 @@ def test_an_input_without_its_data_is_the_client_s_mistake(
     with grpc.insecure_channel(gateway.addresses.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
+
+
+TEXT = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["import os"]}
+MOST = {"name": "max_tokens", "shape": [1, 1], "datatype": "INT32", "data": [2]}
+
+
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"inputs": [{**TEXT, "shape": [2, 1]}, MOST]},
+        {"inputs": [{**TEXT, "shape": [-1, 1]}, MOST]},
+        {"inputs": [{**TEXT, "shape": []}, MOST]},
+        {"inputs": [{**TEXT, "shape": [0, 1], "data": []}, {**MOST, "shape": [0, 1], "data": []}]},
+        {"inputs": [{**TEXT, "data": []}, MOST]},
+        {"inputs": [TEXT, MOST, {**MOST, "name": "none"}]},
+        {"inputs": [TEXT, MOST], "outputs": [{"name": "none"}]},
+        {"inputs": [TEXT, MOST], "parameters": [1]},
+        {"inputs": [TEXT, MOST], "parameters": "x"},
+        {"inputs": [TEXT, MOST], "outputs": [{"name": "text_output", "parameters": [1]}]},
+    ],
+    ids=[
+        "rows",
+        "below 0",
+        "no shape",
+        "none",
+        "no data",
+        "input",
+        "output",
+        "a list",
+        "a text",
+        "a list of an output",
+    ],
+)
+def test_whatever_is_wrong_with_tensors_is_the_client_s_mistake(
+    http: httpx.Client, model: str, wrong: dict[str, Any]
+) -> None:
+    answer = http.post(f"/v2/models/{model}/infer", json=wrong)
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_version_that_is_no_number_is_the_client_s_mistake(http: httpx.Client) -> None:
+    answer = http.post("/v2/models/ensemble/versions/x/generate", json={"text_input": "x", "max_tokens": 1})
+    assert answer.status_code == 400, answer.text

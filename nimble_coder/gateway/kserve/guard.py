@@ -70,8 +70,7 @@ class KServeGuard:
         """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
         content, binary = split_body(body, header_length)
         check_parameters(content)
-        if isinstance(given := content.get("parameters"), dict):
-            check_parameters(given)
+        check_parameters(content.get("parameters") or {})
         if verb == "infer":
             values, rows = read_infer(content, binary)
         else:
@@ -202,9 +201,12 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
         raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
     size = len(body) if header_length is None else int(header_length)
     try:
-        return msgspec.json.decode(body[:size].removeprefix(BOM_UTF8), type=dict[str, Any]), body[size:]
+        content = msgspec.json.decode(body[:size].removeprefix(BOM_UTF8), type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is not a JSON object: {error}", "invalid_json") from None
+    if not isinstance(content.get("parameters"), dict | None):
+        raise ApiError(400, "parameters is no object: send one of values by name", "invalid_input", "parameters")
+    return content, body[size:]
 
 
 def lengths_of(values: Mapping[str, list[Any]], rows: int) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
         raise ApiError(400, text, "invalid_input", "inputs")
     for output in tensors_of(content, "outputs") if content.get("outputs") else []:
         parameters = output.get("parameters") or {}
-        if any(key.startswith("shared_memory") for key in parameters):
+        if not isinstance(parameters, dict) or any(key.startswith("shared_memory") for key in parameters):
             raise shared_memory("output", text_field(output, "name"))
         if parameters.get("classification"):
             raise ApiError(400, "classification is not available: this model has no classes", "unsupported", "outputs")
