@@ -20,6 +20,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, RequestError
 from nimble_coder.engine.endless import is_endless
+from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -40,6 +41,8 @@ LAYOUT: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": 
 no answer is blanks without end."""
 MOST_PROPERTIES = 500
 """Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
+TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
+"""Strings and regular expressions in Lark."""
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
 NAME = "the form (guided_decoding_guide)"
@@ -162,8 +165,10 @@ def grammar_of(guide: Guide) -> str:
             return LLMatcher.grammar_from_lark(gbnf_to_lark(guide.text))
         case GuideType.CHOICE:
             choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(guide.text))
-            return LLMatcher.grammar_from_lark(f"start: {choices}")
+            return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
         case GuideType.LARK:
+            if TEXTS.sub("", guide.text).count("&") > MOST_JOINED:
+                raise ValueError(f"it has more than {MOST_JOINED} '&': such terminals take too long to compile")
             for found in re.finditer(r"%json\s*", guide.text):
                 check_schema(DECODER.raw_decode(guide.text, found.end())[0])
             return LLMatcher.grammar_from_lark(guide.text)
@@ -172,6 +177,7 @@ def grammar_of(guide: Guide) -> str:
 def check_schema(schema: Any) -> None:
     """Raises ValueError for a schema that takes too long to compile, or that no finite value has."""
     check_properties(schema)
+    check_patterns(schema)
     if is_endless(schema):
         raise ValueError("only an endless value has it: let what refers to itself be left out somewhere")
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import FinishReason
-from nimble_coder.engine.form import MOST_PROPERTIES, Forms
+from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, Forms
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.gateway.requests.forms import turn_guide
@@ -177,6 +177,32 @@ BAD = {
     "too deep": ("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000),
     "too large": ("json_schema", json.dumps({"enum": ["x" * 1_000_000]})),
     "many properties": ("json_schema", json.dumps({"properties": {f"k{i}": {} for i in range(6000)}})),
+    "patterns at once": (
+        "json_schema",
+        json.dumps({"allOf": [{"type": "string", "pattern": f".*a{i}"} for i in range(40)]}),
+    ),
+    "patterns of a member": (
+        "json_schema",
+        json.dumps({"allOf": [{"properties": {"a": {"type": "string", "pattern": f".*a{i}.*"}}} for i in range(40)]}),
+    ),
+    "patterns in a chain": (
+        "json_schema",
+        json.dumps(
+            {
+                "$ref": "#/$defs/d0",
+                "$defs": {
+                    f"d{i}": {"type": "string", "pattern": f".*a{i}.*", "$ref": f"#/$defs/d{i + 1}"} for i in range(40)
+                },
+            }
+        ),
+    ),
+    "a large multiple": ("json_schema", '{"type": "integer", "multipleOf": 999983}'),
+    "a fine multiple": ("json_schema", '{"type": "number", "multipleOf": 0.0999983}'),
+    "a huge multiple": ("json_schema", '{"type": "integer", "multipleOf": 1e17}'),
+    "multiples at once": (
+        "json_schema",
+        json.dumps({"allOf": [{"type": "integer", "multipleOf": m} for m in (97, 89)]}),
+    ),
     "a regex": ("regex", "(a"),
     "looks around": ("regex", "(?=a)b"),
     "refers back": ("regex", r"(a)\1"),
@@ -186,6 +212,7 @@ BAD = {
     "a grammar's syntax": ("ebnf_grammar", "root = 1"),
     "a deep grammar": ("ebnf_grammar", "root ::= " + "(" * 20_000),
     "lark": ("lark", "start: foo"),
+    "terminals at once": ("lark", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(40))),
 }
 
 
@@ -207,6 +234,27 @@ def test_the_largest_form_is_compiled_within_a_second(forms: Forms) -> None:
     started = time.process_time()
     forms.open(Guide(GuideType.JSON_SCHEMA, text), {END})
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("count", [7, 4000])
+def test_one_of_many_choices_is_written(engine: TorchEngine, tokenizer: TextTokenizer, count: int) -> None:
+    choices = [f"choice {number}" for number in range(count)]
+    guide = Guide(GuideType.CHOICE, json.dumps(choices))
+    (generation,) = generate(engine, [Request(PROMPT, 30, guide=guide, end_id=END)])
+    assert tokenizer.decode(generation.token_ids) in choices
+
+
+def test_ten_thousand_values_are_compiled_within_a_second(forms: Forms) -> None:
+    started = time.process_time()
+    form = forms.open(Guide(GuideType.JSON_SCHEMA, json.dumps({"enum": list(range(10_000))})), {END})
+    form.hold(torch.zeros(VOCAB))
+    assert time.process_time() - started < 1
+
+
+def test_compiled_forms_are_bounded_however_many_are_sent(forms: Forms) -> None:
+    for number in range(2000):
+        forms.open(Guide(GuideType.REGEX, f"form {number}"), {END})
+    assert len(forms._compiled) <= KEPT
 
 
 def test_a_form_is_compiled_once(forms: Forms) -> None:

@@ -1,0 +1,64 @@
+"""Finds JSON Schemas that take llguidance minutes to compile, within its limits: their strings are automata."""
+
+from math import lcm
+from typing import Any
+
+from nimble_coder.engine.endless import resolve
+
+MOST_JOINED = 6
+"""Patterns and formats that hold for one string: 8 took a core 5 ms, each two more ten times as long."""
+MOST_MULTIPLE = 1000
+"""Of all values of `multipleOf` together, their points left out: the automaton has as many states."""
+DEEPEST = 200
+
+
+def check_patterns(schema: Any) -> None:
+    """Raises ValueError for too many patterns that a string must match at once, and for too large a `multipleOf`."""
+    joined = Joined(schema)
+    if joined.of(schema) > MOST_JOINED:
+        raise ValueError(f"more than {MOST_JOINED} patterns or formats hold for one string: join them in one pattern")
+    if lcm(*joined.multiples) > MOST_MULTIPLE:
+        raise ValueError(f"multipleOf is held to up to {MOST_MULTIPLE}, all of them together and their points left out")
+
+
+class Joined:
+    """At most so many patterns hold at once for any value in a schema."""
+
+    def __init__(self, schema: Any) -> None:
+        self._schema = schema
+        self._known: dict[int, int] = {}
+        self.multiples: set[int] = set()
+
+    def of(self, part: Any, depth: int = 0) -> int:
+        """In this part; what is in the making where it refers to itself counts there."""
+        if isinstance(part, list):
+            return max((self.of(each, depth + 1) for each in part), default=0)
+        if not isinstance(part, dict) or depth > DEEPEST:
+            return 0
+        if id(part) not in self._known:
+            self._known[id(part)] = 0
+            self._known[id(part)] = self._joined(part, depth + 1)
+        return self._known[id(part)]
+
+    def _joined(self, part: dict[str, Any], depth: int) -> int:
+        self.multiples.add(without_point(part.get("multipleOf", 1)))
+        pointer, every = part.get("$ref"), part.get("allOf")
+        count = sum(name in part for name in ("pattern", "format"))
+        if isinstance(pointer, str) and pointer.startswith("#"):
+            count += self.of(resolve(self._schema, pointer), depth)
+        if isinstance(every, list):
+            count += sum(self.of(each, depth) for each in every)
+        for name in ("anyOf", "oneOf"):
+            count += self.of(part.get(name), depth)
+        others = (value for name, value in part.items() if name not in ("allOf", "anyOf", "oneOf", "enum", "const"))
+        return max(count, self.of(list(others), depth))
+
+
+def without_point(value: Any) -> int:
+    """A number's digits; 1 for what is none, too many for a number that is too large or too small."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 1
+    if not 1e-9 < abs(value) < 1e15:
+        return MOST_MULTIPLE + 1
+    digits = f"{abs(value):.9f}".rstrip("0")
+    return int(digits.replace(".", "")) if not digits.endswith(".") else int(digits[:-1])
