@@ -384,3 +384,11 @@ def test_a_text_full_of_brackets_takes_no_time() -> None:
     text = '{"name": "add", "arguments": {}a' * 5_000
     assert parse([text]) == (text, [])
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "3", '"city=Paris"', '"[1]"', '"{\\"a\\": NaN}"', '{"a": NaN}', '"{"'])
+@pytest.mark.parametrize("markup", ["{}", "<tool_call>\n{}\n</tool_call>", "```json\n{}\n```", "Sure: {}"])
+def test_arguments_that_are_no_object_are_never_given_as_a_call(arguments: str, markup: str) -> None:
+    text = markup.replace("{}", f'{{"name": "add", "arguments": {arguments}}}')
+    assert parse([text])[1] == []
+    assert parse(list(text))[1] == []

@@ -65,8 +65,13 @@ def has_exact_shape(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"name", "arguments"} and isinstance(value["arguments"], dict)
 
 
+def not_json(name: str) -> Any:
+    """Refuses NaN and infinities, which Python's reader takes; raises ValueError."""
+    raise ValueError(f"{name} is not JSON")
+
+
 def as_call(value: Any, names: frozenset[str]) -> CalledFunction | None:
-    """A call of an offered function, or None."""
+    """A call of an offered function, whose arguments are an object or the text of one; or None."""
     if not isinstance(value, dict):
         return None
     inner = value.get("function")
@@ -78,6 +83,8 @@ def as_call(value: Any, names: frozenset[str]) -> CalledFunction | None:
     try:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
         text.encode()
+        if not isinstance(json.loads(text, parse_constant=not_json), dict):
+            return None
     except (ValueError, TypeError, RecursionError):
         return None  # a lone surrogate, NaN, or what only Python has
     return CalledFunction(name, text)
