@@ -28,12 +28,15 @@ constexpr int kVectors = kPanel / kLanes;  // of a panel
 #if defined(__AVX512F__)
 constexpr int kJoinedFloat = 4, kTileFloat = 6;  // panels and rows: of 32 registers 24 have sums, 4 weights, 1 an input
 constexpr int kJoinedBytes = 2, kTileBytes = 6;  // 12 have sums of a group, 12 of all groups
+constexpr int kAlone8 = 6, kAlone4 = 12;  // most rows of a panel that is not joined
 #elif defined(__AVX2__)
 constexpr int kJoinedFloat = 1, kTileFloat = 6;
 constexpr int kJoinedBytes = 1, kTileBytes = 4;
+constexpr int kAlone8 = 0, kAlone4 = 0;
 #else
 constexpr int kJoinedFloat = 1, kTileFloat = 6;
 constexpr int kJoinedBytes = 1, kTileBytes = 4;
+constexpr int kAlone8 = 0, kAlone4 = 0;
 #endif
 
 // Takes the products of a row and `outputs` outputs from `first` on.
@@ -68,7 +71,7 @@ class Matrix {
 
 // [inputs, 16 outputs] of a panel.
 struct Fp32 {
-    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat;
+    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat, kAlone = 0;
 
     static size_t panel_bytes(int in) { return sizeof(float) * kPanel * in; }
     static size_t row_bytes(int in) { return sizeof(float) * in; }
@@ -97,7 +100,7 @@ struct Fp32 {
 
 // [pairs of inputs, 16 outputs, 2] of a panel. Multiplies bf16 where there are instructions for pairs of them, else floats.
 struct Bf16 {
-    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat;
+    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat, kAlone = 0;
 #if defined(__AVX512BF16__)
     using X = uint16_t;
 #else
@@ -182,7 +185,7 @@ inline Int dot(Int sum, Bits w, int x) {
 // A row has its bytes, and behind them `Group`s.
 template <int WeightBits>
 struct Quantised {
-    static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes;
+    static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes, kAlone = WeightBits == 4 ? kAlone4 : kAlone8;
     static constexpr int kGroup = 32, kBlock = 64;
     static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
     static constexpr int kBytes = kScales + kBlock * kPanel * WeightBits / 8;
@@ -311,6 +314,13 @@ class Packed final : public Matrix {
 
     void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const override {
         const int panels = (out_ + kPanel - 1) / kPanel, first = part.first(panels), all = part.last(panels) - first;
+        // The rows of a draft are one tile of a panel alone: less is computed between two reads of the memory, so that the
+        // processor gets further ahead with reading. Joined panels would also need a second tile.
+        if (count > 2 && count <= Format::kAlone) {
+            for (int panel = first; panel < first + all; ++panel)
+                multiply_tile<1, Format::kAlone>(count, rows, 0, panel, 0, sink);
+            return;
+        }
         // Joined panels are far from each other, so that each of their streams goes on where it was.
         const int apart = all / Format::kJoined;
         for (int panel = first; panel < first + apart; ++panel)
@@ -327,15 +337,16 @@ class Packed final : public Matrix {
         const int tiles = (count + Format::kTile - 1) / Format::kTile;
         for (int tile = 0; tile < tiles; ++tile) {
             const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
-            switch (last - first) {
-                case 1: multiply_rows<1, Panels>(rows, first, panel, apart, sink); break;
-                case 2: multiply_rows<2, Panels>(rows, first, panel, apart, sink); break;
-                case 3: multiply_rows<3, Panels>(rows, first, panel, apart, sink); break;
-                case 4: multiply_rows<4, Panels>(rows, first, panel, apart, sink); break;
-                case 5: multiply_rows<5, Panels>(rows, first, panel, apart, sink); break;
-                default: multiply_rows<6, Panels>(rows, first, panel, apart, sink);
-            }
+            multiply_tile<Panels, Format::kTile>(last - first, rows, first, panel, apart, sink);
         }
+    }
+
+    // `count` rows, of which there may be `Rows` at most.
+    template <int Panels, int Rows>
+    void multiply_tile(int count, const std::byte* rows, int first, int panel, int apart, const Sink& sink) const {
+        if constexpr (Rows > 1)
+            if (count < Rows) return multiply_tile<Panels, Rows - 1>(count, rows, first, panel, apart, sink);
+        if constexpr (Rows > 0) multiply_rows<Rows, Panels>(rows, first, panel, apart, sink);
     }
 
     template <int Rows, int Panels>
