@@ -140,7 +140,7 @@ def is_thing(text: str) -> bool:
     return bool(Draft202012Validator(SCHEMA).is_valid(json.loads(text)))
 
 
-CHOICE = ["yes", 'no, "never"', "größe"]
+CHOICE = ["yes", 'no, "never"', "名前"]
 FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "strict": ({"response_format": STRICT}, is_thing),
     "json_object": ({"response_format": {"type": "json_object"}}, lambda text: text.startswith("{")),
@@ -184,7 +184,7 @@ def test_forms_are_held_to_by_the_companion(pair: Serving) -> None:
 
 def test_a_demanded_call_is_held_to_by_the_companion(pair: Serving) -> None:
     store = {"type": "function", "function": {"name": "store", "parameters": SCHEMA, "strict": True}}
-    odd = {"name": "größe", "parameters": {"type": "object", "not": {}}}
+    odd = {"name": "now", "parameters": {"type": "object", "not": {}}}
     now = {"type": "function", "function": odd}
     with httpx.Client(base_url=pair.addresses.http, timeout=60) as http:
         for tools in ([store], [store, now]):
@@ -197,7 +197,7 @@ def test_a_demanded_call_is_held_to_by_the_companion(pair: Serving) -> None:
                 if choice["finish_reason"] != "length":
                     assert choice["finish_reason"] == "tool_calls"
                     name, arguments = call["function"]["name"], call["function"]["arguments"]
-                    assert is_thing(arguments) if name == "store" else name == "größe" and arguments[0] == "{"
+                    assert is_thing(arguments) if name == "store" else name == "now" and arguments[0] == "{"
         strict = {"type": "function", "function": {**odd, "strict": True}}
         refused = http.post("/v1/chat/completions", json={**CHAT, "tools": [strict], "tool_choice": "required"})
         assert (refused.status_code, "'not'" in refused.text) == (400, True)

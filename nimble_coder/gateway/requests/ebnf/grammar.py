@@ -57,21 +57,34 @@ class Grammar:
 
 
 def literal(text: str) -> str:
-    """Exactly this text. Other characters than ASCII's stand in classes: within quotes, xgrammar takes those up to
-    U+00FF for bytes."""
-    parts = re.findall(r"[\x00-\x7f]+|[^\x00-\x7f]", text)
-    return " ".join(quoted(part) if part.isascii() else f"[{part}]" for part in parts) or NO_TEXT
+    """Exactly this text; raises `FormError` for characters that xgrammar takes for bytes.
+
+    Other characters than ASCII's printable ones stand in classes: of a character's number, xgrammar takes as many
+    hexadecimal digits as follow.
+    """
+    parts = re.findall(r"[\x20-\x7e\t\n\r]+|[^\x20-\x7e\t\n\r]", text)
+    return " ".join(quoted(part) if part.isascii() and part >= "\t" else in_class(part) for part in parts) or NO_TEXT
 
 
 def quoted(text: str) -> str:
     """ASCII within quotes."""
-    return '"' + "".join(escaped(character, '"') for character in text) + '"'
+    if not (text.strip("\t\n\r") or text).replace("\t", " ").replace("\n", " ").replace("\r", " ").isprintable():
+        return in_class(text)
+    for character, written in (("\\", r"\\"), ('"', r"\""), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
+        text = text.replace(character, written)
+    return f'"{text}"'
 
 
-def escaped(character: str, marks: str) -> str:
-    """A character as it stands within quotes or a class, where `marks` mean something else."""
-    is_plain = character.isprintable() and character not in f"\\{marks}"
-    return character if is_plain or not character.isascii() else f"\\x{ord(character):02x}"
+def in_class(character: str) -> str:
+    """One character as a class."""
+    if "\x80" <= character <= "\xff":
+        raise FormError(f"this engine cannot be held to {character!r}, as to none from U+0080 to U+00FF")
+    return f"[{character if not character.isascii() else numbered(character)}]"
+
+
+def numbered(character: str) -> str:
+    """A character by its number; no digit may follow."""
+    return f"\\x{ord(character):02x}"
 
 
 def repeated(body: str, least: int, most: int | None) -> str:

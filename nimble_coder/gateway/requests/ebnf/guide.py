@@ -56,6 +56,6 @@ def call_ebnf(functions: Sequence[Function]) -> Guide:
                 text = f"the strict parameters of {name[:80]!r} are not available: {error}"
                 raise ApiError(400, text, "unsupported", "tools") from None
             arguments = "object"
-        beginning = literal(f'{json.dumps(name, ensure_ascii=False)}, "arguments": ')
+        beginning = literal(f'{json.dumps(name)}, "arguments": ')
         calls.append(f"{beginning} {arguments}" if len(functions) > 1 else arguments)
     return Guide(GuideType.EBNF_GRAMMAR, grammar.text(f'" " ({" | ".join(calls)}) "}}"'))

@@ -140,7 +140,7 @@ class SchemaGrammar:
         kept = [v for v in values if kind is None or (isinstance(v, types) and (bool in types or v is not bool(v)))]
         if not kept:
             raise FormError("the schema allows no value somewhere")
-        return self._grammar.add(" | ".join(literal(json.dumps(value, ensure_ascii=False)) for value in kept))
+        return self._grammar.add(" | ".join(literal(json.dumps(value)) for value in kept))
 
     def _combined(self, part: dict[str, Any], name: str, place: Place) -> str:
         self._check(part, (name,))
@@ -238,7 +238,7 @@ class SchemaGrammar:
                 return '"{}"'
             member = f'string ": " {self._of(more, place)}'
             return self._grammar.add(f'"{{" ({member} (", " {member})*)? "}}"')
-        texts = [f"{literal(json.dumps(name, ensure_ascii=False) + ': ')} {self._of(members[name], place)}"
+        texts = [f"{literal(json.dumps(name) + ': ')} {self._of(members[name], place)}"
                  for name in members]  # fmt: skip
         inner = self._members(texts, [name in required for name in members])
         return self._grammar.add(f'"{{" {inner} "}}"')

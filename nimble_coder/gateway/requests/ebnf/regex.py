@@ -2,13 +2,13 @@
 
 import re
 
-from nimble_coder.gateway.requests.ebnf.grammar import NO_TEXT, FormError, escaped, literal, repeated
+from nimble_coder.gateway.requests.ebnf.grammar import NO_TEXT, FormError, literal, numbered, repeated
 
-CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": r" \t\n\r\x0b\x0c"}
+CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": r" \t\n\x0b-\r"}
 """Of ASCII, as JSON Schema's are."""
 CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
 REPEATED = re.compile(r"([*+?])|\{(\d{1,4})(,(\d{0,4}))?\}")
-WIDE = "[^"
+WIDE, MARKS = "[^", "\\]^-["
 LONGEST = 4096
 MOST_COPIES = 64
 """Of characters, by all repetitions together."""
@@ -106,22 +106,27 @@ class Reader:
         return literal(escape(name))
 
     def _class(self) -> str:
-        content = "^" if self._taken("^") else ""
-        is_first = True
+        content, last, is_first = "^" if self._taken("^") else "", "", True
         while is_first or not self._taken("]"):
             if not self._rest:
                 raise FormError("the regular expression does not close a class")
-            character, self._rest = self._rest[0], self._rest[1:]
-            is_first = False
-            if character == "-":
-                content += "-" if content and content != "^" and self._rest[:1] not in ("]", "") else r"\x2d"
-            elif character != "\\":
-                content += escaped(character, "]^-[")
-            elif self._rest[:1] in tuple(CLASSES):
-                content, self._rest = content + CLASSES[self._rest[0]], self._rest[1:]
+            character, self._rest, is_first = self._rest[0], self._rest[1:], False
+            if character == "-" and content not in ("", "^") and self._rest[:1] not in ("]", ""):
+                content += "-"
+                continue
+            if character == "\\":
+                name, self._rest = self._rest[:1], self._rest[1:]
+                if name in CLASSES and name:
+                    content += CLASSES[name]
+                    continue
+                character = escape(name)
+            if character in MARKS or not character.isprintable():
+                if content.endswith("-") or self._rest[:1] == "-":
+                    raise FormError("the regular expression has a range with a mark at its end")
+                last += character if not character.isascii() else numbered(character)
             else:
-                content, self._rest = content + escaped(escape(self._rest[:1]), "]^-["), self._rest[1:]
-        return f"[{content}]"
+                content += character
+        return f"[{content}{last}]"
 
     def _taken(self, text: str) -> bool:
         is_there = self._rest.startswith(text)
