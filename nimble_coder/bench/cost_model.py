@@ -43,6 +43,8 @@ WAYS = [
 ]
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 112)
 """Of each sequence, in the steps that are timed."""
+PLAIN_EVERY = 5
+"""Ways between two measurements of plain decoding."""
 SHARE = 0.25
 """Of the ways, those that a choice by the model measures."""
 
@@ -94,8 +96,11 @@ def tokens_per_step(generations: Sequence[Generation]) -> float:
 
 
 def measurements(ways: Sequence[Drafting], loads: Sequence[int], rounds: int) -> Iterator[tuple[Drafting, int]]:
-    """All of them, every round in another order."""
-    cases = [(way, load) for load in loads for way in ways]
+    """All of them, every round in another order; plain decoding, on which every prediction stands, again and again."""
+    cases = []
+    for load in loads:
+        for number, way in enumerate(ways):
+            cases += [(PLAINLY, load), (way, load)] if number % PLAIN_EVERY == 0 else [(way, load)]
     for turn in range(rounds):
         start = turn * len(cases) // rounds
         yield from [*cases[start:], *cases[:start]]
@@ -108,7 +113,7 @@ def measure(
     middle = int(statistics.fmean(map(len, prompts))) + args.max_tokens // 2
     asker = Asker(engine, prompts, args.max_tokens)
     with Progress(console=Console(stderr=True)) as progress:
-        total = len(args.loads) * (1 + args.rounds * (len(ways) + 1)) + 1
+        total = len(args.loads) + 1 + sum(1 for _ in measurements(ways, args.loads, args.rounds))
         task = progress.add_task("timing steps", total=total)
         budget = Budget(deepcopy(engine.step_costs))  # as it is now: what the engine sees later changes its own
         costs = {}
@@ -119,7 +124,7 @@ def measure(
         for load in args.loads:
             asker.ask(PLAINLY, load)  # the first use of slots and code paths; from now on prompts are in the cache
         found: dict[tuple[Drafting, int], list[list[Generation]]] = {}
-        for way, load in measurements([PLAINLY, *ways], args.loads, args.rounds):
+        for way, load in measurements(ways, args.loads, args.rounds):
             progress.update(task, description=f"{way.name}, {load} at once")
             found.setdefault((way, load), []).append(asker.ask(way, load))
             progress.advance(task)

@@ -9,6 +9,7 @@ import pytest
 
 from nimble_coder.bench.cost_model import Choice, Result, measurements, summary
 from nimble_coder.bench.load.drafting import Drafting
+from nimble_coder.bench.lookahead import PLAINLY
 
 
 def result(way: str, measured: float, predicted: float, load: int = 1) -> Result:
@@ -36,11 +37,18 @@ def test_the_summary_tells_errors_of_speeds_and_of_gains() -> None:
 
 
 def test_every_round_measures_everything_once_in_another_order() -> None:
-    ways = [Drafting.parse(text) for text in ("plain", "1,4,1", "draft:8")]
+    ways = [Drafting.parse(text) for text in ("1,4,1", "draft:8")]
     asked = list(measurements(ways, [1, 4], rounds=2))
     assert len(asked) == 12
     assert set(asked[:6]) == set(asked[6:])
     assert asked[:6] != asked[6:]
+
+
+def test_plain_decoding_is_measured_between_the_ways() -> None:
+    ways = [Drafting.parse(text) for text in ("1,2,1", "1,3,1", "1,4,1", "1,5,1", "1,6,1", "1,7,1", "1,8,1")]
+    names = [way.name for way, _ in measurements(ways, [1], rounds=1)]
+    assert [i for i, name in enumerate(names) if name == PLAINLY.name] == [0, 6]
+    assert len(names) == 9
 
 
 def test_it_predicts_and_measures_the_embedded_toy(tmp_path: Path) -> None:
