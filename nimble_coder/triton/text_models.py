@@ -51,8 +51,10 @@ def postprocess(tokenizer: TextTokenizer, tokens: Array, lengths: Array, skip_sp
 
     Each call stands alone, so a character split over two streamed responses shows as U+FFFD in both: clients that
     stream through the ensemble have to live with that, those that read token ids do not. Raises `ValueError` for a
-    negative id; those behind the vocabulary have no text.
+    negative id or length, and where there is not a length for each row; ids behind the vocabulary have no text.
     """
+    if lengths.size and lengths.min() < 0:
+        raise ValueError(f"SEQUENCE_LENGTH holds {lengths.min()}, which is out of range: lengths go from 0 on")
     rows = tokens.reshape(-1, tokens.shape[-1])
     shown = [row[:length].tolist() for row, length in zip(rows, lengths.reshape(-1), strict=True)]
     least = min((min(ids) for ids in shown if ids), default=0)

@@ -135,14 +135,24 @@ def test_preprocessing_still_takes_an_empty_text(http: httpx.Client) -> None:
     )
 
 
-@pytest.mark.parametrize(("ids", "status"), [([5, -2, 6], 400), ([5, 6, -1], 200), ([5, 2**31 - 1, 6], 200)])
-def test_a_negative_id_before_a_text_s_end_is_the_client_s_mistake(
-    http: httpx.Client, ids: list[int], status: int
+@pytest.mark.parametrize(
+    ("ids", "length", "status"),
+    [
+        ([5, -2, 6], 2, 400),
+        ([5, 6, -1], 2, 200),
+        ([5, 2**31 - 1, 6], 2, 200),
+        ([5, 6, 7], -1, 400),
+        ([5, 6, 7], 0, 200),
+        ([5, 6, 7], 99, 200),
+    ],
+)
+def test_a_negative_id_before_a_text_s_end_or_a_negative_length_is_the_client_s_mistake(
+    http: httpx.Client, ids: list[int], length: int, status: int
 ) -> None:
     """Behind it pads may be negative; an id that the vocabulary lacks has no text."""
     tensors_of = [
         {"name": "TOKENS_BATCH", "shape": [1, 1, 3], "datatype": "INT32", "data": ids},
-        {"name": "SEQUENCE_LENGTH", "shape": [1, 1], "datatype": "INT32", "data": [2]},
+        {"name": "SEQUENCE_LENGTH", "shape": [1, 1], "datatype": "INT32", "data": [length]},
     ]
     answer = infer(http, json.dumps({"inputs": tensors_of}), "postprocessing")
     assert (answer.status_code, "out of range" in answer.text) == (status, status == 400), answer.text
