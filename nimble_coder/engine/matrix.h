@@ -28,15 +28,15 @@ constexpr int kVectors = kPanel / kLanes;  // of a panel
 #if defined(__AVX512F__)
 constexpr int kJoinedFloat = 4, kTileFloat = 6;  // panels and rows: of 32 registers 24 have sums, 4 weights, 1 an input
 constexpr int kJoinedBytes = 2, kTileBytes = 6;  // 12 have sums of a group, 12 of all groups
-constexpr int kAlone8 = 6, kAlone4 = 12;  // most rows of a panel that is not joined
+constexpr int kAloneBytes = 6;  // most rows of a panel that is not joined
 #elif defined(__AVX2__)
 constexpr int kJoinedFloat = 1, kTileFloat = 6;
 constexpr int kJoinedBytes = 1, kTileBytes = 4;
-constexpr int kAlone8 = 0, kAlone4 = 0;
+constexpr int kAloneBytes = 0;
 #else
 constexpr int kJoinedFloat = 1, kTileFloat = 6;
 constexpr int kJoinedBytes = 1, kTileBytes = 4;
-constexpr int kAlone8 = 0, kAlone4 = 0;
+constexpr int kAloneBytes = 0;
 #endif
 
 // Takes the products of a row and `outputs` outputs from `first` on.
@@ -185,7 +185,7 @@ inline Int dot(Int sum, Bits w, int x) {
 // A row has its bytes, and behind them `Group`s.
 template <int WeightBits>
 struct Quantised {
-    static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes, kAlone = WeightBits == 4 ? kAlone4 : kAlone8;
+    static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes, kAlone = kAloneBytes;
     static constexpr int kGroup = 32, kBlock = 64;
     static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
     static constexpr int kBytes = kScales + kBlock * kPanel * WeightBits / 8;
@@ -314,9 +314,9 @@ class Packed final : public Matrix {
 
     void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const override {
         const int panels = (out_ + kPanel - 1) / kPanel, first = part.first(panels), all = part.last(panels) - first;
-        // The rows of a draft are one tile of a panel alone: less is computed between two reads of the memory, so that the
-        // processor gets further ahead with reading. Joined panels would also need a second tile.
-        if (count > 2 && count <= Format::kAlone) {
+        // Five or six rows are one tile of a panel alone: less is computed between two reads of the memory, so that the
+        // processor gets further ahead with reading.
+        if (count > 4 && count <= Format::kAlone) {
             for (int panel = first; panel < first + all; ++panel)
                 multiply_tile<1, Format::kAlone>(count, rows, 0, panel, 0, sink);
             return;

@@ -3,6 +3,7 @@
 TensorRT-LLM and the GPUs are stand-ins, which check what they are asked for; the engines are not run.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from build_engine.cache import Cache
 from build_engine.catalog import MODELS
 from build_engine.checkpoint import Checkpoint, sha256
 from build_engine.engine_config import EngineConfig
+from build_engine.guide_tokens import GUIDE_TOKENS
 from build_engine.profiles import PROFILES, Profile
 from tests.standin.machine import GPUS, Machine
 
@@ -39,8 +41,12 @@ def check_artifact(artifact: Artifact, profile: Profile, checkpoint: Checkpoint,
     assert vars(engine.shape) | tied == vars(checkpoint.shape) | tied
     assert (engine.max_draft_len, engine.max_seq_len) == (profile.lookahead.max_draft_tokens, profile.max_seq_len)
     assert engine.quant_algo == ("FP8" if profile.precision == "fp8" else engine.quant_algo)
-    for file in artifact.tokenizer.iterdir():
-        assert file.read_bytes() == (checkpoint.directory / file.name).read_bytes()
+    files = {file.name: file.read_bytes() for file in artifact.tokenizer.iterdir()}
+    if profile.engine == "tensorrt":
+        told = json.loads(files.pop(GUIDE_TOKENS))["encoded_vocab"]
+        spelled = json.loads(files["tokenizer.json"])["model"]["vocab"]
+        assert all(told[number] == token for token, number in spelled.items())
+    assert all(content == (checkpoint.directory / name).read_bytes() for name, content in files.items())
     config = (artifact.repository / "tensorrt_llm" / "config.pbtxt").read_text()
     for value in (profile.lookahead.window_size, profile.lookahead.ngram_size):
         assert f'string_value: "{value}"' in config
