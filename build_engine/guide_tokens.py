@@ -6,9 +6,10 @@ v0.19.0, which its docs/guided_decoding.md has written by TensorRT-LLM's generat
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
+
+from build_engine.control_tokens import ControlTokens
 
 GUIDE_TOKENS = "xgrammar_tokenizer_info.json"
 """Lies beside the tokenizer of an artefact whose engine can be guided."""
@@ -28,20 +29,6 @@ def write_guide_tokens(tokenizer: Path) -> None:
     for token, number in vocabulary.items():
         if number not in special:
             tokens[number] = token
-    ends = end_ids(tokenizer, vocabulary)
+    ends = ControlTokens(tokenizer, vocabulary.get).end_ids
     info = {"encoded_vocab": tokens, "tokenizer_str": text, "stop_token_ids": ends}
     (tokenizer / GUIDE_TOKENS).write_text(json.dumps(info), encoding="utf-8")
-
-
-def end_ids(tokenizer: Path, vocabulary: dict[str, int]) -> list[int]:
-    """The ids that end a generation."""
-    found = read(tokenizer / "generation_config.json").get("eos_token_id")
-    if found is None:
-        token = read(tokenizer / "tokenizer_config.json")["eos_token"]
-        return [vocabulary[token if isinstance(token, str) else token["content"]]]
-    return [int(i) for i in found] if isinstance(found, list) else [int(found)]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

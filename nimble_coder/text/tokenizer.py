@@ -1,11 +1,11 @@
 """A checkpoint's tokenizer, as the serving stage uses it."""
 
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
+
+from build_engine.control_tokens import ControlTokens
 
 PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 OTHERS = tuple(byte for byte in range(256) if byte not in PRINTABLE)
@@ -18,8 +18,8 @@ class TextTokenizer:
 
     def __init__(self, directory: Path) -> None:
         """Loads from a directory with `tokenizer.json`, `tokenizer_config.json`, and often `generation_config.json`."""
-        self._directory = directory
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self._control = ControlTokens(directory, self._tokenizer.token_to_id)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added at its ends."""
@@ -41,27 +41,12 @@ class TextTokenizer:
         """The ids that do not show in decoded text."""
         return frozenset(i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
 
-    @cached_property
+    @property
     def end_ids(self) -> list[int]:
         """The ids that end a generation, the most usual first: Qwen2.5-Coder Instruct has two."""
-        found = self._json("generation_config.json").get("eos_token_id")
-        if found is None:
-            return [self._id(self._json("tokenizer_config.json")["eos_token"])]
-        return [int(i) for i in found] if isinstance(found, list) else [int(found)]
+        return self._control.end_ids
 
-    @cached_property
+    @property
     def pad_id(self) -> int:
         """The id that fills up shorter rows of a batch."""
-        token = self._json("tokenizer_config.json").get("pad_token")
-        return self.end_ids[0] if token is None else self._id(token)
-
-    def _id(self, token: str | dict[str, Any]) -> int:
-        content = token if isinstance(token, str) else token["content"]
-        found = self._tokenizer.token_to_id(content)
-        if found is None:
-            raise ValueError(f"{self._directory}: tokenizer_config.json names {content!r}, tokenizer.json lacks it")
-        return int(found)
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self._directory / name
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return self._control.pad_id
