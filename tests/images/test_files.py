@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from build_engine.versions import CONTAINER
 from tests.images.bases import ROOT
@@ -72,18 +74,30 @@ def test_compose_gives_prometheus_the_rules() -> None:
     assert ROOT / rules.split(":")[0] == RULES
 
 
-def test_the_lock_pins_what_the_project_asks_for_and_what_it_is_tested_with() -> None:
-    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements/serve.txt").read_text(), re.MULTILINE))
-    tested = dict(re.findall(r"^(\S+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    tested = {normal(name): version for name, version in tested.items()}
-    assert {name: version.removesuffix("+cpu") for name, version in locked.items() if name in tested} == {
-        name: version for name, version in tested.items() if name in locked
-    }
+@pytest.mark.parametrize("lock", ["serve.txt", "cuda.txt"])
+def test_the_lock_pins_what_the_project_asks_for_and_what_it_is_tested_with(lock: str) -> None:
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements" / lock).read_text(), re.MULTILINE))
+    lines = re.findall(r"^\w.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    tested = {normal(each.name): each.specifier for each in map(Requirement, lines)}
+    assert {name: version for name, version in locked.items() if version not in tested.get(name, SpecifierSet())} == {}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for wanted in [*project["dependencies"], *extras["build"], *extras["serve"]]:
         name = normal(re.split(r"[\[<>= ]", wanted)[0])
-        assert name in locked or name == "nimble-coder", f"run scripts/lock: {wanted} is not in requirements/serve.txt"
+        assert name in locked or name == "nimble-coder", f"run scripts/lock: {wanted} is not in requirements/{lock}"
+
+
+def test_the_cuda_lock_has_the_versions_that_were_run_on_a_gpu_and_the_other_has_no_cuda() -> None:
+    locks = {name: (ROOT / "requirements" / f"{name}.txt").read_text() for name in ("serve", "cuda")}
+    ran = re.search(
+        r"PyTorch (\S+) with CUDA (\S+), Triton's language (\S+),", (ROOT / "docs/gpu-benchmarks.md").read_text()
+    )
+    assert ran is not None
+    torch, cuda, triton = ran.groups()
+    found = dict(re.findall(r"^(torch|cuda-toolkit|triton)==([\w.+]+)", locks["cuda"], re.MULTILINE))
+    assert (found["torch"], found["triton"]) == (torch, triton)
+    assert found["cuda-toolkit"].startswith(cuda)
+    assert not re.search(r"^(cuda-|nvidia-c|triton==)", locks["serve"], re.MULTILINE)
 
 
 def normal(name: str) -> str:
@@ -91,7 +105,7 @@ def normal(name: str) -> str:
 
 
 def test_every_locked_file_has_a_hash() -> None:
-    for lock in ("serve.txt", "wheel.txt"):
+    for lock in ("serve.txt", "cuda.txt", "wheel.txt"):
         for entry in re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements" / lock).read_text()):
             assert "--hash=sha256:" in entry or entry.startswith("#"), entry
 
