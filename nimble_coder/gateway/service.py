@@ -31,7 +31,7 @@ from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.ebnf.grammar import FormError
 from nimble_coder.gateway.requests.ebnf.guide import as_ebnf, call_ebnf
-from nimble_coder.gateway.requests.field_check import check_fields, header
+from nimble_coder.gateway.requests.field_check import UNGUIDED, check_fields, header
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.forms import guide_of, named_guide
 from nimble_coder.gateway.requests.reading import decode
@@ -155,6 +155,7 @@ class Service:
         calling = calling_of(asked)
         if self.engine is Engine.PORTABLE:
             return held(calling, asked)
+        check_strict(calling, self.is_guided)
         if self.is_guided and not calling.opening and named_guide(asked):
             return Calling()  # the form holds the whole answer
         functions = calling.demanded_functions if self.is_guided else ()
@@ -371,6 +372,19 @@ class Service:
         if not exchange.status:
             await exchange.start(200, delivery.wire.stream_type, delivery.headers)
         await exchange.write(chunk)
+
+
+def check_strict(calling: Calling, is_guided: bool) -> None:
+    """Raises `ApiError` for strict functions whose schemas a TensorRT engine's calls cannot be kept to: those of its
+    own accord are checked when they are whole, demanded ones have to be held."""
+    demanded = [name for name, _, is_strict in calling.demanded_functions if is_strict]
+    if demanded and not is_guided:
+        text = f"a demanded call of {demanded[0][:80]!r}, which is strict, is not available with this engine{UNGUIDED}"
+        raise ApiError(400, f"{text}; or leave out strict", "unsupported", "tool_choice")
+    try:
+        calling.strict.check()
+    except ValueError as error:
+        raise ApiError(400, f"{error}: mend them, or leave out strict", "unsupported", "tools") from None
 
 
 def wants_every_step(asked: Sampling) -> bool:

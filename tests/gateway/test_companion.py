@@ -15,6 +15,9 @@ from jsonschema import Draft202012Validator
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, TOKENIZER, Artifact
 from build_engine.guide_tokens import write_guide_tokens
 from build_engine.manifest import NAME, record_files
+from nimble_coder.gateway.answers.tools import Calling
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.service import check_strict
 from nimble_coder.processes import triton_installation as installation
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import running_service
@@ -201,3 +204,17 @@ def test_a_demanded_call_is_held_to_by_the_companion(pair: Serving) -> None:
         strict = {"type": "function", "function": {**odd, "strict": True}}
         refused = http.post("/v1/chat/completions", json={**CHAT, "tools": [strict], "tool_choice": "required"})
         assert (refused.status_code, "'not'" in refused.text) == (400, True)
+        assert http.post("/v1/chat/completions", json={**CHAT, "tools": [strict]}).status_code == 200
+        strict["function"] = {"name": "now", "parameters": {"type": "objekt"}, "strict": True}
+        refused = http.post("/v1/chat/completions", json={**CHAT, "tools": [strict]})
+        assert (refused.status_code, "parameters of" in refused.text) == (400, True)
+
+
+def test_calls_of_a_strict_function_are_demanded_only_where_they_can_be_held() -> None:
+    call = ("store", {"type": "object"}, True), ("now", None, False)
+    for functions in (call[1:], ()):
+        check_strict(Calling(demanded_functions=functions), is_guided=False)
+    check_strict(Calling(demanded_functions=call), is_guided=True)
+    with pytest.raises(ApiError, match=r"'store', which is strict.*--companion; or leave out strict") as caught:
+        check_strict(Calling(demanded_functions=call), is_guided=False)
+    assert (caught.value.status, caught.value.param) == (400, "tool_choice")

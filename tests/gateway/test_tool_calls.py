@@ -140,6 +140,21 @@ def test_functions_are_answered_as_they_were_asked_for(client: OpenAI, asked: di
     assert chunks[-1].finish_reason == "function_call"
 
 
+def test_a_fenced_call_of_a_strict_function_has_its_schema_or_is_text(
+    artifact: Artifact, tmp_path: Path, tokenizer: TextTokenizer
+) -> None:
+    said = "```json\n" + json.dumps({"name": "read_file", "arguments": {"path": "a.py"}}) + "\n```"
+    with client_of(artifact, tmp_path, said) as client:
+        for kind, is_strict, is_call in (("string", True, True), ("integer", True, False), ("integer", False, True)):
+            schema = {"type": "object", "properties": {"path": {"type": kind}}, "required": ["path"]}
+            function = {"name": "read_file", "parameters": schema, "strict": is_strict}
+            asked = {**request_for(said, tokenizer), "tools": [{"type": "function", "function": function}]}
+            choice = client.chat.completions.create(**asked).choices[0]
+            assert choice.message.content == (None if is_call else said)
+            assert bool(choice.message.tool_calls) is is_call
+            assert streamed(client, asked) == ("", ["tool_calls"], CALLS[:1]) if is_call else (said, ["length"], [])
+
+
 def test_a_choice_that_cannot_be_kept_is_refused(client: OpenAI, asked: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError, match="'write_file', and there is no such tool"):
         client.chat.completions.create(

@@ -3,7 +3,9 @@
 import json
 import re
 import time
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
+from nimble_coder.gateway.answers.strict_arguments import StrictArguments
 from nimble_coder.gateway.answers.tools import Calling, ToolCallParser, gather
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
@@ -109,6 +112,70 @@ def test_every_form_is_a_call(text: str) -> None:
 )
 def test_anything_else_stays_text(text: str) -> None:
     assert parse_anyhow(text) == (text, [])
+
+
+STRICT = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}, "day": {"type": "string", "format": "date"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", "```json\n{}\n```", "```\n[{}]\n```", "<tools>{}</tools>", "So:\n{}\nThat is it."]
+)
+@pytest.mark.parametrize(
+    ("arguments", "is_allowed"),
+    [
+        ('{"city": "Rome"}', True),
+        ('{"day": "2026-11-26", "city": "Rome"}', True),
+        ("{}", False),
+        ('{"city": 1}', False),
+        ('{"city": "rome"}', False),
+        ('{"city": "Rome", "day": "today"}', False),
+        ('{"city": "Rome", "more": 1}', False),
+    ],
+)
+def test_a_strict_functions_call_has_its_schema_or_is_text(form: str, arguments: str, is_allowed: bool) -> None:
+    markup = f'{{"name": "get_weather", "arguments": {arguments}}}'
+    text = form.replace("{}", markup)
+    around = form.partition("{}") if form.startswith("So") else ("", "", "")
+    shown = around[0] + around[2]
+    wants = (shown, wanted(markup)) if is_allowed else (text, [])
+    for is_strict in (True, False):
+        strict = StrictArguments([("get_weather", STRICT, is_strict), ("add", None, False)])
+        calling = replace(CALLING, strict=strict)
+        for pieces in ([text], list(text)):
+            found, parser = parse_by(calling, pieces)
+            assert found == (wants if is_strict else (shown, wanted(markup)))
+            assert parser.reason("stop") == ("tool_calls" if found[1] else "stop")
+    assert parse_by(replace(CALLING, strict=strict), [OTHER])[0] == ("", wanted(OTHER))
+
+
+BAD_SCHEMAS: dict[str, dict[str, Any]] = {
+    "no schema": {"type": "objekt"},
+    "looks around": {"properties": {"a": {"pattern": "(?=a)"}}},
+    "too large an automaton": {"properties": {"a": {"pattern": "(a{1,1000}){1,1000}"}}},
+    "too many patterns": {"properties": {f"p{number}": {"pattern": "a"} for number in range(65)}},
+    "too long": {"description": "a" * 70_000},
+    "somewhere else": {"$ref": "http://127.0.0.1:1/schema.json"},
+    "a file": {"$ref": "file:///etc/hostname"},
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCHEMAS)
+def test_what_cannot_be_checked_is_said_and_no_call(name: str) -> None:
+    strict = StrictArguments([("add", BAD_SCHEMAS[name], True)])
+    with pytest.raises(ValueError, match="the parameters of 'add'"):
+        strict.check()
+    assert parse_by(replace(CALLING, strict=strict), [OTHER])[0] == (OTHER, [])
+
+
+def test_no_pattern_takes_long_whatever_it_is_held_against() -> None:
+    strict = StrictArguments([("add", {"properties": {"a": {"pattern": "^(a+)+$"}}}, True)])
+    call = json.dumps({"name": "add", "arguments": {"a": "a" * 20_000 + "!"}})
+    assert parse_by(replace(CALLING, strict=strict), [call])[0] == (call, [])
 
 
 @pytest.mark.parametrize("before", ["", "I look.\n", CODE])

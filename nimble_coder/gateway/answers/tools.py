@@ -6,7 +6,7 @@ It is asked for `<tool_call>` and often answers with a fenced block, bare JSON, 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from nimble_coder.contract.request import Guide
@@ -25,6 +25,7 @@ from nimble_coder.gateway.answers.call_json import (
     read_python,
     unclosed,
 )
+from nimble_coder.gateway.answers.strict_arguments import StrictArguments
 from nimble_coder.gateway.requests.forms import Function
 
 TAGS = ("<tool_call>", "<tools>")
@@ -82,6 +83,8 @@ class Calling:
     """Asked for as `functions`: the call is answered as `function_call`."""
     demanded_functions: tuple[Function, ...] = ()
     """Those that a demanded call may be of."""
+    strict: StrictArguments = field(default_factory=StrictArguments)
+    """What the arguments have to be of a call that is not held to its form: JSON with others is ordinary text."""
 
     @cached_property
     def demanded(self) -> re.Pattern[str]:
@@ -355,7 +358,7 @@ class ToolCallParser:
         if is_bare and self._has_text and not has_exact_shape(value):
             return None
         call = as_call(value, self._names)
-        return (end, call) if call else None
+        return (end, call) if call and self._calling.strict.allow(call) else None
 
     def _is_begun(self, start: int, is_amid_text: bool) -> bool:
         """Whether JSON that the end cuts would have been a call: it names an offered function, and its arguments come

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from nimble_coder.gateway.answers.bodies.chat import ChatFinishReason
+from nimble_coder.gateway.answers.strict_arguments import StrictArguments
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
@@ -124,7 +125,8 @@ def calling_of(request: ChatRequest) -> Calling:
     if choice == "none":
         return Calling()
     if choice in (None, "auto"):
-        return Calling(names, finish_reason=reason, most=most, is_legacy=request.is_legacy)
+        strict = StrictArguments(as_function(tool.function) for tool in request.offered)
+        return Calling(names, finish_reason=reason, most=most, is_legacy=request.is_legacy, strict=strict)
     name = None if choice == "required" else chosen_name(choice)
     if not names or name not in (None, *names):
         text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
