@@ -20,6 +20,7 @@ ADDRESSES = ("127.0.0.11", "127.0.0.12")
 PROXIES = tuple(COMMANDS)
 REQUESTS = 1000
 SESSIONS, TURNS = 16, 6
+AGAIN_TOKENS = 32
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,31 @@ def test_affinity_finds_more_of_the_kv_cache(behind: str, fleet: Fleet) -> None:
         shares[name] = reused / total
     say(f"{behind}: of {SESSIONS} files in {TURNS} versions each, KV entries reused: {shares}")
     assert shares["by the prompt"] > shares["at random"] + 0.05
+
+
+def test_affinity_finds_more_of_the_draft_pool(behind: str, fleet: Fleet) -> None:
+    """What a file was answered before is drafted where it is asked again, by the pod that has answered it."""
+    shares = {}
+    for name in ("by the prompt", "at random"):
+        counted = ("nimble_accepted_draft_tokens_total", "generation_tokens_total")
+        before = [fleet.total(metric) for metric in counted]
+        ask_again(at_random=name == "at random")
+        assert wait_until(lambda: fleet.total(counted[1]) - before[1] == SESSIONS * TURNS * AGAIN_TOKENS, 10)  # noqa: B023
+        accepted, given = (fleet.total(metric) - was for metric, was in zip(counted, before, strict=True))
+        shares[name] = accepted / given
+    say(f"{behind}: of {SESSIONS} files asked {TURNS} times each, tokens that were accepted drafts: {shares}")
+    assert shares["by the prompt"] > shares["at random"] + 0.03
+
+
+def ask_again(at_random: bool) -> None:
+    """A completion of each file, again and again; sampled with its own seed, since the embedded model repeats itself."""
+    files = [f"# {secrets.token_hex(200)}\ndef load_{secrets.token_hex(2)}(path, " for _ in range(SESSIONS)]
+    with httpx.Client(base_url=HTTP, timeout=120) as http:
+        for _ in range(TURNS):
+            for seed, text in enumerate(files):
+                headers = {"x-nimble-affinity": secrets.token_hex(8)} if at_random else {}
+                body = {"prompt": text, "max_tokens": AGAIN_TOKENS, "ignore_eos": True, "temperature": 1, "seed": seed}
+                assert http.post("/v1/completions", json=body, headers=headers).status_code == 200
 
 
 def talk(at_random: bool) -> None:
