@@ -135,7 +135,7 @@ def test_affinity_finds_more_of_the_draft_pool(behind: str, fleet: Fleet) -> Non
 
 
 def ask_again(at_random: bool) -> None:
-    """A completion of each file, again and again; sampled with its own seed, since the embedded model repeats itself."""
+    """A completion of each file, again and again; sampled with a seed, since the embedded model repeats itself."""
     files = [f"# {secrets.token_hex(200)}\ndef load_{secrets.token_hex(2)}(path, " for _ in range(SESSIONS)]
     with httpx.Client(base_url=HTTP, timeout=120) as http:
         for _ in range(TURNS):
