@@ -28,6 +28,7 @@ FENCE = "```"
 SECONDS, MEMORY = 10, 1 << 30
 """What one answer and its tests may use."""
 NOBODY = 65534
+MOST_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Answer:
     accepted_drafts: int
     seconds: float
     passed: bool
+    token_ids: list[int]
+    """Up to the one that ended the answer, which is not among them."""
 
 
 def program_of(problem: dict[str, Any], text: str) -> str:
@@ -94,6 +97,7 @@ def ask(
         "max_tokens": max_tokens,
         "temperature": 0,
         "stop_token_ids": fence,  # by ids the engine itself ends, and tells its drafts to the last
+        "return_token_ids": True,
     }
     if lookahead:
         w, n, g = lookahead.window_size, lookahead.ngram_size, lookahead.verification_set_size
@@ -101,10 +105,12 @@ def ask(
     started = time.perf_counter()
     found = post(f"{url}/v1/completions", body)
     seconds = time.perf_counter() - started
-    text, usage = found["choices"][0]["text"].partition(FENCE)[0], found["usage"]
+    choice, usage = found["choices"][0], found["usage"]
+    text, ids = choice["text"].partition(FENCE)[0], choice["token_ids"]
     accepted = (usage.get("completion_tokens_details") or {}).get("accepted_prediction_tokens", 0)
     passed = passes(program_of(problem, text))
-    return Answer(problem["task_id"], text, usage["completion_tokens"], accepted, round(seconds, 3), passed)
+    ids = ids[: next((i for i, token in enumerate(ids) if token in fence), len(ids))]
+    return Answer(problem["task_id"], text, usage["completion_tokens"], accepted, round(seconds, 3), passed, ids)
 
 
 def summary(answers: list[Answer]) -> str:
@@ -123,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=URL, help="of the service's HTTP endpoint")
     parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
-    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--max-tokens", type=int, default=MOST_TOKENS)
     parser.add_argument("--json", type=Path, help="a file for every answer")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--lookahead", type=LookaheadConfig.parse, metavar="W,N,G", help="the service's own choice if not")

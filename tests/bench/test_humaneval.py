@@ -51,5 +51,5 @@ def test_an_answer_can_neither_stay_nor_grow_nor_write_nor_reach_others(
 
 
 def test_the_summary_counts_problems_tokens_and_steps() -> None:
-    answers = [Answer("a", "", 100, 50, 2.0, True), Answer("b", "", 100, 50, 2.0, False)]
+    answers = [Answer("a", "", 100, 50, 2.0, True, []), Answer("b", "", 100, 50, 2.0, False, [])]
     assert summary(answers).startswith("1 of 2 problems solved: pass@1 50.0; 200 tokens, 2.00 a step, 50.0 a second")

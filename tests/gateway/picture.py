@@ -2,8 +2,8 @@
 
     scripts/picture [--url http://127.0.0.1:8000] [--file docs/images/playground.png]
 
-Start the service with the real model, and with `NIMBLE_SHARE_DRAFTS=false`: otherwise a second picture's drafts come from
-the answer of the first.
+Start the service with the real model, and with `NIMBLE_SHARE_DRAFTS=false`: otherwise a second picture's drafts come
+from the answer of the first.
 """
 
 import argparse
