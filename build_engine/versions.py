@@ -92,6 +92,9 @@ LOOKAHEAD_SM = (80, 86, 87, 89, 90)
 """Compute capabilities (x10) with multi-token XQA kernels: the cubins in TensorRT-LLM's decoderXQA directory."""
 FP8_SM = 89
 """The first compute capability (x10) with FP8 tensor cores."""
+CUDA_DRIVERS = {"nvidia-cuda-runtime": ("13", 580), "nvidia-cuda-runtime-cu12": ("12", 525)}
+"""What PyTorch's CUDA builds bring, with CUDA's major version and the least driver for it:
+docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
 
 
 def line_of(tensorrt_llm: str) -> Line:
@@ -131,6 +134,26 @@ def installed_tensorrt_llm() -> str | None:
         return version("tensorrt_llm")
     except PackageNotFoundError:
         return None
+
+
+def installed_cuda() -> tuple[str, int] | None:
+    """CUDA's major version that PyTorch brought along, and the least driver for it; None where it brought none."""
+    for name, found in CUDA_DRIVERS.items():
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        return found
+    return None
+
+
+def check_driver_for_pytorch(driver: str) -> None:
+    """Raises `IncompatibleError` where a driver is too old for the CUDA that PyTorch brought along."""
+    cuda, least = installed_cuda() or ("", 0)
+    if int(driver.split(".", maxsplit=1)[0]) < least:
+        raise IncompatibleError(
+            f"driver {driver} is too old for PyTorch's CUDA {cuda}: install {least} or later on this machine"
+        )
 
 
 def check_version(found: str | None, allow_unproven: bool = False) -> str:

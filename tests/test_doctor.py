@@ -24,7 +24,7 @@ from nimble_coder.commands.doctor import Finding, examine
 from nimble_coder.engine.cores import Cores
 from nimble_coder.gateway.access.certificate import valid_until
 from nimble_coder.settings.loading import load
-from tests.standin.machine import A100, T4, Machine
+from tests.standin.machine import A100, B200, T4, Machine
 from tests.supervisor.conftest import COMMAND
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -85,6 +85,29 @@ def test_a_gpu_without_the_kernels_is_not_enough(machine: Machine) -> None:
     machine.gpus(T4)
     assert doctor.check_gpu(detect_hardware(), needed=True).is_wrong
     assert not doctor.check_gpu(detect_hardware(), needed=False).is_wrong
+
+
+def test_what_the_portable_engine_needs_on_a_gpu_is_asked_where_it_is_to_run_on_one(
+    artifact: Artifact, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"NIMBLE_ARTIFACT": artifact.directory, "NIMBLE_ENGINE_DEVICE": "cuda"}
+    without = findings(**asked)
+    assert wrong(without) == {"gpu", "driver", "kernels", "engine"}
+    assert "--gpus all" in without["engine"].remedy
+    machine.gpus(T4, B200)
+    machine.cuda("13.0.96")
+    machine.set(STANDIN_DRIVER="575.57.08")
+    old = findings(**asked)
+    assert old["gpu"].seen.startswith("GPU 1: NVIDIA B200")
+    assert old["driver"].remedy == "install 580 or later on this machine"
+    machine.set(STANDIN_DRIVER="580.65.06")
+    found = findings(**asked)
+    assert wrong(found) == {"kernels"}  # this machine has neither PyTorch's CUDA build nor the driver's library
+    assert "libcuda.so.1" in found["kernels"].seen
+    monkeypatch.setattr(doctor, "lacking", lambda: iter(()))
+    machine.set(TRITON_CACHE_DIR=machine.home / "kernels")
+    assert findings(**asked)["kernels"].seen.endswith(str(machine.home / "kernels"))
+    assert findings(NIMBLE_ARTIFACT=artifact.directory)["kernels"].verdict == "ok"
 
 
 def test_an_engine_whose_content_changed_is_wrong_though_its_sizes_are_right(

@@ -16,11 +16,13 @@ from build_engine.cache import Cache
 from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.precision import DTYPE_BYTES
+from build_engine.profiles import CUDA, CUDA_SM
 from build_engine.versions import (
     CONTAINER,
     IncompatibleError,
     check_compute_capability,
     check_container,
+    check_driver_for_pytorch,
     check_version,
     installed_tensorrt_llm,
 )
@@ -30,6 +32,7 @@ from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.gateway.access.certificate import SOON, valid_until
 from nimble_coder.processes.errors import PortTakenError, TritonError
+from nimble_coder.processes.kernel_compiler import KEPT, lacking, without_unwritable
 from nimble_coder.processes.triton_installation import shared_libpython
 from nimble_coder.processes.triton_stack import STACK, shortage
 from nimble_coder.settings.loading import Loaded
@@ -69,10 +72,12 @@ def examine(loaded: Loaded) -> list[Finding]:
     engine, choice = check_engine(settings)
     needs_gpu = choice is not None and choice.profile.engine == "tensorrt"
     ranks = choice.profile.tensor_parallel if choice else 1
+    on_cuda = is_on_cuda(settings, choice)
     return [
         check_settings(loaded),
-        check_gpu(hardware, needs_gpu),
-        check_driver(hardware, needs_gpu),
+        check_cuda_gpu(hardware) if on_cuda else check_gpu(hardware, needs_gpu),
+        check_cuda_driver(hardware) if on_cuda else check_driver(hardware, needs_gpu),
+        check_kernels(on_cuda),
         check_software(needs_gpu),
         check_triton(needs_gpu),
         check_shared_memory(ranks),
@@ -128,6 +133,47 @@ def check_driver(hardware: Hardware, needed: bool) -> Finding:
     if major >= LEAST_DRIVER:
         return Finding("driver", "warning", hardware.driver, f"install {DRIVER} where the engine does not load")
     return Finding("driver", "wrong", hardware.driver, f"install driver {DRIVER} or later")
+
+
+def is_on_cuda(settings: Settings, choice: Choice | None) -> bool:
+    """Whether the portable engine is to run on a GPU, where that is known before it is asked for one."""
+    if choice is not None and (not choice.profile.is_portable or settings.engine_device == "cpu"):
+        return False
+    return settings.engine_device == "cuda" or (choice is not None and choice.profile.gpu == CUDA)
+
+
+def check_cuda_gpu(hardware: Hardware) -> Finding:
+    """Whether a GPU is seen that the portable engine's kernels run on."""
+    usable = [gpu for gpu in hardware.gpus if gpu.sm >= CUDA_SM]
+    if usable:
+        return Finding("gpu", "ok", "; ".join(map(str, usable)))
+    seen = hardware.note or "; ".join(map(str, hardware.gpus))
+    remedy = f"docker run --gpus all with the NVIDIA container toolkit, on compute capability {CUDA_SM / 10} or more"
+    return Finding("gpu", "wrong", seen, f"{remedy}; or NIMBLE_ENGINE_DEVICE=cpu")
+
+
+def check_cuda_driver(hardware: Hardware) -> Finding:
+    """Whether the driver is new enough for the CUDA that PyTorch brought along."""
+    if hardware.driver is None:
+        return Finding("driver", "wrong", hardware.note, "install NVIDIA's driver")
+    try:
+        check_driver_for_pytorch(hardware.driver)
+    except IncompatibleError as error:
+        reason, _, remedy = str(error).partition(": ")
+        return Finding("driver", "wrong", reason, remedy)
+    return Finding("driver", "ok", hardware.driver)
+
+
+def check_kernels(needed: bool) -> Finding:
+    """Whether the GPU's kernels can be compiled and started."""
+    if not needed:
+        return Finding("kernels", "ok", "the engine has none to compile")
+    if missing := list(lacking()):
+        return Finding(
+            "kernels", "wrong", f"missing: {', '.join(w for w, _ in missing)}", "; ".join(r for _, r in missing)
+        )
+    place = without_unwritable(os.environ).get(KEPT, "the home directory, until the container ends")
+    return Finding("kernels", "ok", f"can be compiled, and are kept in {place}")
 
 
 def check_software(needed: bool) -> Finding:
@@ -296,6 +342,9 @@ def check_engine(settings: Settings) -> tuple[Finding, Choice | None]:
         artifact = Artifact.open(choice.artifact.directory)
         artifact.manifest.check_hashes(artifact.directory)
         EngineConfig.read(artifact.engine)
+    except IncompatibleError as error:
+        reason, _, remedy = str(error).rpartition(": ")
+        return Finding("engine", "wrong", reason, remedy), None
     except (ValueError, RuntimeError, OSError) as error:
         return Finding("engine", "wrong", str(error), "nimble-coder cache prune, then build-engine"), None
     return Finding("engine", "ok", f"{artifact.directory}, {len(artifact.manifest.files)} files as built"), choice

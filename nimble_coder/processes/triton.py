@@ -19,6 +19,7 @@ from types import TracebackType
 from nimble_coder.environment import env_names
 from nimble_coder.processes.children import State, how_ended, session_commands, tethered
 from nimble_coder.processes.errors import NotReadyError, OutOfMemoryError, PortTakenError, TritonError
+from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.log import Log, ProcessLog, open_log
 from nimble_coder.processes.triton_container import ContainerTriton
 from nimble_coder.processes.triton_installation import STUB, Installation, shared_libpython
@@ -257,8 +258,9 @@ class TritonServer:
 
     def _environment(self, library: Path | None) -> dict[str, str]:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
+        kept = without_unwritable(os.environ)
         environment = {
-            **{name: value for name, value in os.environ.items() if name not in (*SECRETS, THREADS, LENGTH)},
+            **{name: value for name, value in kept.items() if name not in (*SECRETS, THREADS, LENGTH)},
             **({THREADS: str(self.threads)} if self.threads else {}),
             **({LENGTH: str(self.max_seq_len)} if self.max_seq_len else {}),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

@@ -39,7 +39,7 @@ class Settings(GatewayOptions):
     engine_threads: int | None = Field(default=None, ge=1)
     """Threads of the portable engine's step on a CPU; where not set, the cores that Triton and the gateway leave."""
     engine_device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What the portable engine runs on; `auto` takes a GPU where PyTorch finds one."""
+    """What the portable engine runs on; `auto` takes a GPU where PyTorch finds one, `cuda` ends where there is none."""
     workers: int = Field(default=1, ge=1, le=64)
     """Gateway processes on the same ports."""
     startup_seconds: float = Field(default=1800.0, gt=0)

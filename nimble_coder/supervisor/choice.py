@@ -6,13 +6,14 @@ from pathlib import Path
 from build_engine.artifact import Artifact
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
-from build_engine.hardware import detect_hardware
+from build_engine.hardware import Hardware, detect_hardware
 from build_engine.inventory import newest_artifact
 from build_engine.local import local_model, open_local
 from build_engine.machine import check_serves
 from build_engine.manifest import NAME, ManifestError
-from build_engine.profiles import Profile, find_profile
+from build_engine.profiles import CUDA_SM, Profile, find_profile
 from build_engine.selection import profile_of, select_profile
+from build_engine.versions import IncompatibleError, check_driver_for_pytorch
 from nimble_coder.settings.model import Settings
 
 
@@ -37,6 +38,8 @@ def choose(settings: Settings) -> Choice:
     Raises `ManifestError`, `ProfileError`, `CheckpointError`, `IncompatibleError` or `NoEngineError`.
     """
     choice = _choose(settings)
+    if settings.engine_device == "cuda" and choice.profile.is_portable:
+        check_gpu(detect_hardware())
     if choice.artifact:
         check_serves(choice.artifact)
     elif not settings.build_on_start:
@@ -45,6 +48,18 @@ def choose(settings: Settings) -> Choice:
             f"NIMBLE_BUILD_ON_START is false: fill the cache with `nimble-coder build-engine -p {choice.profile.name}`"
         )
     return choice
+
+
+def check_gpu(hardware: Hardware) -> None:
+    """Raises `IncompatibleError` where the portable engine is to run on a GPU (`NIMBLE_ENGINE_DEVICE`) and cannot."""
+    if not any(gpu.sm >= CUDA_SM for gpu in hardware.gpus):
+        seen = hardware.note or "; ".join(map(str, hardware.gpus))
+        raise IncompatibleError(
+            f"the engine is to run on a GPU of compute capability {CUDA_SM / 10} or more, this machine has none "
+            f"({seen}): start the container with --gpus all, where the NVIDIA container toolkit is installed, or set "
+            f"NIMBLE_ENGINE_DEVICE=cpu"
+        )
+    check_driver_for_pytorch(hardware.driver or "0")
 
 
 def _choose(settings: Settings) -> Choice:

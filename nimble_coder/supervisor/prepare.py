@@ -13,7 +13,8 @@ def prepare(loaded: Loaded, log: ProcessLog, download_only: bool) -> None:
 
     Raises what `choose` and `StartBuild.run` raise, an exception with an `exit_code` each.
     """
-    settings = loaded.settings.model_copy(update={"build_on_start": True})
+    device = {"engine_device": "auto"} if download_only else {}  # which asks for no GPU
+    settings = loaded.settings.model_copy(update={"build_on_start": True, **device})
     choice = choose(settings)
     if choice.artifact:
         log.say(NAME, f"there already: {choice.artifact.directory} ({choice.why})")

@@ -132,6 +132,12 @@ class Machine:
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: {version}\n")
 
+    def cuda(self, version: str) -> None:
+        """Lets PyTorch have brought along that CUDA."""
+        info = self.home / "site" / f"nvidia_cuda_runtime-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: nvidia-cuda-runtime\nVersion: {version}\n")
+
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "nimble_coder.cli", *map(str, arguments)]
 

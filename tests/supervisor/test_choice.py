@@ -12,12 +12,13 @@ from build_engine.cache import Cache
 from build_engine.checkpoint import CheckpointError
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES, ProfileError
+from build_engine.versions import IncompatibleError
 from nimble_coder.settings.loading import load
 from nimble_coder.supervisor.build import build_command
 from nimble_coder.supervisor.choice import Choice, NoEngineError, choose
 from tests.build_engine.gguf_files import write_gguf
 from tests.conftest import MakeCheckpoint
-from tests.standin.machine import Machine
+from tests.standin.machine import B200, H100, T4, Machine
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 
@@ -69,6 +70,29 @@ def test_without_a_choice_the_best_profile_of_the_machine_is_taken(h100: Machine
     assert chosen(NIM_CACHE_PATH=h100.cache).profile.name == SEVEN
     h100.gpus()
     assert chosen(NIM_CACHE_PATH=h100.cache).profile.name == "demo"
+
+
+def test_an_engine_that_is_to_run_on_a_gpu_is_refused_without_one(artifact: Artifact, machine: Machine) -> None:
+    asked = {"NIMBLE_ARTIFACT": artifact.directory, "NIMBLE_ENGINE_DEVICE": "cuda"}
+    for gpus in ([], [T4]):
+        machine.gpus(*gpus)
+        with pytest.raises(IncompatibleError, match=r"compute capability 8\.0 or more.*--gpus all.*DEVICE=cpu"):
+            chosen(**asked)
+    machine.gpus(T4, B200)
+    assert chosen(**asked).artifact == artifact
+    machine.gpus()
+    assert chosen(**{**asked, "NIMBLE_ENGINE_DEVICE": "cpu"}).artifact == artifact
+
+
+def test_a_driver_that_is_too_old_for_pytorchs_cuda_is_refused_before_anything_is_built(machine: Machine) -> None:
+    machine.gpus(H100)
+    machine.cuda("13.0.96")
+    asked = {"NIM_CACHE_PATH": machine.cache, "NIMBLE_ENGINE_DEVICE": "cuda"}
+    machine.set(STANDIN_DRIVER="575.57.08")
+    with pytest.raises(IncompatibleError, match=r"driver 575\.57\.08 is too old for PyTorch's CUDA 13: install 580"):
+        chosen(**asked)
+    machine.set(STANDIN_DRIVER="580.65.06")
+    assert chosen(**asked).profile.name == "qwen2.5-coder-7b-instruct-torch-cuda-bf16-w15n15g15"
 
 
 def test_the_newest_whole_artefact_of_the_profile_is_found_without_a_network(

@@ -94,7 +94,7 @@ def test_a_copy_that_was_cut_is_seen_and_not_served(filled: Path, start: Start, 
 def test_for_an_air_gap_the_checkpoint_alone_is_fetched(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     with Hub("Qwen/Qwen2.5-Coder-0.5B-Instruct", make_checkpoint()) as hub:
         settings = {"NIMBLE_CACHE_PATH": tmp_path / "cache", "NIM_MODEL_PROFILE": PORTABLE, "HF_ENDPOINT": hub.url}
-        done = run("prepare", "--download-only", **settings)
+        done = run("prepare", "--download-only", NIMBLE_ENGINE_DEVICE="cuda", **settings)  # on a node without a GPU
         assert done.returncode == 0, done.stderr
         assert "downloading the checkpoint of" in done.stderr
     (weights,) = (tmp_path / "cache").rglob("snapshots/*/model.safetensors")
