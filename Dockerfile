@@ -3,6 +3,7 @@
 #   build                compiles engines, as a container on a GPU host
 #   runtime-with-engine  runtime with the engine of one PROFILE baked in, for hosts without a network
 #   runtime-cpu          the portable engine and the embedded model on a slim Python image
+#   runtime-cuda         the portable engine on NVIDIA GPUs, on a slim Python image; builds an engine as runtime does
 # Build secrets, all optional: ca (certificates of a proxy that re-signs TLS), pip (a pip.conf), hf_token.
 # docs/container.md says how to build and run each.
 
@@ -75,6 +76,60 @@ ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Nimble Coder (CPU)" \
       org.opencontainers.image.description="Code completion for Qwen2.5-Coder: portable lookahead engine, embedded model" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# ---- the portable engine on NVIDIA GPUs ----------------------------------------------------------------------------
+FROM ${CPU_BASE_IMAGE} AS cuda-dependencies
+WORKDIR /opt/nimble-coder
+# When a kernel is first used, Triton's language has a C compiler make what starts it. The base has Python's headers.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -r /var/lib/apt/lists/* \
+    && headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include", "posix_prefix"))') \
+    && gcc -fsyntax-only -x c -I "$headers" -include Python.h /dev/null
+ARG CUDA_LOCK=cuda.txt
+COPY requirements/pip requirements/sbom.py requirements/${CUDA_LOCK} requirements/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
+    python3 -m venv venv \
+    && requirements/pip install --only-binary :all: --require-hashes --requirement "requirements/${CUDA_LOCK}" \
+    && site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && echo /opt/nimble-coder/package >"$site/nimble-coder.pth" \
+    && rm -rf "$site/torch/include" "$site/torch/test" \
+    && find "$site/torch/bin" -type f ! -name torch_shm_manager -delete \
+    && find "$site" -name '*.a' -delete \
+    && venv/bin/python requirements/sbom.py nimble-coder-cuda >sbom.spdx.json \
+    && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+# Where GKE mounts the driver; the NVIDIA container toolkit mounts it where Debian's libraries are. Triton's language looks
+# here for what the loader's cache does not list, since nobody renews that where the root file system is read-only.
+ENV PATH=/opt/nimble-coder/package/bin:/opt/nimble-coder/venv/bin:$PATH:/usr/local/nvidia/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/lib/x86_64-linux-gnu
+
+FROM cuda-dependencies AS runtime-cuda
+RUN mkdir -p /opt/nim/.cache && chown 1000:0 /opt/nim/.cache && chmod 2775 /opt/nim/.cache
+# The toolkit gives a container what NVIDIA_* ask for. The compiled kernels are kept with the engines.
+ENV HOME=/tmp \
+    USER=nimble \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    TRITON_CACHE_DIR=/opt/nim/.cache/kernels \
+    NIM_CACHE_PATH=/opt/nim/.cache \
+    NIMBLE_ENGINE_DEVICE=cuda \
+    NIMBLE_HOST=0.0.0.0
+USER 1000:0
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+# The first start builds an engine.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60m CMD ["nimble-coder", "health"]
+ENTRYPOINT ["nimble-coder"]
+CMD ["serve"]
+COPY --from=cpu-package /opt/nimble-coder/package package
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Nimble Coder (CUDA)" \
+      org.opencontainers.image.description="Code completion for Qwen2.5-Coder: portable lookahead engine for NVIDIA GPUs" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

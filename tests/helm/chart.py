@@ -15,7 +15,7 @@ NAME = "coder-nimble-coder"
 Values = dict[str, Any]
 Document = dict[str, Any]
 
-CPU: Values = yaml.safe_load((CHART / "values-cpu.yaml").read_text())
+CPU, CUDA = (yaml.safe_load((CHART / f"values-{name}.yaml").read_text()) for name in ("cpu", "cuda"))
 EVERYTHING: Values = {
     "image": {"repository": "registry.example/nimble-coder", "pullSecrets": [{"name": "registry"}]},
     "gpu": {"count": 2},

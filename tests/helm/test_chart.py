@@ -13,11 +13,26 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from tests.helm.chart import BUILT, CHART, CPU, EVERYTHING, KEDA, MTLS, NAMESPACE, RELEASE, ROOT, Values, merged, render
+from tests.helm.chart import (
+    BUILT,
+    CHART,
+    CPU,
+    CUDA,
+    EVERYTHING,
+    KEDA,
+    MTLS,
+    NAMESPACE,
+    RELEASE,
+    ROOT,
+    Values,
+    merged,
+    render,
+)
 
 CHOICES: dict[str, Values] = {
     "default": {},
     "cpu": CPU,
+    "cuda": CUDA,
     "everything": merged(EVERYTHING, BUILT),
     "mtls": merged(EVERYTHING, MTLS),
     "keda": merged(EVERYTHING, KEDA),
@@ -95,7 +110,7 @@ def test_a_package_is_the_directory(tmp_path: Path) -> None:
     with helm.Chart.load(archive) as packed, helm.Chart.load(CHART) as chart:
         shown = [each.render(EVERYTHING, name=RELEASE, namespace=NAMESPACE) for each in (packed, chart)]
         assert shown[0] == shown[1]
-        assert "values-cpu.yaml" in [file["name"] for file in packed.files]
+        assert {"values-cpu.yaml", "values-cuda.yaml"} <= {file["name"] for file in packed.files}
 
 
 def test_chart_and_product_have_one_version() -> None:

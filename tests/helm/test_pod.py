@@ -8,11 +8,12 @@ import pytest
 from build_engine.exit_codes import ExitCode
 from nimble_coder.settings.loading import Loaded, load
 from nimble_coder.settings.model import Settings
-from tests.helm.chart import BUILT, CPU, EVERYTHING, MTLS, NAME, Document, Rendered, Values, merged, render
+from tests.helm.chart import BUILT, CPU, CUDA, EVERYTHING, MTLS, NAME, Document, Rendered, Values, merged, render
 
 CHOICES: dict[str, Values] = {
     "default": {},
     "cpu": CPU,
+    "cuda": CUDA,
     "everything": merged(EVERYTHING, BUILT),
     "mtls": merged(EVERYTHING, MTLS),
 }
@@ -132,6 +133,7 @@ def test_every_mount_has_its_volume(rendered: Rendered) -> None:
         ),
         (EVERYTHING, {"nvidia.com/gpu": "2", "memory": "128Gi"}),
         (CPU, {"memory": "2Gi"}),
+        (CUDA, {"nvidia.com/gpu": "1", "memory": "64Gi"}),
     ],
 )
 def test_gpus_are_in_the_limits(values: Values, limits: dict[str, str]) -> None:
@@ -143,6 +145,8 @@ def test_gpus_are_in_the_limits(values: Values, limits: dict[str, str]) -> None:
     [
         ({}, "nimble-coder:0.1.0"),
         (CPU, "nimble-coder:0.1.0-cpu"),
+        (CUDA, "nimble-coder:0.1.0-cuda"),
+        (merged(CUDA, {"image": {"tag": "x"}}), "nimble-coder:x"),
         ({"image": {"repository": "r.example/n", "tag": "x"}}, "r.example/n:x"),
         ({"image": {"tag": "x", "digest": f"sha256:{'a' * 64}"}}, f"nimble-coder@sha256:{'a' * 64}"),
     ],

@@ -19,6 +19,7 @@ SHARED = {"cache": {"accessMode": "ReadWriteMany"}}
         ({"gpus": 1}, "additional properties 'gpus' not allowed"),
         ({"gpu": {"count": "2"}}, "at '/gpu/count': got string, want integer"),
         ({"image": {"digest": "sha256:1"}}, "at '/image/digest'"),
+        ({"image": {"suffix": "cuda"}}, "at '/image/suffix'"),
         ({"settings": {"drain_second": 3}}, "at '/settings': additional properties 'drain_second' not allowed"),
         ({"settings": {"log_level": "chatty"}}, "at '/settings/log_level': value must be one of"),
         ({"settings": {"api_keys": "secret"}}, "additional properties 'api_keys' not allowed"),

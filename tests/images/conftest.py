@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.bases import ROOT, make_context, make_cpu_image, make_python_base, make_triton_base, shared_podman
+from tests.images.bases import (
+    ROOT,
+    make_context,
+    make_cpu_image,
+    make_cuda_image,
+    make_python_base,
+    make_triton_base,
+    shared_podman,
+)
 from tests.images.podman import Podman, say
 from tests.standin.machine import write_tiny_checkpoint
 
@@ -42,6 +50,12 @@ def context(podman: Podman, token: str) -> Path:
 @pytest.fixture(scope="session")
 def cpu_image(podman: Podman, context: Path) -> str:
     return make_cpu_image(podman, context)
+
+
+@pytest.fixture(scope="session")
+def cuda_image(podman: Podman, context: Path, cpu_image: str) -> str:
+    """After the CPU image, whose package is in it."""
+    return make_cuda_image(podman, context)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_the_base_image_is_the_version_tables() -> None:
     assert named[1] == CONTAINER
 
 
-@pytest.mark.parametrize("profiles", [[], ["cpu"], ["monitoring"], ["cpu", "monitoring"]])
+@pytest.mark.parametrize("profiles", [[], ["cpu"], ["cuda"], ["monitoring"], ["cpu", "monitoring"]])
 def test_compose_accepts_every_profile(profiles: list[str]) -> None:
     selected = [part for profile in profiles for part in ("--profile", profile)]
     succeeds("docker-compose", "--file", "compose.yaml", *selected, "config", "--quiet")
@@ -45,8 +45,17 @@ def test_compose_builds_targets_that_exist() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     targets = {service["build"]["target"] for service in services.values() if "build" in service}
     stages = set(re.findall(r"^FROM .+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
-    assert targets == {"runtime", "runtime-cpu"}
+    assert targets == {"runtime", "runtime-cpu", "runtime-cuda"}
     assert targets < stages
+
+
+def test_compose_gives_gpus_and_the_cache_to_the_services_that_need_them() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    for name, needed in {"nimble-coder": True, "cuda": True, "cpu": False}.items():
+        devices = services[name].get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        assert [device["capabilities"] for device in devices] == ([["gpu"]] if needed else [])
+        assert ("cache:/opt/nim/.cache" in services[name].get("volumes", [])) == needed
+        assert ("NIM_MODEL_PROFILE" in services[name]["environment"]) == needed
 
 
 def test_prometheus_accepts_its_configuration() -> None:

@@ -37,7 +37,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "nimble-coder.image" -}}
-{{- $default := printf "%s%s" .Chart.AppVersion (ternary "" "-cpu" (gt (int .Values.gpu.count) 0)) }}
+{{- $suffix := .Values.image.suffix | default (ternary "" "-cpu" (gt (int .Values.gpu.count) 0)) }}
+{{- $default := printf "%s%s" .Chart.AppVersion $suffix }}
 {{- with .Values.image }}
 {{- if .digest }}
 {{- printf "%s@%s" .repository .digest }}
