@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, RequestError
-from nimble_coder.engine.endless import is_endless
+from nimble_coder.engine.deep_stack import run_deep
+from nimble_coder.engine.endless import is_endless, references
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 
 if TYPE_CHECKING:
@@ -39,8 +41,16 @@ LIMITS = LLParserLimits(
 LAYOUT: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON on one line, as Python writes it and the chat template shows calls: most of it can be drafted for certain, and
 no answer is blanks without end."""
+FREE_SECONDS, SECONDS_PER_TOKEN = 1.0, 0.005
+"""Of a core that one answer's form may take: usual ones take 2 to 450 us a token. An ambiguous grammar (`e: e e | "a"`)
+takes 150 ms, all within `LIMITS`, and every other request waits."""
 MOST_PROPERTIES = 500
 """Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
+MOST_REFERENCES = 500
+"""To different places: the time to compile a chain of them grows with the square of its length, 0.2 s for so many."""
+LEAST_INTEGER = -9_000_000_000_000_000_000
+"""For 108 integers from the least one of 64 bits on, llguidance 1.9.1 overflows the stack, which ends the process."""
+LARGEST_INTEGER = 2**63 - 1
 TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 """Strings and regular expressions in Lark."""
 DECODER = json.JSONDecoder()
@@ -61,13 +71,17 @@ class Form:
         self._placeholder = placeholder
         self._mask = np.zeros(-(-vocab_size // 32), np.int32)
         self._vocab_size = vocab_size
+        self._seconds, self._tokens = 0.0, 0
+        """Of a core, and tokens so far."""
         self.is_over = False
         """Nothing can follow: the form is complete and cannot go on, or a token has ended it."""
 
     def hold(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits `[vocab_size]`, -inf for each token that cannot come next; raises `RequestError` where the form turns
         out to be too complex."""
+        started = thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._spend(started)
         self._check()
         allowed = torch.from_numpy(np.unpackbits(self._mask.view(np.uint8), count=self._vocab_size, bitorder="little"))
         allowed[self._placeholder] = 0
@@ -89,13 +103,22 @@ class Form:
         if token in self._ends:
             self.is_over = True
             return
+        started = thread_time()
         self._matcher.consume_token(token)
+        self._tokens += 1
+        self._spend(started)
         self._check()
         self.is_over = self._matcher.is_stopped()
 
     def forced(self) -> list[int]:
         """The tokens of the text that has to come next, as the tokenizer would have them; often none."""
         return [] if self.is_over else self._matcher.compute_ff_tokens()
+
+    def _spend(self, started: float) -> None:
+        self._seconds += thread_time() - started
+        if self._seconds > FREE_SECONDS + SECONDS_PER_TOKEN * self._tokens:
+            took = f"{self._seconds:.1f} s of a core for {self._tokens} tokens"
+            raise RequestError(f"{NAME} is too complex: it took {took}; make its grammar less ambiguous")
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -123,7 +146,7 @@ class Forms:
             if matcher:
                 self._compiled.move_to_end(guide)
         if matcher is None:
-            matcher = self._compile(guide)
+            matcher = run_deep(lambda: self._compile(guide))
             with self._lock:
                 self._compiled[guide] = matcher
                 while len(self._compiled) > KEPT:
@@ -177,6 +200,9 @@ def grammar_of(guide: Guide) -> str:
 def check_schema(schema: Any) -> None:
     """Raises ValueError for a schema that takes too long to compile, or that no finite value has."""
     check_properties(schema)
+    check_integers(schema)
+    if len(set(references(schema))) > MOST_REFERENCES:
+        raise ValueError(f"it refers to more than {MOST_REFERENCES} places: write some of them where they are used")
     check_patterns(schema)
     if is_endless(schema):
         raise ValueError("only an endless value has it: let what refers to itself be left out somewhere")
@@ -191,6 +217,24 @@ def check_properties(schema: Any) -> None:
         check_properties(part)
 
 
+def check_integers(part: Any, is_value: bool = False) -> None:
+    """Raises ValueError for integers that llguidance cannot write, in what `is_value` or in a const or an enum, and for
+    largest ones that are too small for it."""
+    is_too_large = isinstance(part, int) and part > LARGEST_INTEGER
+    if is_value and (is_too_large or (isinstance(part, int | float) and part < LEAST_INTEGER)):
+        raise ValueError(f"{str(part)[:40]} cannot be held to: send integers from -9*10^18 up to 2^63-1")
+    if isinstance(part, list):
+        for each in part:
+            check_integers(each, is_value)
+    elif isinstance(part, dict):
+        for name, each in part.items():
+            if name in ("maximum", "exclusiveMaximum") and isinstance(each, int | float) and each < LEAST_INTEGER:
+                raise ValueError(f"{name} is {each}, and what is less than -9*10^18 cannot be held to")
+            check_integers(each, is_value or name in ("const", "enum"))
+
+
 def brief(error: str) -> str:
-    """The first line of what a library says, at most 300 characters."""
-    return (error.splitlines() or [""])[0][:300]
+    """The first line of what a library says, and why where another one says that, at most 300 characters."""
+    first, *others = error.splitlines() or [""]
+    why = next((line for line in others if line.startswith("error: ")), "")
+    return f"{first} {why.removeprefix('error: ')}".rstrip()[:300]

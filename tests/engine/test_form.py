@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from jsonschema import Draft202012Validator
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import FinishReason
-from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, Forms
+from nimble_coder.engine import form
+from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, MOST_REFERENCES, SECONDS_PER_TOKEN, Forms
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.gateway.requests.forms import turn_guide
@@ -66,6 +68,13 @@ def tokenizer() -> TextTokenizer:
 @pytest.fixture(scope="module")
 def forms() -> Forms:
     return Forms(EMBEDDED, VOCAB)
+
+
+def references(count: int) -> list[list[object]]:
+    """Schemas that each refer to the next one, in lists of 400."""
+    chain: list[object] = [{"allOf": [{"$ref": f"#/a/{i // 400}/{i % 400}"}]} for i in range(1, count)]
+    chain.append({"type": "null"})
+    return [chain[start : start + 400] for start in range(0, count, 400)]
 
 
 def has_form(guide: Guide, text: str) -> bool:
@@ -212,6 +221,13 @@ BAD = {
     "a grammar's syntax": ("ebnf_grammar", "root = 1"),
     "a deep grammar": ("ebnf_grammar", "root ::= " + "(" * 20_000),
     "lark": ("lark", "start: foo"),
+    "references in a chain": ("json_schema", json.dumps({"$ref": "#/a/0/0", "a": references(600)})),
+    "the least integer": ("json_schema", f'{{"const": {-(2**63)}}}'),
+    "the least integer deep": ("json_schema", f'{{"enum": [{{"a": [{-(2**63) + 100}]}}]}}'),
+    "a large negative number": ("json_schema", '{"type": "integer", "enum": [-1e19, 1]}'),
+    "a large integer": ("json_schema", f'{{"const": {2**63}}}'),
+    "the least integers": ("json_schema", f'{{"type": "integer", "minimum": {-(2**63)}, "maximum": {-(2**63) + 9}}}'),
+    "the least integers in lark": ("lark", f'start: %json {{"const": {-(2**63)}}}'),
     "terminals at once": ("lark", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(40))),
 }
 
@@ -224,6 +240,40 @@ def test_a_bad_form_is_refused_within_a_second(forms: Forms, name: str) -> None:
         forms.open(Guide(GuideType(kind), text), {END})
     assert time.process_time() - started < 1
     assert len(str(caught.value)) < 500
+
+
+def test_what_a_regular_expression_has_wrong_is_said(forms: Forms) -> None:
+    with pytest.raises(RequestError, match=r"parse error: look-around, .* is not supported"):
+        forms.open(Guide(GuideType.JSON_SCHEMA, '{"type": "string", "pattern": "(?=a)b"}'), {END})
+
+
+DEEP = {
+    "rules": ("lark", "\n".join(["start: r0", *(f"r{i}: r{i + 1}" for i in range(3500)), 'r3500: "a"'])),
+    "references": ("json_schema", json.dumps({"$ref": "#/a/0/0", "a": references(MOST_REFERENCES - 1)})),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_form_ends_no_process(forms: Forms, name: str) -> None:
+    kind, text = DEEP[name]
+    with suppress(RequestError):
+        forms.open(Guide(GuideType(kind), text), {END})
+
+
+@pytest.mark.parametrize("way", ["limits", "time"])
+def test_a_form_that_turns_out_to_be_too_complex_ends_its_own_answer_alone(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    more = " | ".join("/[a-z]/ " * count + "e" for count in (1, 2, 3, 4))
+    guide = Guide(GuideType.LARK, f"start: e\ne: {more} | /[a-z]/")  # a row of Earley's grows with every letter
+    if way == "time":
+        monkeypatch.setattr(form, "FREE_SECONDS", -SECONDS_PER_TOKEN * 20)
+    others = [Request(PROMPT, 60), Request(PROMPT, 120, guide=FORMS["schema"], end_id=END)]
+    alone = generate(engine, others) if way == "limits" else generate(engine, others[:1])
+    failed, *beside = generate(engine, [Request(PROMPT, 2000, guide=guide), *others[: len(alone)]])
+    assert failed.error
+    assert "guided_decoding_guide) is too complex" in str(failed.error)
+    assert list(map(told, beside)) == list(map(told, alone))
 
 
 def test_the_largest_form_is_compiled_within_a_second(forms: Forms) -> None:

@@ -340,6 +340,22 @@ def test_a_form_that_takes_long_keeps_nobody_waiting(http: httpx.Client) -> None
         assert free < time.monotonic() - started
 
 
+def test_a_form_that_turns_out_to_be_too_complex_ends_the_answer_with_an_error(http: httpx.Client) -> None:
+    more = " | ".join("/[a-z]/ " * count + "e" for count in (1, 2, 3, 4))
+    asked = {"prompt": "import os", "max_tokens": 400, "ignore_eos": True}
+    asked["guided_grammar"] = f"start: e\ne: {more} | /[a-z]/"  # a row of Earley's grows with every letter
+    whole = http.post("/v1/completions", json=asked)
+    assert (whole.status_code, "too complex" in whole.json()["error"]["message"]) == (400, True)
+    stream = http.post("/v1/completions", json={**asked, "stream": True})
+    *chunks, last = [json.loads(data) for data in events(stream.text) if data != "[DONE]"]
+    assert (stream.status_code, bool(chunks)) == (200, True)
+    assert not any(choice["finish_reason"] for chunk in chunks for choice in chunk["choices"])
+    assert "too complex" in last["error"]["message"]
+    response = {"input": "hi", "max_output_tokens": 400, "guided_grammar": asked["guided_grammar"], "stream": True}
+    failed = json.loads(events(http.post("/v1/responses", json={**response, "ignore_eos": True}).text)[-1])
+    assert (failed["type"], failed["response"]["error"]["code"]) == ("response.failed", "invalid_prompt")
+
+
 def test_an_engine_that_cannot_be_guided_says_what_can() -> None:
     for field in FORM:
         if field.needs is Engine.SAMPLING and "." not in field.name:
