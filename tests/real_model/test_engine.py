@@ -6,20 +6,18 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.profiles import Profile
 from nimble_coder.contract.request import Request
-from nimble_coder.engine.generate import generate
+from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.gateway.prompts.chat import ChatPrompts
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
-from nimble_coder.text.tokenizer import TextTokenizer
 from tests.real_model.conftest import WIDEST
-from tests.real_model.material import prompts_of_every_kind, sources
+from tests.real_model.material import prompts_of_every_kind
 
 TOKENS = 64
 FEW = LookaheadConfig(1, 2, 1)
@@ -48,33 +46,29 @@ def test_in_fp32_every_token_is_that_of_transformers(
         assert logits.argmax(-1).tolist() == output
 
 
+@pytest.fixture(scope="module")
+def prompts(encoder: PromptEncoder, chats: ChatPrompts) -> dict[str, list[int]]:
+    return prompts_of_every_kind(encoder, chats)
+
+
+def written(engine: TorchEngine, prompts: list[list[int]], lookahead: LookaheadConfig) -> list[Generation]:
+    return generate(engine, [Request(prompt, TOKENS, lookahead=lookahead) for prompt in prompts])
+
+
+@pytest.fixture(scope="module")
+def plain(engine: TorchEngine, prompts: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Plain decoding's tokens, by the prompt's name."""
+    outputs = written(engine, list(prompts.values()), PLAIN)
+    return {name: output.token_ids for name, output in zip(prompts, outputs, strict=True)}
+
+
 @pytest.mark.parametrize("lookahead", [LookaheadConfig(1, 4, 1), WIDEST], ids=str)
 def test_in_bf16_lookahead_gives_the_tokens_of_plain_decoding(
-    engine: TorchEngine, encoder: PromptEncoder, chats: ChatPrompts, lookahead: LookaheadConfig
+    engine: TorchEngine, prompts: dict[str, list[int]], plain: dict[str, list[int]], lookahead: LookaheadConfig
 ) -> None:
-    every = prompts_of_every_kind(encoder, chats)
     # Of the widest, whose steps take long, one of each kind.
-    names = ["chat 0", "stack_class", "infill C", "tools Paris"] if lookahead == WIDEST else list(every)
-    plain, drafted = (
-        generate(engine, [Request(every[name], TOKENS, lookahead=config) for name in names])
-        for config in (PLAIN, lookahead)
-    )
-    for name, one, other in zip(names, plain, drafted, strict=True):
-        assert one.token_ids == other.token_ids, name
+    names = ["chat 0", "stack_class", "infill C", "tools Paris"] if lookahead == WIDEST else list(prompts)
+    drafted = written(engine, [prompts[name] for name in names], lookahead)
+    for name, output in zip(names, drafted, strict=True):
+        assert output.token_ids == plain[name], name
     assert sum(each.tokens_per_step for each in drafted) > len(names), "nothing was drafted"
-
-
-def test_a_prompt_of_4000_tokens_that_begins_alike_is_not_computed_again(
-    engine: TorchEngine, artifact: Artifact, tokenizer: TextTokenizer
-) -> None:
-    prompt = tokenizer.encode(sources(tokenizer, 4000))
-    changed = [*prompt[:-20], *tokenizer.encode("\n\ndef main() -> None:\n    parser =")]
-    first, again = (generate(engine, [Request(ids, 8, lookahead=FEW)])[0] for ids in (prompt, changed))
-    assert first.metrics and again.metrics
-    assert again.metrics.kv_cache_reused_blocks > 0.9 * again.metrics.kv_cache_alloc_total_blocks
-    options = TorchEngineOptions(device="cpu", reuse_kv_cache=False)
-    fresh = TorchEngine(artifact.engine, WIDEST, options)
-    try:
-        assert generate(fresh, [Request(changed, 8, lookahead=FEW)])[0].token_ids == again.token_ids
-    finally:
-        fresh.shutdown()

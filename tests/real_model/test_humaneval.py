@@ -1,6 +1,7 @@
 """HumanEval's problems through the whole service in fp32 get the answers of `transformers` with the same weights."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -42,11 +43,16 @@ def fp32(
 def test_answers_are_those_of_transformers(
     fp32: httpx.Client, checkpoint: Checkpoint, tokenizer: TextTokenizer
 ) -> None:
+    prompts = humaneval_chats(PROBLEMS)
+    bodies = [
+        {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "return_token_ids": True}
+        for prompt in prompts.values()
+    ]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        answers = list(pool.map(lambda body: fp32.post("/v1/completions", json=body).json(), bodies))
     model = Qwen2ForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float32)
     accepted = 0
-    for task, prompt in humaneval_chats(PROBLEMS).items():
-        body = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "return_token_ids": True}
-        answer = fp32.post("/v1/completions", json=body).json()
+    for (task, prompt), answer in zip(prompts.items(), answers, strict=True):
         output = answer["choices"][0]["token_ids"]
         accepted += answer["usage"]["completion_tokens_details"]["accepted_prediction_tokens"]
         assert answer["choices"][0]["text"] == tokenizer.decode([t for t in output if t not in tokenizer.end_ids])

@@ -7,9 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from build_engine.artifact import Artifact
 from build_engine.checkpoint import Checkpoint
+from nimble_coder.contract.request import Request
+from nimble_coder.engine.generate import generate
+from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.gateway.prompts.fim import Infill
 from nimble_coder.text.tokenizer import TextTokenizer
+from tests.real_model.conftest import WIDEST
 from tests.real_model.material import HOLES, REPOSITORY_HOLE, TIME, WEATHER, agent_tools, sources, user
 
 SCRIPTS = {
@@ -95,11 +100,45 @@ def test_a_stop_string_inside_accepted_drafts_ends_the_answer_where_plain_decodi
             assert answer["usage"] == answers[-1]["usage"]
 
 
+def system(tokenizer: TextTokenizer, tokens: int) -> dict[str, str]:
+    """An agent's first message; a longer one begins with a shorter one's tokens."""
+    text = f"You are a coding agent. The workspace's largest files:\n\n{sources(tokenizer, tokens)}"
+    return {"role": "system", "content": text}
+
+
+def test_a_prompt_of_4000_tokens_that_begins_alike_is_not_computed_again(
+    http: httpx.Client, artifact: Artifact, tokenizer: TextTokenizer
+) -> None:
+    first, again = (
+        post(
+            http,
+            "/v1/chat/completions",
+            messages=[system(tokenizer, 4000), *user(question)],
+            max_tokens=8,
+            temperature=0,
+            return_token_ids=True,
+        )
+        for question in ("Which function reads the command line?", "Which class holds an argument? Name it only.")
+    )
+    prompt = again["prompt_token_ids"]
+    assert len(prompt) == again["usage"]["prompt_tokens"] > 4000
+    assert first["usage"]["prompt_tokens_details"]["cached_tokens"] < 1000
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0.9 * len(prompt)
+    engine = TorchEngine(artifact.engine, WIDEST, TorchEngineOptions(device="cpu", reuse_kv_cache=False))
+    try:
+        fresh = generate(engine, [Request(prompt, 8)])[0].token_ids
+    finally:
+        engine.shutdown()
+    ids = again["choices"][0]["token_ids"]
+    assert ids
+    assert fresh[: len(ids)] == ids
+
+
 def test_an_agents_first_prompt_of_15000_tokens_with_ten_tools_is_answered(
     http: httpx.Client, tokenizer: TextTokenizer
 ) -> None:
-    system = f"You are a coding agent. The workspace's largest files:\n\n{sources(tokenizer, 14000)}"
-    messages = [{"role": "system", "content": system}, *user("Which function reads the command line? Name it only.")]
+    """It begins with the prompt of 4,000 tokens above, so a quarter of it is there already where that test has run."""
+    messages = [system(tokenizer, 14000), *user("Which function reads the command line? Name it only.")]
     answer = post(http, "/v1/chat/completions", messages=messages, tools=agent_tools(), max_tokens=24, temperature=0)
     assert answer["usage"]["prompt_tokens"] > 15000
     assert answer["choices"][0]["finish_reason"] in ("stop", "tool_calls", "length")
