@@ -7,7 +7,7 @@ from typing import Any
 
 from nimble_coder.client.http import HttpClient
 
-CHAT = "Write a Python function that says whether a year is a leap year. Only the code."
+CHAT = "Write a Python one-liner that says whether a year is a leap year. Only the code."
 PREFIX, SUFFIX = "let total = 0;\nfor (let i = 0; i < 10; ", "++) {\n  total += i;\n}\nconsole.log(total);\n"
 QUESTION = "What is the weather in Paris now?"
 TOOL = {
