@@ -2,7 +2,10 @@
 
 import os
 import re
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,6 @@ from build_engine.checkpoint import Checkpoint
 from tests.conftest import EMBEDDED
 
 ROOT = EMBEDDED.parents[1]
-CORES = 2
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,24 @@ def runs(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> li
 
 def run(command: list[str], log: Path) -> Run:
     """Runs it to its end."""
-    with log.open("wb") as file:
-        to_log = [(os.POSIX_SPAWN_DUP2, file.fileno(), descriptor) for descriptor in (1, 2)]
-        process = os.posix_spawn(command[0], command, {**os.environ, "PYTHONPATH": str(ROOT)}, file_actions=to_log)
-        _, status, used = os.wait4(process, 0)
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+        used = {process.pid: 0.0}
+        while process.poll() is None:
+            look(used)
+            time.sleep(0.2)
     output = log.read_text(encoding="utf-8")
-    assert os.waitstatus_to_exitcode(status) == 0, output
-    return Run(output, used.ru_utime + used.ru_stime)
+    assert process.returncode == 0, output
+    return Run(output, sum(used.values()))
+
+
+def look(used: dict[int, float]) -> None:
+    """Updates the processor seconds by process, and adds children, also those that nobody will wait for."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            fields = file.read_text().rpartition(") ")[2].split()  # proc_pid_stat(5), from the third field on
+            pid, parent, ticks = int(file.parent.name), int(fields[1]), int(fields[11]) + int(fields[12])
+            if pid in used or parent in used:
+                used[pid] = ticks / os.sysconf("SC_CLK_TCK")
 
 
 def test_it_shows_what_the_readme_says(runs: list[Run]) -> None:
@@ -57,8 +70,9 @@ def test_it_shows_what_the_readme_says(runs: list[Run]) -> None:
             assert re.sub(r" *# .*|[\[\]]", "", line) in lines, line
 
 
-def test_the_first_takes_two_minutes_of_two_cores_and_the_second_thirty_seconds(runs: list[Run]) -> None:
-    first, second = (run.processor_seconds / CORES for run in runs)
-    print(f"processor time over {CORES} cores: {first:.0f} s, then {second:.0f} s")
-    assert first < 120
-    assert second < 30
+def test_the_first_takes_two_minutes_and_the_second_thirty_seconds_of_two_cores(runs: list[Run]) -> None:
+    """Building is one core's work, decoding that of two."""
+    first, second = (run.processor_seconds for run in runs)
+    print(f"processor seconds: {first:.0f}, then {second:.0f}")
+    assert 10 < first < 120
+    assert 10 < second < 30 * 2
