@@ -119,7 +119,7 @@ def test_a_text_is_streamed_in_openais_events(http: httpx.Client) -> None:
     ]
     whole = post(http, **SHORT)
     final = found[-1]["response"]
-    ids = {"id", "created_at"}
+    ids = {"id", "created_at", "completed_at"}
     assert {k: v for k, v in final.items() if k not in {*ids, "output", "usage"}} == {
         k: v for k, v in whole.items() if k not in {*ids, "output", "usage"}
     }
@@ -252,6 +252,18 @@ def test_what_changes_nothing_is_said(http: httpx.Client) -> None:
     answer = http.post(PATH, json={**SHORT, "store": True, "reasoning": {"effort": "low"}, "truncation": "auto"})
     assert answer.headers["x-nimble-ignored"] == "store, reasoning, truncation"
     assert answer.json()["store"] is False
+
+
+def test_what_a_client_says_of_itself_is_repeated(http: httpx.Client) -> None:
+    own = {"user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "metadata": {"a": "b"}}
+    answer = http.post(PATH, json={**SHORT, **own, "text": {"format": {"type": "json_object"}}})
+    assert "x-nimble-ignored" not in answer.headers
+    whole = answer.json()
+    assert {name: whole[name] for name in own} == own
+    assert whole["text"] == {"format": {"type": "json_object"}}
+    assert (whole["status"], whole["completed_at"]) == ("incomplete", None)
+    called = post(http, **SHORT | {"max_output_tokens": 60}, tools=[STORE], tool_choice="required")
+    assert called["completed_at"] >= called["created_at"]
 
 
 def test_a_stream_that_fails_ends_with_the_response_that_failed() -> None:

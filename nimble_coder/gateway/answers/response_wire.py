@@ -140,6 +140,7 @@ class ResponseWire:
         is_cut = (self._parser.reason(own) if self._parser else own) == "length"
         yield from self._closes("incomplete" if is_cut else "completed")
         self._response.status = "incomplete" if is_cut else "completed"
+        self._response.completed_at = None if is_cut else int(time.time())
         self._response.incomplete_details = IncompleteDetails("max_output_tokens") if is_cut else None
 
     def _closes(self, status: ItemStatus) -> Iterator[Struct]:
@@ -173,7 +174,7 @@ class ResponseWire:
 
 def begun(response_id: str, model: str, asked: ResponsesRequest) -> Response:
     """The response before there is anything of it."""
-    text = msgspec.to_builtins(asked.text.format) if asked.text and asked.text.format else {"type": "text"}
+    given = msgspec.to_builtins(asked.text.format) if asked.text and asked.text.format else {"type": "text"}
     return Response(
         id=response_id,
         created_at=int(time.time()),
@@ -186,11 +187,13 @@ def begun(response_id: str, model: str, asked: ResponsesRequest) -> Response:
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         reasoning={"effort": None, "summary": None},
         temperature=asked.temperature or 0.0,
-        text={"format": text},
+        text={"format": {name: value for name, value in given.items() if value is not None}},
         tool_choice="auto" if asked.tool_choice is None else asked.tool_choice,
         tools=[{"type": "function", **msgspec.to_builtins(tool.offered)} for tool in asked.tools or []],
         top_p=1.0 if asked.top_p is None else asked.top_p,
         user=asked.user,
+        safety_identifier=asked.safety_identifier,
+        prompt_cache_key=asked.prompt_cache_key,
     )
 
 

@@ -96,13 +96,18 @@ class Response(Struct, tag_field="object", tag="response"):
     tools: list[dict[str, Any]]
     top_p: float
     user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    completed_at: int | None = None
     error: ResponseFailure | None = None
     incomplete_details: IncompleteDetails | None = None
     usage: ResponseUsage | None = None
     background: Literal[False] = False
+    max_tool_calls: None = None
     previous_response_id: None = None
     service_tier: Literal["default"] = "default"
     store: Literal[False] = False
+    top_logprobs: Literal[0] = 0
     truncation: Literal["disabled"] = "disabled"
 
 

@@ -14,6 +14,8 @@ class TextFormat(Struct, kw_only=True):
 
     type: str = "text"
     name: str | None = None
+    description: str | None = None
+    """Repeated in the answer; the model does not read it."""
     schema: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -65,6 +67,8 @@ class ResponsesRequest(Sampling, kw_only=True):
     parallel_tool_calls: bool | None = None
     metadata: dict[str, Any] | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.text and self.text.format:
