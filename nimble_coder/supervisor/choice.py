@@ -13,7 +13,7 @@ from build_engine.machine import check_serves
 from build_engine.manifest import NAME, ManifestError
 from build_engine.profiles import CUDA_SM, Profile, find_profile
 from build_engine.selection import profile_of, select_profile
-from build_engine.versions import IncompatibleError, check_driver_for_pytorch
+from build_engine.versions import IncompatibleError, check_driver_for_pytorch, installed_tensorrt_llm
 from nimble_coder.settings.model import Settings
 
 
@@ -73,10 +73,18 @@ def _choose(settings: Settings) -> Choice:
     if settings.baked_artifact and not model:
         return _opened(settings.baked_artifact, "the image's own")
     if source := local_model(model):
-        profile = profile_of(open_local(source), detect_hardware())
+        profile = profile_of(open_local(source), hardware_for(settings))
     else:
-        profile = select_profile(detect_hardware(), model or None, settings.tensor_parallel_size)
+        profile = select_profile(hardware_for(settings), model or None, settings.tensor_parallel_size)
     return _found(settings, profile, f"the best profile of {model} here" if model else "the best profile here")
+
+
+def hardware_for(settings: Settings) -> Hardware:
+    """What a profile is chosen for: this machine, without its GPUs where no engine would run on one."""
+    hardware = detect_hardware()
+    if settings.engine_device == "cpu" and installed_tensorrt_llm() is None:
+        return Hardware((), hardware.driver, "NIMBLE_ENGINE_DEVICE is cpu")
+    return hardware
 
 
 def _opened(directory: Path, why: str) -> Choice:

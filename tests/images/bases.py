@@ -105,8 +105,10 @@ def debian_mirror() -> str:
 def make_python_base(podman: Podman) -> None:
     """Debian 12 with its Python 3.11 and that one's headers, under the name of the official Python image."""
     recipe = f"{PACKAGES} {HEADERS}"
-    if podman.exists(PYTHON) and (podman.config(PYTHON)["Labels"] or {}).get("recipe") == recipe:
-        return
+    if podman.exists(PYTHON):
+        if (podman.config(PYTHON)["Labels"] or {}).get("recipe") == recipe:
+            return
+        podman.run("rmi", "--all", "--force")  # gigabytes that were built on the old one
     say("making the Debian base image (half a minute)")
     root = podman.work / "rootfs"
     shutil.rmtree(root, ignore_errors=True)

@@ -97,16 +97,12 @@ def test_the_lock_pins_what_the_project_asks_for_and_what_it_is_tested_with(lock
 
 
 def test_the_cuda_lock_has_the_versions_that_were_run_on_a_gpu_and_the_other_has_no_cuda() -> None:
-    locks = {name: (ROOT / "requirements" / f"{name}.txt").read_text() for name in ("serve", "cuda")}
-    ran = re.search(
-        r"PyTorch (\S+) with CUDA (\S+), Triton's language (\S+),", (ROOT / "docs/gpu-benchmarks.md").read_text()
-    )
-    assert ran is not None
-    torch, cuda, triton = ran.groups()
-    found = dict(re.findall(r"^(torch|cuda-toolkit|triton)==([\w.+]+)", locks["cuda"], re.MULTILINE))
-    assert (found["torch"], found["triton"]) == (torch, triton)
-    assert found["cuda-toolkit"].startswith(cuda)
-    assert not re.search(r"^(cuda-|nvidia-c|triton==)", locks["serve"], re.MULTILINE)
+    serve, cuda = ((ROOT / "requirements" / f"{name}.txt").read_text() for name in ("serve", "cuda"))
+    found = dict(re.findall(r"^(torch|cuda-toolkit|triton)==(\d+\.\d+\.\d+)", cuda, re.MULTILINE))
+    ran = " ".join((ROOT / "docs" / "gpu-benchmarks.md").read_text().split())
+    assert f"PyTorch {found['torch']} with CUDA {found['cuda-toolkit'].rpartition('.')[0]}" in ran
+    assert f"Triton's language {found['triton']}" in ran
+    assert not re.search(r"^(cuda-|nvidia-c|triton==)", serve, re.MULTILINE)
 
 
 def normal(name: str) -> str:

@@ -95,6 +95,16 @@ def test_a_driver_that_is_too_old_for_pytorchs_cuda_is_refused_before_anything_i
     assert chosen(**asked).profile.name == "qwen2.5-coder-7b-instruct-torch-cuda-bf16-w15n15g15"
 
 
+def test_an_engine_that_is_to_run_on_the_cpu_is_chosen_for_it(machine: Machine) -> None:
+    machine.gpus(H100)
+    asked = {"NIM_CACHE_PATH": machine.cache, "NIMBLE_ENGINE_DEVICE": "cpu"}
+    assert chosen(**asked).profile.name == "demo"
+    found = chosen(**asked, NIM_MODEL_NAME="qwen2.5-coder-7b-instruct").profile
+    assert found.name == "qwen2.5-coder-7b-instruct-torch-bf16-w1n4g1"
+    machine.tensorrt_llm("0.19.0")
+    assert chosen(**asked).profile.engine == "tensorrt"
+
+
 def test_the_newest_whole_artefact_of_the_profile_is_found_without_a_network(
     h100: Machine, tiny_checkpoint: Path
 ) -> None:
