@@ -17,8 +17,12 @@ LIMITS = {"/v1/responses": "max_output_tokens"}
 """By route; a chat's is `max_tokens`. Where only some object is asked for, the demonstration model finds no end."""
 
 
-def said(answer: httpx.Response, is_stream: bool) -> tuple[str, str | None]:
+def said(answer: httpx.Response, path: str, is_stream: bool) -> tuple[str, str | None]:
     """The JSON that the client reads, and why the answer ended where it is a chat's."""
+    if is_stream and path == "/v1/responses":
+        found = [json.loads(data) for data in events(answer.text)]
+        assert found[-1]["type"] == "response.completed"
+        return "".join(each["delta"] for each in found if each["type"] == "response.output_text.delta"), None
     if is_stream:
         choices = [each for data in events(answer.text)[:-1] for each in json.loads(data)["choices"]]
         reasons = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
@@ -51,7 +55,7 @@ def test_what_a_client_sent_gives_what_it_reads(http: httpx.Client, name: str) -
     path, body = RECORDED[name]["path"], RECORDED[name]["body"]
     answer = http.post(path, json={**body, LIMITS.get(path, "max_tokens"): 400})
     assert answer.status_code == 200, answer.text
-    text, reason = said(answer, bool(body.get("stream")))
+    text, reason = said(answer, path, bool(body.get("stream")))
     schema = schema_of(body)
     if schema:
         Draft202012Validator(schema).validate(json.loads(text))

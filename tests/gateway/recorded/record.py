@@ -3,7 +3,7 @@
 Their packages are no part of the test environment:
 
     python -m venv clients && clients/bin/pip install httpx langchain-openai instructor llm
-    npm install --prefix clients ai @ai-sdk/openai-compatible zod
+    npm install --prefix clients ai @ai-sdk/openai @ai-sdk/openai-compatible zod
     clients/bin/python tests/gateway/recorded/record.py http://127.0.0.1:8000 clients [NAME...]
 
 Every client has to read the answer as the object it asked for; one that does not ends the script.
@@ -81,10 +81,10 @@ class Passing(BaseHTTPRequestHandler):
         pass
 
 
-def langchain(url: str, recipe: type[BaseModel], **options: Any) -> object:
+def langchain(url: str, recipe: type[BaseModel], api: dict[str, Any] | None = None, **options: Any) -> object:
     from langchain_openai import ChatOpenAI  # noqa: PLC0415
 
-    chat = ChatOpenAI(base_url=url, api_key="none", model="qwen2.5-coder", max_retries=0, temperature=0)
+    chat = ChatOpenAI(base_url=url, api_key="none", model="qwen2.5-coder", max_retries=0, temperature=0, **api or {})
     question = f"{QUESTION} Answer in JSON with title, minutes, difficulty (easy or hard) and steps."
     return chat.with_structured_output(recipe, **options).invoke(question)
 
@@ -124,10 +124,10 @@ def llm(url: str, clients: Path) -> object:
     return Recipe.model_validate_json(done.stdout)
 
 
-def ai_sdk(url: str, clients: Path, program: str) -> object:
+def ai_sdk(url: str, clients: Path, program: str, api: str) -> object:
     for source in (program, "recipe.mjs"):
         (clients / source).write_text((HERE / source).read_text())
-    done = subprocess.run(["node", clients / program, url, QUESTION], capture_output=True, check=False)
+    done = subprocess.run(["node", clients / program, url, QUESTION, api], capture_output=True, check=False)
     if done.returncode:
         sys.exit(done.stderr.decode())
     return Recipe.model_validate_json(done.stdout)
@@ -149,6 +149,10 @@ def main(service: str, folder: str, *names: str) -> None:
         "openai-chat-parse": (pip["openai"], lambda: openai_chat(url)),
         "openai-responses-parse": (pip["openai"], lambda: openai_responses(url)),
         "langchain-json-schema": (pip["langchain-openai"], lambda: langchain(url, Recipe, method="json_schema")),
+        "langchain-responses": (
+            pip["langchain-openai"],
+            lambda: langchain(url, Recipe, api={"use_responses_api": True}, method="json_schema"),
+        ),
         "langchain-function-calling": (
             pip["langchain-openai"],
             lambda: langchain(url, Recipe, method="function_calling"),
@@ -158,8 +162,10 @@ def main(service: str, folder: str, *names: str) -> None:
         "instructor-tools": (pip["instructor"], lambda: instructed(url, Recipe, "TOOLS")),
         "instructor-json-schema": (pip["instructor"], lambda: instructed(url, Recipe, "JSON_SCHEMA")),
         "llm-schema": (pip["llm"], lambda: llm(url, clients)),
-        "ai-sdk-generate-object": (ai, lambda: ai_sdk(url, clients, "generate_object.mjs")),
-        "ai-sdk-stream-object": (ai, lambda: ai_sdk(url, clients, "stream_object.mjs")),
+        "ai-sdk-generate-object": (ai, lambda: ai_sdk(url, clients, "generate_object.mjs", "chat")),
+        "ai-sdk-stream-object": (ai, lambda: ai_sdk(url, clients, "stream_object.mjs", "chat")),
+        "ai-sdk-responses-generate-object": (ai, lambda: ai_sdk(url, clients, "generate_object.mjs", "responses")),
+        "ai-sdk-responses-stream-object": (ai, lambda: ai_sdk(url, clients, "stream_object.mjs", "responses")),
     }
     for name, (client, run) in runs.items():
         if names and name not in names:
