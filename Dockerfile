@@ -7,6 +7,7 @@
 # Build secrets, all optional: ca (certificates of a proxy that re-signs TLS), pip (a pip.conf), hf_token.
 # docs/container.md says how to build and run each.
 
+# scripts/lock adds the digests that these tags have today (NAME:TAG@sha256:...).
 # The one place that names NVIDIA's image; build_engine/versions.py refuses releases that cannot work.
 ARG BASE_IMAGE=nvcr.io/nvidia/tritonserver:25.05-trtllm-python-py3
 ARG CPU_BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
@@ -163,7 +164,8 @@ ARG BASE_IMAGE
 RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-isolation \
         --target /opt/nimble-coder/package . \
     && python3 /opt/nimble-coder/requirements/lacking.py check "nimble-coder[serve]" build_engine nimble_coder \
-    && nimble-coder version --check-container "${BASE_IMAGE##*:}"
+    && tagged="${BASE_IMAGE%@*}" \
+    && nimble-coder version --check-container "${tagged##*:}"
 
 FROM gpu-dependencies AS build
 RUN mkdir -p /opt/nim/.cache && chown 1000:0 /opt/nim/.cache && chmod 2775 /opt/nim/.cache
