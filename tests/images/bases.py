@@ -59,6 +59,9 @@ def make_context(podman: Podman) -> Path:
     place.mkdir()
     for name in SOURCES:
         shutil.copy2(ROOT / name, place)
+    # The bases that are made here have the names, and not the digests that scripts/lock writes.
+    dockerfile = place / "Dockerfile"
+    dockerfile.write_text(re.sub(r"@sha256:[0-9a-f]{64}$", "", dockerfile.read_text(), flags=re.MULTILINE))
     for name in FOLDERS:
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "requirements" / SMALL_LOCK).write_text(small_lock(podman))
