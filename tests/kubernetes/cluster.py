@@ -1,109 +1,23 @@
-"""A Kubernetes cluster of one node in namespaces of its own, from programs that lie in one directory.
-
-Everything runs in the network, mount and process namespaces of `scripts/test-kubernetes` and ends with them. No
-package has CoreDNS, so a dnsmasq answers for the Services.
-"""
+"""A Kubernetes cluster as a kubeconfig leads to it."""
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-ADDRESS, GATEWAY, PODS, SERVICES = "10.213.78.1", "10.213.78.2", "10.213.79.0/24", "10.213.80.0/24"
-API = "https://127.0.0.1:6443"
-TOKEN = "admin"
-PAUSE = "localhost/pause:1"
-TUNABLES = {
-    "vm/overcommit_memory": 1,
-    "vm/panic_on_oom": 0,
-    "kernel/panic": 10,
-    "kernel/panic_on_oops": 1,
-    "kernel/keys/root_maxkeys": 1000000,
-    "kernel/keys/root_maxbytes": 25000000,
-}
-"""What the kubelet would set on the machine; it sees these instead."""
-
-CONTAINERD = """
-version = 2
-root = "{work}/containerd"
-state = "{state}/containerd"
-[grpc]
-address = "{state}/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{pause}"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "{work}/cni"
-"""
-CNI = {
-    "cniVersion": "0.4.0",
-    "name": "pods",
-    "plugins": [
-        {
-            "type": "bridge",
-            "bridge": "pods",
-            "isGateway": True,
-            "ipMasq": True,
-            "hairpinMode": True,
-            "ipam": {
-                "type": "host-local",
-                "dataDir": "{state}/ipam",
-                "ranges": [[{"subnet": PODS}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        },
-        {"type": "portmap", "capabilities": {"portMappings": True}},
-    ],
-}
-KUBELET = {
-    "apiVersion": "kubelet.config.k8s.io/v1beta1",
-    "kind": "KubeletConfiguration",
-    "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
-    "authorization": {"mode": "AlwaysAllow"},
-    "cgroupDriver": "cgroupfs",
-    "clusterDNS": [ADDRESS],
-    "clusterDomain": "cluster.local",
-    "evictionHard": {"memory.available": "100Mi"},
-    "failSwapOn": False,
-    "oomScoreAdj": 0,
-}
 
 
 @dataclass
 class Cluster:
-    """Started once, used by all tests."""
+    """Used by all tests."""
 
-    programs: Path
-    """kube-apiserver and its like."""
-    work: Path
-    """Data and logs."""
-    state: Path
-    """What is gone with the cluster."""
-    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-
-    def start(self) -> None:
-        """Until the node is ready; raises `RuntimeError` with a program's last lines where it is not."""
-        shutil.rmtree(self.work, ignore_errors=True)
-        for directory in (self.work, self.state, self.logs, self.work / "cni"):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._network()
-        self._start_control_plane()
-        self._start_node()
-        self.wait("the node is ready", self._node_is_ready, 120)
-
-    @property
-    def logs(self) -> Path:
-        return self.work / "logs"
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.work / "kubeconfig"
+    kubeconfig: Path
+    image: str
+    """Of the CPU service, with its tag, as the nodes know it."""
+    pull: str = "IfNotPresent"
+    """What the kubelets do about it."""
 
     def kubectl(self, *arguments: str, data: str | None = None) -> str:
         """Runs kubectl; raises `RuntimeError` with what it said."""
@@ -120,153 +34,45 @@ class Cluster:
     def apply(self, document: dict[str, Any]) -> None:
         self.kubectl("apply", "--filename=-", data=json.dumps(document))
 
+    def claim(self, name: str, namespace: str) -> None:
+        """A claim of 1 GiB for one node, of the cluster's default class."""
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}},
+                    **({"storageClassName": self.storage_class} if self.storage_class else {}),
+                },
+            }
+        )
+
+    @property
+    def storage_class(self) -> str:
+        """Empty: the cluster's default."""
+        return ""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of the API server, for example (1, 20)."""
+        told = json.loads(self.kubectl("get", "--raw", "/version"))
+        return int(told["major"]), int(told["minor"].rstrip("+"))
+
     def wait(self, what: str, holds: Callable[[], bool], seconds: float) -> float:
-        """Seconds until it holds; raises `RuntimeError` where a program has ended or the time is over."""
+        """Seconds until it holds; raises `RuntimeError` where the time is over."""
         started = time.monotonic()
         while not holds():
-            for name, process in self.processes.items():
-                if process.poll() is not None:
-                    raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.tail(name)}")
+            self.check()
             if time.monotonic() - started > seconds:
-                raise RuntimeError(f"not within {seconds:.0f} s: {what}\n{self.tail('kubelet')}")
+                raise RuntimeError(f"not within {seconds:.0f} s: {what}\n{self.told()}")
             time.sleep(0.2)
         return time.monotonic() - started
 
-    def tail(self, name: str) -> str:
-        return (self.logs / f"{name}.log").read_text(errors="replace")[-3000:]
+    def check(self) -> None:
+        """Raises `RuntimeError` where the cluster cannot work any more."""
 
-    def publish(self, name: str, address: str) -> None:
-        """Lets pods find a Service by its name."""
-        with (self.state / "hosts").open("a") as hosts:
-            hosts.write(f"{address} {name}.cluster.local\n")
-        self.processes["dnsmasq"].send_signal(1)
-
-    def stop(self) -> None:
-        """Ends the programs; the pods end with their namespaces."""
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-
-    def _run(self, name: str, *command: str | Path, **environment: str) -> None:
-        with (self.logs / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                list(map(str, command)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true", **environment},
-            )
-
-    def _network(self) -> None:
-        for line in (
-            "link set lo up",
-            "link add node type veth peer name world",
-            f"address add {ADDRESS}/29 dev node",
-            "link set node up",
-            "link set world up",
-            f"route add default via {GATEWAY} dev node",
-        ):
-            subprocess.run(["ip", *line.split()], check=True)
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-
-    def _start_control_plane(self) -> None:
-        self._run("etcd", "etcd", f"--data-dir={self.work}/etcd", "--unsafe-no-fsync")
-        key = self.state / "service-account.key"
-        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-        tokens = self.state / "tokens.csv"
-        tokens.write_text(f"{TOKEN},admin,1,system:masters\n")
-        self._run(
-            "kube-apiserver",
-            self.programs / "kube-apiserver",
-            "--etcd-servers=http://127.0.0.1:2379",
-            f"--cert-dir={self.state}/certificates",
-            f"--token-auth-file={tokens}",
-            f"--advertise-address={ADDRESS}",
-            f"--service-cluster-ip-range={SERVICES}",
-            f"--service-account-key-file={key}",
-            f"--service-account-signing-key-file={key}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--authorization-mode=AlwaysAllow",
-            "--allow-privileged=true",
-        )
-        cluster = {"name": "one", "cluster": {"server": API, "insecure-skip-tls-verify": True}}
-        context = {"name": "one", "context": {"cluster": "one", "user": "one"}}
-        self.kubeconfig.write_text(
-            json.dumps(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [cluster],
-                    "contexts": [context],
-                    "users": [{"name": "one", "user": {"token": TOKEN}}],
-                    "current-context": "one",
-                }
-            )
-        )
-        self.wait("the API server is ready", self._api_is_ready, 60)
-        manager = self.programs / "kube-controller-manager"
-        common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false"]
-        signing = [f"--service-account-private-key-file={key}", f"--cluster-cidr={PODS}"]
-        self._run("kube-controller-manager", manager, *common, *signing, f"--cert-dir={self.state}/manager")
-        self._run("kube-scheduler", self.programs / "kube-scheduler", *common, f"--cert-dir={self.state}/scheduler")
-
-    def _start_node(self) -> None:
-        self._hide_what_the_kubelet_may_not_touch()
-        (self.state / "hosts").touch()
-        resolver = ["--keep-in-foreground", "--no-resolv", "--no-hosts", f"--listen-address={ADDRESS}", "--user=root"]
-        self._run(
-            "dnsmasq",
-            "dnsmasq",
-            *resolver,
-            "--bind-interfaces",
-            "--local=/cluster.local/",
-            f"--addn-hosts={self.state}/hosts",
-            "--pid-file=",
-        )
-        cni = json.dumps(CNI).replace("{state}", str(self.state))
-        (self.work / "cni" / "pods.conflist").write_text(cni)
-        config = self.work / "containerd.toml"
-        config.write_text(CONTAINERD.format(work=self.work, state=self.state, pause=PAUSE))
-        self._run("containerd", "containerd", "--config", config)
-        self.wait("containerd listens", (self.state / "containerd.sock").exists, 30)
-        (self.work / "kubelet.json").write_text(json.dumps(KUBELET))
-        self._run(
-            "kubelet",
-            self.programs / "kubelet",
-            f"--config={self.work}/kubelet.json",
-            f"--kubeconfig={self.kubeconfig}",
-            f"--root-dir={self.state}/kubelet",
-            f"--cert-dir={self.state}/kubelet-certificates",
-            "--container-runtime=remote",
-            f"--container-runtime-endpoint=unix://{self.state}/containerd.sock",
-            "--hostname-override=localhost",
-            f"--node-ip={ADDRESS}",
-        )
-        proxy = ["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--proxy-mode=iptables"]
-        proxy += ["--conntrack-tcp-timeout-close-wait=0", f"--cluster-cidr={PODS}", "--hostname-override=localhost"]
-        self._run("kube-proxy", self.programs / "kube-proxy", f"--kubeconfig={self.kubeconfig}", *proxy)
-
-    def _hide_what_the_kubelet_may_not_touch(self) -> None:
-        subprocess.run(["mount", "--make-rshared", "/"], check=True)
-        if Path("/sys/fs/cgroup/unified").is_mount():  # beside cgroups of version 1 runc takes it for version 2
-            subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=True)
-        for name, value in TUNABLES.items():
-            file = self.state / name.replace("/", "-")
-            file.write_text(f"{value}\n")
-            subprocess.run(["mount", "--bind", file, f"/proc/sys/{name}"], check=True)
-
-    def load(self, archive: Path) -> None:
-        """An image, as `podman save` has written it."""
-        command = ["ctr", f"--address={self.state}/containerd.sock", "--namespace=k8s.io", "images", "import", archive]
-        subprocess.run(list(map(str, command)), check=True, capture_output=True)
-
-    def _api_is_ready(self) -> bool:
-        try:
-            return self.kubectl("get", "--raw", "/readyz") == "ok"
-        except RuntimeError:
-            return False
-
-    def _node_is_ready(self) -> bool:
-        nodes = self.get("nodes")["items"]
-        conditions = [each for node in nodes for each in node["status"]["conditions"]]
-        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    def told(self) -> str:
+        """What helps to understand why something did not come."""
+        return self.kubectl("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp")[-3000:]

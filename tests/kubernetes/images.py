@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.images.bases import make_context, make_cpu_image, shared_podman
-from tests.kubernetes.cluster import PAUSE
+from tests.kubernetes.own_cluster import PAUSE
 
 
 def save_images(target: Path) -> None:
