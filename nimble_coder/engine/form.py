@@ -19,7 +19,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, RequestError
+from nimble_coder.contract.request import FORM_NAME, MOST_GUIDE, Guide, GuideType, RequestError
 from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import is_endless, references
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
@@ -55,8 +55,6 @@ TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 """Strings and regular expressions in Lark."""
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
-NAME = "the form (guided_decoding_guide)"
-"""As errors call it: by the contract's name too."""
 
 
 class Form:
@@ -118,11 +116,11 @@ class Form:
         self._seconds += thread_time() - started
         if self._seconds > FREE_SECONDS + SECONDS_PER_TOKEN * self._tokens:
             took = f"{self._seconds:.1f} s of a core for {self._tokens} tokens"
-            raise RequestError(f"{NAME} is too complex: it took {took}; make its grammar less ambiguous")
+            raise RequestError(f"{FORM_NAME} is too complex: it took {took}; make its grammar less ambiguous")
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RequestError(f"{NAME} is too complex or cannot be kept: {brief(self._matcher.get_error())}")
+            raise RequestError(f"{FORM_NAME} is too complex or cannot be kept: {brief(self._matcher.get_error())}")
 
 
 class Forms:
@@ -157,12 +155,12 @@ class Forms:
     def _compile(self, guide: Guide) -> LLMatcher:
         if len(guide.text) > MOST_GUIDE:
             raise RequestError(
-                f"{NAME} has {len(guide.text)} characters, {MOST_GUIDE} is the limit: send a smaller one"
+                f"{FORM_NAME} has {len(guide.text)} characters, {MOST_GUIDE} is the limit: send a smaller one"
             )
         try:
             grammar = grammar_of(guide)
         except Exception as error:  # the converter of grammars raises Exception itself
-            raise RequestError(f"{NAME} is no {guide.type.value}: {brief(str(error))}") from None
+            raise RequestError(f"{FORM_NAME} is no {guide.type.value}: {brief(str(error))}") from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if not matcher.is_error():
             first = matcher.deep_copy()
@@ -171,7 +169,7 @@ class Forms:
             if not first.is_error():
                 return matcher
             matcher = first
-        raise RequestError(f"{NAME} is not supported as it is: {brief(matcher.get_error())}")
+        raise RequestError(f"{FORM_NAME} is not supported as it is: {brief(matcher.get_error())}")
 
 
 def grammar_of(guide: Guide) -> str:

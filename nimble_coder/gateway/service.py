@@ -14,7 +14,7 @@ from build_engine.manifest import NAME
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS
-from nimble_coder.contract.request import Guide
+from nimble_coder.contract.request import FORM_NAME, Guide
 from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
@@ -61,6 +61,8 @@ class Job:
     generation: Generation
     ending: Ending
     echo: str = ""
+    form_fields: tuple[str, ...] = ()
+    """What of the request asks for the form of the answer: an engine that refuses it does not know."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,8 @@ class Service:
         if suffixes is not None:
             pool = client if self.settings.share_drafts else ""
             parameters = (*parameters, (DRAFT_TOKENS, float(suffixes)), (DRAFT_POOL, pool))
+        asked_form = named_guide(asked)
+        form_fields = (*((asked_form[0],) if asked_form else ()), *(("tools",) if guide else ()))
         jobs = []
         for copy in range(copies):
             inputs = contract_inputs(asked, self.engine, self.settings.strict_sampling, copy)
@@ -250,7 +254,7 @@ class Service:
                 form,
                 PLAIN_MODEL if is_companions else ENGINE_MODEL,
             )
-            jobs.append(Job(generation, ending, echo))
+            jobs.append(Job(generation, ending, echo, form_fields))
         return jobs
 
     def _ebnf(self, asked: Sampling) -> Guide | None:
@@ -315,11 +319,14 @@ class Service:
 
     async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:
         """Yields what every step adds until the answer ends."""
-        async with aclosing(self.streams.generate(job.generation, request_id)) as steps:
-            async for step in steps:
-                yield transcript.push(step)
-                if transcript.finish_reason is not None:
-                    return
+        try:
+            async with aclosing(self.streams.generate(job.generation, request_id)) as steps:
+                async for step in steps:
+                    yield transcript.push(step)
+                    if transcript.finish_reason is not None:
+                        return
+        except ApiError as error:
+            raise of_form(error, job.form_fields) from None
 
     async def _whole(
         self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
@@ -372,6 +379,14 @@ class Service:
         if not exchange.status:
             await exchange.start(200, delivery.wire.stream_type, delivery.headers)
         await exchange.write(chunk)
+
+
+def of_form(error: ApiError, fields: Sequence[str]) -> ApiError:
+    """An engine's refusal of a form, by the fields that ask for it; any other error as it is."""
+    if not fields or FORM_NAME not in error.message:
+        return error
+    text = error.message.replace(FORM_NAME, f"the form of {' and '.join(fields)}")
+    return replace(error, message=text, param=fields[0])
 
 
 def check_strict(calling: Calling, is_guided: bool) -> None:

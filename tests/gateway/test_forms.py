@@ -315,6 +315,35 @@ def test_a_bad_form_is_refused(http: httpx.Client, name: str, stream: bool) -> N
         assert told in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_names_the_field_that_asks_for_the_form(http: httpx.Client, stream: bool) -> None:
+    bad: dict[str, Any] = {"type": "object", "properties": {"a": {"not": {}}}}
+    named_schema = {"name": "a", "schema": bad, "strict": True}
+    form = {"type": "json_schema", "json_schema": named_schema}
+    text = {"format": {"type": "json_schema", **named_schema}}
+    offered = [tool("store", bad, strict=True)]
+    chat = ROUTES["/v1/chat/completions"]
+    for path, fields, named, param in (
+        ("/v1/chat/completions", chat | {"response_format": form}, "response_format", "response_format"),
+        ("/v1/chat/completions", chat | {"nvext": {"guided_json": bad}}, "nvext.guided_json", "nvext.guided_json"),
+        ("/v1/chat/completions", chat | {"tools": offered}, "tools", "tools"),
+        (
+            "/v1/chat/completions",
+            chat | {"tools": offered, "response_format": {"type": "json_object"}},
+            "response_format and tools",
+            "response_format",
+        ),
+        ("/v1/responses", {"input": "a", "text": text}, "text.format", "text.format"),
+        ("/completion", {"prompt": "a", "json_schema": bad}, "json_schema", "json_schema"),
+    ):
+        answer = http.post(path, json={**fields, "stream": stream})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert f"the form of {named} is not supported" in error["message"]
+        assert error["param"] == param
+        assert '"not"' in error["message"]
+
+
 def test_what_is_not_strict_passes_over_what_cannot_be_held_to(http: httpx.Client) -> None:
     schema = {**SCHEMA, "not": {"required": ["other"]}}
     body = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}

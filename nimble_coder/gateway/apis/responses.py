@@ -1,9 +1,12 @@
 """OpenAI's Responses, stateless: every request holds all of its conversation."""
 
+from dataclasses import replace
+
 from nimble_coder.gateway.answers.response_wire import ResponseWire
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.responses import as_chat
+from nimble_coder.gateway.requests.forms import TEXT_FORMAT
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 from nimble_coder.gateway.service import Delivery, aside
 
@@ -18,6 +21,9 @@ async def responses(front: Front, exchange: Exchange) -> None:
     calling = service.calling(chat)
     room = service.limits.room(len(ids), asked.max_output_tokens, service.limits.max_seq_len)
     jobs = service.jobs(ids, chat, room, bool(asked.stream), exchange.client, guide=calling.guide)
+    if asked.text and asked.text.format:
+        names = {"response_format": TEXT_FORMAT}
+        jobs = [replace(job, form_fields=tuple(names.get(name, name) for name in job.form_fields)) for job in jobs]
     wire = ResponseWire(exchange.request_id, model, asked, calling)
     exchange.failing = wire.failing
     delivery = Delivery(wire, len(ids), stream=bool(asked.stream), headers=service.headers(chat, jobs))
