@@ -111,7 +111,7 @@ def make_python_base(podman: Podman) -> None:
     if podman.exists(PYTHON):
         if (podman.config(PYTHON)["Labels"] or {}).get("recipe") == recipe:
             return
-        podman.run("rmi", "--all", "--force")  # gigabytes that were built on the old one
+        podman.call("rmi", "--all", "--force")  # gigabytes that were built on the old one
     say("making the Debian base image (half a minute)")
     root = podman.work / "rootfs"
     shutil.rmtree(root, ignore_errors=True)
