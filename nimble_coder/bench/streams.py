@@ -2,12 +2,14 @@
 
     scripts/bench streams [--model DIRECTORY --prompts humaneval] [--streams 1 4 16] [--configs 1,1,0 4,3,4]
 
-All streams start together and generate the same number of tokens, the end of the text ignored; medians of the rounds.
+Each stream asks for one answer after the other, all of the same number of tokens, the end of the text ignored; medians
+of the rounds.
 """
 
 import argparse
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -19,23 +21,39 @@ from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engi
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.lookahead import machine
 from nimble_coder.contract.request import Request
-from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Engine
 from nimble_coder.engine.torch_engine import TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 
+SPARE = 6
+"""Answers that few streams ask for beside two each."""
 
-def throughput(
-    engine: Engine, prompts: list[list[int]], count: int, config: LookaheadConfig, args: argparse.Namespace
-) -> float:
-    """Median tokens per second of `count` requests together, prompts included."""
-    requests = [Request(prompts[i % len(prompts)], args.max_tokens, lookahead=config) for i in range(count)]
-    rates = []
-    for _ in range(args.rounds + 1):  # the first round is the first use of some shapes
-        started = time.perf_counter()
-        found = generate(engine, requests)
-        rates.append(sum(len(each.token_ids) for each in found) / (time.perf_counter() - started))
-    return statistics.median(rates[1:])
+
+def requests_for(prompts: list[list[int]], count: int, config: LookaheadConfig, max_tokens: int) -> list[Request]:
+    """What so many streams ask for; each prompt comes in turn."""
+    return [Request(prompts[i % len(prompts)], max_tokens, lookahead=config) for i in range(2 * count + SPARE)]
+
+
+def throughput(engine: Engine, requests: list[Request], count: int) -> float:
+    """Tokens per second, prompts included, for as long as all `count` streams are busy.
+
+    Lookahead makes some answers much sooner than others: were nobody to follow them, the slowest one would be measured.
+    """
+    following = iter(requests)
+    open_ids = {engine.enqueue(request) for request in islice(following, count)}
+    tokens, started = 0, time.perf_counter()
+    while len(open_ids) == count:
+        for response in engine.responses(timeout=1.0):
+            tokens += len(response.token_ids)
+            if response.is_final:
+                open_ids.discard(response.request_id)
+                open_ids |= {engine.enqueue(request) for request in islice(following, 1)}
+    seconds = time.perf_counter() - started
+    for request_id in open_ids:
+        engine.cancel(request_id)
+    while open_ids:
+        open_ids -= {response.request_id for response in engine.responses(timeout=1.0) if response.is_final}
+    return tokens / seconds
 
 
 def main() -> None:
@@ -46,7 +64,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=["1,1,0", "4,3,4", "8,8,8"], metavar="W,N,G")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
+    parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args()
@@ -65,7 +83,9 @@ def main() -> None:
         for count in args.streams:
             cells = [str(count)]
             for config in configs:
-                rate = throughput(engine, prompts, count, config, args)
+                requests = requests_for(prompts, count, config, args.max_tokens)
+                # The first round is the first use of some shapes.
+                rate = statistics.median([throughput(engine, requests, count) for _ in range(args.rounds + 1)][1:])
                 alone.setdefault(config, rate)
                 cells += [f"{rate:.0f}", f"{rate / alone[config]:.1f}x"]
             table.add_row(*cells)
