@@ -39,9 +39,11 @@ PRECISIONS: dict[Precision, Numbers] = {
     "fp32": Numbers("float32", "fp32", "fp32", TORCH),
     "bf16": Numbers("bfloat16", "bf16", "bf16", TORCH | TENSORRT),
     "fp16": Numbers("float16", "fp16", "fp16", TORCH | TENSORRT),
-    "fp8": Numbers("bfloat16", "fp8", "bf16", TENSORRT, "FP8"),
+    "fp8": Numbers("bfloat16", "fp8", "bf16", TORCH | TENSORRT, "FP8"),
     "int8": Numbers("bfloat16", "int8", "int8", TORCH, "INT8"),
     "int4": Numbers("bfloat16", "int4", "int8", TORCH, "INT4"),
 }
-STEP_PRECISIONS = [name for name, numbers in PRECISIONS.items() if "torch" in numbers.engines and name != "fp16"]
-"""Those of the portable engine's compiled step on a CPU, which has no fp16."""
+STEP_PRECISIONS: list[Precision] = ["fp32", "bf16", "int8", "int4"]
+"""Those of the portable engine's compiled step on a CPU, which has no fp16 and no fp8."""
+CUDA_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp8")
+"""Those that the portable engine is listed with for GPUs."""

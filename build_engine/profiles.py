@@ -10,7 +10,7 @@ from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import LookaheadConfig, Mode
-from build_engine.precision import PRECISIONS, Precision
+from build_engine.precision import CUDA_PRECISIONS, PRECISIONS, Precision
 from build_engine.versions import FP8_SM
 
 EngineKind = Literal["torch", "tensorrt"]
@@ -73,8 +73,10 @@ class Profile:
         if self.engine not in PRECISIONS[self.precision].engines:
             known = ", ".join(name for name, numbers in PRECISIONS.items() if self.engine in numbers.engines)
             raise ProfileError(f"a {self.engine} engine has no {self.precision}: choose one of {known}")
-        if self.gpu == CUDA and PRECISIONS[self.precision].quant_algo:
-            raise ProfileError(f"{self.precision} is for CPUs, on a GPU the torch engine computes in bf16: choose bf16")
+        if self.is_portable and self.gpu == CUDA and self.precision in ("int8", "int4"):
+            raise ProfileError(f"{self.precision} of the torch engine is for CPUs: choose bf16 or fp8")
+        if self.is_portable and self.gpu != CUDA and self.precision == "fp8":
+            raise ProfileError("fp8 of the torch engine is for GPUs: choose bf16, int8 or int4")
         if self.engine == "tensorrt":
             self._check_tensorrt()
 
@@ -254,14 +256,14 @@ def torch_profile(name: str, model: str, precision: Precision = "bf16") -> Profi
     )
 
 
-def cuda_profile(name: str, model: str) -> Profile:
+def cuda_profile(name: str, model: str, precision: Precision = "bf16") -> Profile:
     """The portable engine for NVIDIA GPUs: a lone request drafts most, and others less by the policy
     (docs/gpu-benchmarks.md)."""
     return Profile(
-        name=f"{name}-torch-cuda-bf16-w15n15g15",
+        name=f"{name}-torch-cuda-{precision}-w15n15g15",
         model=model,
         engine="torch",
-        precision="bf16",
+        precision=precision,
         lookahead=LookaheadConfig(15, 15, 15),
         max_batch_size=16,
         max_input_len=LONGEST - 1,
@@ -281,7 +283,8 @@ def _torch_profiles() -> Iterator[Profile]:
         if model.size in ("0.5b", "1.5b", "3b", "7b"):
             for precision in CPU_PRECISIONS:
                 yield torch_profile(model.name, model.repo, precision)
-        yield cuda_profile(model.name, model.repo)
+        for precision in CUDA_PRECISIONS:
+            yield cuda_profile(model.name, model.repo, precision)
 
 
 PROFILES = {profile.name: profile for profile in (DEMO_PROFILE, *_tensorrt_profiles(), *_torch_profiles())}

@@ -22,7 +22,7 @@ from build_engine.profiles import (
     cuda_profile,
     torch_profile,
 )
-from build_engine.versions import IncompatibleError, check_compute_capability, installed_tensorrt_llm
+from build_engine.versions import FP8_SM, IncompatibleError, check_compute_capability, installed_tensorrt_llm
 
 if TYPE_CHECKING:
     from build_engine.gguf.model import GgufModel
@@ -90,7 +90,8 @@ def matching_gpus(profile: Profile, hardware: Hardware) -> list[Gpu]:
     if not hardware.gpus:
         raise IncompatibleError(f"no GPU found ({hardware.note}): run this on a machine with {profile.gpu.upper()}")
     if profile.gpu == CUDA:
-        return [max(cuda_gpus(hardware), key=lambda gpu: gpu.free_mib)]
+        least = FP8_SM if profile.precision == "fp8" else CUDA_SM
+        return [max(cuda_gpus(hardware, least), key=lambda gpu: gpu.free_mib)]
     wanted = GPU_TYPES[profile.gpu]
     check_compute_capability(wanted.sm, profile.precision == "fp8")
     for gpu in hardware.gpus:
@@ -110,13 +111,14 @@ def matching_gpus(profile: Profile, hardware: Hardware) -> list[Gpu]:
     return gpus[: profile.tensor_parallel]
 
 
-def cuda_gpus(hardware: Hardware) -> list[Gpu]:
-    """The GPUs that the portable engine's kernels run on; raises `IncompatibleError` where there is none."""
-    found = [gpu for gpu in hardware.gpus if gpu.sm >= CUDA_SM]
+def cuda_gpus(hardware: Hardware, least: int = CUDA_SM) -> list[Gpu]:
+    """The GPUs of compute capability `least` / 10 or more, which the portable engine's kernels run on; raises
+    `IncompatibleError` where there is none."""
+    found = [gpu for gpu in hardware.gpus if gpu.sm >= least]
     if not found:
         here = ", ".join(sorted({f"{gpu.product} (compute capability {gpu.sm / 10})" for gpu in hardware.gpus}))
         raise IncompatibleError(
-            f"needs compute capability {CUDA_SM / 10} or more, this machine has {here}: choose one for any machine"
+            f"needs compute capability {least / 10} or more, this machine has {here}: choose one for any machine"
         )
     return found
 

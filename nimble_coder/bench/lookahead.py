@@ -88,13 +88,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="problems of HumanEval")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="fp32")
+    parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="fp32")
     parser.add_argument("--temperature", type=float, default=0.0, help="sample, each prompt with a seed of its own")
+    parser.add_argument("--top-p", type=float, default=1.0, help="where sampled")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help="W,N,G or draft:N, each")
     args = parser.parse_args()
-    args.sampling = Sampling(temperature=args.temperature) if args.temperature else None
+    args.sampling = Sampling(temperature=args.temperature, top_p=args.top_p) if args.temperature else None
     modes = list(dict.fromkeys([PLAINLY, *args.configs, BY_CHOICE]))
     tokenizer = TextTokenizer(args.model)
     texts = coding_prompts() if args.prompts == "own" else humaneval_chats(args.count)

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
+from build_engine.eight_bits import quantise, scales_of
 from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS
@@ -107,6 +108,8 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     weights = random_weights(shape, device)
     if device.type == "cpu" and not args.pytorch:
         weights = {name: stored(name, tensor, PRECISIONS[args.precision]) for name, tensor in weights.items()}
+    if args.precision == "fp8":
+        weights = in_eight_bits(weights)
     read = [t for name, t in weights.items() if t.ndim >= 2 and (name != "embedding" or shape.tie_word_embeddings)]
     total = sum(tensor.numel() * tensor.element_size() for tensor in read)
     positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
@@ -128,6 +131,17 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     return Bench(NativeQwen2(libraries[0], shape, weights, cache, args.threads), device, total, args.rounds)
 
 
+def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With the layers' matrices as a GPU reads them."""
+    found = {}
+    for name, tensor in weights.items():
+        if tensor.ndim == 2 and name.startswith("layers."):
+            found[name], found[scales_of(name)] = quantise(tensor)
+        else:
+            found[name] = tensor
+    return found
+
+
 def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.Tensor]:
     """The portable engine's tensors (`build_engine.engines.torch.fused_weights`), small random numbers."""
     return {
@@ -141,7 +155,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
-    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16", help="of the compiled step")
+    parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16", help="of the compiled step")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
     parser.add_argument("--rounds", type=int, default=9)

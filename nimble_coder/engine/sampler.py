@@ -54,7 +54,8 @@ class Sampler:
 
     def choose(self, logits: torch.Tensor) -> tuple[int, float]:
         """The next token and its log probability, from logits `[vocab_size]`."""
-        raw = logits.float().cpu()
+        # A form's mask is made on the CPU; everything else stays where the logits are, which is what moves slowest.
+        raw = logits.float().cpu() if self._form else logits.float()
         adjusted = self._forbid(self._penalise(raw.clone()))
         if self._form:
             token = self._draw_held(self._form, raw, adjusted)
@@ -83,24 +84,27 @@ class Sampler:
     def _penalise(self, logits: torch.Tensor) -> torch.Tensor:
         sampling = self._sampling
         if sampling.repetition_penalty != 1.0:
-            seen = torch.tensor(sorted(self._seen))
+            seen = torch.tensor(sorted(self._seen), device=logits.device)
             values = logits[seen]
             penalty = sampling.repetition_penalty
             logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
         if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
-            tokens = torch.tensor(list(self._counts))
-            times = torch.tensor([float(n) for n in self._counts.values()])
+            tokens = torch.tensor(list(self._counts), device=logits.device)
+            times = torch.tensor([float(n) for n in self._counts.values()], device=logits.device)
             logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
-        logits[self._biased] += self._biases
+        if len(self._biased):
+            logits[self._biased.to(logits.device)] += self._biases.to(logits.device)
         return logits
 
     def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
         if len(self._output) < self._sampling.min_tokens:
-            logits[self._ends] = -torch.inf
-        logits[self._never] = -torch.inf
+            logits[self._ends.to(logits.device)] = -torch.inf
+        if len(self._never):
+            logits[self._never.to(logits.device)] = -torch.inf
         words = self._never_behind.get(self._output[-1], ()) if self._output else ()
         lasts = [last for *beginning, last in words if self._output[-len(beginning) :] == beginning]
-        logits[torch.tensor(lasts, dtype=torch.long)] = -torch.inf
+        if lasts:
+            logits[torch.tensor(lasts, device=logits.device)] = -torch.inf
         return logits
 
     def _draw_held(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor) -> int:
@@ -124,13 +128,13 @@ class Sampler:
         count = min(sampling.top_k or vocab, vocab)
         # A cut seldom leaves more than a few of 150,000 tokens, and to sort all of them takes longer than a step.
         few = min(count, FEW)
-        ordered, tokens = scaled.topk(few)
+        ordered, tokens = (found.cpu() for found in scaled.topk(few))
         if sampling.top_k and few == count:
             probabilities = ordered.softmax(-1)
         else:
-            probabilities = (ordered - scaled.logsumexp(-1)).exp()
+            probabilities = (ordered - scaled.logsumexp(-1).cpu()).exp()
             if few < count and not self._cuts(probabilities):
-                ordered, tokens = scaled.sort(descending=True, stable=True)
+                ordered, tokens = scaled.cpu().sort(descending=True, stable=True)
                 probabilities = ordered[:count].softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         kept = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
@@ -152,5 +156,5 @@ class Sampler:
         sums = weights.double().cumsum(-1)
         if not sums[-1] > 0:  # also where it is no number
             raise ValueError("no token is left to choose from")
-        point = torch.rand((), dtype=torch.float64, generator=self._generator) * sums[-1]
+        point = torch.rand((), dtype=torch.float64, generator=self._generator).to(sums.device) * sums[-1]
         return min(int(torch.searchsorted(sums, point, right=True)), len(weights) - 1)

@@ -10,7 +10,7 @@ from build_engine.catalog import MODELS, find_model
 from build_engine.hardware import GPU_TYPES, MIB
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.memory import plan_memory
-from build_engine.profiles import ANY, EMBEDDED, PROFILES, Profile, ProfileError, find_profile
+from build_engine.profiles import ANY, CUDA, EMBEDDED, PROFILES, Profile, ProfileError, find_profile
 
 TENSORRT = [profile for profile in PROFILES.values() if profile.engine == "tensorrt"]
 
@@ -132,7 +132,8 @@ def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() ->
         ({"max_input_len": 9000}, "a prompt is computed in one forward pass"),
         ({"max_seq_len": 4096}, "leaves no room for output"),
         ({"max_batch_size": 0}, "at least 1"),
-        ({"engine": "torch", "precision": "fp8"}, "torch engine has no fp8"),
+        ({"engine": "torch", "precision": "fp8"}, "fp8 of the torch engine is for GPUs"),
+        ({"engine": "torch", "gpu": CUDA, "precision": "int4"}, "int4 of the torch engine is for CPUs"),
         ({"fp8_kv_cache": True, "kv_cache_reuse": False}, "beside bf16 weights"),
         ({"precision": "fp8", "fp8_kv_cache": True}, "turn kv_cache_reuse off"),
     ],

@@ -9,6 +9,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.hardware import detect_hardware
 from build_engine.profiles import PROFILES, ProfileError
 from build_engine.selection import Fit, assess, matching_gpus, profile_of, select_profile
+from build_engine.versions import IncompatibleError
 from tests.standin.machine import A10G, A100, B200, H100, L4, T4, Machine
 
 H100_7B = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -64,8 +65,17 @@ def test_the_portable_engine_runs_on_the_gpu_with_most_room(machine: Machine) ->
     assert [gpu.free_mib for gpu in matching_gpus(profile, detect_hardware())] == [A10G[3]]
 
 
-def test_a_model_that_runs_nowhere_here_is_refused_with_the_closest_profile(machine: Machine) -> None:
+def test_a_gpu_without_room_for_16_bits_gets_8_where_it_multiplies_them(machine: Machine) -> None:
     machine.gpus([*H100[:3], 60000])
+    chosen = select_profile(detect_hardware(), "qwen2.5-coder-32b-instruct")
+    assert chosen.name == "qwen2.5-coder-32b-instruct-torch-cuda-fp8-w15n15g15"
+    machine.gpus(A10G)
+    with pytest.raises(IncompatibleError, match=r"needs compute capability 8\.9 or more"):
+        matching_gpus(chosen, detect_hardware())
+
+
+def test_a_model_that_runs_nowhere_here_is_refused_with_the_closest_profile(machine: Machine) -> None:
+    machine.gpus([*H100[:3], 30000])
     machine.tensorrt_llm("0.19.0")
     with pytest.raises(ProfileError, match=r"no profile of .*32b-instruct runs here.*needs .* GiB per GPU"):
         select_profile(detect_hardware(), "qwen2.5-coder-32b-instruct")

@@ -9,10 +9,12 @@ from safetensors.torch import save_file
 
 from build_engine.build import build
 from build_engine.cache import Cache
+from build_engine.checkpoint import Checkpoint
 from build_engine.engine_config import WEIGHTS, EngineConfig
+from build_engine.engines.torch import build_torch_engine
 from build_engine.lookahead import LookaheadConfig
-from build_engine.precision import Precision
-from build_engine.profiles import find_profile
+from build_engine.precision import CUDA_PRECISIONS, Precision
+from build_engine.profiles import CUDA, find_profile
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
@@ -49,6 +51,28 @@ def test_packed_weights_are_not_copied(make_checkpoint: MakeCheckpoint, tmp_path
     places = [line.split()[0].split("-") for line in mapped.splitlines() if line.endswith(WEIGHTS)]
     inside = [any(int(a, 16) <= t.data_ptr() < int(b, 16) for a, b in places) for t in kept.values()]
     assert all(inside)
+
+
+def test_what_was_built_in_8_bits_for_gpus_is_served_in_16_where_nothing_multiplies_them(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint())
+    sizes = {}
+    for precision in CUDA_PRECISIONS:
+        profile = replace(
+            find_profile("demo"), precision=precision, gpu=CUDA, lookahead=LOOKAHEAD, max_input_len=200, max_seq_len=256
+        )
+        (tmp_path / precision).mkdir()
+        build_torch_engine(checkpoint, profile, tmp_path / precision)
+        sizes[precision] = (tmp_path / precision / WEIGHTS).stat().st_size
+    assert sizes["fp8"] < sizes["bf16"]
+    exact, eight = (load_weights(tmp_path / precision, CPU) for precision in CUDA_PRECISIONS)
+    assert exact.keys() == eight.keys()
+    for name, tensor in exact.items():
+        error = (eight[name].float() - tensor.float()).norm() / tensor.float().norm()
+        is_matrix = tensor.ndim == 2 and name.startswith("layers.")
+        assert 0 < error < 0.04 if is_matrix else error == 0, name
+    assert len(tokens(tmp_path / "fp8")) == 40
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

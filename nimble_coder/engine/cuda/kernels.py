@@ -11,7 +11,20 @@ import triton.language as tl
 
 
 @triton.jit
-def embed_norm(tokens, embedding, weight, hidden, normed, width, eps, BLOCK: tl.constexpr):
+def store_rounded(values, out, scales, row, width, column, inside, EIGHT: tl.constexpr):
+    """Stores fp32 values of a row in `out`; with `EIGHT` that is E4M3, and a scale makes the largest 448."""
+    if EIGHT:
+        largest = tl.max(tl.where(inside, tl.abs(values), 0.0), 0)
+        scale = tl.where(largest > 0.0, largest / 448.0, 1.0)
+        tl.store(scales + row, scale)
+        values = values / scale
+    tl.store(out + row * width + column, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def embed_norm(
+    tokens, embedding, weight, hidden, normed, normed_scales, width, eps, EIGHT: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     """hidden = embedding[token]; normed = its RMSNorm. One program a row, `width` elements each."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -22,34 +35,44 @@ def embed_norm(tokens, embedding, weight, hidden, normed, width, eps, BLOCK: tl.
     x = x.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row * width + column, (x * scale * w).to(normed.dtype.element_ty), mask=inside)
+    store_rounded(x * scale * w, normed, normed_scales, row, width, column, inside, EIGHT)
 
 
 @triton.jit
-def add_norm(hidden, delta, weight, normed, width, eps, BLOCK: tl.constexpr):
-    """hidden += delta; normed = its RMSNorm. One program a row."""
+def add_norm(
+    hidden, delta, row_scales, scales, weight, normed, normed_scales, width, eps,
+    EIGHT: tl.constexpr, NORMED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """hidden += delta; normed = its RMSNorm, in 8 bits with `NORMED`. One program a row.
+
+    With `EIGHT`, `delta` is a product of 8 bits, and wants its row's scale and each column's.
+    """
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
     x = tl.load(hidden + row * width + column, mask=inside, other=0.0).to(tl.float32)
-    x += tl.load(delta + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    more = tl.load(delta + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    if EIGHT:
+        more *= tl.load(row_scales + row) * tl.load(scales + column, mask=inside, other=0.0)
+    x += more
     rounded = x.to(hidden.dtype.element_ty)
     tl.store(hidden + row * width + column, rounded, mask=inside)
     x = rounded.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row * width + column, (x * scale * w).to(normed.dtype.element_ty), mask=inside)
+    store_rounded(x * scale * w, normed, normed_scales, row, width, column, inside, NORMED)
 
 
 @triton.jit
 def rotate_and_store(
-    qkv, cos, sin, positions, places, slots, keys, values, slot_stride, capacity,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr,
+    qkv, row_scales, scales, bias, cos, sin, positions, places, slots, keys, values, slot_stride, capacity,
+    EIGHT: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """Rotary embedding of queries and keys, halves layout (GPT-NeoX); keys and values go to their place in the cache.
 
     One program a row. `qkv` is `[rows, HEADS + 2 KV_HEADS, 2 HALF]`; its queries are rotated where they are. A place
-    below 0 is a padded row's: nothing of it is stored.
+    below 0 is a padded row's: nothing of it is stored. With `EIGHT`, `qkv` is a product of 8 bits, and wants its scales
+    and the bias.
     """
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + row).to(tl.int64)
@@ -64,6 +87,14 @@ def rotate_and_store(
     c = tl.load(cos + position * HALF + half)[None, :]
     s = tl.load(sin + position * HALF + half)[None, :]
     a32, b32 = a.to(tl.float32), b.to(tl.float32)
+    if EIGHT:
+        of_row = tl.load(row_scales + row)
+        column = head[:, None] * 2 * HALF + half[None, :]
+        a32 = a32 * of_row * tl.load(scales + column, mask=known, other=0.0)
+        b32 = b32 * of_row * tl.load(scales + column + HALF, mask=known, other=0.0)
+        a32 += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
+        b32 += tl.load(bias + column + HALF, mask=known, other=0.0).to(tl.float32)
+        a, b = a32.to(a.dtype), b32.to(b.dtype)
     first = (a32 * c - b32 * s).to(a.dtype)
     second = (b32 * c + a32 * s).to(a.dtype)
     is_query = (head < HEADS)[:, None]
@@ -207,17 +238,46 @@ def silu_times(gate_up, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def silu_times_in_eight(
+    gate_up, row_scales, scales, out, out_scales, width, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The same of a product of 8 bits, into 8 bits. One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    of_row = tl.load(row_scales + row)
+    gate = tl.load(gate_up + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
+    gate *= of_row * tl.load(scales + column, mask=inside, other=0.0)
+    up *= of_row * tl.load(scales + width + column, mask=inside, other=0.0)
+    store_rounded(gate / (1.0 + tl.exp(-gate)) * up, out, out_scales, row, width, column, inside, True)
+
+
+@triton.jit
+def round_rows(x, out, out_scales, width, BLOCK: tl.constexpr):
+    """A row in 8 bits. One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    values = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    store_rounded(values, out, out_scales, row, width, column, inside, True)
+
+
+@triton.jit
 def choose_in_tiles(
-    normed, head, tops, places, rows, width, vocab, tiles,
+    normed, head, wanted, tops, places, rows, width, vocab, tiles,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The largest logit of each row in a tile of the vocabulary, in fp32, and its token: logits are never written.
 
     One program a tile of `BLOCK_N` tokens and a block of rows, rows varying fastest, so that they share the weights'
-    tile in the cache. `head` is `[vocab, width]`; `tops` and `places` are `[rows, tiles]`.
+    tile in the cache. `head` is `[vocab, width]`; `tops` and `places` are `[rows, tiles]`. A block without a `wanted`
+    row does nothing.
     """
     block, tile = tl.program_id(0), tl.program_id(1)
     row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    if tl.max(tl.load(wanted + row, mask=row < rows, other=0), 0) == 0:
+        return
     token = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     a = normed + row.to(tl.int64)[:, None] * width + k[None, :]
@@ -236,9 +296,11 @@ def choose_in_tiles(
 
 
 @triton.jit
-def choose(tops, places, choices, tiles, BLOCK: tl.constexpr):
+def choose(wanted, tops, places, choices, tiles, BLOCK: tl.constexpr):
     """The most likely token of each row, of equal ones the first. One program a row."""
     row = tl.program_id(0)
+    if tl.load(wanted + row) == 0:
+        return
     tile = tl.arange(0, BLOCK)
     top = tl.load(tops + row * tiles + tile, mask=tile < tiles, other=float("-inf"))
     best = tl.argmax(top, 0, tie_break_left=True)

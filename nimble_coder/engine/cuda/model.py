@@ -1,7 +1,7 @@
 """The Qwen2 model on an NVIDIA GPU: matrix products by cuBLAS, everything between them by our kernels.
 
-Decoding steps are padded to one of a few numbers of rows, recorded as a CUDA graph at their first use, and replayed:
-one launch and one small copy each way per step. Chunks of prompts run as they are.
+Steps are padded to one of a few numbers of rows, recorded as a CUDA graph, and replayed: one launch and one small copy
+each way per step. Long chunks of prompts run as they are.
 """
 
 import logging
@@ -16,6 +16,7 @@ from torch.nn import functional
 from build_engine.checkpoint import ModelShape
 from nimble_coder.engine.batch import Batch
 from nimble_coder.engine.cuda import kernels
+from nimble_coder.engine.cuda.matrix import Matrix, Rows
 from nimble_coder.engine.cuda.plan import Layout, Plan
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Outcome
@@ -27,6 +28,8 @@ ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 
 """Rows that steps are padded to; the engine's own number of tokens per step comes between them."""
 FEW_ROWS = 16
 """Up to here attention takes small blocks."""
+MIXED_ROWS = 512
+"""Up to here steps with chunks of prompts are graphs too: launched one by one, their kernels wait for the host."""
 SPLITS = 32
 """The most parts that a sequence's entries are attended in."""
 CHOICE_TILE = 128
@@ -57,6 +60,13 @@ class CudaQwen2:
         angles = rotary_angles(shape, cache.capacity)
         self._cos, self._sin = (f(angles).to(self._device, torch.float32) for f in (torch.cos, torch.sin))
         self._head = weights.get("head", weights["embedding"])
+        self._matrices = [
+            {
+                "qkv": Matrix(weights, f"layers.{layer}.qkv_weight", f"layers.{layer}.qkv_bias"),
+                **{name: Matrix(weights, f"layers.{layer}.{name}") for name in ("output", "gate_up", "down")},
+            }
+            for layer in range(shape.num_hidden_layers)
+        ]
         self._buckets = sorted({*ROWS, tokens_per_step})
         self._steps: dict[int, RecordedStep] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
@@ -64,7 +74,7 @@ class CudaQwen2:
     def record(self, most_rows: int) -> None:
         """Records the graphs of steps of up to `most_rows` rows, which otherwise happens at their first use."""
         started = time.monotonic()
-        for rows in (rows for rows in self._buckets if rows <= most_rows):
+        for rows in (rows for rows in self._buckets if rows <= max(most_rows, MIXED_ROWS)):
             self._step(rows)
         logger.info("recorded %d steps in %.1f s", len(self._steps), time.monotonic() - started)
 
@@ -72,16 +82,19 @@ class CudaQwen2:
     def run(self, batch: Batch) -> Outcome:
         """See `Model.run`."""
         rows = len(batch.tokens)
-        if len(batch.wanted) == rows and rows <= self._buckets[-1]:
+        if rows <= (self._buckets[-1] if len(batch.wanted) == rows else MIXED_ROWS):
             step = self._step(next(bucket for bucket in self._buckets if bucket >= rows))
             found, normed = step.run(batch)
-            return Outcome(found[:rows].tolist(), self._logits(normed[:rows]) if batch.wants_logits else None)
+            wanted = torch.from_numpy(batch.wanted)
+            logits = self._logits(normed[wanted.to(self._device)]) if batch.wants_logits else None
+            return Outcome(found[wanted].tolist(), logits)
         layout = self.layout(rows, batch)
         plan = np.empty(layout.size, np.int32)
         Plan(layout, plan).fill(batch, self._cache.take_moves())
         hidden = self.forward(torch.from_numpy(plan).to(self._device), layout)
         normed = hidden[torch.from_numpy(batch.wanted).to(self._device)]
-        choices = self.choose(normed).tolist() if len(normed) else []
+        every = torch.ones(len(normed), dtype=torch.int32, device=self._device)
+        choices = self.choose(normed, every).tolist() if len(normed) else []
         return Outcome(choices, self._logits(normed) if batch.wants_logits else None)
 
     def layout(self, rows: int, batch: Batch | None = None) -> Layout:
@@ -116,24 +129,28 @@ class CudaQwen2:
             keys, values, part["movers"], part["moves"], keys.stride(0), slot_stride, cache.capacity, dim,
             num_warps=1,
         )  # fmt: skip
-        hidden = torch.empty(rows, width, dtype=keys.dtype, device=keys.device)
-        normed = torch.empty_like(hidden)
+        dtype, device, eight = keys.dtype, keys.device, self._matrices[0]["gate_up"].is_eight
+        hidden = torch.empty(rows, width, dtype=dtype, device=device)
+        final = torch.empty_like(hidden)
+        normed = Rows.empty(rows, width, dtype, device, eight)
         # Attention writes no padded row, and what nobody has written may be too large to square.
-        attended = torch.zeros(rows, heads * dim, dtype=keys.dtype, device=keys.device)
-        gated = torch.empty(rows, inter, dtype=keys.dtype, device=keys.device)
+        attended = torch.zeros(rows, heads * dim, dtype=dtype, device=device)
+        rounded = Rows.empty(rows, heads * dim, dtype, device, eight=True) if eight else Rows(attended, normed.scales)
+        gated = Rows.empty(rows, inter, dtype, device, eight)
         splits = self._splits(layout)
         partial = torch.empty(splits * rows * heads * dim, dtype=torch.float32, device=keys.device)
         stats = torch.zeros(splits * rows * heads * 2, dtype=torch.float32, device=keys.device)
         kernels.embed_norm[(rows,)](
-            part["tokens"], weights["embedding"], weights["layers.0.attention_norm"], hidden, normed, width, eps,
-            norm_block,
+            part["tokens"], weights["embedding"], weights["layers.0.attention_norm"], hidden, normed.values,
+            normed.scales, width, eps, eight, norm_block,
         )  # fmt: skip
         for layer in range(shape.num_hidden_layers):
-            name = f"layers.{layer}."
-            qkv = functional.linear(normed, weights[name + "qkv_weight"], weights[name + "qkv_bias"])
+            name, matrices = f"layers.{layer}.", self._matrices[layer]
+            qkv = matrices["qkv"](normed, dtype)
             kernels.rotate_and_store[(rows,)](
-                qkv, self._cos, self._sin, part["positions"], part["places"], part["slots"], keys[layer], values[layer],
-                slot_stride, cache.capacity, heads, kv_heads, dim // 2, head_block,
+                qkv, normed.scales, matrices["qkv"].scales, matrices["qkv"].bias, self._cos, self._sin,
+                part["positions"], part["places"], part["slots"], keys[layer], values[layer], slot_stride,
+                cache.capacity, eight, heads, kv_heads, dim // 2, head_block,
             )  # fmt: skip
             kernels.attend[(layout.blocks, kv_heads, splits)](
                 qkv, keys[layer], values[layer], attended, partial, stats, part["blocks"], part["visible"],
@@ -145,18 +162,38 @@ class CudaQwen2:
                 kernels.combine[(rows * heads,)](
                     partial, stats, attended, rows * heads, splits, dim, power_of_two(splits), num_warps=2
                 )
-            delta = functional.linear(attended, weights[name + "output"])
-            kernels.add_norm[(rows,)](hidden, delta, weights[name + "mlp_norm"], normed, width, eps, norm_block)
-            gate_up = functional.linear(normed, weights[name + "gate_up"])
-            kernels.silu_times[(rows, -(-inter // 1024))](gate_up, gated, inter, 1024)
-            delta = functional.linear(gated, weights[name + "down"])
+            if eight:
+                kernels.round_rows[(rows,)](
+                    attended, rounded.values, rounded.scales, heads * dim, power_of_two(heads * dim)
+                )
+            delta = matrices["output"](rounded, dtype)
+            kernels.add_norm[(rows,)](
+                hidden, delta, rounded.scales, matrices["output"].scales, weights[name + "mlp_norm"], normed.values,
+                normed.scales, width, eps, eight, eight, norm_block,
+            )  # fmt: skip
+            gate_up = matrices["gate_up"](normed, dtype)
+            if eight:
+                kernels.silu_times_in_eight[(rows,)](
+                    gate_up, normed.scales, matrices["gate_up"].scales, gated.values, gated.scales, inter,
+                    power_of_two(inter), num_warps=16,
+                )  # fmt: skip
+            else:
+                kernels.silu_times[(rows, -(-inter // 1024))](gate_up, gated.values, inter, 1024)
+            delta = matrices["down"](gated, dtype)
             last = layer + 1 == shape.num_hidden_layers
             following = weights["norm" if last else f"layers.{layer + 1}.attention_norm"]
-            kernels.add_norm[(rows,)](hidden, delta, following, normed, width, eps, norm_block)
-        return normed
+            into = Rows(final, normed.scales) if last else normed
+            kernels.add_norm[(rows,)](
+                hidden, delta, gated.scales, matrices["down"].scales, following, into.values, into.scales, width, eps,
+                eight, eight and not last, norm_block,
+            )  # fmt: skip
+        return final
 
-    def choose(self, normed: torch.Tensor) -> torch.Tensor:
-        """The most likely token behind each row, `[rows]` int32; logits are compared in fp32."""
+    def choose(self, normed: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """The most likely token behind each row, `[rows]` int32; logits are compared in fp32.
+
+        Where `wanted`, `[rows]` int32, is 0 there may be anything.
+        """
         rows, width = normed.shape
         vocab = self._shape.vocab_size
         tiles = -(-vocab // CHOICE_TILE)
@@ -165,10 +202,10 @@ class CudaQwen2:
         choices = torch.empty(rows, dtype=torch.int32, device=normed.device)
         lines = min(max(power_of_two(rows), 16), 128)
         kernels.choose_in_tiles[(-(-rows // lines), tiles)](
-            normed, self._head, tops, places, rows, width, vocab, tiles, lines, CHOICE_TILE, 64,
+            normed, self._head, wanted, tops, places, rows, width, vocab, tiles, lines, CHOICE_TILE, 64,
             num_warps=8 if lines == 128 else 4, num_stages=4,
         )  # fmt: skip
-        kernels.choose[(rows,)](tops, places, choices, tiles, power_of_two(tiles))
+        kernels.choose[(rows,)](wanted, tops, places, choices, tiles, power_of_two(tiles))
         return choices
 
     def _splits(self, layout: Layout) -> int:
@@ -211,7 +248,8 @@ class RecordedStep:
     def _compute(self) -> None:
         self._plan.copy_(self._staged, non_blocking=True)
         self._normed = self._model.forward(self._plan, self._layout)
-        self._found.copy_(self._model.choose(self._normed), non_blocking=True)
+        wanted = self._layout.views(self._plan)["wanted"]
+        self._found.copy_(self._model.choose(self._normed, wanted), non_blocking=True)
 
     def run(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Choices `[rows]` on the host and final norms `[rows, hidden_size]`, those of padded rows included."""

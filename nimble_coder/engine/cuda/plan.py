@@ -46,6 +46,7 @@ class Layout:
             "positions": self.rows,
             "places": self.rows,
             "slots": self.rows,
+            "wanted": self.rows,
             "blocks": self.blocks * BLOCK_FIELDS,
             "movers": self.sequences * MOVER_FIELDS,
             "moves": self.sequences * self.longest_path * 2,
@@ -77,6 +78,7 @@ class Plan:
         parts = {name: memory[where] for name, where in layout.sections.items()}
         self._tokens, self._positions = parts["tokens"], parts["positions"]
         self._places, self._slots = parts["places"], parts["slots"]
+        self._wanted = parts["wanted"]
         self._blocks = parts["blocks"].reshape(-1, BLOCK_FIELDS)
         self._movers = parts["movers"].reshape(-1, MOVER_FIELDS)
         self._moves = parts["moves"].reshape(-1, 2)
@@ -90,6 +92,8 @@ class Plan:
         rows = len(batch.tokens)
         self._tokens[:rows] = batch.tokens
         self._positions[:rows] = batch.positions
+        self._wanted[: max(rows, self._rows)] = 0
+        self._wanted[batch.wanted] = 1
         if len(batch.visible):
             self._visible[: len(batch.visible)] = batch.visible
         used = 0
