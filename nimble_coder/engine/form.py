@@ -190,9 +190,22 @@ def grammar_of(guide: Guide) -> str:
         case GuideType.LARK:
             if TEXTS.sub("", guide.text).count("&") > MOST_JOINED:
                 raise ValueError(f"it has more than {MOST_JOINED} '&': such terminals take too long to compile")
-            for found in re.finditer(r"%json\s*", guide.text):
-                check_schema(DECODER.raw_decode(guide.text, found.end())[0])
+            check_schemas(guide.text)
             return LLMatcher.grammar_from_lark(guide.text)
+
+
+def check_schemas(lark: str) -> None:
+    """Checks every schema in Lark; raises ValueError. Within one, the mark may be part of a text."""
+    covered = 0
+    for found in re.finditer(r"%json\s*", lark):
+        try:
+            schema, end = DECODER.raw_decode(lark, found.end())
+        except ValueError:
+            if found.start() >= covered:
+                raise
+        else:
+            check_schema(schema)
+            covered = max(covered, end)
 
 
 def check_schema(schema: Any) -> None:

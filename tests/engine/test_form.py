@@ -228,6 +228,7 @@ BAD = {
     "a large integer": ("json_schema", f'{{"const": {2**63}}}'),
     "the least integers": ("json_schema", f'{{"type": "integer", "minimum": {-(2**63)}, "maximum": {-(2**63) + 9}}}'),
     "the least integers in lark": ("lark", f'start: %json {{"const": {-(2**63)}}}'),
+    "one behind what looks like a schema": ("lark", f'start: /%json "/ %json {{"const": {-(2**63)}}}'),
     "terminals at once": ("lark", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(40))),
 }
 
@@ -245,6 +246,12 @@ def test_a_bad_form_is_refused_within_a_second(forms: Forms, name: str) -> None:
 def test_what_a_regular_expression_has_wrong_is_said(forms: Forms) -> None:
     with pytest.raises(RequestError, match=r"parse error: look-around, .* is not supported"):
         forms.open(Guide(GuideType.JSON_SCHEMA, '{"type": "string", "pattern": "(?=a)b"}'), {END})
+
+
+def test_a_schemas_text_may_speak_of_schemas(forms: Forms) -> None:
+    for said in ("as %json is", 'as in %json {"a": 1}'):
+        parameters = {"type": "object", "description": said, "properties": {"a": {"enum": [said]}}}
+        forms.open(turn_guide([("store", parameters, True)], None, None), {END})
 
 
 DEEP = {
