@@ -88,7 +88,7 @@ def test_grpc_is_spread_over_the_replicas(behind: str, fleet: Fleet) -> None:
 
 def first_piece(base: str) -> float:
     """Seconds to the first piece of an answer that goes on for long."""
-    body = {"prompt": f"# {secrets.token_hex(4)}\n", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    body = {"prompt": f"# {secrets.token_hex(4)}\n", "max_tokens": 400, "ignore_eos": True, "stream": True}
     started = time.monotonic()
     with httpx.stream("POST", f"{base}/v1/completions", json=body, timeout=60) as answer:
         answer.raise_for_status()
@@ -97,9 +97,9 @@ def first_piece(base: str) -> float:
 
 
 def test_no_proxy_keeps_the_first_token(behind: str, fleet: Fleet) -> None:
-    """HAProxy would keep it for 200 ms. Tried until once nothing else on the machine has."""
-    fastest = min(first_piece(f"http://{fleet.replicas[0].address}:8000") for _ in range(5))
-    assert wait_until(lambda: first_piece(HTTP) < fastest + 0.1)
+    """HAProxy would keep each for 200 ms. Tried side by side until once nothing else on the machine has."""
+    direct = f"http://{fleet.replicas[0].address}:8000"
+    assert wait_until(lambda: first_piece(HTTP) < first_piece(direct) + 0.1)
 
 
 @pytest.mark.parametrize("what", ["prompt", "chat", "header"])
