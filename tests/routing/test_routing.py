@@ -87,8 +87,14 @@ def test_grpc_is_spread_over_the_replicas(behind: str, fleet: Fleet) -> None:
 
 
 def first_piece(base: str) -> float:
-    """Seconds to the first piece of an answer that goes on for long."""
-    body = {"prompt": f"# {secrets.token_hex(4)}\n", "max_tokens": 400, "ignore_eos": True, "stream": True}
+    """Seconds to the first piece of an answer that goes on for long: its end would bring what is kept."""
+    body = {
+        "prompt": f"# {secrets.token_hex(4)}\n",
+        "max_tokens": 2000,
+        "ignore_eos": True,
+        "stream": True,
+        "lookahead": False,
+    }
     started = time.monotonic()
     with httpx.stream("POST", f"{base}/v1/completions", json=body, timeout=60) as answer:
         answer.raise_for_status()
@@ -97,9 +103,10 @@ def first_piece(base: str) -> float:
 
 
 def test_no_proxy_keeps_the_first_token(behind: str, fleet: Fleet) -> None:
-    """HAProxy would keep each for 200 ms. Tried side by side until once nothing else on the machine has."""
+    """HAProxy would keep each for 200 ms. The fastest of many is one that nothing else on the machine has kept."""
     direct = f"http://{fleet.replicas[0].address}:8000"
-    assert wait_until(lambda: first_piece(HTTP) < first_piece(direct) + 0.1)
+    tries = [(first_piece(direct), first_piece(HTTP)) for _ in range(20)]
+    assert min(behind_it for _, behind_it in tries) < min(alone for alone, _ in tries) + 0.1
 
 
 @pytest.mark.parametrize("what", ["prompt", "chat", "header"])
