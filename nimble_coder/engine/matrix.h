@@ -39,8 +39,15 @@ constexpr int kJoinedBytes = 1, kTileBytes = 4;
 constexpr int kAloneBytes = 0;
 #endif
 
-// Takes the products of a row and `outputs` outputs from `first` on.
-using Sink = std::function<void(int row, int first, int outputs, const float* values)>;
+// Products of `rows` rows from `row` on and `outputs` outputs from `first` on, a row's `kPanel` behind each other's.
+struct Products {
+    int row, rows, first, outputs;
+    const float* values;
+
+    const float* of(int index) const { return values + index * kPanel; }
+};
+
+using Sink = std::function<void(const Products&)>;
 
 // [out, in]. Rows of input are in the matrix's own form, `stride` bytes from each other.
 class Matrix {
@@ -352,21 +359,21 @@ class Packed final : public Matrix {
     template <int Rows, int Panels>
     void multiply_rows(const std::byte* rows, int first, int index, int apart, const Sink& sink) const {
         Vec sums[Rows][Panels * kVectors];
-        alignas(64) float values[Panels][kPanel] = {};
+        alignas(64) float values[Panels][Rows][kPanel] = {};
         const auto start = [&](int panel) { return (index + panel * apart) * kPanel; };
         const auto outputs = [&](int panel) { return std::min(kPanel, out_ - start(panel)); };
         if (bias_)
             for (int panel = 0; panel < Panels; ++panel)
-                std::memcpy(values[panel], bias_ + start(panel), sizeof(float) * outputs(panel));
+                std::memcpy(values[panel][0], bias_ + start(panel), sizeof(float) * outputs(panel));
         for (auto& row : sums)
-            for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values[0] + v * kLanes);
+            for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values[v / kVectors][0] + v % kVectors * kLanes);
         Format::template accumulate<Rows, Panels>(rows + first * stride(), stride(), panel(index),
                                                   apart * Format::panel_bytes(in_), in_, sums);
-        for (int row = 0; row < Rows; ++row) {
-            for (int v = 0; v < Panels * kVectors; ++v) store(values[0] + v * kLanes, sums[row][v]);
-            for (int panel = 0; panel < Panels; ++panel)
-                sink(first + row, start(panel), outputs(panel), values[panel]);
-        }
+        for (int row = 0; row < Rows; ++row)
+            for (int v = 0; v < Panels * kVectors; ++v)
+                store(values[v / kVectors][row] + v % kVectors * kLanes, sums[row][v]);
+        for (int panel = 0; panel < Panels; ++panel)
+            sink({first, Rows, start(panel), outputs(panel), values[panel][0]});
     }
 
     const std::byte* weights_;

@@ -164,8 +164,10 @@ class Qwen2 : public Model {
     void forward(Part part, const Step& step) {
         const int rows = step.rows, hidden = shape_.hidden_size, inter = shape_.intermediate_size;
         const Sink to_qkv = writer(qkv_.data(), qkv_width()), to_gate_up = writer(gate_up_.data(), 2 * inter);
-        const Sink to_hidden = [&](int row, int first, int outputs, const float* values) {
-            for (int i = 0; i < outputs; ++i) hidden_[size_t(row) * hidden + first + i] += values[i];
+        const Sink to_hidden = [&](const Products& products) {
+            float* to = &hidden_[size_t(products.row) * hidden + products.first];
+            for (int row = 0; row < products.rows; ++row, to += hidden)
+                for (int i = 0; i < products.outputs; ++i) to[i] += products.of(row)[i];
         };
         for (int row = part.first(rows); row < part.last(rows); ++row)
             embedding_->copy_row(step.tokens[row], &hidden_[size_t(row) * hidden]);
@@ -196,8 +198,10 @@ class Qwen2 : public Model {
     }
 
     static Sink writer(float* to, int width) {
-        return [=](int row, int first, int outputs, const float* values) {
-            std::memcpy(to + size_t(row) * width + first, values, sizeof(float) * outputs);
+        return [=](const Products& products) {
+            for (int row = 0; row < products.rows; ++row)
+                std::memcpy(to + size_t(products.row + row) * width + products.first, products.of(row),
+                            sizeof(float) * products.outputs);
         };
     }
 
@@ -389,12 +393,16 @@ class Qwen2 : public Model {
     // The best of this part's tokens for every wanted row, and the logits where somebody wants them.
     void choose(Part part, const Step& step) {
         Best* best = &best_[part.index * step.wanted];
-        head().multiply(part, input_.data(), step.wanted, [&](int row, int first, int outputs, const float* values) {
-            for (int i = 0; i < outputs; ++i)
-                if (values[i] > best[row].logit || (values[i] == best[row].logit && first + i < best[row].token))
-                    best[row] = {values[i], first + i};
-            if (step.logits)
-                std::memcpy(step.logits + row * shape_.vocab_size + first, values, sizeof(float) * outputs);
+        head().multiply(part, input_.data(), step.wanted, [&](const Products& products) {
+            for (int index = 0; index < products.rows; ++index) {
+                const int row = products.row + index, first = products.first;
+                const float* values = products.of(index);
+                for (int i = 0; i < products.outputs; ++i)
+                    if (values[i] > best[row].logit || (values[i] == best[row].logit && first + i < best[row].token))
+                        best[row] = {values[i], first + i};
+                if (step.logits)
+                    std::memcpy(step.logits + row * shape_.vocab_size + first, values, sizeof(float) * products.outputs);
+            }
         });
     }
 
