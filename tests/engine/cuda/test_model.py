@@ -149,8 +149,8 @@ def test_a_chunk_gives_the_same_in_a_graph_and_without(monkeypatch: pytest.Monke
     plain, fast = models(SHAPE)
     for most in (0, 512):
         monkeypatch.setattr(model, "MIXED_ROWS", most)
-        same(plain, fast, prefill(PROMPTS))
-    assert sorted(fast._steps) == [128]
+        same(plain, fast, prefill(PROMPTS[::2]))
+    assert sorted(fast._steps) == [LARGEST]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_inputs_and_weights_of_eight_bits_are_multiplied(monkeypatch: pytest.Mon
     plain = Qwen2(SHAPE, weights, KVCache(SHAPE, 4, 300, torch.float32, DEVICE), rounds=True)
     cache = KVCache(SHAPE, 4, 300, torch.float32, DEVICE, defer_moves=True)
     fast = CudaQwen2(SHAPE, eight, cache, LARGEST, longest_path=7)
-    expected, found = plain.run(prefill(PROMPTS)).logits, fast.run(prefill(PROMPTS)).logits
+    expected, found = (each.run(prefill(PROMPTS[::2])).logits for each in (plain, fast))
     assert expected is not None
     assert found is not None
     assert (found - expected).norm() / expected.norm() < 0.02  # a number in the middle is rounded either way
