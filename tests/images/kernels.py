@@ -25,8 +25,9 @@ subprocess.run(["gcc", "-shared", "-fPIC", "-o", place / "libcuda.so.1", stub], 
 from triton.backends.nvidia.driver import CudaLauncher, CudaUtils  # noqa: E402 - which looks for the library
 
 CudaUtils()
-signature = {"tops": "*fp32", "places": "*i32", "choices": "*i32", "tiles": "i32", "BLOCK": "constexpr"}
-source = ASTSource(kernels.choose, signature, constexprs={(4,): 2048})
+kinds = {"tops": "*fp32", "tiles": "i32", "BLOCK": "constexpr"}
+signature = {name: kinds.get(name, "*i32") for name in kernels.choose.arg_names}
+source = ASTSource(kernels.choose, signature, constexprs={(kernels.choose.arg_names.index("BLOCK"),): 2048})
 for capability in (80, 90, 120):
     compiled = compile(source, target=GPUTarget("cuda", capability, 32))
     CudaLauncher(source, compiled.metadata)
