@@ -6,6 +6,11 @@ LARGEST = 448.0
 """Of E4M3 ("FP8 Formats for Deep Learning", arXiv 2209.05433)."""
 
 
+def is_rounded(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor of the engine is a layer's matrix. The embedding and the head, which choose, keep 16 bits."""
+    return tensor.ndim == 2 and name.startswith("layers.")
+
+
 def scales_of(name: str) -> str:
     """The name of the tensor with the scales of a matrix's outputs."""
     return f"{name}_scales"

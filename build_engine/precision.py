@@ -45,5 +45,3 @@ PRECISIONS: dict[Precision, Numbers] = {
 }
 STEP_PRECISIONS: list[Precision] = ["fp32", "bf16", "int8", "int4"]
 """Those of the portable engine's compiled step on a CPU, which has no fp16 and no fp8."""
-CUDA_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp8")
-"""Those that the portable engine is listed with for GPUs."""

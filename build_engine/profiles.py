@@ -10,7 +10,7 @@ from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import LookaheadConfig, Mode
-from build_engine.precision import CUDA_PRECISIONS, PRECISIONS, Precision
+from build_engine.precision import PRECISIONS, Precision
 from build_engine.versions import FP8_SM
 
 EngineKind = Literal["torch", "tensorrt"]
@@ -275,6 +275,8 @@ def cuda_profile(name: str, model: str, precision: Precision = "bf16") -> Profil
 
 CPU_PRECISIONS: tuple[Precision, ...] = ("bf16", "int8", "int4")
 """What a step on a CPU costs is reading its weights."""
+CUDA_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp8")
+"""The portable engine's on GPUs."""
 
 
 def _torch_profiles() -> Iterator[Profile]:

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.eight_bits import quantise, scales_of
+from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig
 from build_engine.packing import pack
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
@@ -47,7 +47,7 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
         for name, tensor in fused_weights(checkpoint, source):
             if packs:
                 weights[name] = stored(name, tensor, numbers)
-            elif numbers.matrices == "fp8" and tensor.ndim == 2 and name.startswith("layers."):
+            elif numbers.matrices == "fp8" and is_rounded(name, tensor):
                 weights[name], weights[scales_of(name)] = quantise(tensor)
             else:
                 weights[name] = tensor.to(getattr(torch, numbers.dtype))

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
-from build_engine.eight_bits import quantise, scales_of
+from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS
@@ -135,7 +135,7 @@ def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """With the layers' matrices as a GPU reads them."""
     found = {}
     for name, tensor in weights.items():
-        if tensor.ndim == 2 and name.startswith("layers."):
+        if is_rounded(name, tensor):
             found[name], found[scales_of(name)] = quantise(tensor)
         else:
             found[name] = tensor

@@ -9,10 +9,9 @@ from build_engine.checkpoint import ModelShape
 from build_engine.eight_bits import dequantise, scales_of
 from build_engine.engine_config import WEIGHTS
 from build_engine.packing import BLOCK_BYTES, format_of, pack, unpack
+from build_engine.versions import FP8_SM
 
 Weights = dict[str, torch.Tensor]
-EIGHT_SINCE = (8, 9)
-"""The compute capability from which on GPUs multiply E4M3."""
 ROW_FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -22,7 +21,7 @@ def load_weights(engine_dir: Path, device: torch.device) -> Weights:
     Matrices that the build stage wrote in 8 bits for GPUs take 16 where nothing multiplies E4M3.
     """
     weights = load_file(engine_dir / WEIGHTS, device=str(device))
-    multiplied = device.type == "cuda" and torch.cuda.get_device_capability(device) >= EIGHT_SINCE
+    multiplied = device.type == "cuda" and torch.cuda.get_device_capability(device) >= divmod(FP8_SM, 10)
     return weights if multiplied else in_sixteen_bits(weights)
 
 
@@ -34,7 +33,7 @@ def packed(weights: Weights) -> Weights:
 def in_rows(weights: Weights, shape: ModelShape, dtype: torch.dtype) -> Weights:
     """As PyTorch's operators read them: matrices `[out, in]`, all in `dtype` but those in 8 bits and their scales."""
     sizes = tensor_sizes(shape)
-    eight = {name for name in weights if scales_of(name) in weights}
+    eight = scaled(weights)
     eight |= {scales_of(name) for name in eight}
     return {
         name: tensor
@@ -46,12 +45,18 @@ def in_rows(weights: Weights, shape: ModelShape, dtype: torch.dtype) -> Weights:
 
 def in_sixteen_bits(weights: Weights) -> Weights:
     """With bf16 in place of matrices in 8 bits and their scales, for what has no kernels for those."""
-    scales = weights.keys() & {scales_of(name) for name in weights}
+    eight = scaled(weights)
+    scales = {scales_of(name) for name in eight}
     return {
-        name: dequantise(tensor, weights[scales_of(name)]).bfloat16() if scales_of(name) in scales else tensor
+        name: dequantise(tensor, weights[scales_of(name)]).bfloat16() if name in eight else tensor
         for name, tensor in weights.items()
         if name not in scales
     }
+
+
+def scaled(weights: Weights) -> set[str]:
+    """The matrices in 8 bits for GPUs."""
+    return {name for name in weights if scales_of(name) in weights}
 
 
 def are_quantised(weights: Weights) -> bool:

@@ -13,8 +13,8 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.engines.torch import build_torch_engine
 from build_engine.lookahead import LookaheadConfig
-from build_engine.precision import CUDA_PRECISIONS, Precision
-from build_engine.profiles import CUDA, find_profile
+from build_engine.precision import Precision
+from build_engine.profiles import CUDA, CUDA_PRECISIONS, find_profile
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
