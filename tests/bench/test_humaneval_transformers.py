@@ -4,7 +4,10 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from nimble_coder.bench.humaneval_transformers import Compared, greedy, summary
+from nimble_coder.bench.coding_prompts import CHAT
+from nimble_coder.bench.humaneval import Answer
+from nimble_coder.bench.humaneval_transformers import greedy, write
+from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED
 
 PROMPT, MOST = [300, 17, 5], 24
@@ -42,9 +45,12 @@ def test_an_answer_ends_before_the_first_token_that_ends_it(model: Qwen2ForCausa
         assert greedy(model, PROMPT, given, [end], MOST) == expected
 
 
-def test_the_summary_gives_both_rates_and_their_distance() -> None:
-    found = [Compared(True, True, True), Compared(False, False, True), Compared(True, False, False)]
-    line = summary([*found, Compared(True, True, True)])
-    assert line.startswith(
-        "pass@1 75.0 by transformers in fp32, 50.0 by the service (-25.0), on the same 4 problems; 3 "
-    )
+def test_a_problem_gets_the_models_text_whatever_was_given(model: Qwen2ForCausalLM) -> None:
+    tokenizer = TextTokenizer(EMBEDDED)
+    problem = {"task_id": "HumanEval/x", "prompt": "def add(a, b):\n"}
+    prompt = tokenizer.encode(CHAT.format(problem=problem["prompt"]))
+    expected = greedy(model, prompt, [], tokenizer.end_ids, 8)
+    given = Answer("HumanEval/x", "", 3, 2, 1.0, True, [*expected[:2], expected[2] + 1])
+    answer = write(model, tokenizer, problem, given, 8)
+    assert (answer.token_ids, answer.text) == (expected, tokenizer.decode(expected))
+    assert (answer.task, answer.passed, answer.accepted_drafts) == ("HumanEval/x", None, 0)

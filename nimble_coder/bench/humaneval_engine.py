@@ -1,0 +1,85 @@
+"""HumanEval's problems answered by a checkpoint's portable engine, without a service and without running an answer.
+
+    scripts/bench humaneval-engine CHECKPOINT answers.json [--device cuda] [--precision fp32] [--drafting plain]
+    scripts/bench humaneval-judge answers.json
+
+It asks as `humaneval` does. The machine that writes, a lent one with a GPU for example, need not be the one that tries.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from build_engine.precision import STEP_PRECISIONS
+from build_engine.profiles import cuda_profile, torch_profile
+from nimble_coder.bench.asking import keep
+from nimble_coder.bench.checkpoint_engine import checkpoint_engine
+from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
+from nimble_coder.bench.humaneval import FENCE, MOST_TOKENS, Answer, before, drafted
+from nimble_coder.bench.load.drafting import Drafting
+from nimble_coder.contract.request import Request
+from nimble_coder.engine.generate import generate
+from nimble_coder.engine.protocol import Engine
+from nimble_coder.engine.torch_engine import TorchEngineOptions, choose_device
+from nimble_coder.text.tokenizer import TextTokenizer
+
+
+def write(
+    engine: Engine, tokenizer: TextTokenizer, problems: list[dict[str, str]], most: int, drafting: Drafting
+) -> list[Answer]:
+    """The engine's answers of at most so many tokens to the problems, asked all at once; nobody has tried them."""
+    ends = [*tokenizer.end_ids, *tokenizer.encode(FENCE)]
+    requests = [
+        Request(
+            tokenizer.encode(CHAT.format(problem=problem["prompt"])),
+            most,
+            stop_words=[[end] for end in ends],
+            **drafting.request,
+        )
+        for problem in problems
+    ]
+    answers = []
+    for problem, found in zip(problems, generate(engine, requests), strict=True):
+        if found.metrics is None:
+            raise RuntimeError(f"{problem['task_id']}: {found.error}")
+        ids = before(found.token_ids, ends)
+        text = tokenizer.decode(ids).partition(FENCE)[0]
+        seconds = (found.metrics.last_token_time_ns - found.metrics.arrival_time_ns) / 1e9
+        accepted = found.metrics.total_accepted_draft_tokens
+        answers.append(Answer(problem["task_id"], text, len(found.token_ids), accepted, round(seconds, 3), None, ids))
+    return answers
+
+
+def main() -> None:
+    """Asks, keeps, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("json", type=Path, help="the file for the answers")
+    parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
+    parser.add_argument("--max-tokens", type=int, default=MOST_TOKENS)
+    parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16")
+    parser.add_argument("--drafting", type=Drafting.parse, default="default", help="default, plain, W,N,G or draft:N")
+    parser.add_argument("--at-once", type=int, default=1, help="problems that share the steps")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    args = parser.parse_args()
+    tokenizer = TextTokenizer(args.checkpoint)
+    usual = cuda_profile if choose_device(args.device).type == "cuda" else torch_profile
+    largest = args.drafting.lookahead or usual("usual", "").lookahead
+    options = TorchEngineOptions(device=args.device)
+    problems = humaneval_problems(args.count)
+    answers: list[Answer] = []
+    with checkpoint_engine(args.checkpoint, args.precision, [largest], options, args.at_once) as engine:
+        generate(engine, [Request([tokenizer.pad_id] * 8, 8)])  # the first use of code paths
+        started = time.perf_counter()
+        for start in range(0, len(problems), args.at_once):
+            some = problems[start : start + args.at_once]
+            answers += write(engine, tokenizer, some, args.max_tokens, args.drafting)
+            print(f"{len(answers)} problems, {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+        seconds = time.perf_counter() - started
+    keep(answers, args.json)
+    print(f"{drafted(answers)}, {sum(a.tokens for a in answers) / seconds:.1f} a second ({args.at_once} at once)")
+
+
+if __name__ == "__main__":
+    main()
