@@ -2,14 +2,19 @@
 
 import time
 
+import numpy as np
 import torch
 
 from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.likely import LikelyRows
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.scheduler import Decode, Prefill, Work
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.tree import TokenTree
+
+SORTED_TOGETHER = ("cuda",)
+"""Devices that find the most likely tokens of all rows sooner than those of a path's rows one after the other."""
 
 
 class ModelRunner:
@@ -38,6 +43,7 @@ class ModelRunner:
         builder = BatchBuilder()
         counts = [self._add(builder, piece) for piece in work]
         outcome = self._model.run(builder.build(any(piece.sequence.sampler for piece in work)))
+        likely = self._likely(work, counts, outcome.logits)
         outputs: list[list[int] | Exception] = []
         start = 0
         for piece, count in zip(work, counts, strict=True):
@@ -47,7 +53,8 @@ class ModelRunner:
                 outputs.append(self._score(piece, choices, logits))
             elif count and piece.sequence.sampler and logits is not None:
                 tree = piece.tree if isinstance(piece, Decode) else None
-                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, tree, choices, logits))
+                known = likely[start : start + count] if likely and piece.sequence.sampler.temperature else None
+                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, tree, choices, logits, known))
             else:
                 outputs.append(choices)
             start += count
@@ -65,8 +72,23 @@ class ModelRunner:
             return error
         return self._draw(sequence, sampler, None, choices[-1:], logits[-1:]) if piece.is_last else []
 
+    def _likely(self, work: list[Work], counts: list[int], logits: torch.Tensor | None) -> LikelyRows | None:
+        """The most likely tokens of all rows, where that is sooner than to find them row by row along the paths."""
+        if logits is None or logits.device.type not in SORTED_TOGETHER:
+            return None
+        temperatures = [piece.sequence.sampler.temperature if piece.sequence.sampler else None for piece in work]
+        if not any(temperatures):
+            return None
+        return LikelyRows.of(logits, np.repeat(np.array([each or 1.0 for each in temperatures], np.float32), counts))
+
     def _draw(
-        self, sequence: Sequence, sampler: Sampler, tree: TokenTree | None, choices: list[int], logits: torch.Tensor
+        self,
+        sequence: Sequence,
+        sampler: Sampler,
+        tree: TokenTree | None,
+        choices: list[int],
+        logits: torch.Tensor,
+        likely: LikelyRows | None = None,
     ) -> list[int] | Exception:
         """The choices with those drawn in place of the model's own along the path that they make through the tree.
 
@@ -76,7 +98,7 @@ class ModelRunner:
         outputs, node, length = list(choices), 0, 0
         try:
             while True:
-                outputs[node], log_prob = sampler.choose(logits[node])
+                outputs[node], log_prob = sampler.choose(logits[node], likely.row(node) if likely else None)
                 sequence.log_probs.append(log_prob)
                 child = tree.child(node, outputs[node]) if tree and length < sequence.drafter.longest_path else None
                 if child is None or sampler.is_over:

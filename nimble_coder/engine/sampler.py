@@ -3,15 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection
 
+import numpy as np
 import torch
 
 from nimble_coder.contract.bounds import BIAS
 from nimble_coder.contract.request import Sampling
 from nimble_coder.contract.response import Ranked
 from nimble_coder.engine.form import Form
-
-FEW = 1024
-"""Tokens that are sorted at first. One of 152k took 56 ms with top-k 20 on a busy core when all were sorted; now 3."""
+from nimble_coder.engine.likely import FEW, Likely
 
 
 class Sampler:
@@ -52,25 +51,47 @@ class Sampler:
         """How many tokens have been."""
         return len(self._output)
 
-    def choose(self, logits: torch.Tensor) -> tuple[int, float]:
-        """The next token and its log probability, from logits `[vocab_size]`."""
+    @property
+    def temperature(self) -> float | None:
+        """What the model's own logits are divided by before a token is drawn.
+
+        None if nothing is drawn, or the request changes or asks for more.
+        """
+        sampling = self._sampling
+        penalises = sampling.repetition_penalty != 1.0 or sampling.presence_penalty or sampling.frequency_penalty
+        forbids = sampling.bad_words or len(self._output) < sampling.min_tokens or self._form
+        if sampling.is_greedy or sampling.log_probs or penalises or forbids or sampling.logit_bias:
+            return None
+        return sampling.temperature
+
+    def choose(self, logits: torch.Tensor, likely: Likely | None = None) -> tuple[int, float]:
+        """The next token and its log probability, from logits `[vocab_size]`, whose most likely tokens at
+        `temperature` may be known."""
+        chance = 0.0 if self._sampling.is_greedy else self._chance()
+        token = self._pick(likely, chance) if likely is not None else None
+        if token is not None:
+            self._note(token)
+            return token, 0.0
         # A form's mask is made on the CPU; everything else stays where the logits are, which is what moves slowest.
         raw = logits.float().cpu() if self._form else logits.float()
         adjusted = self._forbid(self._penalise(raw.clone()))
         if self._form:
-            token = self._draw_held(self._form, raw, adjusted)
+            token = self._draw_held(self._form, raw, adjusted, chance)
             self._form.accept(token)
         else:
-            token = self._draw(adjusted)
-        self._seen.add(token)
-        self._output.append(token)
-        self._counts[token] += 1
+            token = self._draw(adjusted, chance)
+        self._note(token)
         if not self._sampling.log_probs:
             return token, 0.0
         log_probs = torch.log_softmax(raw, -1)
         if self._sampling.top_log_probs:
             self.top_log_probs.append(self._rank(log_probs))
         return token, float(log_probs[token])
+
+    def _note(self, token: int) -> None:
+        self._seen.add(token)
+        self._output.append(token)
+        self._counts[token] += 1
 
     def score(self, logits: torch.Tensor, following: list[int]) -> None:
         """Takes note of how likely the prompt's tokens were, from the logits `[tokens, vocab_size]` before them."""
@@ -107,7 +128,7 @@ class Sampler:
             logits[torch.tensor(lasts, device=logits.device)] = -torch.inf
         return logits
 
-    def _draw_held(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor) -> int:
+    def _draw_held(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor, chance: float) -> int:
         """The next token among those that the form allows. Where the other rules leave none of them, they give way: the
         form is a promise."""
         if self._sampling.is_greedy:
@@ -115,46 +136,47 @@ class Sampler:
             if adjusted[best] > -torch.inf and form.allows(best):
                 return best
         held = form.hold(adjusted)
-        return self._draw(held if held.max() > -torch.inf else form.hold(raw))
+        return self._draw(held if held.max() > -torch.inf else form.hold(raw), chance)
 
-    def _draw(self, logits: torch.Tensor) -> int:
-        sampling = self._sampling
-        if sampling.is_greedy:
+    def _chance(self) -> float:
+        """In [0, 1). A token takes one, whatever the cuts leave: so drafted tokens are drawn as plain decoding does."""
+        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
+
+    def _draw(self, logits: torch.Tensor, chance: float) -> int:
+        if self._sampling.is_greedy:
             return int(logits.argmax())
-        scaled = logits / sampling.temperature
-        if not sampling.top_k and sampling.top_p >= 1 and not sampling.min_p:
-            return self._pick(scaled.softmax(-1))
-        vocab = len(scaled)
-        count = min(sampling.top_k or vocab, vocab)
-        # A cut seldom leaves more than a few of 150,000 tokens, and to sort all of them takes longer than a step.
-        few = min(count, FEW)
-        ordered, tokens = (found.cpu() for found in scaled.topk(few))
-        if sampling.top_k and few == count:
-            probabilities = ordered.softmax(-1)
-        else:
-            probabilities = (ordered - scaled.logsumexp(-1).cpu()).exp()
-            if few < count and not self._cuts(probabilities):
-                ordered, tokens = scaled.cpu().sort(descending=True, stable=True)
-                probabilities = ordered[:count].softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        kept = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
-        kept[0] = True  # a top_p that rounds to 0 would leave nothing
-        return int(tokens[self._pick(probabilities * kept)])
+        for few in (FEW, len(logits)):
+            token = self._pick(Likely.of(logits, self._sampling.temperature, few), chance)
+            if token is not None:
+                return token
+        raise AssertionError("all tokens leave no doubt")
 
-    def _cuts(self, probabilities: torch.Tensor) -> bool:
-        """Whether the cut falls within the most likely tokens, whose probabilities these are; a top-k's is beyond."""
-        sampling = self._sampling
-        if sampling.top_k:
-            return False
-        return bool(probabilities.sum() >= sampling.top_p or probabilities[-1] < sampling.min_p * probabilities[0])
+    def _pick(self, likely: Likely, chance: float) -> int | None:
+        """The token that `chance` falls on among those that the cuts leave, the most likely first.
 
-    def _pick(self, weights: torch.Tensor) -> int:
-        """An index, drawn with probability in proportion to its weight.
-
-        A token takes one random number, whatever the cut left: drafted tokens are drawn as plain decoding draws them.
+        None if tokens beyond `likely` may take part.
         """
-        sums = weights.double().cumsum(-1)
-        if not sums[-1] > 0:  # also where it is no number
+        sampling = self._sampling
+        if not likely.logits[0] > -np.inf:  # also where it is no number
             raise ValueError("no token is left to choose from")
-        point = torch.rand((), dtype=torch.float64, generator=self._generator).to(sums.device) * sums[-1]
-        return min(int(torch.searchsorted(sums, point, right=True)), len(weights) - 1)
+        count = len(likely.tokens)
+        if sampling.top_k and not likely.is_all and sampling.top_k > count:
+            return None
+        if sampling.top_k:
+            count = min(sampling.top_k, count)
+            exponentials = np.exp(likely.logits[:count] - likely.logits[0], dtype=np.float64)
+            probabilities = exponentials / exponentials.sum()
+        else:
+            probabilities = np.exp(likely.logits - likely.total, dtype=np.float64)
+        sums = probabilities.cumsum()
+        kept = (sums - probabilities < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+        kept[0] = True  # a top_p that rounds to 0 would leave nothing
+        is_cut = likely.is_all or sampling.top_k > 0 or not kept[-1] or sums[-1] >= sampling.top_p
+        if not is_cut and (sampling.top_p < 1 or sampling.min_p):
+            return None
+        last = int(kept.nonzero()[0][-1])
+        point = chance * sums[last] if is_cut else chance
+        place = int(np.searchsorted(sums, point, side="right"))
+        if place > last and not is_cut:
+            return None
+        return int(likely.tokens[min(place, last)])

@@ -6,6 +6,7 @@ import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import Request, Sampling
+from nimble_coder.engine import runner
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
 from tests.engine.conftest import OWN
@@ -32,6 +33,13 @@ def with_and_without(engine: TorchEngine, requests: list[Request]) -> tuple[list
     return plain, generate(engine, [replace(request, lookahead=request.lookahead or OWN) for request in requests])
 
 
+@pytest.fixture(params=["row by row", "together"])
+def sorting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CPUs, or as on GPUs."""
+    monkeypatch.setattr(runner, "SORTED_TOGETHER", ("cpu",) if request.param == "together" else ())
+
+
+@pytest.mark.usefixtures("sorting")
 @pytest.mark.parametrize("sampling", KINDS.values(), ids=KINDS)
 def test_a_sampled_output_is_that_of_plain_sampling(engine: TorchEngine, sampling: Sampling) -> None:
     accepted = 0
@@ -46,6 +54,7 @@ def test_a_sampled_output_is_that_of_plain_sampling(engine: TorchEngine, samplin
     assert accepted > 0  # or nothing was shown
 
 
+@pytest.mark.usefixtures("sorting")
 def test_also_in_batches_beside_greedy_requests_and_with_prompts_in_the_cache(engine: TorchEngine) -> None:
     requests = [
         Request(PROMPT, 50, seed=1, sampling=KINDS["temperature"]),
@@ -58,6 +67,16 @@ def test_also_in_batches_beside_greedy_requests_and_with_prompts_in_the_cache(en
     assert drafted[0].token_ids == drafted[3].token_ids
     again = generate(engine, requests)
     assert [each.token_ids for each in again] == [each.token_ids for each in plain]
+
+
+@pytest.mark.parametrize("sampling", KINDS.values(), ids=KINDS)
+def test_rows_sorted_together_draw_what_each_alone_draws(
+    engine: TorchEngine, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request(PROMPT, 40, seed=seed, sampling=sampling, end_id=0) for seed in range(3)]
+    alone = generate(engine, requests)
+    monkeypatch.setattr(runner, "SORTED_TOGETHER", ("cpu",))
+    assert [each.token_ids for each in generate(engine, requests)] == [each.token_ids for each in alone]
 
 
 def test_a_stop_word_within_accepted_drafts_ends_the_output_where_plain_sampling_does(engine: TorchEngine) -> None:

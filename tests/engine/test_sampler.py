@@ -12,6 +12,7 @@ from nimble_coder.contract.decoding import read_call
 from nimble_coder.contract.request import Request, RequestError, Sampling
 from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine.generate import generate
+from nimble_coder.engine.likely import Likely, LikelyRows
 from nimble_coder.engine.sampler import Sampler
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
@@ -53,6 +54,35 @@ def test_temperature_sharpens() -> None:
 )
 def test_cuts_leave_only_the_tokens_they_name(sampling: Sampling, possible: set[int]) -> None:
     assert set(drawn(sampling, 400)) == possible
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {},
+        {"top_k": 2},
+        {"top_k": 300},
+        {"top_p": 0.6},
+        {"top_p": 0.999},
+        {"min_p": 0.3},
+        {"min_p": 1e-4},
+        {"top_k": 9, "top_p": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_a_few_tokens_sorted_at_first_draw_what_all_of_them_draw(cut: dict[str, Any], spread: float) -> None:
+    """Also where logits are equal, and where the few are not enough."""
+    logits = (torch.randn(2000, generator=torch.Generator().manual_seed(1)) * spread).bfloat16().float()
+    sampling = Sampling(temperature=0.9, **cut)
+    rows = LikelyRows.of(logits.bfloat16()[None], np.array([0.9], np.float32))
+    found = []
+    for few in (2000, 300, 20, None):
+        likely = rows.row(0) if few is None else Likely.of(logits, 0.9, few)
+        samplers = [Sampler(sampling, [], (), seed) for seed in range(200)]
+        found.append([sampler.choose(logits, likely)[0] for sampler in samplers])
+    assert found[1:] == found[:1] * 3
+    assert len(set(found[0])) > 1
 
 
 def test_a_bad_word_of_two_tokens_is_never_completed() -> None:
@@ -201,10 +231,10 @@ def test_a_sampler_that_fails_ends_its_own_request_alone(
     alone = [generate(engine, [request])[0].token_ids for request in bystanders]
     real, broken = Sampler._draw, Sampling(temperature=1.0, top_k=7)
 
-    def draw(self: Sampler, logits: torch.Tensor) -> int:
+    def draw(self: Sampler, logits: torch.Tensor, chance: float) -> int:
         if self._sampling is broken and len(self._output) == after:
             raise RuntimeError("nothing to draw from")
-        return real(self, logits)
+        return real(self, logits, chance)
 
     monkeypatch.setattr(Sampler, "_draw", draw)
     failed, *others = generate(engine, [Request(PROMPT, 40, sampling=broken), *bystanders])
