@@ -54,13 +54,39 @@ def add_norm(
     more = tl.load(delta + row * width + column, mask=inside, other=0.0).to(tl.float32)
     if EIGHT:
         more *= tl.load(row_scales + row) * tl.load(scales + column, mask=inside, other=0.0)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)  # before the sum, which it need not wait for
     x += more
     rounded = x.to(hidden.dtype.element_ty)
     tl.store(hidden + row * width + column, rounded, mask=inside)
     x = rounded.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)
-    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     store_rounded(x * scale * w, normed, normed_scales, row, width, column, inside, NORMED)
+
+
+@triton.jit
+def multiply_row(
+    x, weight, bias, out, outputs,
+    WIDTH: tl.constexpr, BIASED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One row's product with `weight` `[outputs, WIDTH]`. One program `BLOCK_N` outputs, on the ordinary cores.
+
+    `x` is loaded as often as there are outputs, from the cache: in the weights' layout it needs no shared memory, and
+    nothing waits between two loads of weights, which is all that such a product is.
+    """
+    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    there = output < outputs
+    inputs = tl.broadcast_to(x + k[None, :], (BLOCK_N, BLOCK_K))
+    rows = weight + output.to(tl.int64)[:, None] * WIDTH + k[None, :]
+    acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    for start in tl.range(0, WIDTH, BLOCK_K, loop_unroll_factor=4):
+        inside = tl.broadcast_to((start + k < WIDTH)[None, :], (BLOCK_N, BLOCK_K))
+        a = tl.load(inputs + start, mask=inside, other=0.0).to(tl.float32)
+        acc += a * tl.load(rows + start, mask=inside & there[:, None], other=0.0).to(tl.float32)
+    y = tl.sum(acc, 1)
+    if BIASED:
+        y += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + output, y.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit

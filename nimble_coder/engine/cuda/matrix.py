@@ -6,6 +6,12 @@ import torch
 from torch.nn import functional
 
 from build_engine.eight_bits import scales_of
+from nimble_coder.engine.cuda import kernels
+
+OUTPUTS = 2
+"""Of a program that multiplies one row"""
+INPUTS = 1024
+"""That it multiplies at once"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,20 @@ class Matrix:
         cuBLAS' own scales for each row and output cost up to half of what 8 bits bring (docs/gpu-benchmarks.md).
         """
         if not self.is_eight:
-            return functional.linear(rows.values, self._weight, self.bias)
+            return self._of_one(rows.values) if len(rows.values) == 1 else self._of_many(rows.values)
         return torch._scaled_mm(
             rows.values, self._weight, scale_a=self._one, scale_b=self._one, out_dtype=dtype, use_fast_accum=True
         )
+
+    def _of_many(self, rows: torch.Tensor) -> torch.Tensor:
+        return functional.linear(rows, self._weight, self.bias)
+
+    def _of_one(self, row: torch.Tensor) -> torch.Tensor:
+        """cuBLAS takes up to 1.7 times as long for the narrow ones, whose sums it splits (docs/gpu-benchmarks.md)."""
+        outputs, width = self._weight.shape
+        out = torch.empty(1, outputs, dtype=row.dtype, device=row.device)
+        kernels.multiply_row[(-(-outputs // OUTPUTS),)](
+            row, self._weight, row if self.bias is None else self.bias, out, outputs, width, self.bias is not None,
+            OUTPUTS, INPUTS, num_warps=4,
+        )  # fmt: skip
+        return out
