@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-LONGEST_MATCH = 12
-"""Tokens that are compared."""
+LONGEST_MATCH = 48
+"""Tokens that are compared: of an infill's earlier answers, those for the same hole share more than any other text."""
 PLACES = 32
 """Earlier occurrences that are looked at, the newest first."""
 SURER = 4.0

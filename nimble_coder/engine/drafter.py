@@ -1,6 +1,7 @@
 """What proposes a step's draft tokens: the seam between a request and the ways to guess what it goes on with."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
@@ -34,26 +35,37 @@ class Drafter(Protocol):
         """Takes in tokens that came without a step of its own: the first one, behind the prompt."""
 
 
-def by_lookahead(request: Request, config: LookaheadConfig, others: Iterable[Corpus]) -> Drafter:  # noqa: ARG001
+@dataclass(frozen=True)
+class Texts:
+    """What there is to draft from."""
+
+    own: Sequence[int]
+    """The request's prompt as its text reads: an infill's in the order of its file (`infill.py`)."""
+    others: Iterable[Corpus] = ()
+    """Of earlier requests."""
+
+
+def by_lookahead(request: Request, config: LookaheadConfig, texts: Texts) -> Drafter:  # noqa: ARG001
     """From a window and n-grams under `config`."""
     return Lookahead(config, request.input_ids, request.seed)
 
 
-def by_suffixes(request: Request, config: LookaheadConfig, others: Iterable[Corpus]) -> Drafter:  # noqa: ARG001
+def by_suffixes(request: Request, config: LookaheadConfig, texts: Texts) -> Drafter:  # noqa: ARG001
     """From what followed the text's end before, in the request's own text and in others."""
     most = MOST_DRAFTS if request.draft_tokens is None else request.draft_tokens
-    return SuffixDrafter(request.input_ids, most, others)
+    return SuffixDrafter(texts.own, most, texts.others)
 
 
 LOOKAHEAD, SUFFIXES = "lookahead", "suffixes"
-DRAFTERS: dict[str, Callable[[Request, LookaheadConfig, Iterable[Corpus]], Drafter]] = {
+DRAFTERS: dict[str, Callable[[Request, LookaheadConfig, Texts], Drafter]] = {
     LOOKAHEAD: by_lookahead,
     SUFFIXES: by_suffixes,
 }
 """How each is made, by the name that a request calls it (`drafting`)."""
 
 
-def make_drafter(request: Request, config: LookaheadConfig | None, others: Iterable[Corpus] = ()) -> Drafter:
-    """The drafter that the request names, else lookahead where there is a (w, n, g), else suffixes."""
+def make_drafter(request: Request, config: LookaheadConfig | None, texts: Texts | None = None) -> Drafter:
+    """The drafter that the request names, else lookahead where there is a (w, n, g), else suffixes. Without `texts`
+    there is the prompt as it stands."""
     name = request.drafting or (SUFFIXES if config is None else LOOKAHEAD)
-    return DRAFTERS[name](request, config or PLAIN, others)
+    return DRAFTERS[name](request, config or PLAIN, texts or Texts(request.input_ids))

@@ -15,8 +15,9 @@ from nimble_coder.engine.corpus import LONGEST_MATCH, Corpus, Places
 from nimble_coder.engine.tree import TokenTree
 
 CONFIDENCE = (0.0, 0.2, 0.4, 0.7, 0.75, 0.78, 0.8, 0.83, 0.86, 0.88, 0.9, 0.94, 0.97)
-"""How likely the token behind the best places is, by how many tokens they share with the text's end: measured on
-outputs of the real Qwen2.5-Coder-0.5B-Instruct for HumanEval's problems (some 1,000 tokens, made a rising curve)."""
+"""How likely the token behind the best places is, by how many tokens they share with the text's end, the last one for
+all longer matches: measured on outputs of the real Qwen2.5-Coder-0.5B-Instruct for HumanEval's problems (some 1,000
+tokens, made a rising curve)."""
 LEAST = 0.03
 """No step has a row for a node that is less likely than this."""
 MEMORY, PRIOR = 0.95, 4.0
@@ -61,7 +62,7 @@ class SuffixDrafter:
 
         def open_up(node: int, likelihood: float, match: int, places: Places) -> None:
             nonlocal pushed
-            likelihood *= trust * CONFIDENCE[min(match, LONGEST_MATCH)] / sum(places.values())
+            likelihood *= trust * CONFIDENCE[min(match, len(CONFIDENCE) - 1)] / sum(places.values())
             for token, found in continuations(corpus.tokens, places).items():
                 likely = likelihood * sum(found.values())
                 if likely >= LEAST:

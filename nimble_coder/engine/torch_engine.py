@@ -21,8 +21,9 @@ from nimble_coder.engine.budget import Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.counters import Counters
-from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, make_drafter
+from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, Texts, make_drafter
 from nimble_coder.engine.form import Form, Forms
+from nimble_coder.engine.infill import InfillMarks
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.engine.model import Model
@@ -53,7 +54,7 @@ class TorchEngineOptions:
     max_seq_len: int | None = None
     """Shorter sequences than the engine was built for, so that more of them fit into the memory."""
     tokenizer: Path | None = None
-    """The directory with `tokenizer.json`, without which no output can be held to a form."""
+    """The directory with `tokenizer.json`, without which no output can be held to a form, and infills draft less."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
 
@@ -79,6 +80,7 @@ class TorchEngine:
         self._max_seq_len = min(config.max_seq_len, options.max_seq_len or config.max_seq_len)
         self._limits = Limits(self._max_seq_len, rows_per_step(lookahead))
         self._forms = Forms(options.tokenizer, config.shape.vocab_size) if options.tokenizer else None
+        self._infills = InfillMarks.read(options.tokenizer) if options.tokenizer else None
         device = choose_device(options.device)
         cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
         self._slots = cache.free_slots
@@ -131,9 +133,7 @@ class TorchEngine:
         """See `Engine.enqueue`."""
         config = self._check(request)
         form = self._open(request.guide, request.ends) if request.guide else None
-        with self._lock:
-            others = self._pools.texts(request.draft_pool) if request.draft_pool else []
-        drafter = make_drafter(request, config, others)
+        drafter = make_drafter(request, config, self._texts(request))
         sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
         with self._lock:
             if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
@@ -142,6 +142,11 @@ class TorchEngine:
             self._arrivals.append(sequence)
             self._lock.notify()
         return sequence.request_id
+
+    def _texts(self, request: Request) -> Texts:
+        own = self._infills.in_file_order(request.input_ids) if self._infills else request.input_ids
+        with self._lock:
+            return Texts(own, self._pools.texts(request.draft_pool) if request.draft_pool else ())
 
     def prepare(self, guide: Guide) -> None:
         """See `Engine.prepare`."""

@@ -26,6 +26,14 @@ def test_the_request_s_own_text_comes_first_where_both_match_alike() -> None:
     assert (tree.tokens, tree.source) == ([7, 1], "text")
 
 
+def test_of_two_places_that_match_long_the_one_that_matches_longest_drafts() -> None:
+    """The docstring of two functions alike, and an earlier answer in the very function that is asked for."""
+    here, docstring = [*range(300, 310)], [*range(100, 120)]
+    drafter = SuffixDrafter([*docstring, 1, *here, *docstring], 1, [Corpus([*here, *docstring, 2])])
+    tree = drafter.draft(docstring[-1])
+    assert (tree.tokens, tree.source) == ([docstring[-1], 2], "pool")
+
+
 def test_a_pool_that_keeps_misleading_is_trusted_less() -> None:
     parts = [[1000 + i, 2000 + i, 3000 + i, 4000 + i] for i in range(20)]
     drafter = SuffixDrafter([1], 4, [Corpus(list(chain.from_iterable(parts)))])

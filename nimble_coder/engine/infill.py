@@ -1,0 +1,37 @@
+"""An infill's prompt in the order of its file, for drafters: the model reads what is behind the hole first."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class InfillMarks:
+    """The control tokens around the parts of a prompt `<|fim_prefix|>before<|fim_suffix|>behind<|fim_middle|>`."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+    @classmethod
+    def read(cls, tokenizer: Path) -> "InfillMarks | None":
+        """From the `tokenizer.json` of a directory; None where the model has no such tokens."""
+        added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        ids = {token["content"]: token["id"] for token in added}
+        names = [f"<|fim_{name}|>" for name in ("prefix", "suffix", "middle")]
+        return cls(*map(ids.__getitem__, names)) if ids.keys() >= {*names} else None
+
+    def in_file_order(self, prompt: Sequence[int]) -> list[int]:
+        """What is behind the hole, then what is before it, so that the answer goes on where its file does.
+
+        Else every answer would follow the end of the file, wherever the hole is. Other prompts stay as they are.
+        """
+        ids = list(prompt)
+        if not ids or ids[-1] != self.middle or self.suffix not in ids:
+            return ids
+        suffix = len(ids) - 1 - ids[::-1].index(self.suffix)
+        if self.prefix not in ids[:suffix]:
+            return ids
+        prefix = suffix - 1 - ids[suffix - 1 :: -1].index(self.prefix)
+        return ids[:prefix] + ids[suffix:] + ids[prefix:suffix]
