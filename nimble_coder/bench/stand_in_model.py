@@ -22,15 +22,19 @@ class TritonPythonModel:
         """Makes the engine."""
         parameters = json.loads(args["model_config"])["parameters"]
         tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
-        engine = StandInEngine(
-            tokenizer.encode(os.environb.get(b"NIMBLE_BENCH_TEXT", TEXT.encode()).decode()),
-            tokens_per_step=int(os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"]),
-            interval=float(os.environ["NIMBLE_BENCH_INTERVAL"]),
-        )
+        engine = self.engine(tokenizer.encode(os.environb.get(b"NIMBLE_BENCH_TEXT", TEXT.encode()).decode()))
         period = int(parameters["cancellation_check_period_ms"]["string_value"]) / 1000
         self._bridge = Bridge(engine, pb_utils, exclude_input=True, cancel_check_seconds=period)
         seconds = int(parameters["stats_check_period_ms"]["string_value"]) / 1000
         self._metrics = MetricsReporter(engine, pb_utils, args["model_name"], args["model_version"], seconds)
+
+    def engine(self, token_ids: list[int]) -> StandInEngine:
+        """One that writes these tokens, in turn and for ever."""
+        return StandInEngine(
+            token_ids,
+            tokens_per_step=int(os.environ["NIMBLE_BENCH_TOKENS_PER_STEP"]),
+            interval=float(os.environ["NIMBLE_BENCH_INTERVAL"]),
+        )
 
     def execute(self, requests: list[Any]) -> None:
         """Takes requests and returns at once."""

@@ -2,26 +2,18 @@
 that has none. A step takes longer the more requests it is for, and a prompt takes some steps before its first token.
 """
 
-import json
 import queue
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
+from nimble_coder.bench import stand_in_model
 from nimble_coder.bench.stand_in import StandInEngine
 from nimble_coder.contract.request import Request
 from nimble_coder.contract.response import Response
-from nimble_coder.text.tokenizer import TextTokenizer
-from nimble_coder.triton.bridge import Bridge
-from nimble_coder.triton.metrics import MetricsReporter
 
 STEP, EACH = 0.020, 0.005
 """Seconds of a step, and what each request adds."""
 PROMPT_STEPS = 5
-TEXT = "for item in items:\n    total += item.price * item.count\n"
 
 
 class PacedEngine(StandInEngine):
@@ -71,23 +63,9 @@ class PacedEngine(StandInEngine):
             self._ready.put(response)
 
 
-class TritonPythonModel:
-    """What `backends/tensorrtllm` is, with another engine."""
+class TritonPythonModel(stand_in_model.TritonPythonModel):
+    """The benchmark's stand-in with this engine."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Makes the engine."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
-        engine = PacedEngine(tokenizer.encode(TEXT))
-        self._bridge = Bridge(engine, pb_utils, exclude_input=True, cancel_check_seconds=0.1)
-        self._metrics = MetricsReporter(engine, pb_utils, args["model_name"], args["model_version"], 1.0)
-
-    def execute(self, requests: list[Any]) -> None:
-        """Takes requests and returns at once."""
-        for request in requests:
-            self._bridge.take(request)
-
-    def finalize(self) -> None:
-        """Ends the threads."""
-        self._metrics.close()
-        self._bridge.close()
+    def engine(self, token_ids: list[int]) -> StandInEngine:
+        """See the base."""
+        return PacedEngine(token_ids)
