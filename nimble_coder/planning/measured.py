@@ -1,6 +1,7 @@
 """What one pod does, from the JSON of `nimble-coder bench --json`."""
 
 import json
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ class Kind:
     """Time to first token, the median."""
     between: Curve = field(hash=False)
     """Inter-token latency, the median."""
+    spread: float = 0.0
+    """How requests of this kind differ (their prompts' lengths, say): the standard deviation of the logarithm of a lone
+    request's time to first token."""
 
 
 def at(curve: Curve, at_once: int) -> float:
@@ -59,6 +63,12 @@ def read_kinds(file: Path) -> dict[str, Kind]:
         ) from None
 
 
+def spread(ttft: Mapping[str, float]) -> float:
+    """Of a log-normal distribution with these `p50` and `p90`, in any unit; 1.2816 is the normal distribution's 90th
+    percentile."""
+    return max(0.0, math.log(ttft["p90"] / ttft["p50"]) / 1.2816)
+
+
 def _kind(name: str, rows: list[dict[str, Any]]) -> Kind:
     first: dict[int, float] = {}
     between: dict[int, float] = {}
@@ -68,4 +78,5 @@ def _kind(name: str, rows: list[dict[str, Any]]) -> Kind:
             raise PlanError(f"{name} was measured with several draftings at {level} at once: measure one")
         first[level], between[level] = ttft["p50"] / 1000, itl["p50"] / 1000
     tokens = [row["tokens"] / (row["requests"] - row["errors"]) for row in rows]
-    return Kind(name, sum(tokens) / len(tokens), first, between)
+    alone = min(rows, key=lambda row: int(row["concurrency"]))
+    return Kind(name, sum(tokens) / len(tokens), first, between, spread(alone["ttft_ms"]))

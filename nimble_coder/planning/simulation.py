@@ -8,7 +8,7 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -28,7 +28,7 @@ class Request:
     kind: Kind
     came: float
     left: float = 1.0
-    """Of the part that it is in."""
+    """Of the part that it is in; the first is more than 1 where the request is longer than its kind's median."""
     first: float = math.nan
     last: float = math.nan
 
@@ -88,25 +88,28 @@ def part_of(kind: Kind, is_first: bool, at_once: int) -> float:
     return max((kind.answer_tokens - 1) * at(kind.between, at_once), 1e-9)
 
 
-def simulate(
-    kinds: Sequence[tuple[Kind, float]], rate: float, pods: int, max_at_once: int, requests: int, seed: int = 0
-) -> list[Request]:
-    """So many requests at `rate` a second, each of a kind with its weight, on so many pods.
+def poisson(rate: float, requests: int, chance: random.Random) -> Iterator[float]:
+    """So many moments at `rate` a second."""
+    now = 0.0
+    for _ in range(requests):
+        now += chance.expovariate(rate)
+        yield now
 
-    Returns those of the last four fifths, which found the pods as they are usually.
-    """
-    chance = random.Random(seed)
+
+def simulate(
+    kinds: Sequence[tuple[Kind, float]], moments: Iterable[float], pods: int, max_at_once: int, chance: random.Random
+) -> list[Request]:
+    """Requests that come at these moments, each of a kind with its weight, on so many pods, till the last one comes."""
     fleet = [Pod(max_at_once) for _ in range(pods)]
     changes: list[tuple[float, int, int]] = []
     came: list[Request] = []
-    now, present = 0.0, 0
+    present = 0
 
     def foresee(place: int) -> None:
         heapq.heappush(changes, (fleet[place].next_change(), place, fleet[place].version))
 
     names, weights = [kind for kind, _ in kinds], [weight for _, weight in kinds]
-    while len(came) < requests:
-        now += chance.expovariate(rate)
+    for now in moments:
         while changes and changes[0][0] <= now:
             when, place, version = heapq.heappop(changes)
             if version == fleet[place].version:
@@ -117,11 +120,12 @@ def simulate(
         while len(fleet[place]) >= limit:
             place = (place + 1) % pods
         present -= len(fleet[place].go_on(now))
-        came.append(Request(chance.choices(names, weights)[0], now))
+        kind = chance.choices(names, weights)[0]
+        came.append(Request(kind, now, chance.lognormvariate(0.0, kind.spread)))
         fleet[place].take(came[-1])
         present += 1
         foresee(place)
-    return [request for request in came[requests // 5 :] if not math.isnan(request.last)]
+    return came
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,10 @@ class Outcome:
 def outcome(
     kinds: Sequence[tuple[Kind, float]], rate: float, pods: int, max_at_once: int, requests: int, seed: int = 0
 ) -> Outcome:
-    """One simulation, told."""
-    done = simulate(kinds, rate, pods, max_at_once, requests, seed)
+    """So many requests at `rate` a second, told of the last four fifths, which found the pods as they are usually."""
+    chance = random.Random(seed)
+    came = simulate(kinds, poisson(rate, requests, chance), pods, max_at_once, chance)[requests // 5 :]
+    done = [request for request in came if not math.isnan(request.last)]
     first = sorted(request.first - request.came for request in done) or [math.inf]
     between = sorted(
         (request.last - request.first) / max(request.kind.answer_tokens - 1, 1e-6) for request in done
@@ -154,8 +160,7 @@ def outcome(
     def of(found: list[float], share: float) -> float:
         return found[min(len(found) - 1, int(share * len(found)))]
 
-    share = len(done) / (requests - requests // 5)
-    return Outcome(pods, of(first, 0.5), of(first, 0.95), of(between, 0.5), of(between, 0.95), share)
+    return Outcome(pods, of(first, 0.5), of(first, 0.95), of(between, 0.5), of(between, 0.95), len(done) / len(came))
 
 
 def fewest(

@@ -2,33 +2,53 @@
 
 import json
 import math
+import random
+import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from nimble_coder.cli import app
-from nimble_coder.planning.measured import Kind, PlanError, at, read_kinds
-from nimble_coder.planning.simulation import fewest, outcome, simulate
+from nimble_coder.planning.measured import Kind, PlanError, at, read_kinds, spread
+from nimble_coder.planning.simulation import fewest, outcome, poisson, simulate
 
 SHARED = Kind("shared", 1, {1: 0.1, 2: 0.2}, {1: 0.0, 2: 0.0})
 """All of its work is before the first token, and two at once take twice as long: processor sharing."""
 STEADY = Kind("steady", 11, {1: 0.1}, {1: 0.01, 64: 0.01})
 
 
+def mean_first(rate: float, max_at_once: int, kind: Kind = SHARED) -> float:
+    """Mean seconds to the first token on one pod, once it is as it is usually."""
+    chance = random.Random(0)
+    came = simulate([(kind, 1.0)], poisson(rate, 30_000, chance), 1, max_at_once, chance)[6_000:]
+    return statistics.mean(request.first - request.came for request in came if not math.isnan(request.first))
+
+
 @pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
 def test_one_pod_is_a_queue_with_processor_sharing(busy: float) -> None:
     """M/G/1-PS: the mean time is s / (1 - rho) whatever the work's spread (Kleinrock, Queueing Systems II, 4.4)."""
-    done = simulate([(SHARED, 1.0)], busy / 0.1, 1, 10_000, 8_000)
-    mean = sum(request.first - request.came for request in done) / len(done)
-    assert mean == pytest.approx(0.1 / (1 - busy), rel=0.15)
+    assert mean_first(busy / 0.1, 10_000) == pytest.approx(0.1 / (1 - busy), rel=0.15)
 
 
 def test_a_full_pod_lets_wait_in_line() -> None:
     """M/D/1: the mean wait is rho s / (2 (1 - rho)) (Pollaczek and Khinchine)."""
-    done = simulate([(SHARED, 1.0)], 0.7 / 0.1, 1, 1, 8_000)
-    mean = sum(request.first - request.came for request in done) / len(done)
-    assert mean == pytest.approx(0.1 + 0.7 * 0.1 / (2 * 0.3), rel=0.15)
+    assert mean_first(0.7 / 0.1, 1) == pytest.approx(0.1 + 0.7 * 0.1 / (2 * 0.3), rel=0.15)
+
+
+def test_requests_that_differ_wait_as_queueing_theory_says() -> None:
+    """M/G/1: the mean wait is lambda E[S^2] / (2 (1 - rho)) (Pollaczek and Khinchine), of a log-normal S here."""
+    sigma = 0.5
+    mean, square = 0.1 * math.exp(sigma**2 / 2), 0.01 * math.exp(2 * sigma**2)
+    rate = 0.6 / mean
+    varied = replace(SHARED, spread=sigma)
+    assert mean_first(rate, 1, varied) == pytest.approx(mean + rate * square / (2 * (1 - 0.6)), rel=0.15)
+
+
+def test_the_spread_is_what_a_lone_pod_has_shown() -> None:
+    alone = outcome([(replace(STEADY, spread=spread({"p50": 100.0, "p90": 200.0})), 1.0)], 0.01, 1, 8, 8_000)
+    assert (alone.ttft_p50, alone.ttft_p95) == pytest.approx((0.1, 0.1 * 2 ** (1.6449 / 1.2816)), rel=0.05)
 
 
 def test_a_lone_request_has_what_was_measured() -> None:
@@ -69,7 +89,7 @@ def measured(place: Path) -> Path:
             "requests": 12,
             "errors": 2,
             "tokens": 320,
-            "ttft_ms": {"p50": 100.0 * level},
+            "ttft_ms": {"p50": 100.0 * level, "p90": 200.0 * level},
             "itl_ms": {"p50": 10.0 * level},
         }
         for name in ("chat", "infill")
@@ -82,7 +102,7 @@ def measured(place: Path) -> Path:
 
 def test_what_bench_writes_is_read(tmp_path: Path) -> None:
     chat = read_kinds(measured(tmp_path))["chat"]
-    assert chat == Kind("chat", 32.0, {1: 0.1, 4: 0.4}, {1: 0.01, 4: 0.04})
+    assert chat == Kind("chat", 32.0, {1: 0.1, 4: 0.4}, {1: 0.01, 4: 0.04}, math.log(2) / 1.2816)
     (tmp_path / "other.json").write_text('{"results": [{"scenario": "chat", "rate": 2}]}')
     with pytest.raises(PlanError, match="is not what `nimble-coder bench"):
         read_kinds(tmp_path / "other.json")
