@@ -2,6 +2,7 @@
 #   runtime              (the default) serves on NVIDIA GPUs; without an engine it builds one into the cache first
 #   build                compiles engines, as a container on a GPU host
 #   runtime-with-engine  runtime with the engine of one PROFILE baked in, for hosts without a network
+#   runtime-nodes        runtime with an SSH server, for engines whose ranks are on several nodes of a Kubernetes cluster
 #   runtime-cpu          the portable engine and the embedded model on a slim Python image
 #   runtime-cuda         the portable engine on NVIDIA GPUs, on a slim Python image; builds an engine as runtime does
 # Build secrets, all optional: ca (certificates of a proxy that re-signs TLS), pip (a pip.conf), hf_token.
@@ -210,5 +211,15 @@ CMD ["serve"]
 FROM runtime AS runtime-with-engine
 COPY --from=engine /opt/nimble-coder/artifact artifact
 ENV NIMBLE_BAKED_ARTIFACT=/opt/nimble-coder/artifact
+
+# mpirun starts the ranks on other nodes over SSH, which knows users by their names.
+FROM runtime AS runtime-nodes
+USER 0
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends openssh-server && rm -r /var/lib/apt/lists/* \
+    && rm -f /etc/ssh/ssh_host_* \
+    && (getent passwd 1000 || useradd --uid 1000 --gid 0 --home-dir /tmp --no-create-home nimble) \
+    && venv/bin/python requirements/sbom.py nimble-coder-nodes >sbom.spdx.json
+USER 1000:0
 
 FROM runtime

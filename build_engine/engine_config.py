@@ -25,6 +25,8 @@ LOOKAHEAD_DECODING = 8
 """`speculative_decoding_mode` of a lookahead engine (SpeculativeDecodingMode in TensorRT-LLM)."""
 PLAIN_DECODING = 1
 """`speculative_decoding_mode` of an engine without speculation."""
+GPUS_PER_NODE = 8
+"""What TensorRT-LLM takes where `mapping` does not say it (worldConfig.h); rank R has the GPU R modulo that number."""
 
 
 class EngineConfigError(ValueError):
@@ -49,6 +51,12 @@ class EngineConfig:
     quant_algo: str | None = None
     """`FP8`, `INT8` or `INT4` for quantised weights."""
     kv_cache_quant_algo: str | None = None
+    gpus_per_node: int = GPUS_PER_NODE
+
+    @property
+    def nodes(self) -> int:
+        """Machines that its ranks are spread over."""
+        return -(-self.tensor_parallel // self.gpus_per_node)
 
     @property
     def speculative_decoding_mode(self) -> int:
@@ -120,6 +128,7 @@ class EngineConfig:
             tensor_parallel=model["mapping"]["tp_size"],
             quant_algo=quantization.get("quant_algo"),
             kv_cache_quant_algo=quantization.get("kv_cache_quant_algo"),
+            gpus_per_node=model["mapping"].get("gpus_per_node", GPUS_PER_NODE),
         )
 
     def to_json(self) -> dict[str, Any]:

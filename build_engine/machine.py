@@ -1,10 +1,10 @@
 """The machine that builds or serves, checked to be able to before anything long begins."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from build_engine.artifact import Artifact
-from build_engine.engine_config import TORCH_ENGINE, TORCH_ENGINES
+from build_engine.engine_config import TORCH_ENGINE, TORCH_ENGINES, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import Profile
 from build_engine.selection import matching_gpus
@@ -36,8 +36,12 @@ def check_machine(profile: Profile, allow_unproven: bool = False) -> Machine:
 
 
 def check_serves(artifact: Artifact) -> None:
-    """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM."""
-    machine = check_machine(artifact.manifest.profile, allow_unproven=True)
+    """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM.
+
+    Of an engine for several machines it has to serve one's share.
+    """
+    here = min(artifact.manifest.profile.tensor_parallel, EngineConfig.read(artifact.engine).gpus_per_node)
+    machine = check_machine(replace(artifact.manifest.profile, tensor_parallel=here), allow_unproven=True)
     readable = TORCH_ENGINES if machine.engine_version == TORCH_ENGINE else (machine.engine_version,)
     if artifact.manifest.engine_version not in readable:
         raise IncompatibleError(

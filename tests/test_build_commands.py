@@ -93,6 +93,13 @@ def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Pa
     assert "changed after it was built" in damaged.stderr
 
 
+def test_a_store_for_several_machines_is_refused_before_anything_is_built(h100: Machine) -> None:
+    answer = h100.call("create-model-store", "-p", SEVEN, "-m", h100.home / "store", "--gpus-per-node", "1")
+    assert answer.returncode == 2
+    assert "the 1 ranks of" in answer.stderr
+    assert not (h100.home / "store").exists()
+
+
 def test_a_store_may_hold_a_companion(h100: Machine, tiny_checkpoint: Path) -> None:
     store = h100.home / "store"
     demanded = (

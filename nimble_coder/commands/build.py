@@ -178,6 +178,7 @@ def create_model_store(
     profile: Annotated[str, typer.Option("--profile", "-p", help="Name or id of a profile.")],
     directory: Annotated[Path, typer.Option("--model-store", "-m", help="A new directory.")],
     mounted_at: Annotated[Path | None, typer.Option(help="Where the server will see that directory.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="For several machines with so many GPUs each.")] = None,
     source: FromOption = None,
     revision: RevisionOption = "main",
     companion: CompanionOption = False,
@@ -188,13 +189,16 @@ def create_model_store(
     from build_engine.build import BuildOptions, build
     from build_engine.cache import Cache
     from build_engine.profiles import find_profile
-    from build_engine.store import create_store
+    from build_engine.store import check_spread, create_store
 
     try:
+        chosen = find_profile(profile)
+        if gpus_per_node:
+            check_spread(chosen, gpus_per_node)  # before hours of building
         verifier = None if skip_verify else served_verifier()
         options = BuildOptions(companion, revision=revision)
-        artifact = build(find_profile(profile), source, Cache(cache), say, options=options, verifier=verifier)
-        repository = create_store(artifact, directory, mounted_at)
+        artifact = build(chosen, source, Cache(cache), say, options=options, verifier=verifier)
+        repository = create_store(artifact, directory, mounted_at, gpus_per_node)
     except ERRORS as error:
         fail(error)
     typer.echo(repository)

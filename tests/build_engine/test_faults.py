@@ -21,6 +21,7 @@ from build_engine.engines import torch as torch_engine
 from build_engine.machine import check_serves
 from build_engine.manifest import ManifestError
 from build_engine.profiles import PROFILES
+from build_engine.store import create_store
 from build_engine.versions import IncompatibleError
 from tests.build_engine.conftest import fill, make_read_only
 from tests.standin.machine import A100, H100, Machine
@@ -274,6 +275,17 @@ def test_an_engine_does_not_start_on_another_machine(h100: Machine, tiny_checkpo
     manifest.write_text(json.dumps({**content, "engine_version": "0.21.0"}))
     with pytest.raises(IncompatibleError, match=r"was built by 0\.21\.0, this machine has 0\.19\.0"):
         check_serves(Artifact.open(artifact.directory))
+
+
+def test_an_engine_for_several_machines_starts_on_one_with_its_share(
+    h100: Machine, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    built = build(PROFILES[THIRTY_TWO], tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    create_store(built, tmp_path / "store", gpus_per_node=1)
+    h100.gpus(H100)
+    check_serves(Artifact.open(tmp_path / "store"))
+    with pytest.raises(IncompatibleError, match="needs 2 H100, this machine has 1"):
+        check_serves(built)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -1,5 +1,6 @@
 """Model stores: an artefact that moved, with every path where it is now."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from build_engine.artifact import Artifact
 from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache, CacheError
-from build_engine.profiles import PROFILES
+from build_engine.engine_config import EngineConfig
+from build_engine.profiles import PROFILES, ProfileError
 from build_engine.store import create_store
 from tests.standin.machine import Machine
 
@@ -42,3 +44,27 @@ def test_a_directory_in_use_is_not_overwritten(built: Artifact, tmp_path: Path) 
     create_store(built, tmp_path / "store")
     with pytest.raises(CacheError, match="is not empty"):
         create_store(built, tmp_path / "store")
+
+
+def test_a_store_for_several_machines_says_how_many_gpus_each_has_and_changes_nothing_else(
+    h100: Machine, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    profile = PROFILES["qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"]
+    built = build(profile, tiny_checkpoint, Cache(h100.cache), lambda _: None)
+    create_store(built, tmp_path / "store", gpus_per_node=1)
+    store = Artifact.open(tmp_path / "store")
+    store.manifest.check_hashes(store.directory)
+    assert (EngineConfig.read(built.engine).nodes, EngineConfig.read(store.engine).nodes) == (1, 2)
+    was, is_ = (json.loads((each.engine / "config.json").read_text()) for each in (built, store))
+    assert is_["pretrained_config"]["mapping"].pop("gpus_per_node") == 1
+    was["pretrained_config"]["mapping"].pop("gpus_per_node", None)
+    assert is_ == was
+    for rank in ("rank0.engine", "rank1.engine"):
+        assert (store.engine / rank).read_bytes() == (built.engine / rank).read_bytes()
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_an_engine_of_one_rank_is_not_spread(built: Artifact, tmp_path: Path, gpus: int) -> None:
+    with pytest.raises(ProfileError, match=r"1 ranks of .* cannot be spread over machines with"):
+        create_store(built, tmp_path / "store", gpus_per_node=gpus)
+    assert not (tmp_path / "store").exists()

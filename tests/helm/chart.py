@@ -75,6 +75,13 @@ EVERYTHING: Values = {
 """Every optional object and every passed-on value."""
 BUILT: Values = {"build": {"enabled": True}, "cache": {"existingClaim": "filled"}}
 """The engine is made by a Job."""
+NODES: Values = {
+    "gpu": {"count": 1},
+    "settings": {"model_profile": "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"},
+    "cache": {"existingClaim": "filled", "accessMode": "ReadWriteMany"},
+    "multiNode": {"enabled": True, "nodes": 2, "store": "stores/32b"},
+}
+"""One engine on two nodes with a GPU each."""
 KEDA: Values = {"autoscaling": {"keda": {"enabled": True}}}
 MTLS: Values = {"tls": {"clientCaSecret": "clients"}}
 
@@ -104,9 +111,22 @@ class Rendered:
         return found
 
     @property
+    def template(self) -> Document:
+        """Of the pods that serve: a Deployment's, or the leaders' of a LeaderWorkerSet."""
+        groups = [each["spec"]["leaderWorkerTemplate"]["leaderTemplate"] for each in self.all("LeaderWorkerSet")]
+        (template,) = groups or [self.one("Deployment")["spec"]["template"]]
+        assert isinstance(template, dict)
+        return template
+
+    @property
+    def workers(self) -> list[Document]:
+        """The templates of the pods that lend a LeaderWorkerSet's leaders their GPUs."""
+        return [each["spec"]["leaderWorkerTemplate"]["workerTemplate"] for each in self.all("LeaderWorkerSet")]
+
+    @property
     def pod(self) -> Document:
         """The spec of the pods that serve."""
-        spec: Document = self.one("Deployment")["spec"]["template"]["spec"]
+        spec: Document = self.template["spec"]
         return spec
 
     @property

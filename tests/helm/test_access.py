@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from tests.helm.chart import CPU, EVERYTHING, KEDA, MTLS, NAME, NAMESPACE, RELEASE, Document, Rendered, Values, render
+from tests.helm.chart import (
+    CPU,
+    EVERYTHING,
+    KEDA,
+    MTLS,
+    NAME,
+    NAMESPACE,
+    NODES,
+    RELEASE,
+    Document,
+    Rendered,
+    Values,
+    render,
+)
 
 
 def matches(selector: Document, labels: Document) -> bool:
@@ -14,7 +27,7 @@ def matches(selector: Document, labels: Document) -> bool:
 
 
 def labels_of_pods(rendered: Rendered) -> Document:
-    labels: Document = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    labels: Document = rendered.template["metadata"]["labels"]
     return labels
 
 
@@ -31,6 +44,30 @@ def test_services_find_the_pods_that_serve_and_not_the_one_that_tests() -> None:
     for selector in selectors:
         assert matches(selector, labels_of_pods(rendered))
         assert not matches(selector, rendered.one("Pod", "-test")["metadata"]["labels"])
+
+
+def selects(selector: Document, labels: Document) -> bool:
+    """A LabelSelector, of whose operators the chart uses one."""
+    expressions = selector.get("matchExpressions", [])
+    assert {each["operator"] for each in expressions} <= {"In"}
+    return matches(selector["matchLabels"], labels) and all(labels.get(e["key"]) in e["values"] for e in expressions)
+
+
+def test_workers_of_a_group_are_reached_by_their_group_alone() -> None:
+    rendered = render(NODES, {"replicas": 2})
+    (worker,) = rendered.workers
+    labels = worker["metadata"]["labels"]
+    assert not any(matches(service["spec"]["selector"], labels) for service in rendered.all("Service"))
+    assert not selects(rendered.one("NetworkPolicy")["spec"]["podSelector"], labels)
+    spec = rendered.one("NetworkPolicy", "-group")["spec"]
+    group = spec["podSelector"]
+    assert spec["ingress"] == [{"from": [{"podSelector": group}]}]
+    assert spec["egress"] == [{"to": [{"podSelector": group}]}]
+    budget = rendered.one("PodDisruptionBudget")["spec"]["selector"]
+    for selector in (group, budget):
+        assert selects(selector, labels)
+        assert selects(selector, labels_of_pods(rendered))
+        assert not selects(selector, rendered.one("Pod", "-test")["metadata"]["labels"])
 
 
 def test_services_lead_to_ports_of_the_container() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_python as helm
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -21,9 +22,12 @@ from tests.helm.chart import (
     EVERYTHING,
     KEDA,
     MTLS,
+    NAME,
     NAMESPACE,
+    NODES,
     RELEASE,
     ROOT,
+    Document,
     Values,
     merged,
     render,
@@ -36,8 +40,11 @@ CHOICES: dict[str, Values] = {
     "everything": merged(EVERYTHING, BUILT),
     "mtls": merged(EVERYTHING, MTLS),
     "keda": merged(EVERYTHING, KEDA),
+    "nodes": NODES,
+    "nodes with everything": merged(EVERYTHING, NODES, {"autoscaling": {"enabled": False}, "replicas": 2}),
 }
-CUSTOM = {"HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule", "ScaledObject"}
+VERSIONS = ("1.25", "1.29", "1.32", "1.33", "1.37")
+CUSTOM = {"HTTPRoute", "GRPCRoute", "ServiceMonitor", "PrometheusRule", "ScaledObject", "LeaderWorkerSet"}
 """Kinds that are not Kubernetes' own, so that its schemas do not have them."""
 
 
@@ -55,7 +62,7 @@ def schemas() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("version", ["1.25", "1.29", "1.32", "1.33", "1.37"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_knows_every_field(version: str, schemas: None) -> None:
     checked = set()
     for values in CHOICES.values():
@@ -64,6 +71,59 @@ def test_kubernetes_knows_every_field(version: str, schemas: None) -> None:
                 assert kubernetes_validate.validate(document, version, strict=True) == version
             checked.add(document["kind"])
     assert checked > CUSTOM
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_knows_every_field_of_the_pods_of_a_group(version: str, schemas: None) -> None:
+    for values in (CHOICES["nodes"], CHOICES["nodes with everything"]):
+        rendered = render(values)
+        for template in (rendered.template, *rendered.workers):
+            pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "coder"}, "template": template}
+            assert kubernetes_validate.validate(pod, version, strict=True) == version
+
+
+def strict(node: Any) -> Any:
+    """A definition's schema as the API server holds objects to it where unknown fields are refused."""
+    if isinstance(node, list):
+        return [strict(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    result = {name: strict(each) for name, each in node.items()}
+    if result.pop("x-kubernetes-int-or-string", False):
+        result.pop("type", None)
+    if "properties" in result and not result.get("x-kubernetes-preserve-unknown-fields"):
+        result.setdefault("additionalProperties", False)
+    return result
+
+
+def check_custom(document: Document, definition: str) -> None:
+    """Raises `jsonschema.ValidationError` where a custom resource is not as its definition has it."""
+    spec = yaml.safe_load((Path(__file__).parent / "definitions" / f"{definition}.yaml").read_text())["spec"]
+    (version,) = [each for each in spec["versions"] if document["apiVersion"] == f"{spec['group']}/{each['name']}"]
+    assert document["kind"] == spec["names"]["kind"]
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}
+    jsonschema.validate(document, schema)
+
+
+CUSTOM_OBJECTS = [
+    ("keda", "scaledobjects", ""),
+    ("nodes", "leaderworkersets", "-group"),
+    ("nodes with everything", "leaderworkersets", "-group"),
+]
+
+
+@pytest.mark.parametrize(("choice", "definition", "suffix"), CUSTOM_OBJECTS)
+def test_the_definitions_of_custom_resources_know_every_field(choice: str, definition: str, suffix: str) -> None:
+    (document,) = [
+        each
+        for each in render(CHOICES[choice]).documents
+        if each["kind"].lower() + "s" == definition and each["metadata"]["name"] == NAME + suffix
+    ]
+    check_custom(document, definition)
+    document["spec"]["size"] = 2
+    with pytest.raises(jsonschema.ValidationError, match=r"'size' was unexpected"):
+        check_custom(document, definition)
 
 
 def test_the_validation_sees_an_unknown_field() -> None:

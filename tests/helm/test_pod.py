@@ -1,5 +1,6 @@
 """The pods that serve: what they may do, where they write, when they are ready, how they end."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from build_engine.exit_codes import ExitCode
 from nimble_coder.settings.loading import Loaded, load
 from nimble_coder.settings.model import Settings
-from tests.helm.chart import BUILT, CPU, CUDA, EVERYTHING, MTLS, NAME, Document, Rendered, Values, merged, render
+from tests.helm.chart import BUILT, CPU, CUDA, EVERYTHING, MTLS, NAME, NODES, Document, Rendered, Values, merged, render
 
 CHOICES: dict[str, Values] = {
     "default": {},
@@ -16,6 +17,7 @@ CHOICES: dict[str, Values] = {
     "cuda": CUDA,
     "everything": merged(EVERYTHING, BUILT),
     "mtls": merged(EVERYTHING, MTLS),
+    "nodes": NODES,
 }
 every_choice = pytest.mark.parametrize("rendered", [render(each) for each in CHOICES.values()], ids=list(CHOICES))
 
@@ -24,7 +26,11 @@ def loaded(rendered: Rendered, tmp_path: Path) -> Loaded:
     """What the product makes of the pod's settings file and environment."""
     file = tmp_path / "settings.yaml"
     file.write_text(rendered.settings)
-    environment = {each["name"]: each.get("value", "from a Secret") for each in rendered.container["env"]}
+    environment = {
+        each["name"]: each.get("value", "from a Secret")
+        for each in rendered.container["env"]
+        if not each["name"].startswith("OMPI_")
+    }
     assert environment.pop("NIMBLE_CONFIG") == f"{mounts(rendered)['settings']['mountPath']}/{file.name}"
     return load({}, environment, file)
 
@@ -32,7 +38,8 @@ def loaded(rendered: Rendered, tmp_path: Path) -> Loaded:
 def every_pod(rendered: Rendered) -> list[Document]:
     """The specs of those that serve, test and build."""
     jobs = [job["spec"]["template"]["spec"] for job in rendered.all("Job")]
-    return [rendered.pod, *(test["spec"] for test in rendered.all("Pod")), *jobs]
+    workers = [worker["spec"] for worker in rendered.workers]
+    return [rendered.pod, *workers, *(test["spec"] for test in rendered.all("Pod")), *jobs]
 
 
 def mounts(rendered: Rendered) -> dict[str, Document]:
@@ -89,12 +96,12 @@ def test_it_runs_as_the_image_does_without_any_right(rendered: Rendered) -> None
         assert wanted.items() <= pod["securityContext"].items()
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
-        (container,) = pod["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+        for container in (*pod["containers"], *pod.get("initContainers", [])):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
 
 
 @every_choice
@@ -108,8 +115,8 @@ def test_it_can_write_where_the_image_has_to(rendered: Rendered) -> None:
 @every_choice
 def test_no_pod_takes_more_than_it_was_given(rendered: Rendered) -> None:
     for pod in every_pod(rendered):
-        (container,) = pod["containers"]
-        assert "memory" in container["resources"]["limits"]
+        for container in (*pod["containers"], *pod.get("initContainers", [])):
+            assert "memory" in container["resources"]["limits"]
         volatile = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
         assert volatile
         assert all("sizeLimit" in each for each in volatile)
@@ -313,3 +320,37 @@ def test_a_download_needs_no_gpu_and_leaves_the_building_to_the_pods(tmp_path: P
     assert container["args"] == ["prepare", "--download-only"]
     assert container["resources"]["limits"] == {"memory": "96Gi"}
     assert loaded(rendered, tmp_path).settings.build_on_start is True
+
+
+def test_one_engine_on_several_nodes_is_served_by_the_leaders_of_groups() -> None:
+    rendered = render(NODES, {"replicas": 3})
+    assert rendered.all("Deployment") == []
+    spec = rendered.one("LeaderWorkerSet", "-group")["spec"]
+    assert (spec["replicas"], spec["leaderWorkerTemplate"]["size"]) == (3, 2)
+    assert rendered.container["args"] == ["serve", "/opt/nim/.cache/stores/32b"]
+    (worker,) = rendered.workers
+    (ranks,) = worker["spec"]["containers"]
+    assert ranks["resources"] == rendered.container["resources"]
+    assert rendered.container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert worker["spec"]["terminationGracePeriodSeconds"] == rendered.pod["terminationGracePeriodSeconds"]
+    where = {volume["name"]: volume for volume in worker["spec"]["volumes"]}
+    assert where["cache"] == volumes(rendered)["cache"]
+    assert where["ranks"] == volumes(rendered)["ranks"]
+
+
+def test_mpirun_finds_and_reaches_the_workers() -> None:
+    """Open MPI takes the first word of a host's name where it is not told otherwise, and starts hosts from hosts."""
+    environment = {each["name"]: each.get("value") for each in render(NODES).container["env"]}
+    assert environment["OMPI_MCA_orte_keep_fqdn_hostnames"] == "true"
+    assert environment["OMPI_MCA_plm_rsh_no_tree_spawn"] == "1"
+    secret = render(NODES).one("Secret", "-ranks")
+    assert environment["OMPI_MCA_plm_rsh_agent"] == "ssh -F /etc/nimble-coder/ranks/ssh_config"
+    port = render(NODES).workers[0]["spec"]["containers"][0]["ports"][0]["containerPort"]
+    for file in ("ssh_config", "sshd_config"):
+        assert f"Port {port}\n" in secret["stringData"][file]
+
+
+def test_each_release_has_a_key_of_its_own_for_its_ranks() -> None:
+    keys = {render(NODES).one("Secret", "-ranks")["data"]["key"] for _ in range(2)}
+    assert len(keys) == 2
+    assert all(base64.b64decode(key).startswith(b"-----BEGIN RSA PRIVATE KEY-----") for key in keys)

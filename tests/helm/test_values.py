@@ -6,7 +6,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, CPU, Values, render
+from tests.helm.chart import CHART, CPU, CUDA, NODES, Values, merged, render
 from tests.helm.settings_schema import SCHEMA, settings_schema
 
 SEVERAL = "cache.accessMode is ReadWriteOnce, which only one pod can mount, but there are to be several"
@@ -28,6 +28,8 @@ SHARED = {"cache": {"accessMode": "ReadWriteMany"}}
         ({"huggingFace": {"token": "hf_x"}}, "at '/huggingFace': additional properties 'token' not allowed"),
         ({"cache": {"accessMode": "ReadWriteTwice"}}, "at '/cache/accessMode': value must be one of"),
         ({"cache": {"size": "200"}}, "at '/cache/size'"),
+        ({"multiNode": {"nodes": 1}}, "at '/multiNode/nodes'"),
+        ({"multiNode": {"store": "/elsewhere"}}, "at '/multiNode/store'"),
         ({"sharedMemory": "2 GB"}, "at '/sharedMemory'"),
         ({"resources": {"limits": {"memory": "lots"}}}, "at '/resources/limits/memory'"),
         ({"resources": {"claims": []}}, "additional properties 'claims' not allowed"),
@@ -55,6 +57,24 @@ def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
         ({"settings": {"tensor_parallel_size": 2}}, "split over 2 GPUs: set gpu.count=2"),
         ({"settings": {"model_profile": "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15"}}, "set gpu.count=2"),
         ({"gpu": {"count": 2}, "sharedMemory": "512Mi"}, "sharedMemory is 512Mi, but"),
+        (merged(NODES, CUDA), "the portable engine runs on one device"),
+        (merged(NODES, CPU), "the portable engine runs on one device"),
+        (
+            merged(NODES, {"settings": {"model_profile": "qwen2.5-coder-7b-instruct-torch-cuda-bf16-w15n15g15"}}),
+            "the portable engine runs on one device",
+        ),
+        (
+            merged(NODES, {"gpu": {"count": 2}}),
+            "nodes is 2 and gpu.count 2, but the engine of settings.model_profile is",
+        ),
+        (merged(NODES, {"multiNode": {"nodes": 3}}), "is split over 2 GPUs: their product has to be that"),
+        (merged(NODES, {"settings": {"model_profile": "demo"}}), "is split over 1 GPUs: their product has to be that"),
+        (merged(NODES, {"multiNode": {"store": ""}}), "in multiNode.store the directory"),
+        (merged(NODES, {"cache": {"existingClaim": ""}}), "multiNode.enabled needs cache.existingClaim"),
+        (merged(NODES, {"cache": {"accessMode": "ReadWriteOnce"}}), "a volume that every node can mount"),
+        (merged(NODES, {"autoscaling": {"enabled": True}}), "set replicas, which are whole groups"),
+        (merged(NODES, {"build": {"enabled": True}}), "build.enabled builds for one node"),
+        (merged(NODES, {"strategy": {"type": "Recreate"}}), "strategy is a Deployment's"),
         ({"tls": {"clientCaSecret": "clients"}}, "tls.clientCaSecret needs tls.secret"),
         ({"auth": {"enabled": False}, "apiKeys": {"secret": "keys"}}, "auth.enabled is false, which lets everybody in"),
         ({"build": {"enabled": True}}, "build.enabled needs cache.existingClaim"),
@@ -85,6 +105,9 @@ def test_what_cannot_work_together_is_refused(values: Values, message: str) -> N
         {"gpu": {"count": 2}, "settings": {"tensor_parallel_size": 2}, "sharedMemory": "1024Mi"},
         {"settings": {"model_profile": "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"}},
         {"settings": {"model_profile": "demo"}, "replicas": 0},
+        merged(NODES, {"replicas": 2}),
+        merged(NODES, {"cache": {"accessMode": "ReadOnlyMany"}}),
+        merged(NODES, {"multiNode": {"nodes": 4}, "settings": {"tensor_parallel_size": 4}}),
         {"settings": None, "tolerations": None, "podSecurityContext": None, "resources": {"requests": None}},
     ],
 )

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ import pytest
 from build_engine.artifact import Artifact
 from build_engine.build import BuildOptions, build
 from build_engine.cache import Cache
+from build_engine.engine_config import EngineConfig
 from build_engine.profiles import PROFILES
+from build_engine.store import create_store
 from nimble_coder.processes.children import session_commands
+from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.triton import Addresses, TritonServer
-from nimble_coder.processes.triton_container import ContainerTriton
+from nimble_coder.processes.triton_container import ContainerTriton, hosts_of_ranks
 from tests.standin.machine import Machine
 
 ARGUMENTS = ["--model-repository=r", "--grpc-port=8001"]
@@ -67,6 +71,43 @@ def test_every_rank_loads_its_part_of_a_companion_too(h100: Machine, tiny_checkp
     found = ContainerTriton.for_repository(artifact.repository, container(tmp_path))
     assert found is not None
     assert found.launch(ARGUMENTS, "x-")[-2:] == ["--load-model=tensorrt_llm", "--load-model=tensorrt_llm_plain"]
+
+
+def spread_over_two(machine: Machine, checkpoint: Path, place: Path) -> Path:
+    """The repository of an engine of two ranks for two machines with one GPU each."""
+    artifact = compiled(machine, checkpoint, "qwen2.5-coder-32b-instruct-h100-bf16-tp2-w15n15g15")
+    return create_store(artifact, place / "store", gpus_per_node=1)
+
+
+def test_ranks_on_other_machines_are_in_the_pods_of_the_group(
+    h100: Machine, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    group = {"LWS_LEADER_ADDRESS": "coder-group-0.coder-group.tools", "LWS_GROUP_SIZE": "2"}
+    repository = spread_over_two(h100, tiny_checkpoint, tmp_path)
+    found = ContainerTriton.for_repository(repository, container(tmp_path), group)
+    assert found is not None
+    command = found.launch(ARGUMENTS, "x-")
+    assert [command[place + 1] for place, part in enumerate(command) if part == "--host"] == [
+        "coder-group-0.coder-group.tools:1",
+        "coder-group-0-1.coder-group.tools:1",
+    ]
+    assert command[-1] == "--load-model=tensorrt_llm"
+
+
+def test_ranks_fill_one_machine_after_the_other(h100: Machine, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """TensorRT-LLM gives rank R the GPU R modulo those of a machine (worldConfig.h)."""
+    config = EngineConfig.read(spread_over_two(h100, tiny_checkpoint, tmp_path).parent / "engine")
+    four = replace(config, tensor_parallel=4, gpus_per_node=2)
+    group = {"LWS_LEADER_ADDRESS": "a-0.a.b", "LWS_GROUP_SIZE": "2"}
+    assert hosts_of_ranks(four, group) == ("a-0.a.b", "a-0.a.b", "a-0-1.a.b", "a-0-1.a.b")
+
+
+def test_an_engine_for_several_machines_is_not_started_on_one(
+    h100: Machine, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    repository = spread_over_two(h100, tiny_checkpoint, tmp_path)
+    with pytest.raises(TritonError, match=r"2 machines with 1 GPUs each, but this is a group of 1 .*multiNode.nodes=2"):
+        ContainerTriton.for_repository(repository, container(tmp_path), {})
 
 
 def test_the_portable_engine_never_needs_it(machine: Machine, tiny_checkpoint: Path, tmp_path: Path) -> None:

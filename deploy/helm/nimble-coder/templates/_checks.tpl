@@ -5,7 +5,32 @@
 {{- $profile := $settings.model_profile | default "" }}
 {{- $named := regexFind "-tp[0-9]+" $profile | trimPrefix "-tp" | default "1" | int }}
 {{- $ranks := $settings.tensor_parallel_size | default $named | int }}
-{{- if and (gt $ranks 1) (lt $gpus $ranks) }}
+{{- with .Values.multiNode }}
+{{- if .enabled }}
+{{- if or (not $gpus) (hasSuffix "-cuda" $.Values.image.suffix) (contains "-torch-" $profile) }}
+{{- fail "multiNode.enabled is for engines of TensorRT-LLM: the portable engine runs on one device" }}
+{{- end }}
+{{- if ne $ranks (mul .nodes $gpus | int) }}
+{{- fail (printf "multiNode.nodes is %v and gpu.count %d, but the engine of settings.model_profile is split over %d GPUs: their product has to be that" .nodes $gpus $ranks) }}
+{{- end }}
+{{- if or (not .store) (not $.Values.cache.existingClaim) }}
+{{- fail "multiNode.enabled needs cache.existingClaim and in multiNode.store the directory there that `nimble-coder create-model-store --gpus-per-node` has written" }}
+{{- end }}
+{{- if $.Values.autoscaling.enabled }}
+{{- fail "autoscaling.enabled is for a Deployment, multiNode.enabled makes a LeaderWorkerSet: set replicas, which are whole groups" }}
+{{- end }}
+{{- if $.Values.build.enabled }}
+{{- fail "build.enabled builds for one node, multiNode.enabled serves what was built before: choose one" }}
+{{- end }}
+{{- if $.Values.strategy }}
+{{- fail "strategy is a Deployment's: a LeaderWorkerSet replaces one group after the other" }}
+{{- end }}
+{{- if include "nimble-coder.cacheIsForOnePod" $ }}
+{{- fail (printf "cache.accessMode is %s, but multiNode.enabled needs a volume that every node can mount" $.Values.cache.accessMode) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and (gt $ranks 1) (lt $gpus $ranks) (not .Values.multiNode.enabled) }}
 {{- fail (printf "gpu.count is %d, but the engine is split over %d GPUs: set gpu.count=%d" $gpus $ranks $ranks) }}
 {{- end }}
 {{- $unit := ternary 1024 1 (hasSuffix "Gi" .Values.sharedMemory) }}

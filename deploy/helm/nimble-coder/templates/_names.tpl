@@ -21,6 +21,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end }}
 
+{{/* Of leaders and workers, where an engine is on several nodes. */}}
+{{- define "nimble-coder.group" -}}
+matchLabels:
+  {{- include "nimble-coder.release" . | nindent 2 }}
+matchExpressions:
+  - key: app.kubernetes.io/component
+    operator: In
+    values: [server, worker]
+{{- end }}
+
 {{- define "nimble-coder.labels" -}}
 {{ include "nimble-coder.release" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

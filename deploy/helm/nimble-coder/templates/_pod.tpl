@@ -1,4 +1,223 @@
-{{/* The parts of the pod that are computed. */}}
+{{/* The pod that serves, and the parts of it that others have too. */}}
+
+{{/* As a template of the Deployment or, with multiNode, of the leaders of a LeaderWorkerSet. */}}
+{{- define "nimble-coder.podTemplate" -}}
+metadata:
+  labels:
+    {{- include "nimble-coder.selector" . | nindent 4 }}
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/settings: {{ include "nimble-coder.settings" . | sha256sum }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  {{- include "nimble-coder.podSettings" . | trim | nindent 2 }}
+  {{- if .Values.multiNode.enabled }}
+  initContainers:
+    {{- include "nimble-coder.waitForWorkers" . | trim | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: nimble-coder
+      image: {{ include "nimble-coder.image" . }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      {{- with .Values.securityContext }}
+      securityContext:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- if .Values.multiNode.enabled }}
+      args: [serve, {{ printf "/opt/nim/.cache/%s" .Values.multiNode.store | quote }}]
+      {{- end }}
+      env:
+        - name: NIMBLE_CONFIG
+          value: /etc/nimble-coder/settings/settings.yaml
+        {{- if .Values.multiNode.enabled }}
+        {{- include "nimble-coder.mpi" . | trim | nindent 8 }}
+        {{- end }}
+        {{- include "nimble-coder.hubToken" . | nindent 8 }}
+        {{- with .Values.adminKey }}
+        {{- if .secret }}
+        - name: NIMBLE_ADMIN_KEY
+          valueFrom:
+            secretKeyRef:
+              name: {{ .secret }}
+              key: {{ .key }}
+        {{- end }}
+        {{- end }}
+        {{- with .Values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        - name: http
+          containerPort: 8000
+          protocol: TCP
+        - name: grpc
+          containerPort: 8001
+          protocol: TCP
+        - name: metrics
+          containerPort: 8002
+          protocol: TCP
+      # On the metrics port, which asks probes for neither keys nor certificates.
+      startupProbe:
+        httpGet:
+          path: /v1/health/ready
+          port: metrics
+        periodSeconds: 5
+        timeoutSeconds: 5
+        failureThreshold: {{ mul .Values.startupMinutes 12 }}
+      readinessProbe:
+        httpGet:
+          path: /v1/health/ready
+          port: metrics
+        periodSeconds: 5
+        timeoutSeconds: 5
+        failureThreshold: 2
+      livenessProbe:
+        httpGet:
+          path: /v1/health/live
+          port: metrics
+        periodSeconds: 10
+        timeoutSeconds: 10
+        failureThreshold: 3
+      lifecycle:
+        preStop:
+          # Until no Service sends requests here any more.
+          exec:
+            command: [sleep, {{ include "nimble-coder.preStopSeconds" . | quote }}]
+      {{- with include "nimble-coder.resources" (dict "resources" .Values.resources "gpu" .Values.gpu "gpus" .Values.gpu.count) | trim }}
+      resources:
+        {{- . | nindent 8 }}
+      {{- end }}
+      volumeMounts:
+        - name: settings
+          mountPath: /etc/nimble-coder/settings
+          readOnly: true
+        - name: cache
+          mountPath: /opt/nim/.cache
+          {{- if eq .Values.cache.accessMode "ReadOnlyMany" }}
+          readOnly: true
+          {{- end }}
+        - name: shared-memory
+          mountPath: /dev/shm
+        - name: tmp
+          mountPath: /tmp
+        {{- if .Values.multiNode.enabled }}
+        {{- include "nimble-coder.ranksMount" . | trim | nindent 8 }}
+        {{- end }}
+        {{- if .Values.auth.enabled }}
+        - name: keys
+          mountPath: /etc/nimble-coder/keys
+          readOnly: true
+        {{- end }}
+        {{- if .Values.tls.secret }}
+        - name: tls
+          mountPath: /etc/nimble-coder/tls
+          readOnly: true
+        {{- end }}
+        {{- if .Values.tls.clientCaSecret }}
+        - name: client-ca
+          mountPath: /etc/nimble-coder/client-ca
+          readOnly: true
+        {{- end }}
+        {{- with .Values.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  volumes:
+    - name: settings
+      configMap:
+        name: {{ include "nimble-coder.fullname" . }}-settings
+    {{- include "nimble-coder.workVolumes" . | trim | nindent 4 }}
+    {{- if .Values.multiNode.enabled }}
+    {{- include "nimble-coder.ranksVolume" . | nindent 4 }}
+    {{- end }}
+    {{- with include "nimble-coder.keysSecret" . }}
+    - name: keys
+      secret:
+        secretName: {{ . }}
+        defaultMode: 0440
+    {{- end }}
+    {{- with .Values.tls.secret }}
+    - name: tls
+      secret:
+        secretName: {{ . }}
+        defaultMode: 0440
+    {{- end }}
+    {{- with .Values.tls.clientCaSecret }}
+    - name: client-ca
+      secret:
+        secretName: {{ . }}
+        defaultMode: 0440
+    {{- end }}
+    {{- with .Values.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with include "nimble-coder.placement" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Who it runs as, and how. */}}
+{{- define "nimble-coder.podSettings" -}}
+serviceAccountName: {{ include "nimble-coder.serviceAccount" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ include "nimble-coder.graceSeconds" . }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where it runs. */}}
+{{- define "nimble-coder.placement" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The volumes that it writes to. */}}
+{{- define "nimble-coder.workVolumes" -}}
+- name: cache
+  {{- if .Values.cache.enabled }}
+  persistentVolumeClaim:
+    claimName: {{ include "nimble-coder.claim" . }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ .Values.cache.size }}
+  {{- end }}
+- name: shared-memory
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .Values.sharedMemory }}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .Values.temporary }}
+{{- end }}
 
 {{/* Not empty where the volume cannot be mounted by two pods. */}}
 {{- define "nimble-coder.cacheIsForOnePod" -}}
