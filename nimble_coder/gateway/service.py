@@ -314,7 +314,8 @@ class Service:
                 self.metrics.cancelled.inc(len(jobs))
                 raise
             finally:
-                self.metrics.record(delivery.prompt_tokens, transcripts)
+                key = exchange.client if self.keys.required and self.settings.metrics_per_key else ""
+                self.metrics.record(delivery.prompt_tokens, transcripts, key)
                 exchange.figures = figures_of(delivery.prompt_tokens, transcripts)
 
     async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:

@@ -31,6 +31,8 @@ class GatewayOptions(BaseModel):
     """Prometheus metrics and health, without keys and TLS."""
     metrics_on_http_port: bool = True
     """`/metrics` and `/v1/metrics` on the HTTP port too, where they need no key."""
+    metrics_per_key: bool = False
+    """Count generations and tokens of each API key too, under the first 12 digits of the key's SHA-256."""
     triton_host: str = "127.0.0.1"
     """Where Triton listens."""
     triton_http_port: int = Field(default=0, ge=0, le=65535)

@@ -1,6 +1,7 @@
 """Who reaches the pods, by which way, and what watches them."""
 
 import base64
+import json
 import re
 from typing import Any
 
@@ -215,6 +216,25 @@ def test_the_labels_that_prometheus_asks_for_are_there() -> None:
     for kind in ("ServiceMonitor", "PrometheusRule"):
         assert rendered.one(kind)["metadata"]["labels"]["release"] == "prometheus"
     assert rendered.one("ConfigMap", "-dashboard")["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_keys_have_rows_of_the_dashboard_only_if_asked_for() -> None:
+    asked, usual = render(EVERYTHING, {"metrics": {"perKey": True}}), render(EVERYTHING)
+    assert "metrics_per_key" not in usual.settings
+    assert "metrics_per_key: true" in asked.settings
+    with_keys, without = (
+        json.loads(each.one("ConfigMap", "-dashboard")["data"]["nimble-coder.json"]) for each in (asked, usual)
+    )
+    more = [panel for panel in with_keys["panels"] if panel not in without["panels"]]
+    assert [(panel["type"], panel.get("repeat")) for panel in more] == [
+        ("row", "key"),
+        ("timeseries", None),
+        ("timeseries", None),
+    ]
+    assert len({panel["id"] for panel in with_keys["panels"]}) == len(with_keys["panels"])
+    assert min(panel["gridPos"]["y"] for panel in more) >= max(p["gridPos"]["y"] + 8 for p in without["panels"])
+    names = [[variable["name"] for variable in each["templating"]["list"]] for each in (with_keys, without)]
+    assert names == [["datasource", "namespace", "key"], ["datasource", "namespace"]]
 
 
 def test_the_autoscaler_alone_decides_how_many_pods_there_are() -> None:

@@ -56,10 +56,16 @@ class GatewayMetrics:
         self.whole = Histogram("e2e_request_latency_seconds", "Whole generation", registry=own, buckets=LATENCY)
         self.prompt_length = Histogram("request_prompt_tokens", "Prompt length", registry=own, buckets=TOKENS)
         self.length = Histogram("request_generation_tokens", "Answer length", registry=own, buckets=TOKENS)
+        self.key_finished = Counter("nimble_key_requests", "Generations of an API key", ["key"], registry=own)
+        self.key_tokens = Counter("nimble_key_tokens", "Tokens of an API key", ["key", "kind"], registry=own)
         self.per_step = Histogram("nimble_tokens_per_step", "Tokens per decoding step", registry=own, buckets=STEPS)
 
-    def record(self, prompt_tokens: int, transcripts: Sequence[Transcript]) -> None:
-        """Adds a request that has ended, however it did."""
+    def record(self, prompt_tokens: int, transcripts: Sequence[Transcript], key: str = "") -> None:
+        """Adds a request that has ended, however it did; where its key has a name, to what the key has used too."""
+        if key:
+            self.key_finished.labels(key).inc(len(transcripts))
+            self.key_tokens.labels(key, "prompt").inc(prompt_tokens)
+            self.key_tokens.labels(key, "generation").inc(sum(t.tokens for t in transcripts))
         self.prompt_tokens.inc(prompt_tokens)
         self.prompt_length.observe(prompt_tokens)
         for t in transcripts:
