@@ -1,4 +1,4 @@
-"""What is in an image, as SPDX 2.3: its Python distributions and Debian packages, with their licences.
+"""What is in an image, as SPDX 2.3, with licences: Python distributions, Debian packages, and what neither knows of.
 
     python3 requirements/sbom.py NAME >sbom.spdx.json
 
@@ -8,6 +8,7 @@ https://spdx.github.io/spdx-spec/v2.3/
 
 import json
 import os
+import platform
 import re
 import sys
 from datetime import UTC, datetime
@@ -21,12 +22,16 @@ EXPRESSION = re.compile(r"^[A-Za-z0-9.+() -]+$")
 Package = dict[str, Any]
 
 
+NO_VERSION = ""
+"""Of what is copied into the image later; its label says it."""
+
+
 def package(kind: str, name: str, version: str, expression: str, told: str) -> Package:
     """`expression` is an SPDX licence expression, or empty; `told` is what the package itself says."""
     return {
         "SPDXID": f"SPDXRef-{kind}-{re.sub(r'[^A-Za-z0-9.-]', '-', name)}",
         "name": name,
-        "versionInfo": version,
+        **({"versionInfo": version} if version else {}),
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": False,
         "licenseConcluded": "NOASSERTION",
@@ -45,9 +50,9 @@ def package(kind: str, name: str, version: str, expression: str, told: str) -> P
 
 def purl(kind: str, name: str, version: str) -> str:
     """The package's URL (https://github.com/package-url/purl-spec)."""
-    where = "pypi" if kind == "python" else "deb/debian"
+    where = {"python": "pypi", "debian": "deb/debian", "other": "generic"}[kind]
     plain = re.sub(r"[-_.]+", "-", name).lower() if kind == "python" else name
-    return f"pkg:{where}/{plain}@{quote(version, safe='.+~')}"
+    return f"pkg:{where}/{plain}" + (f"@{quote(version, safe='.+~')}" if version else "")
 
 
 def of_python(found: Distribution) -> Package:
@@ -70,11 +75,21 @@ def of_debian(paragraph: str) -> Package | None:
     return package("debian", fields["Package"], fields["Version"], "", ", ".join(names) or f"see {file}")
 
 
+def without_a_manager() -> list[Package]:
+    """What neither pip nor Debian knows of: the base's Python may be compiled from its source."""
+    data = "trained on Python's standard library, which is under the PSF License Agreement: see its card, README.md"
+    return [
+        package("other", "python", platform.python_version(), "PSF-2.0", "PSF-2.0"),
+        package("other", "nimble-coder", NO_VERSION, "Apache-2.0", "Apache-2.0"),
+        package("other", "nimble-coder-embedded-model", NO_VERSION, "Apache-2.0", f"Apache-2.0; {data}"),
+    ]
+
+
 def document(name: str) -> dict[str, Any]:
     """The whole SPDX document; its time is SOURCE_DATE_EPOCH's where that is set."""
     own = {each.metadata["Name"].lower(): of_python(each) for each in distributions()}
     paragraphs = DPKG.read_text(errors="replace").split("\n\n") if DPKG.is_file() else []
-    packages = [*own.values(), *(each for each in map(of_debian, paragraphs) if each)]
+    packages = [*without_a_manager(), *own.values(), *(each for each in map(of_debian, paragraphs) if each)]
     packages.sort(key=lambda each: str(each["SPDXID"]))
     seconds = os.environ.get("SOURCE_DATE_EPOCH")
     made = datetime.fromtimestamp(int(seconds), UTC) if seconds else datetime.now(UTC)

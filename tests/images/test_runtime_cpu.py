@@ -17,6 +17,7 @@ from build_engine.exit_codes import ExitCode
 from tests.images.layers import found_in_layers
 from tests.images.podman import HARDENED, Container, Podman, say
 from tests.images.service import complete_over_grpc, complete_over_http, get, stream, wait_ready
+from tests.test_sbom import check
 
 MEGABYTE = 10**6
 LARGEST = 1500 * MEGABYTE
@@ -36,6 +37,15 @@ def test_it_is_at_most_one_and_a_half_gigabytes(podman: Podman, cpu_image: str) 
     size = podman.config(cpu_image)["Size"]
     say(f"runtime-cpu: {size / MEGABYTE:.0f} MB")
     assert size <= LARGEST
+
+
+def test_it_carries_a_list_of_what_is_in_it(podman: Podman, cpu_image: str) -> None:
+    """With `cat`, as docs/container.md reads it; what it says is held to SPDX 2.3."""
+    document = json.loads(podman.run("run", "--rm", "--entrypoint=cat", cpu_image, "/opt/nimble-coder/sbom.spdx.json"))
+    check(document)
+    listed = {each["name"].lower() for each in document["packages"]}
+    assert {"torch", "nvidia-pytriton", "libc6", "python", "nimble-coder"} <= listed
+    say(f"runtime-cpu: {len(listed)} packages with their licences")
 
 
 def test_no_secret_is_in_any_layer_or_in_the_history(podman: Podman, cpu_image: str, token: str) -> None:
