@@ -217,6 +217,7 @@ def judge_alone(
     """The speed of one request at a time as the engine usually decodes, and where plain decoding is faster under
     smaller (w,n,g); and which is the fastest."""
     own, usual = profile.lookahead, profile.usual
+    prompts = lengthen(prompts, own.ngram_size - 1)
     way = "drafts by matching suffixes" if usual is None else str(usual)
     progress(f"one request at a time, {way}" + ("" if own.is_plain else " and plain decoding by turns"))
     speeds = turns(engine, prompts, tokens, [] if own.is_plain else [usual])
@@ -225,6 +226,12 @@ def judge_alone(
         progress(f"it is slower than plain decoding: trying {', '.join(map(str, smaller))}")
         speeds |= turns(engine, prompts, tokens, smaller)
     return speeds, max(speeds, key=lambda config: speeds[config].speed_up)
+
+
+def lengthen(prompts: Sequence[list[int]], least: int) -> list[list[int]]:
+    """The prompts, each of at least so many tokens, which a request for a (w,n,g) must have: with others before it."""
+    before = [token for prompt in prompts for token in prompt] * least
+    return [prompt if len(prompt) >= least else [*before, *prompt][-least:] for prompt in prompts]
 
 
 def turns(engine: Engine, prompts: Sequence[list[int]], tokens: int, configs: Sequence[Mode]) -> dict[Mode, Speed]:

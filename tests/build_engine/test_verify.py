@@ -51,6 +51,8 @@ class FakeEngine:
 
     def generate(self, prompts: Sequence[list[int]], max_tokens: int, lookahead: LookaheadConfig | None) -> Batch:
         assert lookahead is None or self.knows_lookahead
+        if lookahead and not lookahead.is_plain:  # as engines do: an own one is left out silently, one asked for is not
+            assert all(len(prompt) >= lookahead.ngram_size - 1 for prompt in prompts), "the prompt is too short"
         plain = lookahead is not None and lookahead.is_plain
         outputs = [self._continue(prompt, max_tokens, {} if plain else self.wrong) for prompt in prompts]
         alone = self.smaller_seconds if lookahead not in (None, self.own) else 1.0
@@ -212,6 +214,20 @@ def test_a_plain_engine_is_compared_with_itself_and_not_for_speed() -> None:
     result = check(FakeEngine(knows_lookahead=False, plain_seconds=0.5), plain)
     assert (result.identical, result.near_ties) == (8, 0)
     assert (result.alone.speed_up, result.together.speed_up, result.is_slower) == (1.0, 1.0, False)
+
+
+def test_prompts_shorter_than_the_own_n_grams_are_lengthened() -> None:
+    """The first of them has 12 tokens, too few for 15-grams: on a GPU the portable engine could not be built."""
+    wide = LookaheadConfig(15, 15, 15)
+
+    class Coarse(FakeEngine):
+        def encode(self, text: str) -> list[int]:
+            return list(text.encode()[:12])
+
+    engine = Coarse(own=wide)
+    result = check(engine, replace(ON_GPU, lookahead=wide))
+    assert result.alone.speed_up == 2.0
+    assert result.fastest == wide
 
 
 def test_a_short_context_is_verified_with_what_fits() -> None:

@@ -8,9 +8,9 @@ from torch.nn import functional
 from build_engine.eight_bits import scales_of
 from nimble_coder.engine.cuda import kernels
 
-OUTPUTS = 2
+OUTPUTS = 1
 """Of a program that multiplies one row"""
-INPUTS = 1024
+INPUTS = 2048
 """That it multiplies at once"""
 
 
@@ -45,12 +45,13 @@ class Matrix:
     def __call__(self, rows: Rows, dtype: torch.dtype) -> torch.Tensor:
         """`[rows, out]` in `dtype`; of 8 bits without scales and bias, which the kernel behind it has to add.
 
-        cuBLAS' own scales for each row and output cost up to half of what 8 bits bring (docs/gpu-benchmarks.md).
+        cuBLAS' own scales for each row and output cost up to half of what 8 bits bring, and sums of fewer bits
+        (`use_fast_accum`) bring nothing (docs/gpu-benchmarks.md).
         """
         if not self.is_eight:
             return self._of_one(rows.values) if len(rows.values) == 1 else self._of_many(rows.values)
         return torch._scaled_mm(
-            rows.values, self._weight, scale_a=self._one, scale_b=self._one, out_dtype=dtype, use_fast_accum=True
+            rows.values, self._weight, scale_a=self._one, scale_b=self._one, out_dtype=dtype, use_fast_accum=False
         )
 
     def _of_many(self, rows: torch.Tensor) -> torch.Tensor:
