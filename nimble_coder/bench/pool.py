@@ -3,7 +3,7 @@
     scripts/bench pool --model CHECKPOINT [--session typing|changes|holes] [--files 6] [--requests 10] [--threads 2]
 
 Each file is a part of a module of Python's standard library, of which some lines are missing. In a session of `typing`
-the next characters of each answer are typed at the cursor before it is asked again; of `changes`, a comment is written
+the next word of each answer is typed at the cursor before it is asked again; of `changes`, a comment is written
 somewhere else in the file; of `holes`, other lines are missing each time, and no request asks for what an earlier one
 did. With a pool and without it they take turns; texts are equal, or it is an error in fp32. Time runs from a request's
 first token to its last.
@@ -11,6 +11,7 @@ first token to its last.
 
 import argparse
 import inspect
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ from nimble_coder.text.tokenizer import TextTokenizer
 MODULES = ("textwrap", "bisect", "heapq", "shlex", "fnmatch", "calendar", "configparser", "csv", "difflib", "string")
 LINES, HOLE, BEFORE = 90, 6, 8
 """Of a file, of a hole in it, and before the first hole at least."""
-KEYS = 8
-"""Characters that are typed between two requests."""
+WORD = re.compile(r"\s*(?:\w+|\W)")
+"""What is typed of an answer before it is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def measure(engine: Engine, tokenizer: TextTokenizer, module: str, args: argpars
             for pool in (("", module) if number % 2 else (module, ""))
         }
         pairs.append(Pair(runs[""], runs[module]))
-        typed += tokenizer.decode(runs[""].token_ids)[:KEYS]
+        if word := WORD.match(tokenizer.decode(runs[""].token_ids)):
+            typed += word.group()
     return pairs
 
 

@@ -53,6 +53,8 @@ class Plan:
     rounds: int
     warm_up: int
     is_open: bool
+    is_compared: bool
+    """Whether the second of two draftings is told over the first."""
     max_tokens: int | None
     """Of every answer; the scenario's own where None."""
 
@@ -66,7 +68,7 @@ class Plan:
     def run(self, target: Target, progress: Progress) -> Results:
         """Sends it all. Raises `CompletionError` where a warm-up fails: then nothing would be measured."""
         names = [each.name for each in self.scenarios], [drafting.name for drafting in self.draftings]
-        results = Results(names[0], self.levels, names[1], self.is_open, len(self.draftings) == 2)
+        results = Results(names[0], self.levels, names[1], self.is_open, self.is_compared)
         numbers = count(int(time()))  # another run has other texts
         task = progress.add_task("", total=self.total)
         done = partial(progress.advance, task)
@@ -147,7 +149,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=2, help="requests before the first of a scenario")
     parser.add_argument("--max-tokens", type=positive(int), help="of an answer; each scenario has its own")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--drafting", type=Drafting.parse, default="default", help="default, plain, W,N,G or draft:N")
+    usual = [Drafting.parse("default")]
+    how.add_argument(
+        "--drafting", type=Drafting.parse, nargs="+", default=usual, help="default, plain, W,N,G or draft:N, by turns"
+    )
     how.add_argument("--compare", type=Drafting.parse, nargs=2, metavar=("A", "B"), help="two of these, B over A")
     parser.add_argument("--json", type=Path, help="a file for everything measured")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="a directory for figures, SVG and PNG")
@@ -169,7 +174,7 @@ def _positive(kind: type[int] | type[float], text: str) -> float:
 def measure(url: str, args: argparse.Namespace, console: Console) -> Results:
     """Sends what the arguments ask for, and tells it."""
     known = scenarios()
-    draftings = args.compare or [args.drafting]
+    draftings = args.compare or args.drafting
     if len({each.name for each in draftings}) < len(draftings):
         raise CompletionError("two different configurations are compared, not one with itself")
     plan = Plan(
@@ -180,6 +185,7 @@ def measure(url: str, args: argparse.Namespace, console: Console) -> Results:
         args.rounds,
         args.warm_up,
         args.rate is not None,
+        args.compare is not None,
         args.max_tokens,
     )
     target = target_of(url, os.environ.get("NIMBLE_API_KEY"), args.ca_file)

@@ -87,10 +87,26 @@ def test_two_configurations_take_turns_and_the_ratio_has_its_spread(gateway: Ser
         assert name not in plain
     assert re.search(r"\d\.\d\dx \(\d\.\d\d-\d\.\d\d\)", done.stdout)
     assert sorted(path.name for path in figures.iterdir()) == [
-        f"{name}.{kind}" for name in ("speed-up", "tokens-per-step") for kind in ("png", "svg")
+        f"{name}.{kind}" for name in ("acceptance", "speed-up", "tokens-per-step") for kind in ("png", "svg")
     ]
     assert (figures / "speed-up.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (figures / "speed-up.svg").read_text()
+
+
+def test_several_ways_to_draft_take_turns_and_have_a_figure_of_what_is_accepted(
+    gateway: Serving, tmp_path: Path
+) -> None:
+    ways = ("plain", "1,3,1", "4,3,4", "draft:4")
+    done = bench(
+        *("--url", gateway.addresses.http, "--scenarios", "chat", "--requests", 1, "--rounds", 1, "--max-tokens", 32),
+        *("--drafting", *ways, "--json", tmp_path / "run.json", "--plot", tmp_path / "figures"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "run.json")
+    assert [row["drafting"] for row in found] == [*ways]
+    assert [row["acceptance"] is None for row in found] == [True, False, False, False]
+    assert all("ratio" not in row for row in found)
+    assert "4,3,4" in (tmp_path / "figures" / "acceptance.svg").read_text()
 
 
 def test_an_open_loop_and_several_levels_have_a_figure_of_throughput(gateway: Serving, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a run: speed-ups as bars, throughput against concurrency, tokens per step. Each as SVG and PNG.
+"""Figures of a run: speed-ups as bars, throughput by load, tokens per step, acceptance. Each as SVG and PNG.
 
 Needs Matplotlib (`pip install 'nimble-coder[plot]'`).
 """
@@ -23,6 +23,8 @@ def plot(results: Results, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     figures = {"tokens-per-step": _tokens_per_step}
+    if drafting(results):
+        figures["acceptance"] = _acceptance
     if len(results.levels) > 1:
         figures["throughput"] = _throughput
     if results.compared:
@@ -38,6 +40,26 @@ def plot(results: Results, directory: Path) -> list[Path]:
                 figure.savefig(written[-1], dpi=150, metadata={"Date": None} if kind == "svg" else None)
         pyplot.close(figure)
     return written
+
+
+def drafting(results: Results) -> list[str]:
+    """The draftings that drafted anything."""
+    level = results.levels[0]
+    return [
+        name
+        for name in results.draftings
+        if any(results.summary(scenario, level, name).acceptance is not None for scenario in results.scenarios)
+    ]
+
+
+def _acceptance(axes: Any, results: Results) -> None:
+    level = results.levels[0]
+    values = {
+        name: [100 * (results.summary(scenario, level, name).acceptance or 0) for scenario in results.scenarios]
+        for name in drafting(results)
+    }
+    _bars(axes, results.scenarios, values, "{:.0f} %")
+    axes.set(ylabel=f"accepted, % of the drafts that could be, {results.level_name} {level}", ylim=(0, 100))
 
 
 def _throughput(axes: Any, results: Results) -> None:
