@@ -27,11 +27,11 @@ from tests.helm.chart import (
     NODES,
     RELEASE,
     ROOT,
-    Document,
     Values,
     merged,
     render,
 )
+from tests.helm.custom import check_custom
 
 CHOICES: dict[str, Values] = {
     "default": {},
@@ -80,30 +80,6 @@ def test_kubernetes_knows_every_field_of_the_pods_of_a_group(version: str, schem
         for template in (rendered.template, *rendered.workers):
             pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "coder"}, "template": template}
             assert kubernetes_validate.validate(pod, version, strict=True) == version
-
-
-def strict(node: Any) -> Any:
-    """A definition's schema as the API server holds objects to it where unknown fields are refused."""
-    if isinstance(node, list):
-        return [strict(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    result = {name: strict(each) for name, each in node.items()}
-    if result.pop("x-kubernetes-int-or-string", False):
-        result.pop("type", None)
-    if "properties" in result and not result.get("x-kubernetes-preserve-unknown-fields"):
-        result.setdefault("additionalProperties", False)
-    return result
-
-
-def check_custom(document: Document, definition: str) -> None:
-    """Raises `jsonschema.ValidationError` where a custom resource is not as its definition has it."""
-    spec = yaml.safe_load((Path(__file__).parent / "definitions" / f"{definition}.yaml").read_text())["spec"]
-    (version,) = [each for each in spec["versions"] if document["apiVersion"] == f"{spec['group']}/{each['name']}"]
-    assert document["kind"] == spec["names"]["kind"]
-    schema = strict(version["schema"]["openAPIV3Schema"])
-    schema["properties"]["metadata"] = {"type": "object"}
-    jsonschema.validate(document, schema)
 
 
 CUSTOM_OBJECTS = [

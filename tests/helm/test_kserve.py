@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
-from tests.helm.chart import ROOT, render
+from tests.helm.chart import ROOT, Document, render
+from tests.helm.custom import check_custom
 
 RUNTIME, SERVICE = yaml.safe_load_all((ROOT / "deploy" / "kserve" / "nimble-coder.yaml").read_text())
 (CONTAINER,) = RUNTIME["spec"]["containers"]
@@ -20,6 +22,13 @@ def test_the_pod_is_one(version: str) -> None:
     spec = {**outer, "containers": RUNTIME["spec"]["containers"], "volumes": RUNTIME["spec"]["volumes"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "coder"}, "spec": spec}
     assert kubernetes_validate.validate(pod, version, strict=True) == version
+
+
+@pytest.mark.parametrize(("document", "definition"), [(RUNTIME, "servingruntimes"), (SERVICE, "inferenceservices")])
+def test_kserve_knows_every_field(document: Document, definition: str) -> None:
+    check_custom(document, definition)
+    with pytest.raises(jsonschema.ValidationError, match="'copies' was unexpected"):
+        check_custom({**document, "spec": {**document["spec"], "copies": 2}}, definition)
 
 
 def test_it_is_the_pod_of_the_chart() -> None:
