@@ -5,6 +5,8 @@ Needs `pip install -e '.[peers]'`, which builds llama.cpp from its source packag
 
 import ctypes
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import gguf
@@ -44,25 +46,38 @@ def write_gguf(checkpoint: Path, kind: str, path: Path) -> None:
 class LlamaCpp:
     """A loaded model. Raises `ImportError` where llama.cpp is not installed."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, drafts: int = 0) -> None:
+        """`drafts`: the tokens of a draft by prompt lookup, llama-cpp-python's own way to draft without a model."""
         import llama_cpp  # noqa: PLC0415
+        from llama_cpp.llama_speculative import LlamaPromptLookupDecoding  # noqa: PLC0415
 
         self._api = llama_cpp
+        self._drafts = drafts
         self._model = llama_cpp.Llama(
-            str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False, logits_all=False
+            str(path),
+            n_ctx=2048,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+            logits_all=False,
+            draft_model=LlamaPromptLookupDecoding(num_pred_tokens=drafts) if drafts else None,
         )
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """`count` greedy tokens behind a prompt that is computed anew."""
+        return list(islice(self.tokens(ids), count))
+
+    def tokens(self, ids: list[int]) -> Iterator[int]:
+        """Greedy tokens behind a prompt that is computed anew, without an end."""
         self._model.reset()
+        if self._drafts:
+            yield from self._model.generate(ids, temp=0.0)
         self._model.eval(ids)
-        found = [self._choice()]
-        while len(found) < count:
-            token = (ctypes.c_int32 * 1)(found[-1])
+        while True:
+            yield (found := self._choice())
+            token = (ctypes.c_int32 * 1)(found)
             if self._api.llama_decode(self._model.ctx, self._api.llama_batch_get_one(token, 1)):
                 raise RuntimeError("llama.cpp cannot decode")
-            found.append(self._choice())
-        return found
 
     def _choice(self) -> int:
         logits = self._api.llama_get_logits_ith(self._model.ctx, -1)
