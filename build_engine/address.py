@@ -12,12 +12,16 @@ from build_engine.checkpoint import sha256
 from build_engine.profiles import Profile
 from build_engine.repository import TEMPLATES, template_files
 
+ROUNDING = {"int4": "compensated"}
+"""How weights of a precision are chosen: changes whenever that does, so that no older engine is taken for a new one."""
+
 
 def engine_address(
     profile: Profile, source: dict[str, str], version: str, companion: bool, calibration: str | None
 ) -> str:
     """SHA-256 over a checkpoint's file hashes, what is built of it and how, and the engine's version."""
-    return address(profile=profile.id, source=source, version=version, companion=companion, calibration=calibration)
+    chosen = calibration or ROUNDING.get(profile.precision)
+    return address(profile=profile.id, source=source, version=version, companion=companion, calibration=chosen)
 
 
 def content_address(profile: Profile, engine_key: str) -> str:

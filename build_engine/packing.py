@@ -15,19 +15,16 @@ byte of int4 has an input's q below and that of the input four further on above.
 import torch
 from torch.nn import functional
 
-PANEL, GROUP, BLOCK = 16, 32, 64
+from build_engine.four_bits import GROUP, LEVELS, Compensation, Moments, compensated, nearest
+
+PANEL, BLOCK = 16, 64
 BLOCK_BYTES = {"int8": 1088, "int4": 640}
-LEVELS = 15
-"""The largest q of 4 bits."""
-SPANS = (10, 11, 12, 13, 14, 14.5, 15, 15.5, 16)
-"""How many steps a group's range is tried to have: fewer where its numbers lie on a coarser grid, as those of GGUF's
-Q4_K do, more where it pays to clip the outermost."""
-PIECE = 1 << 15
-"""Groups whose scales are sought at once: they stay in a processor's cache."""
+PIECE = 128
+"""Panels that are rounded at once."""
 
 
-def pack(weight: torch.Tensor, kind: str) -> torch.Tensor:
-    """A matrix `[out, in]` in a format."""
+def pack(weight: torch.Tensor, kind: str, moments: Moments | None = None) -> torch.Tensor:
+    """A matrix `[out, in]` in a format; of 4 bits so that its products with inputs of such moments change little."""
     rows, columns = weight.shape
     wide = {"fp32": 1, "bf16": 2}.get(kind, BLOCK)
     weight = functional.pad(weight, (0, -columns % wide, 0, -rows % PANEL))
@@ -36,8 +33,9 @@ def pack(weight: torch.Tensor, kind: str) -> torch.Tensor:
         dtype = torch.float32 if kind == "fp32" else torch.bfloat16
         side_by_side = weight.to(dtype).view(panels, PANEL, -1, wide).transpose(1, 2).contiguous()
         return side_by_side.squeeze(-1) if kind == "fp32" else side_by_side
-    packed = [_pack_panel(each, kind) for each in weight.float().view(panels, PANEL, -1, 2, GROUP).split(PANEL)]
-    return torch.cat(packed)
+    spans = [Compensation.of(moment) for moment in moments] if moments and kind == "int4" else None
+    pieces = weight.float().view(panels, PANEL, -1).split(PIECE)
+    return torch.cat([_pack_panels(each, kind, spans) for each in pieces])
 
 
 def unpack(packed: torch.Tensor, out: int, columns: int) -> torch.Tensor:
@@ -83,49 +81,20 @@ def round_rows(rows: torch.Tensor) -> torch.Tensor:
     return rounded.flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
 
 
-def _pack_panel(weight: torch.Tensor, kind: str) -> torch.Tensor:
-    """Some panels `[panels, 16, blocks, 2, 32]` in fp32 as uint8 `[panels, blocks, bytes]`."""
-    panels, _, blocks, *_ = weight.shape
+def _pack_panels(weight: torch.Tensor, kind: str, spans: list[Compensation] | None) -> torch.Tensor:
+    """Some panels `[panels, 16, in]` in fp32 as uint8 `[panels, blocks, bytes]`."""
+    panels, blocks = len(weight), weight.shape[-1] // BLOCK
     if kind == "int8":
-        tables = [(weight.abs().amax(-1) / 127).bfloat16()]
+        groups = weight.view(panels, PANEL, blocks, 2, GROUP)
+        tables = [(groups.abs().amax(-1) / 127).bfloat16()]
         inverse = torch.where(tables[0] > 0, 1 / tables[0].float(), 0)[..., None]
-        numbers = (weight * inverse).round().clamp(-127, 127).add(128).to(torch.uint8)
+        numbers = (groups * inverse).round().clamp(-127, 127).add(128).to(torch.uint8)
         stored = numbers.view(panels, PANEL, blocks, 2, 8, 4)
     else:
-        *tables, numbers = four_bits(weight)
-        halves = numbers.view(panels, PANEL, blocks, 2, 4, 2, 4)
+        rows = weight.flatten(0, 1)
+        *tables, numbers = compensated(rows, spans) if spans else nearest(rows)
+        halves = numbers.reshape(panels, PANEL, blocks, 2, 4, 2, 4)
         stored = halves[..., 0, :] | halves[..., 1, :] << 4
     quants = stored.permute(0, 2, 3, 4, 1, 5).reshape(panels, blocks, -1)
-    scales = [each.permute(0, 2, 3, 1).reshape(panels, blocks, -1).view(torch.uint8) for each in tables]
-    return torch.cat([*scales, quants], -1)
-
-
-def four_bits(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scales and offsets in bf16 and q as uint8 of groups `[..., 32]`, near the least squares that there are."""
-    pieces = [_four_bits(each) for each in weight.reshape(-1, GROUP).split(PIECE)]
-    scale, offset, q = (torch.cat(each) for each in zip(*pieces, strict=True))
-    return scale.view(weight.shape[:-1]), offset.view(weight.shape[:-1]), q.view(weight.shape)
-
-
-def _four_bits(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    above = groups - low
-    extent, total = (high - low).clamp(min=1e-20), above.sum(-1)
-    best_scale, best_base = torch.zeros_like(total), total / GROUP
-    best_gain = torch.zeros_like(total)
-    for span in SPANS:
-        # Clipping takes from both ends alike.
-        q = (above * (span / extent)).sub_(max(0, span - LEVELS) / 2).round_().clamp_(0, LEVELS)
-        q_sum, products, squares = q.sum(-1), torch.linalg.vecdot(q, above), torch.linalg.vecdot(q, q)
-        # Least squares of above = scale * q + base: what is left of the variance is less by the gain.
-        covariance, variance = GROUP * products - q_sum * total, (GROUP * squares - q_sum**2).clamp(min=1e-20)
-        scale = covariance / variance
-        gain = covariance * scale
-        better = gain > best_gain
-        best_gain = torch.where(better, gain, best_gain)
-        best_scale = torch.where(better, scale, best_scale)
-        best_base = torch.where(better, (total - scale * q_sum) / GROUP, best_base)
-    scale, offset = best_scale.bfloat16(), -(best_base + low[:, 0]).bfloat16()
-    inverse = torch.where(scale > 0, 1 / scale.float(), 0)
-    q = ((groups + offset.float()[:, None]) * inverse[:, None]).round_().clamp_(0, LEVELS)
-    return scale, offset, q.to(torch.uint8)
+    scales = [each.reshape(panels, PANEL, blocks, 2).permute(0, 2, 3, 1).reshape(panels, blocks, -1) for each in tables]
+    return torch.cat([*(each.view(torch.uint8) for each in scales), quants], -1)

@@ -4,7 +4,8 @@ Qwen2's forward pass in fp32 on the CPU, written for this alone: it shares nothi
 tensors and `ModelShape`. One matrix at a time is in memory in fp32, so that any model can be asked anywhere.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import torch
@@ -28,17 +29,21 @@ class Reference:
         """See `build_engine.verify.Reference.losses`."""
         texts = [prompt + output[:-1] for prompt, output in generations]
         counts = [len(output) for _, output in generations]
-        segments = [slice(*ends) for ends in pairwise(accumulate(map(len, texts), initial=0))]
-        rotary = self._rotary(torch.cat([torch.arange(len(text)) for text in texts]))
-        hidden = self._tensor("model.embed_tokens.weight", torch.tensor([token for text in texts for token in text]))
-        for layer in range(self._shape.num_hidden_layers):
-            hidden = self._layer(f"model.layers.{layer}.", hidden, rotary, segments)
-        rows = torch.cat([torch.arange(s.stop - n, s.stop) for s, n in zip(segments, counts, strict=True)])
+        [hidden] = deque(self._hidden_states(texts), maxlen=1)  # the last layer's
+        rows = torch.cat([torch.arange(s.stop - n, s.stop) for s, n in zip(segments(texts), counts, strict=True)])
         hidden = self._norm("model.norm", hidden[rows])
         logits = self._logits(hidden)
         chosen = torch.tensor([token for _, output in generations for token in output])
         losses = logits.amax(-1) - logits.gather(-1, chosen[:, None])[:, 0]
         return [each.tolist() for each in losses.split(counts)]
+
+    def _hidden_states(self, texts: Sequence[list[int]]) -> Iterator[torch.Tensor]:
+        """Hidden states `[tokens of all texts, hidden_size]` behind each layer."""
+        rotary = self._rotary(torch.cat([torch.arange(len(text)) for text in texts]))
+        hidden = self._tensor("model.embed_tokens.weight", torch.tensor([token for text in texts for token in text]))
+        for layer in range(self._shape.num_hidden_layers):
+            hidden = self._layer(f"model.layers.{layer}.", hidden, rotary, segments(texts))
+            yield hidden
 
     def _tensor(self, name: str, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """A tensor in fp32, or some of its rows; the others are not read."""
@@ -60,7 +65,7 @@ class Reference:
         angles = torch.outer(positions.double(), self._shape.rope_theta**-exponents)
         return torch.polar(torch.ones_like(angles), angles)[:, None].to(torch.complex64)
 
-    def _layer(self, name: str, hidden: torch.Tensor, rotary: torch.Tensor, segments: list[slice]) -> torch.Tensor:
+    def _layer(self, name: str, hidden: torch.Tensor, rotary: torch.Tensor, parts: list[slice]) -> torch.Tensor:
         """Hidden states `[tokens, hidden_size]` behind one decoder layer; a text sees itself alone."""
         normed = self._norm(f"{name}input_layernorm", hidden)
         queries, keys, values = (
@@ -68,7 +73,7 @@ class Reference:
             for part in "qkv"
         )
         queries, keys = turned(queries, rotary), turned(keys, rotary)
-        attended = torch.cat([attention(queries[part], keys[part], values[part]) for part in segments])
+        attended = torch.cat([attention(queries[part], keys[part], values[part]) for part in parts])
         hidden = hidden + self._linear(f"{name}self_attn.o_proj", attended)
         normed = self._norm(f"{name}post_attention_layernorm", hidden)
         gate = functional.silu(self._linear(f"{name}mlp.gate_proj", normed))
@@ -80,6 +85,11 @@ class Reference:
         starts = range(0, self._shape.vocab_size, VOCABULARY_PIECE)
         pieces = (self._tensor(head, slice(start, start + VOCABULARY_PIECE)) for start in starts)
         return torch.cat([functional.linear(hidden, piece) for piece in pieces], -1)
+
+
+def segments(texts: Sequence[list[int]]) -> list[slice]:
+    """Where each text's tokens are among those of all."""
+    return [slice(*ends) for ends in pairwise(accumulate(map(len, texts), initial=0))]
 
 
 def turned(heads: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:

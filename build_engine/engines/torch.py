@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from build_engine.calibration import Calibration
 from build_engine.checkpoint import Checkpoint
 from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig
+from build_engine.four_bits import Moments
 from build_engine.packing import pack
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
 from build_engine.profiles import CUDA, Profile, ProfileError
@@ -44,9 +46,11 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
             return tensor
 
         weights: dict[str, torch.Tensor] = {}
+        calibration = Calibration(checkpoint) if numbers.matrices == "int4" else None
         for name, tensor in fused_weights(checkpoint, source):
             if packs:
-                weights[name] = stored(name, tensor, numbers)
+                measured = calibration.take(name) if calibration and is_rounded(name, tensor) else None
+                weights[name] = stored(name, tensor, numbers, measured)
             elif numbers.matrices == "fp8" and is_rounded(name, tensor):
                 weights[name], weights[scales_of(name)] = quantise(tensor)
             else:
@@ -55,11 +59,11 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
     EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
 
 
-def stored(name: str, tensor: torch.Tensor, numbers: Numbers) -> torch.Tensor:
+def stored(name: str, tensor: torch.Tensor, numbers: Numbers, measured: Moments | None = None) -> torch.Tensor:
     """A tensor as the CPU's step reads it: matrices packed, norms and biases in fp32."""
     if tensor.ndim == 1:
         return tensor.float()
-    return pack(tensor, numbers.head if name in ("embedding", "head") else numbers.matrices)
+    return pack(tensor, numbers.head if name in ("embedding", "head") else numbers.matrices, measured)
 
 
 ALIGNMENT = 64
