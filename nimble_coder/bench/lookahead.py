@@ -1,16 +1,19 @@
 """Plain against lookahead decoding, one request at a time.
 
-    scripts/bench lookahead [--model DIRECTORY --prompts humaneval] [--rounds 5] [--configs 4,3,4 8,8,8]
+    scripts/bench lookahead [--model DIRECTORY --prompts humaneval|infill|edit] [--rounds 5] [--configs 4,3,4 8,8,8]
 
 Without a model the embedded one, a toy that repeats itself, which flatters lookahead. Every prompt runs under every
 configuration in every round, the order turning with each, so that a machine whose speed drifts cannot favour one of
 them. Time runs from a request's first token to its last. In fp32 an output that differs from plain decoding's is an
-error; in bf16 they are counted, since on a GPU a step of another size rounds otherwise.
+error; in bf16 they are counted, since on a GPU a step of another size rounds otherwise. Where outputs are sampled,
+plain greedy decoding takes its turn too, which says what sampling itself costs.
 """
 
 import argparse
 import platform
 import statistics
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,10 +21,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
+from nimble_coder.bench.infill import KINDS, holes
 from nimble_coder.bench.load.drafting import Drafting
+from nimble_coder.bench.load.scenarios import Prompt, scenarios
 from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.protocol import Engine
@@ -29,7 +35,28 @@ from nimble_coder.engine.torch_engine import TorchEngineOptions
 from nimble_coder.text.tokenizer import TextTokenizer
 
 PLAINLY, BY_CHOICE = Drafting.parse("plain"), Drafting.parse("default")
+GREEDILY = Drafting("plain, greedy", PLAIN)
+"""Beside sampled outputs."""
 CONFIGS = [Drafting.parse(text) for text in ("1,3,1", "1,4,1", "1,5,1", "1,4,4", "4,3,4", "3,5,3", "8,8,8")]
+
+
+def infills(count: int) -> dict[str, str]:
+    """Holes of six lines in so many functions of Python's standard library."""
+    found = holes(len(KINDS) * count, Path(sysconfig.get_path("stdlib")))
+    return {
+        hole.name: Prompt(hole.name, prefix=hole.prefix, suffix=hole.suffix).text
+        for hole in found
+        if hole.kind == "six lines"
+    }
+
+
+PROMPTS: dict[str, Callable[[int], dict[str, str]]] = {
+    "own": lambda _: coding_prompts(),
+    "humaneval": humaneval_chats,
+    "infill": infills,
+    "edit": lambda count: {prompt.name: prompt.text for prompt in scenarios()["edit"].take(count)},
+}
+"""By name, so many of a kind."""
 
 Runs = dict[tuple[Drafting, str], list[Generation]]
 
@@ -41,10 +68,11 @@ def measure(engine: Engine, prompts: dict[str, list[int]], modes: list[Drafting]
     for round_, index, name in track(cases, "measuring", console=Console(stderr=True)):
         turn = (round_ + index) % len(modes)
         for mode in modes[turn:] + modes[:turn]:
-            request = Request(prompts[name], args.max_tokens, sampling=args.sampling, seed=index, **mode.request)
+            sampling = None if mode is GREEDILY else args.sampling
+            request = Request(prompts[name], args.max_tokens, sampling=sampling, seed=index, **mode.request)
             runs[mode, name] += generate(engine, [request])
     for (mode, name), found in runs.items():
-        if args.precision == "fp32" and found[0].token_ids != runs[PLAINLY, name][0].token_ids:
+        if args.precision == "fp32" and mode is not GREEDILY and found[0].token_ids != runs[PLAINLY, name][0].token_ids:
             raise RuntimeError(f"drafting with {mode.name} changed the output of {name}")
     return runs
 
@@ -84,8 +112,8 @@ def machine(device: str, threads: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
-    parser.add_argument("--prompts", choices=["own", "humaneval"], default="own")
-    parser.add_argument("--count", type=int, default=20, help="problems of HumanEval")
+    parser.add_argument("--prompts", choices=PROMPTS, default="own")
+    parser.add_argument("--count", type=int, default=20, help="of prompts that are not the project's own")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="fp32")
@@ -96,9 +124,10 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help="W,N,G or draft:N, each")
     args = parser.parse_args()
     args.sampling = Sampling(temperature=args.temperature, top_p=args.top_p) if args.temperature else None
-    modes = list(dict.fromkeys([PLAINLY, *args.configs, BY_CHOICE]))
+    greedily = [GREEDILY] if args.sampling else []
+    modes = list(dict.fromkeys([PLAINLY, *greedily, *args.configs, BY_CHOICE]))
     tokenizer = TextTokenizer(args.model)
-    texts = coding_prompts() if args.prompts == "own" else humaneval_chats(args.count)
+    texts = PROMPTS[args.prompts](args.count)
     prompts = {name: tokenizer.encode(text) for name, text in texts.items()}
     options = TorchEngineOptions(threads=args.threads, device=args.device)
     configs = [mode.lookahead for mode in modes if mode.lookahead]
