@@ -228,7 +228,13 @@ class TritonServer:
         return self._process.wait()
 
     def _terminate(self) -> None:
-        """Asks the ranks to end; mpirun, asked itself, would kill them a second or two later, and it ends with them."""
+        """Asks the ranks to end; mpirun, asked itself, would kill them a second or two later, and it ends with them.
+
+        Nobody but mpirun reaches ranks on other machines.
+        """
+        if self._container and self._container.hosts:
+            self._process.terminate()
+            return
         commands = session_commands(self.pid)
         for pid in [pid for pid, command in commands.items() if command[0].endswith("tritonserver")] or [self.pid]:
             with suppress(ProcessLookupError):

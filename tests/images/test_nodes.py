@@ -149,7 +149,8 @@ def test_ranks_fill_the_leaders_node_and_then_the_workers(pods: tuple[Container,
 def test_a_worker_that_is_told_to_end_waits_for_the_leader(group: Group, pods: tuple[Container, Container]) -> None:
     leader, worker = pods
     assert worker.execute("timeout", "2", *pre_stop(group)).returncode == 124
-    group.podman.run("kill", "--signal=KILL", leader.name)
+    group.podman.run("kill", "--signal=TERM", leader.name)  # as `TritonServer.stop` tells mpirun
+    leader.wait(60)
     assert worker.execute("timeout", "60", *pre_stop(group)).returncode == 0
 
 

@@ -156,6 +156,27 @@ def test_the_ranks_end_by_themselves_when_the_service_is_stopped(
     assert session_commands(server.pid) == {}
 
 
+def test_mpirun_is_told_to_end_where_it_alone_reaches_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    mpirun = programs / "mpirun"
+    mpirun.write_text(
+        f"#!/bin/bash\ntrap 'touch {tmp_path}/told; exit' TERM\ntouch {tmp_path}/up\nwhile :; do sleep 0.05; done"
+    )
+    mpirun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    server = TritonServer(tmp_path / "repository", Addresses.free(), tmp_path / "log")
+    vars(server)["_container"] = ContainerTriton(container(tmp_path), 2, hosts=("a-0.a", "a-0-1.a"))
+    server.start()
+    try:
+        wait_for((tmp_path / "up").exists)
+    finally:
+        server.stop()
+    assert (tmp_path / "told").exists()
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
