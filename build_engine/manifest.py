@@ -58,12 +58,6 @@ class Manifest:
     """What built it: GPUs, driver, Python."""
     schema: int = SCHEMA
 
-    @property
-    def fastest(self) -> LookaheadConfig | None:
-        """What the verification found for a lone request; None where it has not looked."""
-        found = (self.verification or {}).get("fastest")
-        return LookaheadConfig(*found) if found else None
-
     @classmethod
     def read(cls, artifact: Path) -> "Manifest":
         """Reads the manifest of an artefact; raises `ManifestError` where there is none or it is damaged."""

@@ -100,9 +100,9 @@ class Profile:
 
     @property
     def matches_suffixes(self) -> bool:
-        """Whether a request that says nothing is drafted for by matching suffixes, which costs a CPU least; on GPUs
-        rows are free, and lookahead's window has many."""
-        return self.is_portable and self.gpu != CUDA and not self.lookahead.is_plain
+        """Whether a request that says nothing is drafted for by matching suffixes, within the rows that are worth their
+        time: of a wide window's many rows few are (docs/gpu-benchmarks.md)."""
+        return self.is_portable and not self.lookahead.is_plain
 
     @property
     def usual(self) -> Mode:

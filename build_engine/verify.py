@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.exit_codes import ExitCode
-from build_engine.lookahead import PLAIN, SMALL, LookaheadConfig, Mode
+from build_engine.lookahead import PLAIN, LookaheadConfig, Mode
 from build_engine.precision import Precision
-from build_engine.profiles import EngineKind, Profile
+from build_engine.profiles import Profile
 
 TOKENS, PORTABLE_TOKENS = 200, 48
 """Generated per prompt: the crash of TensorRT-LLM 0.20.0 (issue #5451) does not come in the first steps; a portable
@@ -25,11 +25,8 @@ ALONE, TURNS = 3, 2
 since another process can only make it longer."""
 COMPARED, PORTABLE_COMPARED = 64, 24
 """Tokens of each output that the checkpoint is asked about, which computes in fp32 on a CPU."""
-SMALLER: dict[EngineKind, tuple[LookaheadConfig, ...]] = {
-    "tensorrt": (LookaheadConfig(4, 3, 4), LookaheadConfig(2, 3, 2), LookaheadConfig(1, 3, 1)),
-    "torch": SMALL,
-}
-"""Tried where the engine's own is slower than plain decoding."""
+SMALLER = (LookaheadConfig(4, 3, 4), LookaheadConfig(2, 3, 2), LookaheadConfig(1, 3, 1))
+"""Tried where a TensorRT engine's own is slower than plain decoding."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,7 @@ def verify(engine: Engine, profile: Profile, reference: Reference, progress: Pro
         fastest=fastest,
         gain=alone[fastest].speed_up,
     )
-    # A portable engine can be asked for any smaller (w,n,g): see `advice`.
+    # A portable engine drafts what is worth its rows: see `advice`.
     if result.is_slower and profile.engine == "tensorrt":
         raise VerificationError(f"{comparison(profile, result)}; build {instead(result)}")
     return result
@@ -222,7 +219,7 @@ def judge_alone(
     progress(f"one request at a time, {way}" + ("" if own.is_plain else " and plain decoding by turns"))
     speeds = turns(engine, prompts, tokens, [] if own.is_plain else [usual])
     if usual is not None and speeds[usual].speed_up < 1:
-        smaller = sorted({config.limited_to(own) for config in SMALLER[profile.engine]} - {own}, key=astuple)
+        smaller = sorted({config.limited_to(own) for config in SMALLER} - {own}, key=astuple)
         progress(f"it is slower than plain decoding: trying {', '.join(map(str, smaller))}")
         speeds |= turns(engine, prompts, tokens, smaller)
     return speeds, max(speeds, key=lambda config: speeds[config].speed_up)
@@ -301,12 +298,7 @@ def advice(profile: Profile, result: Verification) -> str:
     """What a published engine that was slower does instead, empty where it was not."""
     if not result.is_slower:
         return ""
-    if profile.matches_suffixes:
-        found = 'a request with "draft_tokens": 0 is decoded plainly, "draft_tokens" is in docs/tuning.md'
-    elif result.fastest is None or result.fastest.is_plain:
-        found = "of what was tried nothing is faster, so a request that names no (w,n,g) is decoded plainly"
-    else:
-        found = f"a request that names no (w,n,g) gets {result.fastest}, {result.gain:.2f}x the speed of plain decoding"
+    found = 'a request with "draft_tokens": 0 is decoded plainly, "draft_tokens" is in docs/tuning.md'
     return f"{comparison(profile, result)}; {found}. `nimble-coder tune` measures more, and other loads"
 
 

@@ -87,35 +87,6 @@ def test_the_cache_keeps_policies_beside_its_artefacts(tmp_path: Path) -> None:
     assert policy_of(tmp_path / "store") is None
 
 
-@pytest.mark.parametrize("engine", [(8, 8, 8), (2, 2, 1), (3, 5, 1), (1, 1, 0)])
-def test_the_table_for_gpus_stays_within_the_engine(engine: tuple[int, int, int]) -> None:
-    own = LookaheadConfig(*engine)
-    policy = Policy.on_gpu(own)
-    for load in (1, 2, 4, 100):
-        chosen = policy.choose(load, prompt_length=50)
-        assert chosen
-        chosen.check_within(own)
-
-
-def test_on_a_gpu_a_lone_request_drafts_widely_and_many_not_at_all() -> None:
-    policy = Policy.on_gpu(LookaheadConfig(15, 15, 15))
-    chosen = [str(policy.choose(load, prompt_length=50)) for load in (1, 2, 4, 16, 17)]
-    assert chosen == ["(15,15,15)", "(8,8,8)", "(4,3,4)", "(4,3,4)", "(1,1,0)"]
-
-
-@pytest.mark.parametrize("fastest", [(1, 1, 0), (1, 2, 1), (1, 3, 1), (8, 8, 8)])
-def test_what_the_build_found_for_a_lone_request_holds_and_more_requests_get_no_more(
-    fastest: tuple[int, int, int],
-) -> None:
-    found = LookaheadConfig(*fastest)
-    policy = Policy.on_gpu(ENGINE, found)
-    assert policy.choose(1, prompt_length=50) == found
-    for load in (2, 4, 9):
-        chosen = policy.choose(load, prompt_length=50)
-        assert chosen
-        chosen.check_within(found)
-
-
 def test_a_level_may_leave_the_choice_to_the_engine(path: Path) -> None:
     write_policy(path, Table(levels=[Level(load=1, lookahead=None), Level(load=4, lookahead=(1, 1, 0))]))
     policy = Policy.read(path, ENGINE)

@@ -12,10 +12,12 @@ from itertools import pairwise
 
 from nimble_coder.engine.tree import SURE, TokenTree
 
-MEASURED = (1, 2, 4, 8, 16)
-"""Rows of the steps that are timed when an engine is loaded; between them and beyond, lines."""
+ROWS_ON_CPU = (1, 2, 4, 8, 16)
+ROWS_ON_GPU = (1, 2, 4, 8, 16, 32)
+"""Of the steps that are timed when an engine is loaded; between them and beyond, lines."""
 MOST_DRAFTED = 64
-"""Draft tokens that are thought of per step, shared by the sequences: more are not worth their rows on any CPU."""
+"""Draft tokens that are thought of per step, shared by the sequences: more are not worth their rows on any CPU, and on
+a GPU hardly any are."""
 REPEATS = 3
 """The least time counts: another process can only make it longer."""
 LEARNED, SPREAD, FORGOTTEN = 0.05, 0.1, 0.999
@@ -45,7 +47,7 @@ class StepCosts:
         """The logarithm of how much slower than measured the machine is now."""
 
     @classmethod
-    def measure(cls, seconds_of: Callable[[int], float], rows: Sequence[int] = MEASURED) -> "StepCosts":
+    def measure(cls, seconds_of: Callable[[int], float], rows: Sequence[int] = ROWS_ON_CPU) -> "StepCosts":
         """Times steps; `seconds_of` runs one of so many rows."""
         seconds_of(rows[-1])  # the first one pays for allocations
         return cls({count: min(seconds_of(count) for _ in range(REPEATS)) for count in rows})

@@ -17,7 +17,7 @@ from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_lim
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError, Sampling
 from nimble_coder.contract.response import Response
-from nimble_coder.engine.budget import Budget, StepCosts
+from nimble_coder.engine.budget import ROWS_ON_CPU, ROWS_ON_GPU, Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.counters import Counters
@@ -85,9 +85,9 @@ class TorchEngine:
         cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
         self._slots = cache.free_slots
         self._runner = ModelRunner(load_model(engine_dir, config, cache, lookahead, options.threads))
-        self._costs = StepCosts.measure(self._runner.seconds)
+        self._costs = StepCosts.measure(self._runner.seconds, ROWS_ON_GPU if device.type == "cuda" else ROWS_ON_CPU)
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
-        self._usual = lookahead if device.type == "cuda" or lookahead.is_plain else None
+        self._usual = lookahead if lookahead.is_plain else None
         """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
         self._pools = Pools()
         self._counters = Counters()

@@ -16,15 +16,6 @@ HEADER = """\
 # Speeds are tokens per second of all requests together: under it, under the engine's own (W,N,G), and plainly.
 """
 
-ON_GPU = (
-    (1, LookaheadConfig(15, 15, 15)),
-    (2, LookaheadConfig(8, 8, 8)),
-    (4, LookaheadConfig(4, 3, 4)),
-    (17, PLAIN),
-)
-"""The portable engine's on a GPU, where nobody has tuned: from load on, as docs/gpu-benchmarks.md measured on an H200
-with the real 0.5B and 1.5B."""
-
 
 class PolicyError(ValueError):
     """A policy that cannot be used; says which and what to do."""
@@ -38,7 +29,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     load: int
     """Generations at once from which on it holds."""
     lookahead: tuple[int, int, int] | None
-    """None leaves it to the portable engine, which drafts by matching suffixes on a CPU."""
+    """None leaves it to the portable engine, which drafts by matching suffixes."""
     tokens_per_second: float = 0.0
     engine: float = 0.0
     plain: float = 0.0
@@ -90,15 +81,6 @@ class Policy:
         if twice := [load for load, after in pairwise(loads) if load == after]:
             raise PolicyError(f"the policy {path} has two levels for load {twice[0]}: leave one of them")
         return cls(tuple(levels))
-
-    @classmethod
-    def on_gpu(cls, engine: LookaheadConfig, fastest: LookaheadConfig | None = None) -> "Policy":
-        """For the portable engine on a GPU where nobody has tuned.
-
-        `fastest` is what the build found for a lone request; several get no more drafts than that.
-        """
-        alone = (fastest or ON_GPU[0][1]).limited_to(engine)
-        return cls(((1, alone), *((load, config.limited_to(alone)) for load, config in ON_GPU[1:])))
 
     def choose(self, load: int, prompt_length: int) -> Mode:
         """The (w,n,g) for a request that makes it `load` generations at once; plain where its prompt is too short."""

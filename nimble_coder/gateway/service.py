@@ -125,10 +125,7 @@ class Service:
         given, beside = self.settings.policy, policy_of(self.artifact.directory)
         path = given or (beside if beside and beside.is_file() else None)
         if path is None:
-            profile, own = self.profile, self.limits.lookahead
-            if not profile.is_portable or own.is_plain or profile.matches_suffixes:
-                return None
-            return Policy.on_gpu(own, self.artifact.manifest.fastest)
+            return None
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.lookahead)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nimble_coder.engine.budget import MEASURED, Budget, StepCosts
+from nimble_coder.engine.budget import ROWS_ON_CPU, Budget, StepCosts
 from nimble_coder.engine.tree import TokenTree
 
 FREE = StepCosts({1: 1.0, 16: 1.0})
@@ -71,7 +71,7 @@ def test_measuring_takes_the_least_of_several_times() -> None:
         return rows + (5.0 if asked.count(rows) == 2 else 0.0)
 
     costs = StepCosts.measure(seconds)
-    assert [costs.of(rows) for rows in MEASURED] == list(MEASURED)
+    assert [costs.of(rows) for rows in ROWS_ON_CPU] == list(ROWS_ON_CPU)
 
 
 def test_the_curve_follows_what_is_seen_and_not_the_machine_s_speed() -> None:
