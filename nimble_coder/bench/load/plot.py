@@ -58,8 +58,8 @@ def _acceptance(axes: Any, results: Results) -> None:
         name: [100 * (results.summary(scenario, level, name).acceptance or 0) for scenario in results.scenarios]
         for name in drafting(results)
     }
-    _bars(axes, results.scenarios, values, "{:.0f} %")
-    axes.set(ylabel=f"accepted, % of the drafts that could be, {results.level_name} {level}", ylim=(0, 100))
+    _bars(axes, results.scenarios, values, "{:.0f}")
+    axes.set(ylabel=f"accepted drafts in per cent, {results.level_name} {level}", ylim=(0, 100))
 
 
 def _throughput(axes: Any, results: Results) -> None:
