@@ -1,8 +1,9 @@
 """What a checkpoint's matrices multiply when it reads code: by that its 4-bit weights are chosen (`four_bits.py`).
 
-The code is this package's own. It is there wherever an engine is built, the same everywhere, and in no benchmark.
+The code is the standard library of the running Python, which is on every machine.
 """
 
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -14,20 +15,29 @@ from build_engine.four_bits import Moments
 from build_engine.packing import BLOCK
 from build_engine.reference import Reference
 
-SAMPLES, SAMPLE_TOKENS = 8, 256
+SAMPLES, SAMPLE_TOKENS = 32, 128
+"""Pieces of as many modules: 2,048 tokens of eight modules told little about other code."""
+LEAST_CHARACTERS = 8000
+"""Of a module, a piece of whose middle is taken: the beginning is its licence and its imports."""
+HELD_OUT = (
+    *("argparse", "json/decoder", "asyncio/events", "http/client", "ast", "csv", "dataclasses", "email/message"),
+    *("fractions", "heapq", "imaplib", "logging/__init__", "pathlib", "shutil", "threading", "zipfile"),
+)
+"""Modules that are left for measurements (`nimble_coder.bench.perplexity`)."""
 SPAN = 2048
-"""Inputs that are measured with each other: the work grows with the cube of it, and what it brings hardly."""
-MEASURED = {"q_proj": "qkv_weight", "o_proj": "output", "gate_proj": "gate_up", "down_proj": "down"}
-"""The engine's matrices, by the checkpoint's projections that have the same inputs."""
+"""Inputs that are measured with each other: the work grows with the cube of it."""
+MEASURED = {"o_proj": "output", "gate_proj": "gate_up", "down_proj": "down"}
+"""The engine's matrices in 4 bits, by the checkpoint's projections that have the same inputs."""
 
 
 def samples(checkpoint: Checkpoint) -> list[list[int]]:
-    """Pieces of code as token ids, spread over the files of this package."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    """Pieces of code as token ids."""
+    library = Path(sysconfig.get_path("stdlib"))
     tokenizer = Tokenizer.from_file(str(checkpoint.directory / "tokenizer.json"))
-    ids = tokenizer.encode("\n".join(file.read_text(encoding="utf-8") for file in files)).ids
-    apart = len(ids) // SAMPLES
-    return [ids[start : start + SAMPLE_TOKENS] for start in range(0, SAMPLES * apart, apart)]
+    sources = [file.read_text(encoding="utf-8") for file in sorted(library.glob("*.py")) if file.stem not in HELD_OUT]
+    long = [text for text in sources if len(text) >= LEAST_CHARACTERS]
+    pieces = [text[len(text) // 2 :][:LEAST_CHARACTERS] for text in long[:: max(1, len(long) // SAMPLES)][:SAMPLES]]
+    return [tokenizer.encode(piece, add_special_tokens=False).ids[:SAMPLE_TOKENS] for piece in pieces]
 
 
 class Calibration(Reference):

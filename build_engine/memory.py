@@ -112,8 +112,9 @@ def weight_bytes(profile: Profile, shape: ModelShape) -> int:
     h, d = shape.hidden_size, shape.head_dim
     kv_heads = ceil(shape.num_key_value_heads / tp)
     qkv = (shape.num_attention_heads / tp + 2 * kv_heads) * d
-    matrices = h * qkv + h * d * shape.num_attention_heads / tp + 3 * h * shape.intermediate_size / tp
-    per_layer = matrices * FORMAT_BYTES[numbers.matrices] + (2 * h + qkv) * numbers.dtype_bytes
+    others = h * d * shape.num_attention_heads / tp + 3 * h * shape.intermediate_size / tp
+    matrices = h * qkv * FORMAT_BYTES[numbers.qkv] + others * FORMAT_BYTES[numbers.matrices]
+    per_layer = matrices + (2 * h + qkv) * numbers.dtype_bytes
     heads = 1 if profile.is_portable and shape.tie_word_embeddings else 1 + 1 / tp
     head = heads * shape.vocab_size * h * FORMAT_BYTES[numbers.head]
     return int(shape.num_hidden_layers * per_layer + head + h * numbers.dtype_bytes)

@@ -15,7 +15,6 @@ from build_engine.calibration import Calibration
 from build_engine.checkpoint import Checkpoint
 from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig
-from build_engine.four_bits import Moments
 from build_engine.packing import pack
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
 from build_engine.profiles import CUDA, Profile, ProfileError
@@ -49,8 +48,7 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
         calibration = Calibration(checkpoint) if numbers.matrices == "int4" else None
         for name, tensor in fused_weights(checkpoint, source):
             if packs:
-                measured = calibration.take(name) if calibration and is_rounded(name, tensor) else None
-                weights[name] = stored(name, tensor, numbers, measured)
+                weights[name] = stored(name, tensor, numbers, calibration)
             elif numbers.matrices == "fp8" and is_rounded(name, tensor):
                 weights[name], weights[scales_of(name)] = quantise(tensor)
             else:
@@ -59,11 +57,12 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
     EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
 
 
-def stored(name: str, tensor: torch.Tensor, numbers: Numbers, measured: Moments | None = None) -> torch.Tensor:
+def stored(name: str, tensor: torch.Tensor, numbers: Numbers, calibration: Calibration | None = None) -> torch.Tensor:
     """A tensor as the CPU's step reads it: matrices packed, norms and biases in fp32."""
     if tensor.ndim == 1:
         return tensor.float()
-    return pack(tensor, numbers.head if name in ("embedding", "head") else numbers.matrices, measured)
+    kind = numbers.format_of(name)
+    return pack(tensor, kind, calibration.take(name) if calibration and kind == "int4" else None)
 
 
 ALIGNMENT = 64

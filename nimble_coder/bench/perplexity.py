@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from build_engine.calibration import HELD_OUT
 from build_engine.checkpoint import Checkpoint
 from build_engine.engines.torch import build_torch_engine
 from build_engine.precision import STEP_PRECISIONS, Precision
@@ -29,10 +30,6 @@ from nimble_coder.engine.native import NativeQwen2
 from nimble_coder.engine.weights import load_weights
 from nimble_coder.text.tokenizer import TextTokenizer
 
-MODULES = (
-    *("argparse", "json/decoder", "asyncio/events", "http/client", "ast", "csv", "dataclasses", "email/message"),
-    *("fractions", "heapq", "imaplib", "logging/__init__", "pathlib", "shutil", "threading", "zipfile"),
-)
 FIRST, TOKENS = 600, 512
 """Of each module: behind its licence and imports."""
 
@@ -40,7 +37,7 @@ FIRST, TOKENS = 600, 512
 def texts(checkpoint: Path) -> list[list[int]]:
     """The modules' tokens."""
     tokenizer, library = TextTokenizer(checkpoint), Path(sysconfig.get_path("stdlib"))
-    ids = [tokenizer.encode((library / f"{name}.py").read_text(encoding="utf-8")) for name in MODULES]
+    ids = [tokenizer.encode((library / f"{name}.py").read_text(encoding="utf-8")) for name in HELD_OUT]
     return [each[FIRST : FIRST + TOKENS] for each in ids]
 
 
