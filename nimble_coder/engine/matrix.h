@@ -305,6 +305,8 @@ struct Quantised {
 
 // --- A matrix of one format. ---
 
+constexpr int kMany = 64;
+
 template <typename Format>
 class Packed final : public Matrix {
    public:
@@ -328,11 +330,12 @@ class Packed final : public Matrix {
                 multiply_tile<1, Format::kAlone>(count, rows, 0, panel, 0, sink);
             return;
         }
-        // Joined panels are far from each other, so that each of their streams goes on where it was.
-        const int apart = all / Format::kJoined;
-        for (int panel = first; panel < first + apart; ++panel)
-            multiply_panels<Format::kJoined>(rows, count, panel, apart, sink);
-        for (int panel = first + apart * Format::kJoined; panel < first + all; ++panel)
+        // Joined panels are far from each other, so that each of their streams goes on where it was. Many rows compute
+        // longer than they read: beside each other, panels share more of what the processor keeps.
+        const int joins = all / Format::kJoined, apart = count < kMany ? joins : 1;
+        for (int join = 0; join < joins; ++join)
+            multiply_panels<Format::kJoined>(rows, count, first + join * (count < kMany ? 1 : Format::kJoined), apart, sink);
+        for (int panel = first + joins * Format::kJoined; panel < first + all; ++panel)
             multiply_panels<1>(rows, count, panel, 0, sink);
     }
 

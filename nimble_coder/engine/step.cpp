@@ -15,6 +15,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <unordered_map>
 #include <vector>
 
@@ -25,6 +26,8 @@
 namespace {
 
 constexpr int kQueries = 4;   // rows and heads that share the loads of keys and values
+constexpr int kBlock = 16;    // of a long prompt, that share the entries which the processor keeps near
+constexpr int kNear = 256;    // such entries
 constexpr int kMaxDim = 256;  // of an attention head
 #if defined(__AVX512F__) || !defined(__AVX2__)
 constexpr int kMixed = 4;  // vectors of values that are added up together
@@ -156,7 +159,7 @@ class Qwen2 : public Model {
             longest = std::max(longest, step.segment[s].cached + step.segment[s].rows);
         longest = (longest / kLanes + 2) * kLanes;
         for (Room& room : rooms_) {
-            room.scores.resize(kQueries * longest);
+            room.scores.resize(kBlock * longest);
             room.row.resize(hidden);
         }
     }
@@ -259,35 +262,34 @@ class Qwen2 : public Model {
     // The output matrix's input = softmax(q k / sqrt(d)) v for every row and head of a segment.
     void attend(Part part, const Step& step, const Segment& segment, int layer) {
         const int queries = segment.rows * (shape_.heads / shape_.kv_heads);
-        const int blocks = (queries + kQueries - 1) / kQueries, all = blocks * shape_.kv_heads;
+        const int each = queries < kBlock * kBlock ? kQueries : kBlock;  // of few, every thread has a part
+        const int blocks = (queries + each - 1) / each, all = blocks * shape_.kv_heads;
         for (int item = part.first(all); item < part.last(all); ++item) {
-            const int first = item % blocks * kQueries;
-            const int count = std::min(queries - first, kQueries);
-            if (count <= kQueries / 2) attend_block<kQueries / 2>(part, step, segment, layer, item / blocks, first, count);
-            else attend_block<kQueries>(part, step, segment, layer, item / blocks, first, count);
+            const int first = item % blocks * each;
+            attend_block(part, step, segment, layer, item / blocks, first, std::min(queries - first, each));
         }
     }
 
-    // The same for `count` of the queries that share a head of keys and values; they are counted row by row. `Queries`,
-    // `count` or more, are computed together: the same numbers whatever it is.
-    template <int Queries>
+    // The same for `count` of the queries that share a head of keys and values; they are counted row by row.
     void attend_block(Part part, const Step& step, const Segment& segment, int layer, int kv_head, int first, int count) {
         const int dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
         const Entry* keys = entries(memory_.keys, layer, segment.slot, kv_head);
         const Entry* values = entries(memory_.values, layer, segment.slot, kv_head);
         std::vector<float>& room = rooms_[part.index].scores;
-        const float* query[Queries];
-        float* scores[Queries];
-        for (int q = 0; q < Queries; ++q) {
+        const float* query[kBlock];
+        float* scores[kBlock];
+        for (int q = 0; q < kBlock; ++q) {
             const int i = first + std::min(q, count - 1);
             query[q] = &qkv_[(segment.first_row + i / group) * qkv_width() + (kv_head * group + i % group) * dim];
-            scores[q] = room.data() + q * (room.size() / Queries);
+            scores[q] = room.data() + q * (room.size() / kBlock);
         }
         // First the entries that all rows of the block see, together; then those that each row sees besides.
         const int common = segment.cached + (segment.visible < 0 ? first / group + 1 : 0);
-        score<Queries>(query, keys, common, scores);
-        alignas(64) float mixed[Queries][kMaxDim];
-        float total[Queries];
+        each_few(common, count, [&](auto few, int q, int start, int end) {
+            score<few()>(query + q, keys, start, end, scores + q);
+        });
+        alignas(64) float mixed[kBlock][kMaxDim] = {};
+        float total[kBlock];
         for (int q = 0; q < count; ++q) {
             int seen = common;
             each_besides(step, segment, (first + q) / group, common, [&](int64_t position) {
@@ -297,7 +299,9 @@ class Qwen2 : public Model {
             });
             total[q] = soften(scores[q], seen, 1 / std::sqrt(float(dim)));
         }
-        mix(scores, values, common, mixed);
+        each_few(common, count, [&](auto few, int q, int start, int end) {
+            mix<few()>(scores + q, values, start, end, mixed + q);
+        });
         for (int q = 0; q < count; ++q) {
             int seen = common;
             each_besides(step, segment, (first + q) / group, common, [&](int64_t position) {
@@ -310,6 +314,18 @@ class Qwen2 : public Model {
             const Matrix& next = *layers_[layer].output;
             next.take(mixed[q], head * dim, dim, &input_[(segment.first_row + (first + q) / group) * next.stride()]);
         }
+    }
+
+    // Calls visit(few, q, start, end) for `few` queries from q on and the entries from start to end, until all have met:
+    // those near each other in turn, so that the memory brings them once a block. The same numbers whatever few is.
+    template <typename Visit>
+    static void each_few(int entries, int count, Visit visit) {
+        for (int start = 0; start < entries; start += kNear)
+            for (int q = 0; q < count; q += kQueries) {
+                const int end = std::min(start + kNear, entries);
+                if (count - q <= kQueries / 2) visit(std::integral_constant<int, kQueries / 2>(), q, start, end);
+                else visit(std::integral_constant<int, kQueries>(), q, start, end);
+            }
     }
 
     // Calls visit(position) for the entries from `common` on that a row of the segment sees, oldest first.
@@ -325,15 +341,15 @@ class Qwen2 : public Model {
                 visit(segment.cached + word * 64 + __builtin_ctzll(bits));
     }
 
-    // scores[q][i] = query[q] . keys[i] for the first `count` keys.
+    // scores[q][i] = query[q] . keys[i] for the keys from `start` to `end`.
     template <int Queries>
-    void score(const float* const* query, const Entry* keys, int count, float* const* scores) const {
+    void score(const float* const* query, const Entry* keys, int start, int end, float* const* scores) const {
         constexpr int kKeys = kLanes / Queries;
         const int dim = shape_.head_dim;
-        for (int i = 0; i < count; i += kKeys) {
+        for (int i = start; i < end; i += kKeys) {
             Vec products[Queries * kKeys] = {};
             const Entry* key[kKeys];
-            for (int j = 0; j < kKeys; ++j) key[j] = keys + size_t(std::min(i + j, count - 1)) * dim;
+            for (int j = 0; j < kKeys; ++j) key[j] = keys + size_t(std::min(i + j, end - 1)) * dim;
             for (int k = 0; k < dim; k += kLanes)
                 for (int j = 0; j < kKeys; ++j) {
                     const Vec part = load(key[j] + k);
@@ -347,9 +363,16 @@ class Qwen2 : public Model {
 
     // e^(scale * (score - the largest)) in place; returns their sum. There is room for a vector behind the last.
     static float soften(float* scores, int count, float scale) {
-        const float largest = *std::max_element(scores, scores + count);
-        std::fill(scores + count, scores + (count + kLanes - 1) / kLanes * kLanes,
-                  -std::numeric_limits<float>::infinity());
+        constexpr float kLeast = -std::numeric_limits<float>::infinity();
+        std::fill(scores + count, scores + (count + kLanes - 1) / kLanes * kLanes, kLeast);
+        Vec most = Vec{} + kLeast;
+        for (int i = 0; i < count; i += kLanes) {
+            const Vec more = load(scores + i);
+            most = more > most ? more : most;
+        }
+        float lanes[kLanes];
+        store(lanes, most);
+        const float largest = *std::max_element(lanes, lanes + kLanes);
         Vec total{};
         for (int i = 0; i < count; i += kLanes) {
             const Vec raised = exp((load(scores + i) - largest) * scale);
@@ -359,19 +382,21 @@ class Qwen2 : public Model {
         return sum(total);
     }
 
-    // mixed[q] = the first `count` values, weighted by scores[q].
+    // mixed[q] += the values from `start` to `end`, weighted by scores[q].
     template <int Queries>
-    void mix(float* const* scores, const Entry* values, int count, float (&mixed)[Queries][kMaxDim]) const {
+    void mix(float* const* scores, const Entry* values, int start, int end, float (*mixed)[kMaxDim]) const {
         const int dim = shape_.head_dim;
-        for (int start = 0; start < dim; start += kMixed * kLanes) {
-            Vec sums[Queries][kMixed] = {};
-            for (int i = 0; i < count; ++i)
+        for (int first = 0; first < dim; first += kMixed * kLanes) {
+            Vec sums[Queries][kMixed];
+            for (int q = 0; q < Queries; ++q)
+                for (int v = 0; v < kMixed; ++v) sums[q][v] = load(mixed[q] + first + v * kLanes);
+            for (int i = start; i < end; ++i)
                 for (int v = 0; v < kMixed; ++v) {
-                    const Vec value = load(values + size_t(i) * dim + start + v * kLanes);
+                    const Vec value = load(values + size_t(i) * dim + first + v * kLanes);
                     for (int q = 0; q < Queries; ++q) sums[q][v] += scores[q][i] * value;
                 }
             for (int q = 0; q < Queries; ++q)
-                for (int v = 0; v < kMixed; ++v) store(mixed[q] + start + v * kLanes, sums[q][v]);
+                for (int v = 0; v < kMixed; ++v) store(mixed[q] + first + v * kLanes, sums[q][v]);
         }
     }
 
