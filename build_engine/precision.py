@@ -25,7 +25,7 @@ class Numbers:
     head: str
     """Format of the embedding and the head. Beside 4-bit layers it has 8 bits: it chooses the token."""
     qkv: str
-    """Format of the layers' matrices of queries, keys and values. Beside 4 bits it has 8: a third of what 4 bits lost
+    """Format of the layers' matrices of queries, keys and values. Beside 4 bits it has 8: a quarter of what 4 bits lost
     was lost there, in 7 % of the weights."""
     engines: frozenset[str]
     """Which kinds of engine have it."""
