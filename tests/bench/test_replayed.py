@@ -3,13 +3,20 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.bench import replayed
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL
 from nimble_coder.bench.replayed import recordings, step_times, together, ways
 from nimble_coder.text.tokenizer import TextTokenizer
 
 
-def test_drafts_go_where_rows_are_free_and_not_where_each_costs_as_much_as_the_first(tmp_path: Path) -> None:
+def test_drafts_go_where_rows_are_free_and_not_where_each_costs_as_much_as_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [{"task_id": f"HumanEval/{i}", "prompt": f"def f{i}():\n"} for i in range(4)]
+    monkeypatch.setattr(replayed, "humaneval_problems", lambda _: problems)  # they are in a package of their own
     tokens = [7, 8, 9, 10, 11, 12] * 20
     answers = [{"task": f"HumanEval/{i}", "text": "", "token_ids": tokens} for i in range(4)]
     others = {"tokens": 120, "accepted_drafts": 0, "seconds": 1.0, "passed": None}

@@ -72,4 +72,4 @@ def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     class Free(StepCosts):
         def observe(self, rows: int, seconds: float) -> None: ...
 
-    monkeypatch.setattr(StepCosts, "measure", lambda _: Free({1: 1.0, 16: 1.0}))
+    monkeypatch.setattr(StepCosts, "measure", lambda *_: Free({1: 1.0, 16: 1.0}))
