@@ -1,6 +1,7 @@
 """The `tritonserver` process: found, started with the portable backend, watched, and ended."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +34,8 @@ THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
 
 
+GIVEN_TO_NOBODY = range(20000, 30000)
+"""Ports below those that Linux gives to connections (32768 to 60999), and below Kubernetes' NodePorts."""
 LOG_ARGUMENTS = {
     "trace": ("--log-verbose=2",),
     "debug": ("--log-verbose=1",),
@@ -39,6 +43,14 @@ LOG_ARGUMENTS = {
     "error": ("--log-info=false", "--log-warning=false"),
     "critical": ("--log-info=false", "--log-warning=false"),
 }
+
+
+def can_be_bound(port: int) -> bool:
+    """Whether nobody listens there on loopback."""
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -52,11 +64,10 @@ class Addresses:
 
     @classmethod
     def free(cls) -> "Addresses":
-        """Three ports that nobody listens on now."""
-        with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-            for each in (a, b, c):
-                each.bind(("127.0.0.1", 0))
-            return cls(*(each.getsockname()[1] for each in (a, b, c)))
+        """Three ports that nobody listens on now, and that no connection is given before Triton listens, which it does
+        behind its models' loading."""
+        http, grpc, metrics = islice(filter(can_be_bound, random.sample(GIVEN_TO_NOBODY, len(GIVEN_TO_NOBODY))), 3)
+        return cls(http, grpc, metrics)
 
     def check_free(self) -> None:
         """Raises `PortTakenError` where somebody listens, also one who would share the port."""

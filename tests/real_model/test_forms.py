@@ -98,7 +98,10 @@ SCHEMAS: dict[str, tuple[str, dict[str, Any]]] = {
         thing(language={"const": "python"}, code={"type": "string", "maxLength": 80}),
     ),
     "time": ("When does the shop open?", thing(opens={"type": "string", "format": "time"})),
-    "duration": ("How long is a football match?", thing(length={"type": "string", "format": "duration"})),
+    "duration": (
+        "How long is a football match?",
+        thing(length={"type": "string", "format": "duration", "maxLength": 12}),
+    ),
     "ipv6": ("What is the IPv6 loopback address?", thing(host={"type": "string", "format": "ipv6"})),
     "hostname": ("Invent a host's name.", thing(host={"type": "string", "format": "hostname", "maxLength": 30})),
     "list of enums": ("Which colours has the flag of France?", several({"enum": ["blue", "white", "red", "green"]})),
