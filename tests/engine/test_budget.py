@@ -37,9 +37,21 @@ def test_many_sequences_leave_room_for_sure_drafts_only() -> None:
     assert [len(tree) for tree in among[:2]] == [1, 2]
 
 
-def test_a_prompt_in_the_same_step_makes_rows_cheap() -> None:
-    assert len(Budget(WAITS).cut([chain(0.3, 0.2)] * 6)[0]) == 1
-    assert len(Budget(WAITS).cut([chain(0.3, 0.2)] * 6, other_rows=200)[0]) == 3
+def test_a_row_has_to_bring_a_fifth_more_than_it_costs() -> None:
+    costs = StepCosts({1: 1.0, 2: 1.5, 3: 2.0})
+    assert [len(Budget(costs).cut([chain(likelihood)])[0]) for likelihood in (0.55, 0.8)] == [1, 2]
+
+
+def test_where_the_next_tile_of_rows_begins_no_draft_is_worth_its_row() -> None:
+    costs = StepCosts({8: 1.0, 12: 1.05, 16: 1.6})
+    cut = Budget(costs).cut([chain(0.5)] * 8)
+    assert sum(map(len, cut)) == 12
+
+
+def test_a_prompt_in_the_same_step_makes_no_draft_worth_more() -> None:
+    trees = [chain(0.3, 0.2)] * 6
+    sure, *unsure = Budget(WAITS).cut([chain(0.97), *trees], other_rows=200)
+    assert [len(sure), *map(len, unsure)] == [2, 1, 1, 1, 1, 1, 1]
 
 
 def test_what_must_stay_stays_with_what_it_stands_on() -> None:
@@ -72,6 +84,25 @@ def test_measuring_takes_the_least_of_several_times() -> None:
 
     costs = StepCosts.measure(seconds)
     assert [costs.of(rows) for rows in ROWS_ON_CPU] == list(ROWS_ON_CPU)
+
+
+def test_a_disturbance_while_steps_are_timed_bends_no_curve() -> None:
+    asked: list[int] = []
+
+    def seconds(rows: int) -> float:
+        asked.append(rows)
+        return rows * (3.0 if len(asked) <= 2 * len(ROWS_ON_CPU) else 1.0)
+
+    costs = StepCosts.measure(seconds)
+    assert [costs.of(rows) for rows in ROWS_ON_CPU] == list(ROWS_ON_CPU)
+
+
+def test_a_step_between_two_points_tells_of_both() -> None:
+    costs = StepCosts({1: 1.0, 8: 1.0, 16: 1.0})
+    for _ in range(100):
+        costs.observe(1, 1.0)
+        costs.observe(12, 2.0)
+    assert costs.of(8) == costs.of(16) > 1.2
 
 
 def test_the_curve_follows_what_is_seen_and_not_the_machine_s_speed() -> None:
