@@ -98,7 +98,7 @@ def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path, no_com
 @pytest.mark.timeout(600)
 def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path, no_compiled_step: None) -> None:
     artifact = embedded(tmp_path, "bf16")
-    cases = prompts(artifact)
+    cases = prompts(artifact)[::3]
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         config = LookaheadConfig(8, 8, 8)

@@ -15,7 +15,7 @@ from build_engine.eight_bits import dequantise, quantise, scales_of
 from nimble_coder.bench.step import in_eight_bits, random_weights
 from nimble_coder.engine import linear
 from nimble_coder.engine.batch import Batch, BatchBuilder
-from nimble_coder.engine.cuda import model
+from nimble_coder.engine.cuda import matrix, model
 from nimble_coder.engine.cuda.model import CudaQwen2
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
@@ -34,6 +34,13 @@ OTHERS = [
 """Seven query heads to a KV head beside a head of its own, and heads of 128 dimensions."""
 PROMPTS = [[random.Random(seed).randrange(400) for _ in range(length)] for seed, length in enumerate((5, 70, 24))]
 LARGEST = 30
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes milliseconds for a program, however many outputs it has."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(matrix, "OUTPUTS", 32)
 
 
 def models(shape: ModelShape) -> tuple[Qwen2, CudaQwen2]:
