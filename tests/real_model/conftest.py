@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from build_engine.artifact import Artifact
 from build_engine.build import build
@@ -15,6 +16,7 @@ from build_engine.hardware import Hardware
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
 from build_engine.selection import profile_of
+from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.gateway.prompts.chat import ChatPrompts
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
@@ -24,6 +26,12 @@ from nimble_coder.text.tokenizer import TextTokenizer
 
 WIDEST = LookaheadConfig(4, 5, 4)
 """What the engine is built for; a request that names none gets the policy's (w,n,g) as everywhere."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_cores() -> None:
+    """These tests run one after the other, so `transformers` and the reference may have what the machine has."""
+    torch.set_num_threads(Cores.here().usable)
 
 
 @pytest.fixture(scope="session")

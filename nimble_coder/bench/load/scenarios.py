@@ -95,10 +95,10 @@ def infills() -> Iterator[Prompt]:
 def edits() -> Iterator[Prompt]:
     """A file and a small change to it; the answer is the whole file, nearly all of which stands in the question."""
     files = sources()
-    for each in (TEXTS / "edit.txt").read_text(encoding="utf-8").split(SEPARATOR):
+    for index, each in enumerate((TEXTS / "edit.txt").read_text(encoding="utf-8").split(SEPARATOR)):
         name, _, change = each.strip().partition(": ")
         question = f"{change} Answer with the whole file and nothing else.\n\n```\n{filled(files[name])}```"
-        yield Prompt(f"edit {name}", question)
+        yield Prompt(f"edit {index} of {name}", question)
 
 
 def sources() -> dict[str, str]:

@@ -16,6 +16,12 @@ def test_there_are_four_scenarios_with_several_prompts_each() -> None:
     assert min(len(scenario.prompts) for scenario in ALL.values()) >= 8
 
 
+def test_every_prompt_has_a_name_of_its_own() -> None:
+    """By which benchmarks keep what it was answered."""
+    for scenario in ALL.values():
+        assert len({prompt.name for prompt in scenario.prompts}) == len(scenario.prompts), scenario.name
+
+
 @pytest.mark.parametrize("scenario", ALL.values(), ids=ALL)
 def test_numbers_make_texts_different_and_equally_long(scenario: Scenario) -> None:
     tokenizer = TextTokenizer(EMBEDDED)
