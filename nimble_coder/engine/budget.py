@@ -22,8 +22,8 @@ MOST_DRAFTED = 64
 """Draft tokens that are thought of per step, shared by the sequences: more are not worth their rows on any CPU, and on
 a GPU hardly any are."""
 REPEATS = 5
-"""The least time counts: another process can only make it longer. Of three the curve differed so much from load to load
-on two shared cores that eight sequences at once were 2 % slower than with five (replayed)."""
+"""The least time counts: another process can only make it longer. Of three the curve differs more from load to load: on
+two shared cores the worst of twelve loads made chats 3 % slower than the worst with five (replayed)."""
 MARGIN = 1.2
 """How much more a row has to bring than it costs. Of many counts of rows the one that looks best is often one whose
 time was measured too short; and a sequence that gets ahead of the others ends sooner, which leaves the last ones to
