@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "matrix.h"
+#include "pairs.h"
 #include "team.h"
 #include "vectors.h"
 
@@ -28,7 +29,6 @@ namespace {
 constexpr int kQueries = 4;   // rows and heads that share the loads of keys and values
 constexpr int kBlock = 16;    // of a long prompt, that share the entries which the processor keeps near
 constexpr int kNear = 256;    // such entries
-constexpr int kMaxDim = 256;  // of an attention head
 #if defined(__AVX512F__) || !defined(__AVX2__)
 constexpr int kMixed = 4;  // vectors of values that are added up together
 #else
@@ -88,7 +88,7 @@ class Qwen2 : public Model {
 
    public:
     Qwen2(const Shape& shape, const Tensors& tensors, const Memory& memory, int threads)
-        : shape_(shape), memory_(memory), team_(threads), rooms_(threads) {
+        : shape_(shape), memory_(memory), team_(threads), rooms_(threads, Room(shape.head_dim)) {
         const int hidden = shape.hidden_size, inter = shape.intermediate_size, q = shape.heads * shape.head_dim;
         embedding_ = matrix(tensors, "embedding", shape.vocab_size, hidden);
         if (!shape.tied) head_ = matrix(tensors, "head", shape.vocab_size, hidden);
@@ -159,7 +159,7 @@ class Qwen2 : public Model {
             longest = std::max(longest, step.segment[s].cached + step.segment[s].rows);
         longest = (longest / kLanes + 2) * kLanes;
         for (Room& room : rooms_) {
-            room.scores.resize(kBlock * longest);
+            if constexpr (!Pairs<Entry>::kThere) room.scores.resize(kBlock * longest);
             room.row.resize(hidden);
         }
     }
@@ -262,11 +262,40 @@ class Qwen2 : public Model {
     // The output matrix's input = softmax(q k / sqrt(d)) v for every row and head of a segment.
     void attend(Part part, const Step& step, const Segment& segment, int layer) {
         const int queries = segment.rows * (shape_.heads / shape_.kv_heads);
-        const int each = queries < kBlock * kBlock ? kQueries : kBlock;  // of few, every thread has a part
+        int each = queries < kBlock * kBlock ? kQueries : kBlock;  // of few, every thread has a part
+        if constexpr (Pairs<Entry>::kThere)
+            each = std::clamp(int(queries * shape_.kv_heads / team_.size()), kQueries, Pairs<Entry>::kLargest);
         const int blocks = (queries + each - 1) / each, all = blocks * shape_.kv_heads;
         for (int item = part.first(all); item < part.last(all); ++item) {
-            const int first = item % blocks * each;
-            attend_block(part, step, segment, layer, item / blocks, first, std::min(queries - first, each));
+            const int first = item % blocks * each, count = std::min(queries - first, each);
+            if constexpr (Pairs<Entry>::kThere) attend_in_pairs(part, step, segment, layer, item / blocks, first, count);
+            else attend_block(part, step, segment, layer, item / blocks, first, count);
+        }
+    }
+
+    // The same for `count` of the queries that share a head of keys and values; they are counted row by row.
+    void attend_in_pairs(Part part, const Step& step, const Segment& segment, int layer, int kv_head, int first,
+                         int count) {
+        const int dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
+        const int common = (segment.cached + (segment.visible < 0 ? first / group + 1 : 0)) / 2 * 2;
+        Pairs<Entry>& pairs = rooms_[part.index].pairs;
+        pairs.clear(common);
+        for (int i = first; i < first + count; ++i) {
+            const int64_t row = segment.first_row + i / group;
+            if (i == first || i % group == 0) {
+                pairs.add_row();
+                each_besides(step, segment, i / group, common, [&](int64_t position) { pairs.add_entry(position); });
+            }
+            pairs.add_query(&qkv_[row * qkv_width() + (kv_head * group + i % group) * dim]);
+        }
+        pairs.attend(entries(memory_.keys, layer, segment.slot, kv_head),
+                     entries(memory_.values, layer, segment.slot, kv_head));
+        const Matrix& next = *layers_[layer].output;
+        for (int i = first; i < first + count; ++i) {
+            float mixed[kMaxDim];
+            pairs.copy_result(i - first, mixed);
+            next.take(mixed, (kv_head * group + i % group) * dim, dim,
+                      &input_[(segment.first_row + i / group) * next.stride()]);
         }
     }
 
@@ -335,6 +364,7 @@ class Qwen2 : public Model {
             for (int64_t position = common; position <= segment.cached + row; ++position) visit(position);
             return;
         }
+        for (int64_t position = common; position < segment.cached; ++position) visit(position);
         const uint64_t* words = step.visible + segment.visible + row * ((segment.rows + 63) / 64);
         for (int word = 0; word * 64 <= row; ++word)
             for (uint64_t bits = words[word]; bits; bits &= bits - 1)
@@ -442,8 +472,11 @@ class Qwen2 : public Model {
     std::vector<float> hidden_, qkv_, gate_up_;
     std::vector<std::byte> input_;
     struct Room {
+        explicit Room(int head_dim) : pairs(head_dim) {}
+
         std::vector<float> scores;  // [kQueries, entries]
         std::vector<float> row;     // [hidden_size]
+        Pairs<Entry> pairs;
     };
     std::vector<Room> rooms_;  // a thread's
     std::vector<Best> best_;                  // [threads, wanted]

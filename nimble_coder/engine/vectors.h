@@ -21,6 +21,8 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
+constexpr int kMaxDim = 256;  // of an attention head
+
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4)));
 typedef int32_t Int __attribute__((vector_size(4 * kLanes), aligned(4)));
 typedef uint32_t Bits __attribute__((vector_size(4 * kLanes), aligned(4)));
