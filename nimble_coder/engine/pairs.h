@@ -12,6 +12,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -32,13 +33,45 @@ struct Pairs {
 
 #if defined(__AVX512BF16__)
 
+// --- What AVX-512 has of its own, for vectors of 16 queries and of 8. ---
+
+using Sixteen = __m512;
+using Eight = __m256;
+
+// sums + the products of two pairs.
+inline Sixteen dot(Sixteen sums, __m512i x, __m512i y) { return _mm512_dpbf16_ps(sums, (__m512bh)x, (__m512bh)y); }
+inline Eight dot(Eight sums, __m256i x, __m256i y) { return _mm256_dpbf16_ps(sums, (__m256bh)x, (__m256bh)y); }
+
+// The same pair in all lanes.
+inline __m512i spread(int pair, Sixteen) { return _mm512_set1_epi32(pair); }
+inline __m256i spread(int pair, Eight) { return _mm256_set1_epi32(pair); }
+
+// Pairs of what an even and an odd entry weigh, rounded.
+inline __m512i join(Sixteen even, Sixteen odd) {
+    constexpr auto order = [] {
+        std::array<uint16_t, 32> words{};
+        for (int i = 0; i < 32; ++i) words[i] = i / 2 + i % 2 * 16;
+        return words;
+    }();
+    return _mm512_permutexvar_epi16(_mm512_loadu_si512(order.data()), (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+inline __m256i join(Eight even, Eight odd) {
+    const __m256i order = _mm256_setr_epi16(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    return _mm256_permutexvar_epi16(order, (__m256i)_mm256_cvtne2ps_pbh(odd, even));
+}
+
+inline Sixteen whole(Sixteen x) { return _mm512_roundscale_ps(x, 0); }
+inline Eight whole(Eight x) { return _mm256_roundscale_ps(x, 0); }
+inline Sixteen scale(Sixteen x, Sixteen exponent) { return _mm512_scalef_ps(x, exponent); }
+inline Eight scale(Eight x, Eight exponent) { return _mm256_scalef_ps(x, exponent); }
+
 // 2^x to about 3e-6 of its value, 2^0 = 1; 0 where x is far below zero.
-inline __m512 exp2(__m512 x) {
-    const __m512 whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
-    __m512 series = _mm512_set1_ps(9.58285e-3f);
-    for (float factor : {5.590643e-2f, 0.24024099f, 0.69312419f, 1.0f})
-        series = _mm512_fmadd_ps(series, rest, _mm512_set1_ps(factor));
-    return _mm512_scalef_ps(series, whole);
+template <typename Lanes>
+inline Lanes exp2(Lanes x) {
+    const Lanes n = whole(x), rest = x - n;
+    Lanes series = Lanes{} + 9.58285e-3f;
+    for (float factor : {5.590643e-2f, 0.24024099f, 0.69312419f, 1.0f}) series = series * rest + factor;
+    return scale(series, n);
 }
 
 // The queries of up to kLargest heads and rows that share a head of keys and values, and what becomes of them.
@@ -76,14 +109,14 @@ class Pairs<uint16_t> {
     // softmax(q k / sqrt(d)) v of all queries.
     void attend(const uint16_t* keys, const uint16_t* values) {
         for (int lane = 0; lane < kLargest; ++lane) largest_[lane] = kLeast, totals_[lane] = 0;
-        int longest = 0;
-        for (const Row& row : rows_) longest = std::max(longest, row.last_entry - row.first_entry);
-        for (int start = 0; start < common_ + longest; start += kNear) {
-            const int end = std::min(start + kNear, (common_ + longest + 1) / 2 * 2), shared = std::min(end, common_);
-            if (count_ > 32) score<3>(keys, start, shared, end);
-            else if (count_ > 16) score<2>(keys, start, shared, end);
-            else score<1>(keys, start, shared, end);
-            soften(end - start);
+        int seen = 0;
+        for (const Row& row : rows_) seen = std::max(seen, (row.seen(common_) + 1) / 2 * 2);
+        for (int start = 0; start < seen; start += kNear) {
+            const int end = std::min(start + kNear, seen), shared = std::min(end, common_);
+            if (count_ > 32) weigh<Sixteen, 3>(keys, start, shared, end);
+            else if (count_ > 16) weigh<Sixteen, 2>(keys, start, shared, end);
+            else if (count_ > 8) weigh<Sixteen, 1>(keys, start, shared, end);
+            else weigh<Eight, 1>(keys, start, shared, end);
             mix(values, start, shared, end);
         }
     }
@@ -103,90 +136,91 @@ class Pairs<uint16_t> {
     static constexpr float kLeast = -1e30f;  // the score of what is not seen
 
     struct Row {
-        int first_query, last_query, first_entry, last_entry;
+        int first_query, last_query, first_entry, last_entry;  // the entries, in tail_
+
+        int seen(int common) const { return common + last_entry - first_entry; }
     };
 
-    // scores_ of the entries from `start` to `end`, and the largest of them. All rows see those before `shared`.
-    template <int Vectors>
-    void score(const uint16_t* keys, int start, int shared, int end) {
+    // weights_ of the entries from `start` to `end`, of which all rows see those before `shared`.
+    template <typename Lanes, int Vectors>
+    void weigh(const uint16_t* keys, int start, int shared, int end) {
         std::fill(nearest_, nearest_ + kLargest, kLeast);
-        int i = start;
-        const auto step = [&](auto few) {
-            const uint16_t* key[few()];
-            for (int j = 0; j < few(); ++j) key[j] = keys + size_t(i + j) * dim_;
-            multiply<Vectors, few()>(key, few(), 0, i - start, ~0);
-            i += few();
-        };
-        while (i + kKeys <= shared) step(std::integral_constant<int, kKeys>());
-        while (i < shared) step(std::integral_constant<int, 2>());
+        for (int i = start; i < shared;)
+            if (i + kKeys <= shared) i += score<Lanes, Vectors, kKeys>(keys, start, i);
+            else i += score<Lanes, Vectors, 2>(keys, start, i);
         const int first = std::max(start, common_);
-        for (int unseen = first; unseen < end; ++unseen)
-            std::fill(scores_[unseen - start], scores_[unseen - start] + kLargest, kLeast);
-        for (const Row& row : rows_) score_tail(row, keys, first, start, end);
+        for (int i = first; i < end; ++i) std::fill(scores_[i - start], scores_[i - start] + kLargest, kLeast);
+        for (const Row& row : rows_) score_besides<Lanes>(row, keys, start, first, end);
+        soften<Lanes>(end - start);
     }
 
-    // The same for those that a row sees besides, from `first` on.
-    void score_tail(const Row& row, const uint16_t* keys, int first, int start, int end) {
+    // scores_ of `Keys` entries from `first` on, which all rows see; returns how many they are.
+    template <typename Lanes, int Vectors, int Keys>
+    int score(const uint16_t* keys, int start, int first) {
+        const uint16_t* key[Keys];
+        for (int j = 0; j < Keys; ++j) key[j] = keys + size_t(first + j) * dim_;
+        Lanes sums[Keys][Vectors] = {};
+        multiply(key, 0, sums);
+        for (int v = 0; v < Vectors; ++v) {
+            Lanes& most = *reinterpret_cast<Lanes*>(nearest_ + v * kVector);
+            for (int j = 0; j < Keys; ++j) {
+                most = sums[j][v] > most ? sums[j][v] : most;
+                *reinterpret_cast<Lanes*>(scores_[first - start + j] + v * kVector) = sums[j][v];
+            }
+        }
+        return Keys;
+    }
+
+    // scores_ of those from `first` to `end` that a row sees besides.
+    template <typename Lanes>
+    void score_besides(const Row& row, const uint16_t* keys, int start, int first, int end) {
         constexpr int kFew = 4;
-        const int last = std::min(end, common_ + row.last_entry - row.first_entry);
+        const int last = std::min(end, row.seen(common_));
         for (int i = first; i < last; i += kFew) {
             const uint16_t* key[kFew];
             for (int j = 0; j < kFew; ++j) key[j] = keys + size_t(position(row, std::min(i + j, last - 1))) * dim_;
             for (int lane = row.first_query / kVector * kVector; lane < row.last_query; lane += kVector) {
-                const int from = std::max(row.first_query - lane, 0), to = std::min(row.last_query - lane, kVector);
-                multiply<1, kFew>(key, std::min(kFew, last - i), lane, i - start, (1u << to) - (1u << from));
+                Lanes sums[kFew][1] = {};
+                multiply(key, lane, sums);
+                for (int j = 0; j < std::min(kFew, last - i); ++j)
+                    for (int q = std::max(row.first_query, lane); q < std::min(row.last_query, lane + kVector); ++q) {
+                        scores_[i - start + j][q] = sums[j][0][q - lane];
+                        nearest_[q] = std::max(nearest_[q], scores_[i - start + j][q]);
+                    }
             }
         }
     }
 
-    // scores_ of `Keys` entries from `to` on, of which `count` are stored, of the queries from `lane` on.
-    template <int Vectors, int Keys>
-    void multiply(const uint16_t* const* key, int count, int lane, int to, __mmask16 wanted) {
-        __m512 sums[Keys][Vectors] = {};
+    // sums = key . query for the vectors of queries from `lane` on.
+    template <typename Lanes, int Vectors, int Keys>
+    void multiply(const uint16_t* const (&key)[Keys], int lane, Lanes (&sums)[Keys][Vectors]) const {
         for (int pair = 0; pair < dim_ / 2; ++pair) {
-            __m512bh query[Vectors];
-            for (int v = 0; v < Vectors; ++v)
-                query[v] = (__m512bh)_mm512_load_si512(&queries_[pair][lane + v * kVector]);
+            decltype(spread(0, Lanes())) query[Vectors];
+            for (int v = 0; v < Vectors; ++v) std::memcpy(&query[v], &queries_[pair][lane + v * kVector], sizeof(Lanes));
             for (int j = 0; j < Keys; ++j) {
                 int two;
                 std::memcpy(&two, key[j] + 2 * pair, 4);
-                for (int v = 0; v < Vectors; ++v)
-                    sums[j][v] = _mm512_dpbf16_ps(sums[j][v], query[v], (__m512bh)_mm512_set1_epi32(two));
+                for (int v = 0; v < Vectors; ++v) sums[j][v] = dot(sums[j][v], query[v], spread(two, Lanes()));
             }
-        }
-        for (int v = 0; v < Vectors; ++v) {
-            float* largest = &nearest_[lane + v * kVector];
-            __m512 most = _mm512_load_ps(largest);
-            for (int j = 0; j < Keys && j < count; ++j) {
-                most = _mm512_mask_max_ps(most, wanted, most, sums[j][v]);
-                _mm512_mask_store_ps(&scores_[to + j][lane + v * kVector], wanted, sums[j][v]);
-            }
-            _mm512_store_ps(largest, most);
         }
     }
 
     // weights_ = 2^(score - the largest so far) of `count` scores, and what that makes of the sums before: factors_.
+    template <typename Lanes>
     void soften(int count) {
-        alignas(64) uint16_t order[2 * kVector];
-        for (int i = 0; i < 2 * kVector; ++i) order[i] = i / 2 + i % 2 * kVector;
-        const __m512i interleaved = _mm512_load_si512(order);
-        const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+        const auto ones = spread(0x3f803f80, Lanes());
+        const auto at = [](float* numbers) -> Lanes& { return *reinterpret_cast<Lanes*>(numbers); };
         for (int lane = 0; lane < count_; lane += kVector) {
-            const __m512 before = _mm512_load_ps(&largest_[lane]);
-            const __m512 largest = _mm512_max_ps(before, _mm512_load_ps(&nearest_[lane]));
-            const __m512 factor = exp2(_mm512_sub_ps(before, largest));
-            __m512 total = _mm512_mul_ps(_mm512_load_ps(&totals_[lane]), factor);
+            const Lanes before = at(largest_ + lane), near = at(nearest_ + lane), largest = near > before ? near : before;
+            const Lanes factor = exp2(before - largest);
+            Lanes total = at(totals_ + lane) * factor;
             for (int i = 0; i < count; i += 2) {
-                const __m512 even = exp2(_mm512_sub_ps(_mm512_load_ps(&scores_[i][lane]), largest));
-                const __m512 odd = exp2(_mm512_sub_ps(_mm512_load_ps(&scores_[i + 1][lane]), largest));
-                const __m512i two =
-                    _mm512_permutexvar_epi16(interleaved, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-                total = _mm512_dpbf16_ps(total, (__m512bh)two, ones);
-                _mm512_store_si512(&weights_[i / 2][lane], two);
+                const auto weights =
+                    join(exp2(at(scores_[i] + lane) - largest), exp2(at(scores_[i + 1] + lane) - largest));
+                total = dot(total, weights, ones);
+                std::memcpy(&weights_[i / 2][lane], &weights, sizeof(weights));
             }
-            _mm512_store_ps(&largest_[lane], largest);
-            _mm512_store_ps(&factors_[lane], factor);
-            _mm512_store_ps(&totals_[lane], total);
+            at(largest_ + lane) = largest, at(factors_ + lane) = factor, at(totals_ + lane) = total;
         }
     }
 
@@ -199,7 +233,7 @@ class Pairs<uint16_t> {
         if (end <= common_) return;
         const int first = std::max(start, common_);
         for (const Row& row : rows_) {
-            const int last = common_ + row.last_entry - row.first_entry;
+            const int last = row.seen(common_);
             each_few(row.first_query, row.last_query, [&](auto few, int query) {
                 mix_few<few()>(query, nullptr, (first - start) / 2, (std::min(end, last) - start + 1) / 2, [&](int i) {
                     return values + size_t(position(row, std::min(start + i, last - 1))) * dim_;
@@ -212,7 +246,7 @@ class Pairs<uint16_t> {
     template <int Queries, typename Value>
     void mix_few(int query, const float* factors, int first, int last, Value value) {
         for (int k = 0; k < dim_; k += 4 * kVector) {
-            __m512 sums[Queries][4];
+            Sixteen sums[Queries][4];
             for (int q = 0; q < Queries; ++q)
                 for (int v = 0; v < 4; ++v) {
                     sums[q][v] = _mm512_load_ps(mixed(query + q) + k + v * kVector);
@@ -220,15 +254,15 @@ class Pairs<uint16_t> {
                 }
             for (int pair = first; pair < last; ++pair) {
                 const uint16_t *even = value(2 * pair) + k, *odd = value(2 * pair + 1) + k;
-                __m512bh both[4];
+                __m512i both[4];
                 for (int v = 0; v < 4; v += 2) {
-                    const __m512i one = _mm512_loadu_si512(even + v * kVector), other = _mm512_loadu_si512(odd + v * kVector);
-                    both[v] = (__m512bh)_mm512_unpacklo_epi16(one, other);
-                    both[v + 1] = (__m512bh)_mm512_unpackhi_epi16(one, other);
+                    const __m512i one = _mm512_loadu_si512(even + v * kVector);
+                    const __m512i other = _mm512_loadu_si512(odd + v * kVector);
+                    both[v] = _mm512_unpacklo_epi16(one, other), both[v + 1] = _mm512_unpackhi_epi16(one, other);
                 }
                 for (int q = 0; q < Queries; ++q) {
-                    const __m512bh weights = (__m512bh)_mm512_set1_epi32(weights_[pair][query + q]);
-                    for (int v = 0; v < 4; ++v) sums[q][v] = _mm512_dpbf16_ps(sums[q][v], weights, both[v]);
+                    const __m512i weights = _mm512_set1_epi32(weights_[pair][query + q]);
+                    for (int v = 0; v < 4; ++v) sums[q][v] = dot(sums[q][v], both[v], weights);
                 }
             }
             for (int q = 0; q < Queries; ++q)

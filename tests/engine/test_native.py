@@ -46,7 +46,7 @@ def weights_of(shape: ModelShape, kind: Precision) -> Weights:
 
 
 def native(library: Path, shape: ModelShape, kind: Precision, threads: int = 1) -> NativeQwen2:
-    cache = KVCache(shape, 2, 256, getattr(torch, PRECISIONS[kind].dtype), CPU)
+    cache = KVCache(shape, 2, 320, getattr(torch, PRECISIONS[kind].dtype), CPU)
     return NativeQwen2(library, shape, weights_of(shape, kind), cache, threads)
 
 
@@ -63,6 +63,8 @@ def logits(model: Model, slot: int, cached: int, tokens: list[int]) -> torch.Ten
 PROMPT = [random.Random(3).randrange(300) for _ in range(90)]
 FROM = 50
 """The token behind which the prompt is computed in chunks."""
+LONG = [random.Random(4).randrange(300) for _ in range(290)]
+"""Of more entries than attention takes at once, in pairs or not."""
 
 
 @pytest.mark.parametrize("shape", [SHAPE, ODD, UNTIED], ids=["tied", "odd sizes", "untied"])
@@ -91,6 +93,42 @@ def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(kind: Precision, thre
                 chunk = PROMPT[start : start + size]
                 last = logits(model, 1, start, chunk)
             assert torch.equal(last, whole), f"{library.name}, chunks of {size}"
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", [SHAPE, ODD], ids=["pairs of heads", "lone heads"])
+def test_a_rows_logits_do_not_depend_on_where_chunks_of_a_long_prompt_end(shape: ModelShape, kind: Precision) -> None:
+    """Chunks of odd and even lengths, of fewer and of more rows than share a load, and across what is taken at once."""
+    for library in LIBRARIES:
+        model = native(library, shape, kind)
+        whole = [logits(model, 0, 0, LONG[:end]) for end in (257, 258, len(LONG))]
+        for size in (1, 3, 8, 20, 127, 129):
+            for start in range(0, 256, size):
+                logits(model, 1, start, LONG[start : min(start + size, 256)])
+            found = [logits(model, 1, 256, LONG[256:257]), logits(model, 1, 257, LONG[257:258])]
+            found.append(logits(model, 1, 258, LONG[258:]))
+            assert all(map(torch.equal, found, whole)), f"{library.name}, chunks of {size}"
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("cached", [1, 2, 122, 125, 127, 128, 253, 254])
+def test_a_nodes_logits_do_not_depend_on_where_in_the_tree_its_path_lies(kind: Precision, cached: int) -> None:
+    """However many entries all rows see, odd or even, and where a path goes on beyond what attention takes at once."""
+    rng = random.Random(cached)
+    for library in LIBRARIES:
+        model = native(library, SHAPE, kind)
+        tree = TokenTree(LONG[cached])
+        paths = [[rng.randrange(300) for _ in range(length)] for length in (6, 5, 4, 1, 9, 6, 3)]
+        ends = [tree.add_path(0, path) for path in paths]
+        logits(model, 0, 0, LONG[:cached])
+        builder = BatchBuilder()
+        builder.add_tree(0, cached, tree)
+        drafted = model.run(builder.build(wants_logits=True)).logits
+        assert drafted is not None
+        for path, end in zip(paths, ends, strict=True):
+            tokens = LONG[: cached + 1] + path
+            logits(model, 1, 0, tokens[:-1])
+            assert torch.equal(drafted[end], logits(model, 1, len(tokens) - 1, tokens[-1:])), library.name
 
 
 @pytest.mark.parametrize("kind", KINDS)
