@@ -1,7 +1,7 @@
 // One forward pass of a Qwen2 model over the tokens of many sequences, for CPUs.
 //
 // The computation of qwen2.py without an operator's overhead a hundred times a step. Compiled for several instruction
-// sets by compiled.py, called by native.py. vectors.h, team.h and matrix.h are its parts.
+// sets by compiled.py, called by native.py. vectors.h, team.h, matrix.h and pairs.h are its parts.
 //
 // Every row is computed by the same operations in the same order however many rows stand beside it: what lies side by
 // side in a vector are outputs, not terms of a sum, and attention adds up exactly the entries that a row sees, oldest
