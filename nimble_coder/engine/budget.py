@@ -24,6 +24,8 @@ a GPU hardly any are."""
 REPEATS = 5
 """The least time counts: another process can only make it longer. Of three the curve differs more from load to load: on
 two shared cores the worst of twelve loads made chats 3 % slower than the worst with five (replayed)."""
+FEWEST_REPEATS, LONGEST = 2, 1.2
+"""A large model's steps take long, and whoever starts it waits: no round begins behind so many seconds but the second."""
 MARGIN = 1.2
 """How much more a row has to bring than it costs. Of many counts of rows the one that looks best is often one whose
 time was measured too short; and a sequence that gets ahead of the others ends sooner, which leaves the last ones to
@@ -59,7 +61,9 @@ class StepCosts:
     def measure(cls, seconds_of: Callable[[int], float], rows: Sequence[int] = ROWS_ON_CPU) -> "StepCosts":
         """Times steps; `seconds_of` runs one of so many rows."""
         seconds_of(rows[-1])  # the first one pays for allocations
-        rounds = [[seconds_of(count) for count in rows] for _ in range(REPEATS)]  # what disturbs for long disturbs all
+        rounds: list[list[float]] = []  # all rows in turn: what disturbs for long disturbs all of them
+        while len(rounds) < FEWEST_REPEATS or (len(rounds) < REPEATS and sum(map(sum, rounds)) < LONGEST):
+            rounds.append([seconds_of(count) for count in rows])
         return cls(dict(zip(rows, map(min, *rounds), strict=True)))
 
     def of(self, rows: float) -> float:

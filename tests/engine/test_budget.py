@@ -91,10 +91,22 @@ def test_a_disturbance_while_steps_are_timed_bends_no_curve() -> None:
 
     def seconds(rows: int) -> float:
         asked.append(rows)
-        return rows * (3.0 if len(asked) <= 2 * len(ROWS_ON_CPU) else 1.0)
+        return rows * (3e-3 if len(asked) <= 2 * len(ROWS_ON_CPU) else 1e-3)
 
     costs = StepCosts.measure(seconds)
-    assert [costs.of(rows) for rows in ROWS_ON_CPU] == list(ROWS_ON_CPU)
+    assert [costs.of(rows) for rows in ROWS_ON_CPU] == pytest.approx([rows * 1e-3 for rows in ROWS_ON_CPU])
+
+
+@pytest.mark.parametrize(("seconds_of_a_row", "rounds"), [(1e-3, 5), (0.005, 4), (0.1, 2)])
+def test_a_large_models_start_waits_for_fewer_rounds(seconds_of_a_row: float, rounds: int) -> None:
+    asked: list[int] = []
+
+    def seconds(rows: int) -> float:
+        asked.append(rows)
+        return rows * seconds_of_a_row
+
+    StepCosts.measure(seconds)
+    assert asked.count(1) == rounds
 
 
 def test_a_step_between_two_points_tells_of_both() -> None:
