@@ -25,7 +25,7 @@ REPEATS = 5
 """The least time counts: another process can only make it longer. Of three the curve differs more from load to load: on
 two shared cores the worst of twelve loads made chats 3 % slower than the worst with five (replayed)."""
 FEWEST_REPEATS, LONGEST = 2, 1.2
-"""A large model's steps take long, and whoever starts it waits: no round begins behind so many seconds but the second."""
+"""A large model's steps take long, and its start waits: behind so many seconds no round begins but the second."""
 MARGIN = 1.2
 """How much more a row has to bring than it costs. Of many counts of rows the one that looks best is often one whose
 time was measured too short; and a sequence that gets ahead of the others ends sooner, which leaves the last ones to
