@@ -81,7 +81,7 @@ class Pairs<uint16_t> {
     static constexpr bool kThere = true;
     static constexpr int kLargest = 48;  // three vectors: 8 keys' products with them take 24 of 32 registers
 
-    explicit Pairs(int dim) : dim_(dim) {}
+    explicit Pairs(int dim) : dim_(dim), stride_((dim + kTogether - 1) / kTogether * kTogether) {}
 
     // Begins with no queries. All of them see the entries before `common`, an even number.
     void clear(int common) {
@@ -98,7 +98,7 @@ class Pairs<uint16_t> {
         uint16_t rounded[kMaxDim];
         for (int k = 0; k < dim_; ++k) from_float(query[k] * scale, rounded + k);
         for (int pair = 0; pair < dim_ / 2; ++pair) std::memcpy(&queries_[pair][count_], rounded + 2 * pair, 4);
-        std::fill(mixed(count_), mixed(count_) + dim_, 0.0f);
+        std::fill(mixed(count_), mixed(count_) + stride_, 0.0f);
         rows_.back().last_query = ++count_;
     }
     void add_entry(int position) {
@@ -133,6 +133,7 @@ class Pairs<uint16_t> {
    private:
     static constexpr int kNear = 128;  // entries whose scores and values the processor keeps near
     static constexpr int kVector = 16, kKeys = 8, kTile = 6;
+    static constexpr int kTogether = 4 * kVector;  // dimensions of values that are added up together
     static constexpr float kLeast = -1e30f;  // the score of what is not seen
 
     struct Row {
@@ -245,7 +246,7 @@ class Pairs<uint16_t> {
     // The same for the pairs from `first` to `last` and `Queries` queries; `value` tells where an entry's are.
     template <int Queries, typename Value>
     void mix_few(int query, const float* factors, int first, int last, Value value) {
-        for (int k = 0; k < dim_; k += 4 * kVector) {
+        for (int k = 0; k < dim_; k += kTogether) {
             Sixteen sums[Queries][4];
             for (int q = 0; q < Queries; ++q)
                 for (int v = 0; v < 4; ++v) {
@@ -292,9 +293,9 @@ class Pairs<uint16_t> {
         return entry < common_ ? entry : tail_[row.first_entry + entry - common_];
     }
 
-    float* mixed(int query) { return mixed_ + query * dim_; }
+    float* mixed(int query) { return mixed_ + query * stride_; }
 
-    const int dim_;
+    const int dim_, stride_;  // what lies behind a smaller head's dimensions is added up too, and nobody reads it
     int count_ = 0, common_ = 0;
     std::vector<Row> rows_;
     std::vector<int> tail_;  // the rows' entries from common_ on
@@ -302,7 +303,7 @@ class Pairs<uint16_t> {
     alignas(64) float scores_[kNear][kLargest];
     alignas(64) int weights_[kNear / 2][kLargest];  // of pairs of entries
     alignas(64) float largest_[kLargest], nearest_[kLargest], factors_[kLargest], totals_[kLargest];
-    alignas(64) float mixed_[kLargest * kMaxDim];  // [queries, dim], in the order that pairs of values come in
+    alignas(64) float mixed_[kLargest * kMaxDim];  // [queries, stride_], in the order that pairs of values come in
 };
 
 #endif
