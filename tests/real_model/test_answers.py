@@ -40,7 +40,7 @@ def fp32(
             yield client
 
 
-def test_answers_are_those_of_transformers(
+def test_answers_to_humaneval_are_those_of_transformers(
     fp32: httpx.Client, checkpoint: Checkpoint, tokenizer: TextTokenizer
 ) -> None:
     prompts = humaneval_chats(PROBLEMS)
