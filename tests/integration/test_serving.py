@@ -135,6 +135,16 @@ def test_http_generate_stream_agrees_with_the_engine(
         assert "".join(texts) == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_an_end_id_that_comes_alone_ends_the_text(triton: TritonServer, expected: list[list[int]], model: str) -> None:
+    body = {"text_input": PROMPTS[0], "max_tokens": COUNT, "end_id": expected[0][0]}
+    events = post(triton, f"/v2/models/{model}/generate_stream", {**body, "stream": True}).split(b"\n\n")
+    texts = [json.loads(event.removeprefix(b"data: ")) for event in events if event]
+    assert [text["text_output"] for text in texts] == [""]
+    if model == "ensemble":  # the BLS answers streams only
+        assert json.loads(post(triton, f"/v2/models/{model}/generate", body))["text_output"] == ""
+
+
 def test_the_ensemble_without_streaming_agrees_with_the_engine(
     triton: TritonServer, tokenizer: TextTokenizer, expected: list[list[int]]
 ) -> None:
