@@ -56,7 +56,8 @@ def losses(checkpoint: Checkpoint, precision: Precision, threads: int) -> torch.
             builder.add_chunk(0, 0, ids, True, wants_all=True)
             logits = model.run(builder.build(True)).logits
             assert logits is not None  # noqa: S101 - every row's were asked for
-            found.append(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none"))
+            before = torch.from_numpy(logits[: len(ids) - 1])
+            found.append(torch.nn.functional.cross_entropy(before, torch.tensor(ids[1:]), reduction="none"))
     return torch.cat(found)
 
 

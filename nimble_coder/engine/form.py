@@ -15,13 +15,13 @@ from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from nimble_coder.contract.request import FORM_NAME, MOST_GUIDE, Guide, GuideType, RequestError
 from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import is_endless, references
+from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Form:
         was told of, the `placeholder`."""
         self._matcher = matcher
         self._ends = frozenset(ends)
-        self._end_places = torch.tensor(sorted(ends), dtype=torch.long)
+        self._end_places = np.array(sorted(ends), np.int64)
         self._placeholder = placeholder
         self._mask = np.zeros(-(-vocab_size // 32), np.int32)
         self._vocab_size = vocab_size
@@ -74,18 +74,19 @@ class Form:
         self.is_over = False
         """Nothing can follow: the form is complete and cannot go on, or a token has ended it."""
 
-    def hold(self, logits: torch.Tensor) -> torch.Tensor:
+    def hold(self, logits: Floats) -> Floats:
         """Logits `[vocab_size]`, -inf for each token that cannot come next; raises `RequestError` where the form turns
         out to be too complex."""
         started = thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._spend(started)
         self._check()
-        allowed = torch.from_numpy(np.unpackbits(self._mask.view(np.uint8), count=self._vocab_size, bitorder="little"))
-        allowed[self._placeholder] = 0
+        bits = np.unpackbits(self._mask.view(np.uint8), count=self._vocab_size, bitorder="little")
+        allowed = bits.view(np.bool_)
+        allowed[self._placeholder] = False
         if self._matcher.is_accepting():
-            allowed[self._end_places] = 1
-        return logits.masked_fill(allowed == 0, -torch.inf)
+            allowed[self._end_places] = True
+        return np.where(allowed, logits, np.float32(-np.inf))
 
     def allows(self, token: int) -> bool:
         """Whether a token can come next: microseconds, where all that can take up to half a millisecond."""

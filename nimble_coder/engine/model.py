@@ -1,11 +1,21 @@
-"""What runs a step: the seam between PyTorch's step and the compiled one."""
+"""What runs a step: the seam between the compiled step and PyTorch's."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from nimble_coder.engine.batch import Batch
+from nimble_coder.engine.likely import Floats, LikelyRows
+
+
+class Logits(Protocol):
+    """Those behind the wanted rows of a batch, where the model has left them."""
+
+    def __getitem__(self, rows: slice) -> Floats:
+        """`[rows, vocab_size]`, brought here. Nobody changes them."""
+
+    def likely(self, temperatures: Floats) -> LikelyRows | None:
+        """The most likely tokens of all rows at their temperatures `[wanted]`; None where it is as quick to find those
+        of a row when it is looked at."""
 
 
 @dataclass(frozen=True)
@@ -14,8 +24,8 @@ class Outcome:
 
     choices: list[int]
     """The most likely token of each."""
-    logits: torch.Tensor | None
-    """`[wanted, vocab_size]`, where they were asked for."""
+    logits: Logits | None
+    """Where they were asked for."""
 
 
 class Model(Protocol):

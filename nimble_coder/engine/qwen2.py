@@ -15,6 +15,7 @@ from nimble_coder.engine.batch import Batch, Segment
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.linear import Linear
 from nimble_coder.engine.model import Outcome
+from nimble_coder.engine.torch_logits import TorchLogits
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """`[rows, heads * head_dim]` from a layer's index and its rows' queries `[rows, heads, head_dim]` and keys and values
@@ -57,7 +58,7 @@ class Qwen2:
     def run(self, batch: Batch) -> Outcome:
         """See `Model.run`."""
         logits = self.logits(batch)
-        return Outcome(logits.argmax(-1).tolist(), logits if batch.wants_logits else None)
+        return Outcome(logits.argmax(-1).tolist(), TorchLogits(logits) if batch.wants_logits else None)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """`[wanted, vocab_size]`; stores the keys and values of all rows in the cache."""

@@ -1,20 +1,17 @@
 """Runs a step's work on the model and brings its choices back, a piece of work at a time."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.likely import LikelyRows
-from nimble_coder.engine.model import Model
+from nimble_coder.engine.model import Logits, Model
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.scheduler import Decode, Prefill, Work
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.tree import TokenTree
-
-SORTED_TOGETHER = ("cuda",)
-"""Devices that find the most likely tokens of all rows sooner than those of a path's rows one after the other."""
 
 
 class ModelRunner:
@@ -48,47 +45,39 @@ class ModelRunner:
         start = 0
         for piece, count in zip(work, counts, strict=True):
             choices = outcome.choices[start : start + count]
-            logits = None if outcome.logits is None else outcome.logits[start : start + count]
-            if isinstance(piece, Prefill) and piece.sequence.scores_prompt and logits is not None:
-                outputs.append(self._score(piece, choices, logits))
-            elif count and piece.sequence.sampler and logits is not None:
+            rows = None if outcome.logits is None else Rows(outcome.logits, likely, start)
+            if isinstance(piece, Prefill) and piece.sequence.scores_prompt and rows:
+                outputs.append(self._score(piece, choices, rows))
+            elif count and piece.sequence.sampler and rows:
                 tree = piece.tree if isinstance(piece, Decode) else None
-                known = likely[start : start + count] if likely and piece.sequence.sampler.temperature else None
-                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, tree, choices, logits, known))
+                outputs.append(self._draw(piece.sequence, piece.sequence.sampler, tree, choices, rows))
             else:
                 outputs.append(choices)
             start += count
         return outputs
 
-    def _score(self, piece: Prefill, choices: list[int], logits: torch.Tensor) -> list[int] | Exception:
+    def _score(self, piece: Prefill, choices: list[int], rows: "Rows") -> list[int] | Exception:
         """Scores a chunk of a prompt, and draws behind its end."""
         sequence, sampler = piece.sequence, piece.sequence.sampler
         assert sampler is not None, "scored without a sampler"  # noqa: S101 - for the type checker
         first = sequence.cached + 1
         following = sequence.tokens[first : first + len(piece.tokens)]
         try:
-            sampler.score(logits[: len(following)], following)
+            sampler.score(rows.logits[rows.first : rows.first + len(following)], following)
         except Exception as error:
             return error
-        return self._draw(sequence, sampler, None, choices[-1:], logits[-1:]) if piece.is_last else []
+        last = Rows(rows.logits, rows.likely, rows.first + len(choices) - 1)
+        return self._draw(sequence, sampler, None, choices[-1:], last) if piece.is_last else []
 
-    def _likely(self, work: list[Work], counts: list[int], logits: torch.Tensor | None) -> LikelyRows | None:
+    def _likely(self, work: list[Work], counts: list[int], logits: Logits | None) -> LikelyRows | None:
         """The most likely tokens of all rows, where that is sooner than to find them row by row along the paths."""
-        if logits is None or logits.device.type not in SORTED_TOGETHER:
-            return None
         temperatures = [piece.sequence.sampler.temperature if piece.sequence.sampler else None for piece in work]
-        if not any(temperatures):
+        if logits is None or not any(temperatures):
             return None
-        return LikelyRows.of(logits, np.repeat(np.array([each or 1.0 for each in temperatures], np.float32), counts))
+        return logits.likely(np.repeat(np.array([each or 1.0 for each in temperatures], np.float32), counts))
 
     def _draw(
-        self,
-        sequence: Sequence,
-        sampler: Sampler,
-        tree: TokenTree | None,
-        choices: list[int],
-        logits: torch.Tensor,
-        likely: LikelyRows | None = None,
+        self, sequence: Sequence, sampler: Sampler, tree: TokenTree | None, choices: list[int], rows: "Rows"
     ) -> list[int] | Exception:
         """The choices with those drawn in place of the model's own along the path that they make through the tree.
 
@@ -98,7 +87,7 @@ class ModelRunner:
         outputs, node, length = list(choices), 0, 0
         try:
             while True:
-                outputs[node], log_prob = sampler.choose(logits[node], likely.row(node) if likely else None)
+                outputs[node], log_prob = rows.choose(sampler, node)
                 sequence.log_probs.append(log_prob)
                 child = tree.child(node, outputs[node]) if tree and length < sequence.drafter.longest_path else None
                 if child is None or sampler.is_over:
@@ -115,3 +104,22 @@ class ModelRunner:
         return builder.add_chunk(
             sequence.slot, sequence.cached, piece.tokens, piece.is_last, wants_all=sequence.scores_prompt
         )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a step from the first of one piece of work on."""
+
+    logits: Logits
+    likely: LikelyRows | None
+    """Of all rows, where they were found together."""
+    first: int
+
+    def choose(self, sampler: Sampler, node: int) -> tuple[int, float]:
+        """The token behind a node, and its log probability; the logits are brought here only where they are needed."""
+        row = self.first + node
+        if self.likely and sampler.temperature:
+            token = sampler.choose_likely(self.likely.row(row))
+            if token is not None:
+                return token, 0.0
+        return sampler.choose(self.logits[row : row + 1][0])

@@ -1,16 +1,16 @@
 """Chooses one token from logits as a request's sampling parameters say."""
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Collection
 
 import numpy as np
-import torch
 
 from nimble_coder.contract.bounds import BIAS
 from nimble_coder.contract.request import Sampling
 from nimble_coder.contract.response import Ranked
 from nimble_coder.engine.form import Form
-from nimble_coder.engine.likely import FEW, Likely
+from nimble_coder.engine.likely import FEW, Floats, Likely, log_softmax, most_likely
 
 
 class Sampler:
@@ -22,8 +22,11 @@ class Sampler:
         """`ends` are what `min_tokens` forbids; `form` is at its beginning."""
         self._form = form
         self._sampling = sampling
-        self._ends = torch.tensor(sorted(ends), dtype=torch.long)
-        self._generator = torch.Generator().manual_seed(seed % 2**63)
+        self._ends = np.array(sorted(ends), np.int64)
+        self._generator = random.Random(seed)
+        self._chance = self._generator.random()
+        """In [0, 1), of the next token. Each takes one, whatever the cuts leave: so drafted tokens are drawn as plain
+        decoding does."""
         self._seen = set(prompt)
         self._output: list[int] = []
         self.top_log_probs: list[Ranked] = []
@@ -31,15 +34,15 @@ class Sampler:
         self.prompt_log_probs: list[tuple[float, Ranked]] = []
         """Of the prompt's tokens but the first, as far as they have been scored."""
         self._counts: Counter[int] = Counter()
-        self._never = torch.tensor(sorted({word[0] for word in sampling.bad_words if len(word) == 1}), dtype=torch.long)
+        self._never = np.array(sorted({word[0] for word in sampling.bad_words if len(word) == 1}), np.int64)
         self._never_behind: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
         """Bad words of several tokens by the last but one: a step looks at those alone that may be completed."""
         for word in sampling.bad_words:
             if len(word) > 1:
                 self._never_behind[word[-2]].append(word)
-        self._biased = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.long)
-        biases = [-torch.inf if bias <= BIAS.least else bias for _, bias in sampling.logit_bias]
-        self._biases = torch.tensor(biases, dtype=torch.float32)
+        self._biased = np.array([token for token, _ in sampling.logit_bias], np.int64)
+        biases = [-np.inf if bias <= BIAS.least else bias for _, bias in sampling.logit_bias]
+        self._biases = np.array(biases, np.float32)
 
     @property
     def is_over(self) -> bool:
@@ -64,26 +67,25 @@ class Sampler:
             return None
         return sampling.temperature
 
-    def choose(self, logits: torch.Tensor, likely: Likely | None = None) -> tuple[int, float]:
-        """The next token and its log probability, from logits `[vocab_size]`, whose most likely tokens at
-        `temperature` may be known."""
-        chance = 0.0 if self._sampling.is_greedy else self._chance()
-        token = self._pick(likely, chance) if likely is not None else None
+    def choose_likely(self, likely: Likely) -> int | None:
+        """The next token, where the most likely ones at `temperature` say which it is."""
+        token = self._pick(likely)
         if token is not None:
             self._note(token)
-            return token, 0.0
-        # A form's mask is made on the CPU; everything else stays where the logits are, which is what moves slowest.
-        raw = logits.float().cpu() if self._form else logits.float()
-        adjusted = self._forbid(self._penalise(raw.clone()))
+        return token
+
+    def choose(self, logits: Floats) -> tuple[int, float]:
+        """The next token and its log probability, from logits `[vocab_size]`."""
+        adjusted = self._forbid(self._penalise(logits.copy()))
         if self._form:
-            token = self._draw_held(self._form, raw, adjusted, chance)
+            token = self._draw_held(self._form, logits, adjusted)
             self._form.accept(token)
         else:
-            token = self._draw(adjusted, chance)
+            token = self._draw(adjusted)
         self._note(token)
         if not self._sampling.log_probs:
             return token, 0.0
-        log_probs = torch.log_softmax(raw, -1)
+        log_probs = log_softmax(logits)
         if self._sampling.top_log_probs:
             self.top_log_probs.append(self._rank(log_probs))
         return token, float(log_probs[token])
@@ -92,67 +94,63 @@ class Sampler:
         self._seen.add(token)
         self._output.append(token)
         self._counts[token] += 1
+        self._chance = self._generator.random()
 
-    def score(self, logits: torch.Tensor, following: list[int]) -> None:
+    def score(self, logits: Floats, following: list[int]) -> None:
         """Takes note of how likely the prompt's tokens were, from the logits `[tokens, vocab_size]` before them."""
-        for row, token in zip(torch.log_softmax(logits.float(), -1).cpu(), following, strict=True):
-            self.prompt_log_probs.append((float(row[token]), self._rank(row)))
+        for row, token in zip(logits, following, strict=True):
+            log_probs = log_softmax(row)
+            self.prompt_log_probs.append((float(log_probs[token]), self._rank(log_probs)))
 
-    def _rank(self, log_probs: torch.Tensor) -> Ranked:
-        values, tokens = log_probs.topk(min(self._sampling.top_log_probs, len(log_probs)))
-        return list(zip(tokens.tolist(), values.tolist(), strict=True))
+    def _rank(self, log_probs: Floats) -> Ranked:
+        count = self._sampling.top_log_probs
+        if not count:
+            return []
+        tokens = most_likely(log_probs, count)[:count]
+        return list(zip(tokens.tolist(), log_probs[tokens].tolist(), strict=True))
 
-    def _penalise(self, logits: torch.Tensor) -> torch.Tensor:
+    def _penalise(self, logits: Floats) -> Floats:
         sampling = self._sampling
         if sampling.repetition_penalty != 1.0:
-            seen = torch.tensor(sorted(self._seen), device=logits.device)
+            seen = np.fromiter(self._seen, np.int64)
             values = logits[seen]
-            penalty = sampling.repetition_penalty
-            logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+            penalty = np.float32(sampling.repetition_penalty)
+            logits[seen] = np.where(values > 0, values / penalty, values * penalty)
         if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
-            tokens = torch.tensor(list(self._counts), device=logits.device)
-            times = torch.tensor([float(n) for n in self._counts.values()], device=logits.device)
+            tokens, times = np.array(list(self._counts)), np.array(list(self._counts.values()), np.float32)
             logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
-        if len(self._biased):
-            logits[self._biased.to(logits.device)] += self._biases.to(logits.device)
+        logits[self._biased] += self._biases
         return logits
 
-    def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
+    def _forbid(self, logits: Floats) -> Floats:
         if len(self._output) < self._sampling.min_tokens:
-            logits[self._ends.to(logits.device)] = -torch.inf
-        if len(self._never):
-            logits[self._never.to(logits.device)] = -torch.inf
+            logits[self._ends] = -np.inf
+        logits[self._never] = -np.inf
         words = self._never_behind.get(self._output[-1], ()) if self._output else ()
-        lasts = [last for *beginning, last in words if self._output[-len(beginning) :] == beginning]
-        if lasts:
-            logits[torch.tensor(lasts, device=logits.device)] = -torch.inf
+        logits[[last for *beginning, last in words if self._output[-len(beginning) :] == beginning]] = -np.inf
         return logits
 
-    def _draw_held(self, form: Form, raw: torch.Tensor, adjusted: torch.Tensor, chance: float) -> int:
+    def _draw_held(self, form: Form, raw: Floats, adjusted: Floats) -> int:
         """The next token among those that the form allows. Where the other rules leave none of them, they give way: the
         form is a promise."""
         if self._sampling.is_greedy:
             best = int(adjusted.argmax())
-            if adjusted[best] > -torch.inf and form.allows(best):
+            if adjusted[best] > -np.inf and form.allows(best):
                 return best
         held = form.hold(adjusted)
-        return self._draw(held if held.max() > -torch.inf else form.hold(raw), chance)
+        return self._draw(held if held.max() > -np.inf else form.hold(raw))
 
-    def _chance(self) -> float:
-        """In [0, 1). A token takes one, whatever the cuts leave: so drafted tokens are drawn as plain decoding does."""
-        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
-
-    def _draw(self, logits: torch.Tensor, chance: float) -> int:
+    def _draw(self, logits: Floats) -> int:
         if self._sampling.is_greedy:
             return int(logits.argmax())
         for few in (FEW, len(logits)):
-            token = self._pick(Likely.of(logits, self._sampling.temperature, few), chance)
+            token = self._pick(Likely.of(logits, self._sampling.temperature, few))
             if token is not None:
                 return token
         raise AssertionError("all tokens leave no doubt")
 
-    def _pick(self, likely: Likely, chance: float) -> int | None:
-        """The token that `chance` falls on among those that the cuts leave, the most likely first.
+    def _pick(self, likely: Likely) -> int | None:
+        """The token that the chance falls on among those that the cuts leave, the most likely first.
 
         None if tokens beyond `likely` may take part.
         """
@@ -175,7 +173,7 @@ class Sampler:
         if not is_cut and (sampling.top_p < 1 or sampling.min_p):
             return None
         last = int(kept.nonzero()[0][-1])
-        point = chance * sums[last] if is_cut else chance
+        point = self._chance * sums[last] if is_cut else self._chance
         place = int(np.searchsorted(sums, point, side="right"))
         if place > last and not is_cut:
             return None

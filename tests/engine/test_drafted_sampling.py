@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import Request, Sampling
-from nimble_coder.engine import runner
 from nimble_coder.engine.generate import Generation, generate
+from nimble_coder.engine.likely import Floats, LikelyRows
+from nimble_coder.engine.native import HostLogits
 from nimble_coder.engine.torch_engine import TorchEngine
+from nimble_coder.engine.torch_logits import likely_rows
 from tests.engine.conftest import OWN
 
 PROMPT = [300 + i % 7 for i in range(40)]
@@ -33,10 +36,20 @@ def with_and_without(engine: TorchEngine, requests: list[Request]) -> tuple[list
     return plain, generate(engine, [replace(request, lookahead=request.lookahead or OWN) for request in requests])
 
 
+def sort_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU does it."""
+
+    def likely(self: HostLogits, temperatures: Floats) -> LikelyRows:
+        return likely_rows(torch.from_numpy(self.logits), temperatures)
+
+    monkeypatch.setattr(HostLogits, "likely", likely)
+
+
 @pytest.fixture(params=["row by row", "together"])
 def sorting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CPUs, or as on GPUs."""
-    monkeypatch.setattr(runner, "SORTED_TOGETHER", ("cpu",) if request.param == "together" else ())
+    if request.param == "together":
+        sort_together(monkeypatch)
 
 
 @pytest.mark.usefixtures("sorting")
@@ -75,7 +88,7 @@ def test_rows_sorted_together_draw_what_each_alone_draws(
 ) -> None:
     requests = [Request(PROMPT, 40, seed=seed, sampling=sampling, end_id=0) for seed in range(3)]
     alone = generate(engine, requests)
-    monkeypatch.setattr(runner, "SORTED_TOGETHER", ("cpu",))
+    sort_together(monkeypatch)
     assert [each.token_ids for each in generate(engine, requests)] == [each.token_ids for each in alone]
 
 

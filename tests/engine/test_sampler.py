@@ -12,14 +12,15 @@ from nimble_coder.contract.decoding import read_call
 from nimble_coder.contract.request import Request, RequestError, Sampling
 from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.likely import Likely, LikelyRows
+from nimble_coder.engine.likely import Floats, Likely, log_softmax, most_likely
 from nimble_coder.engine.sampler import Sampler
+from nimble_coder.engine.torch_logits import likely_rows
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 
 PROMPT = [5, 17, 900, 33, 5, 17, 900, 34, 12, 5, 17]
 NOT_FINITE = (float("inf"), float("-inf"), float("nan"))
-LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 0.5])
+LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 0.5], np.float32)
 
 
 def drawn(sampling: Sampling, count: int = 4000) -> Counter[int]:
@@ -30,12 +31,12 @@ def drawn(sampling: Sampling, count: int = 4000) -> Counter[int]:
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
     found = drawn(Sampling(temperature=1.0))
-    for token, probability in enumerate(LOGITS.softmax(-1).tolist()):
+    for token, probability in enumerate(np.exp(log_softmax(LOGITS)).tolist()):
         assert found[token] / 4000 == pytest.approx(probability, abs=0.03)
 
 
 def test_temperature_sharpens() -> None:
-    expected = (LOGITS / 0.5).softmax(-1)[1].item()
+    expected = np.exp(log_softmax(LOGITS * 2))[1]
     assert drawn(Sampling(temperature=0.5))[1] / 4000 == pytest.approx(expected, abs=0.03)
 
 
@@ -73,16 +74,38 @@ def test_cuts_leave_only_the_tokens_they_name(sampling: Sampling, possible: set[
 @pytest.mark.parametrize("spread", [0.1, 3.0])
 def test_a_few_tokens_sorted_at_first_draw_what_all_of_them_draw(cut: dict[str, Any], spread: float) -> None:
     """Also where logits are equal, and where the few are not enough."""
-    logits = (torch.randn(2000, generator=torch.Generator().manual_seed(1)) * spread).bfloat16().float()
+    exact = (torch.randn(20_000, generator=torch.Generator().manual_seed(1)) * spread).bfloat16()
+    logits: Floats = exact.float().numpy()
     sampling = Sampling(temperature=0.9, **cut)
-    rows = LikelyRows.of(logits.bfloat16()[None], np.array([0.9], np.float32))
+    together = likely_rows(exact[None], np.array([0.9], np.float32)).row(0)
     found = []
-    for few in (2000, 300, 20, None):
-        likely = rows.row(0) if few is None else Likely.of(logits, 0.9, few)
+    for likely in (*(Likely.of(logits, 0.9, few) for few in (20_000, 300, 20)), together):
         samplers = [Sampler(sampling, [], (), seed) for seed in range(200)]
-        found.append([sampler.choose(logits, likely)[0] for sampler in samplers])
+        tokens = [sampler.choose_likely(likely) for sampler in samplers]
+        assert not likely.is_all or None not in tokens
+        found.append([s.choose(logits)[0] if t is None else t for s, t in zip(samplers, tokens, strict=True)])
     assert found[1:] == found[:1] * 3
     assert len(set(found[0])) > 1
+
+
+@pytest.mark.parametrize("few", [1, 20, 300, 1000])
+@pytest.mark.parametrize("count", [5, 999, 20_000])
+def test_the_most_likely_tokens_are_those_that_sorting_all_puts_first(count: int, few: int) -> None:
+    """Equal logits in the order of their tokens; where many are equal, all of them or none."""
+    for spread in (0.02, 1.0, 30.0):
+        logits = np.round(np.random.default_rng(count).standard_normal(count) * spread).astype(np.float32)
+        tokens = most_likely(logits, few)
+        assert len(tokens) >= min(few, count)
+        assert tokens.tolist() == np.argsort(-logits, kind="stable")[: len(tokens)].tolist()
+        assert (np.delete(logits, tokens) < logits[tokens[-1]]).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_of_logits_that_are_no_numbers_nothing_is_drawn(wrong: float) -> None:
+    logits = np.full(5000, -np.inf, np.float32) if wrong == -np.inf else np.zeros(5000, np.float32)
+    logits[4321] = wrong
+    with pytest.raises(ValueError, match="no token is left"):
+        Sampler(Sampling(temperature=1.0), [], (), 0).choose(logits)
 
 
 def test_a_bad_word_of_two_tokens_is_never_completed() -> None:
@@ -93,7 +116,7 @@ def test_a_bad_word_of_two_tokens_is_never_completed() -> None:
 def test_many_bad_words_cost_a_step_as_little_as_a_few() -> None:
     words = [(i,) for i in range(5, 200_005)] + [(1, 1), (4, 0), (0, 2, 1)] + [(7, i) for i in range(100_000)]
     sampler = Sampler(Sampling(temperature=0.0, bad_words=tuple(words)), [], (), 0)
-    logits = torch.cat([LOGITS, torch.full((200_000,), 50.0)])
+    logits = np.concatenate([LOGITS, np.full(200_000, 50.0, np.float32)])
     looked_at = 0
 
     class Counting(list[int]):
@@ -132,7 +155,7 @@ def test_log_probs_are_those_of_the_model() -> None:
     sampler = Sampler(Sampling(temperature=0.1, presence_penalty=9.0, log_probs=True), [], (), 0)
     for _ in range(3):
         token, log_prob = sampler.choose(LOGITS)
-        assert log_prob == pytest.approx(LOGITS.log_softmax(-1)[token].item())
+        assert log_prob == pytest.approx(log_softmax(LOGITS)[token])
 
 
 @pytest.mark.parametrize(
@@ -231,10 +254,10 @@ def test_a_sampler_that_fails_ends_its_own_request_alone(
     alone = [generate(engine, [request])[0].token_ids for request in bystanders]
     real, broken = Sampler._draw, Sampling(temperature=1.0, top_k=7)
 
-    def draw(self: Sampler, logits: torch.Tensor, chance: float) -> int:
+    def draw(self: Sampler, logits: Floats) -> int:
         if self._sampling is broken and len(self._output) == after:
             raise RuntimeError("nothing to draw from")
-        return real(self, logits, chance)
+        return real(self, logits)
 
     monkeypatch.setattr(Sampler, "_draw", draw)
     failed, *others = generate(engine, [Request(PROMPT, 40, sampling=broken), *bystanders])

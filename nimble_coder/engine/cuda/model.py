@@ -21,6 +21,7 @@ from nimble_coder.engine.cuda.plan import Layout, Plan
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Outcome
 from nimble_coder.engine.qwen2 import rotary_angles
+from nimble_coder.engine.torch_logits import TorchLogits
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +112,8 @@ class CudaQwen2:
             self._steps[rows] = RecordedStep(self, self.layout(rows), self._cache, self._device, self._pool)
         return self._steps[rows]
 
-    def _logits(self, normed: torch.Tensor) -> torch.Tensor:
-        return functional.linear(normed, self._head)
+    def _logits(self, normed: torch.Tensor) -> TorchLogits:
+        return TorchLogits(functional.linear(normed, self._head))
 
     def forward(self, plan: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The final norm of all rows, `[rows, hidden_size]`; moves, then stores, entries in the cache."""

@@ -79,7 +79,8 @@ def same(plain: Model, fast: Model, batch: Batch) -> None:
     expected, found = plain.run(batch), fast.run(batch)
     assert found.choices == expected.choices
     assert expected.logits is not None
-    torch.testing.assert_close(found.logits, expected.logits, atol=1e-3, rtol=1e-3)
+    assert found.logits is not None
+    np.testing.assert_allclose(found.logits[:], expected.logits[:], atol=1e-3, rtol=1e-3)
 
 
 STEPS = [[1], [1, 7], [16, 3, LARGEST], [1, 1, 1]]
@@ -195,4 +196,5 @@ def test_inputs_and_weights_of_eight_bits_are_multiplied(monkeypatch: pytest.Mon
     expected, found = (each.run(prefill(PROMPTS[::2])).logits for each in (plain, fast))
     assert expected is not None
     assert found is not None
-    assert (found - expected).norm() / expected.norm() < 0.02  # a number in the middle is rounded either way
+    error = np.linalg.norm(found[:] - expected[:]) / np.linalg.norm(expected[:])
+    assert error < 0.02  # a number in the middle is rounded either way
