@@ -16,9 +16,11 @@ import torch
 from torch.nn import functional
 
 from build_engine.four_bits import GROUP, LEVELS, Compensation, Moments, compensated, nearest
+from build_engine.precision import packed_format
 
 PANEL, BLOCK = 16, 64
-BLOCK_BYTES = {"int8": 1088, "int4": 640}
+KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+"""What safetensors calls them."""
 PIECE = 128
 """Panels that are rounded at once."""
 
@@ -63,13 +65,7 @@ def unpack(packed: torch.Tensor, out: int, columns: int) -> torch.Tensor:
 
 def format_of(tensor: torch.Tensor) -> str | None:
     """A packed matrix's format; None of one in rows, and of a vector. Raises `ValueError` for what is neither."""
-    if tensor.ndim <= 2:
-        return None
-    kind = {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(tensor.dtype)
-    found = kind or next((name for name, size in BLOCK_BYTES.items() if size == tensor.shape[-1]), None)
-    if found is None:
-        raise ValueError(f"a {tensor.dtype} tensor of shape {list(tensor.shape)} is in no format of weights")
-    return found
+    return packed_format(KINDS.get(tensor.dtype, str(tensor.dtype)), tensor.shape)
 
 
 def round_rows(rows: torch.Tensor) -> torch.Tensor:

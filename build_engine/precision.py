@@ -4,6 +4,7 @@ A format of weights is a row of `FORMAT_BYTES`. `packing.py` says how it lies in
 engine's `matrix.h` how it is multiplied.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,21 @@ Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
 FORMAT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0625, "int4": 0.625}
 """Of a weight. Of int8, groups of 32 share a scale in bf16; of int4, a scale and an offset."""
+BLOCK_BYTES = {"int8": 1088, "int4": 640}
+"""Of a block of 64 inputs and 16 outputs, by which a quantised format is told (`packing.py`)."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def packed_format(dtype: str, shape: Sequence[int]) -> str | None:
+    """The format of a packed matrix, by safetensors' name of its dtype; None of one in rows, and of a vector. Raises
+    `ValueError` for what is neither."""
+    if len(shape) <= 2:
+        return None
+    kind = {"F32": "fp32", "BF16": "bf16"}.get(dtype)
+    found = kind or next((name for name, size in BLOCK_BYTES.items() if size == shape[-1]), None)
+    if found is None:
+        raise ValueError(f"a {dtype} tensor of shape {list(shape)} is in no format of weights")
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from build_engine.build import build
+from build_engine.cache import Cache
+from build_engine.profiles import find_profile
+from nimble_coder.engine.compiled import find_step
+from tests.conftest import silent
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("build_engine", "nimble_coder")
 FILES = {
@@ -75,4 +81,33 @@ def test_no_room_of_the_gateway_imports_itself_by_a_detour() -> None:
 def test_who_serves_imports_nothing_of_the_build(module: str, needs: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY - needs} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+SERVED = """
+import sys
+from pathlib import Path
+from build_engine.lookahead import LookaheadConfig
+from nimble_coder.contract.request import Guide, GuideType, Request, Sampling
+from nimble_coder.engine.generate import generate
+from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.triton import bridge, metrics
+
+engine_dir, tokenizer = map(Path, sys.argv[1:])
+engine = TorchEngine(engine_dir, LookaheadConfig(8, 8, 8), TorchEngineOptions(tokenizer=tokenizer, device="cpu"))
+hot = Sampling(temperature=1.0, repetition_penalty=1.1, log_probs=True, top_log_probs=2)
+cold = Sampling(temperature=0.5)
+held = Request([5, 6, 7], 9, guide=Guide(GuideType.REGEX, "[a-c]{2,5}"))
+kinds = [Request([5, 6, 7], 9), Request([5, 6, 7], 9, sampling=hot), Request([5, 6, 7], 9, sampling=cold), held]
+assert all(each.token_ids and not each.error for each in generate(engine, kinds))
+engine.shutdown()
+print(*sorted({"huggingface_hub", "jinja2", "tokenizers", "torch", "transformers"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.skipif(not find_step(), reason="the step was not compiled here")
+def test_an_engine_on_a_cpu_serves_without_pytorch(tmp_path: Path) -> None:
+    artifact = build(find_profile("demo"), None, Cache(tmp_path), silent)
+    command = [sys.executable, "-c", SERVED, str(artifact.engine), str(artifact.tokenizer)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert found.stdout.split() == []

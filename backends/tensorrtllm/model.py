@@ -1,4 +1,4 @@
-"""The portable twin of NVIDIA's C++ `tensorrtllm` backend: same name, same tensors, PyTorch below.
+"""The portable twin of NVIDIA's C++ `tensorrtllm` backend: same name, same tensors, the portable engine below.
 
 Triton loads this file for every model whose configuration says `backend: "tensorrtllm"`.
 """

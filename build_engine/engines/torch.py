@@ -15,7 +15,7 @@ from build_engine.calibration import Calibration
 from build_engine.checkpoint import Checkpoint
 from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engine_config import TORCH_ENGINE, WEIGHTS, EngineConfig
-from build_engine.packing import pack
+from build_engine.packing import KINDS, pack
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
 from build_engine.profiles import CUDA, Profile, ProfileError
 
@@ -67,8 +67,6 @@ def stored(name: str, tensor: torch.Tensor, numbers: Numbers, calibration: Calib
 
 ALIGNMENT = 64
 """Of the first tensor in the file, and so of all: a cache line."""
-KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
-"""What safetensors calls them."""
 
 
 def write(weights: dict[str, torch.Tensor], path: Path) -> None:

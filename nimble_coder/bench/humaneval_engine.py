@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.checkpoint)
-    usual = cuda_profile if choose_device(args.device).type == "cuda" else torch_profile
+    usual = cuda_profile if choose_device(args.device) == "cuda" else torch_profile
     largest = args.drafting.lookahead or usual("usual", "").lookahead
     options = TorchEngineOptions(device=args.device)
     problems = humaneval_problems(args.count)

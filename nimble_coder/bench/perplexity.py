@@ -25,9 +25,7 @@ from build_engine.precision import STEP_PRECISIONS, Precision
 from build_engine.profiles import find_profile
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import find_step
-from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.native import NativeQwen2
-from nimble_coder.engine.weights import load_weights
+from nimble_coder.engine.native import CompiledStep
 from nimble_coder.text.tokenizer import TextTokenizer
 
 FIRST, TOKENS = 600, 512
@@ -46,10 +44,8 @@ def losses(checkpoint: Checkpoint, precision: Precision, threads: int) -> torch.
     profile = replace(find_profile("demo"), precision=precision)
     with tempfile.TemporaryDirectory() as directory:
         build_torch_engine(checkpoint, profile, Path(directory))
-        cpu = torch.device("cpu")
-        cache = KVCache(checkpoint.shape, 1, TOKENS, torch.bfloat16, cpu)
-        weights = load_weights(Path(directory), cpu)
-        model = NativeQwen2(find_step()[0], checkpoint.shape, weights, cache, threads)
+        step = CompiledStep(find_step()[0], threads)
+        model = step.load(Path(directory), checkpoint.shape, step.make_cache(checkpoint.shape, 1, TOKENS, "bfloat16"))
         found = []
         for ids in track(texts(checkpoint.directory), precision):
             builder = BatchBuilder()

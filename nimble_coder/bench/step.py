@@ -26,12 +26,12 @@ from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
-from nimble_coder.engine.native import NativeQwen2
+from nimble_coder.engine.native import CompiledStep, NativeQwen2
 from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.tree import TokenTree
-from nimble_coder.engine.weights import tensor_sizes
+from nimble_coder.engine.weights import packed, tensor_sizes
 
 CACHED = 512
 """Tokens already in the KV cache, as in the middle of a completion."""
@@ -114,7 +114,7 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     total = sum(tensor.numel() * tensor.element_size() for tensor in read)
     positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
     on_gpu = device.type == "cuda" and not args.pytorch
-    cache = KVCache(shape, 1, positions, torch.bfloat16, device, defer_moves=on_gpu)
+    cache = TorchKVCache(shape, 1, positions, torch.bfloat16, device, defer_moves=on_gpu)
     cache.keys.normal_()
     cache.values.normal_()
     if on_gpu:
@@ -128,7 +128,9 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     libraries = find_step()
     if not libraries:
         raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
-    return Bench(NativeQwen2(libraries[0], shape, weights, cache, args.threads), device, total, args.rounds)
+    own = CompiledStep(libraries[0], args.threads).make_cache(shape, 1, positions, "bfloat16")
+    own.keys[:], own.values[:] = (each.view(torch.int16).numpy().view("uint16") for each in (cache.keys, cache.values))
+    return Bench(NativeQwen2(libraries[0], shape, packed(weights), own, args.threads), device, total, args.rounds)
 
 
 def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,9 +1,9 @@
 """The KV cache: one contiguous slot a sequence, sized when the engine loads, kept for prompts that begin alike."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from build_engine.checkpoint import ModelShape
@@ -40,24 +40,14 @@ class KVCache:
     whole, and what it shares need not be computed again.
     """
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        slots: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        reuse: bool = True,
-        defer_moves: bool = False,
-    ) -> None:
-        size = (shape.num_hidden_layers, slots, shape.num_key_value_heads, capacity, shape.head_dim)
-        self.keys = torch.empty(size, dtype=dtype, device=device)
-        self.values = torch.empty(size, dtype=dtype, device=device)
-        self.capacity = capacity
+    def __init__(self, keys: Any, values: Any, reuse: bool = True, defer_moves: bool = False) -> None:
+        """`keys` and `values` are arrays of NumPy's or PyTorch's of `cache_size`, of which nothing has to be set."""
+        self.keys, self.values = keys, values
+        self.capacity: int = keys.shape[3]
         self._reuse = reuse
         self._moves: list[Move] | None = [] if defer_moves else None
         """Moves that the next step makes first, where the model takes them: a GPU makes them in its graph."""
-        self._slots = [Slot(NOTHING) for _ in range(slots)]
+        self._slots = [Slot(NOTHING) for _ in range(keys.shape[1])]
         self._clock = 0
 
     @property
@@ -96,16 +86,6 @@ class KVCache:
         self._slots[slot].in_use = False
         self._slots[slot].last_used = self._clock
 
-    def write(self, layer: int, slot: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Stores `[tokens, kv_heads, head_dim]` behind the first `start` entries of a slot."""
-        end = start + keys.shape[0]
-        self.keys[layer, slot, :, start:end] = keys.transpose(0, 1)
-        self.values[layer, slot, :, start:end] = values.transpose(0, 1)
-
-    def read(self, layer: int, slot: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the first `length` entries of a slot, each `[kv_heads, length, head_dim]`."""
-        return self.keys[layer, slot, :, :length], self.values[layer, slot, :, :length]
-
     def keep(self, slot: int, start: int, nodes: list[int]) -> None:
         """After a step whose tree was written at `start`: moves the entries of `nodes` right behind the root's.
 
@@ -128,8 +108,14 @@ class KVCache:
 
     def _move(self, move: Move) -> None:
         target = slice(move.target, move.target + len(move.sources))
-        for tensor in (self.keys, self.values):
-            tensor[:, move.slot, :, target] = tensor[:, move.slot, :, move.sources]
+        for each in (self.keys, self.values):
+            entries = each[:, move.slot]  # apart from the list: NumPy takes an integer beside one for another list
+            entries[:, :, target] = entries[:, :, move.sources]
+
+
+def cache_size(shape: ModelShape, slots: int, capacity: int) -> tuple[int, ...]:
+    """`[layers, slots, kv_heads, capacity, head_dim]`, of keys and of values."""
+    return shape.num_hidden_layers, slots, shape.num_key_value_heads, capacity, shape.head_dim
 
 
 def common_prefix(one: Tokens, other: Tokens) -> int:

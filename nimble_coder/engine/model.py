@@ -1,9 +1,12 @@
 """What runs a step: the seam between the compiled step and PyTorch's."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from build_engine.checkpoint import ModelShape
 from nimble_coder.engine.batch import Batch
+from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.likely import Floats, LikelyRows
 
 
@@ -26,6 +29,23 @@ class Outcome:
     """The most likely token of each."""
     logits: Logits | None
     """Where they were asked for."""
+
+
+class Platform(Protocol):
+    """What a model runs on: what holds its keys and values, and what computes its steps."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether that is an NVIDIA GPU."""
+
+    def free_memory(self) -> int:
+        """Bytes that weights, keys and values may take."""
+
+    def make_cache(self, shape: ModelShape, slots: int, capacity: int, dtype: str, reuse: bool) -> KVCache:
+        """Keys and values in a dtype of `build_engine.precision.DTYPE_BYTES`; a slot has `capacity` entries."""
+
+    def load(self, engine_dir: Path, shape: ModelShape, cache: KVCache) -> "Model":
+        """The model of an engine, bound to a cache that was made here."""
 
 
 class Model(Protocol):

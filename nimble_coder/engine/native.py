@@ -1,21 +1,24 @@
 """The compiled step: the model as `step.cpp` runs it, called once per step without the GIL."""
 
 import ctypes
+import math
+import mmap
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from build_engine.checkpoint import ModelShape
-from build_engine.packing import format_of
+from build_engine.engine_config import WEIGHTS
+from build_engine.precision import DTYPE_BYTES
 from nimble_coder.engine.batch import Batch
-from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.kv_cache import KVCache, cache_size
 from nimble_coder.engine.likely import Floats
+from nimble_coder.engine.memory import OTHERS, free_memory
 from nimble_coder.engine.model import Outcome
-from nimble_coder.engine.qwen2 import rotary_tables
-from nimble_coder.engine.weights import Weights, packed
+from nimble_coder.engine.rotary import rotary_angles
+from nimble_coder.engine.weights_file import Stored, map_weights
 
 
 class Shape(ctypes.Structure):
@@ -79,27 +82,62 @@ class HostLogits:
         """See `Logits`: 0.2 ms a row."""
 
 
-def takes(shape: ModelShape, dtype: torch.dtype) -> bool:
+ENTRIES = {"float32": np.float32, "bfloat16": np.uint16}
+"""Dtypes of keys and values, and what NumPy keeps them as."""
+
+
+def takes(shape: ModelShape, dtype: str) -> bool:
     """Whether `step.cpp` computes models of this shape with keys and values of this dtype.
 
     Qwen2.5-Coder's heads have 64 and 128 dimensions.
     """
-    return shape.head_dim in (64, 128, 256) and dtype in (torch.float32, torch.bfloat16)
+    return shape.head_dim in (64, 128, 256) and dtype in ENTRIES
+
+
+class CompiledStep:
+    """Implements `nimble_coder.engine.model.Platform` on a CPU, without PyTorch."""
+
+    on_gpu = False
+
+    def __init__(self, library: Path, threads: int) -> None:
+        self._library, self._threads = library, threads
+
+    def free_memory(self) -> int:
+        """See `Platform`."""
+        return free_memory() - OTHERS
+
+    def make_cache(self, shape: ModelShape, slots: int, capacity: int, dtype: str, reuse: bool = True) -> KVCache:
+        """See `Platform`. Pages come when they are touched, small ones, and rows begin with them: NumPy's own memory
+        has large pages, of which a slot's first token would touch one a head, and begins anywhere."""
+        size = cache_size(shape, slots, capacity)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = [mmap.mmap(-1, math.prod(size) * DTYPE_BYTES[dtype], flags) for _ in range(2)]
+        keys, values = (np.frombuffer(each, ENTRIES[dtype]).reshape(size) for each in memory)
+        return KVCache(keys, values, reuse)
+
+    def load(self, engine_dir: Path, shape: ModelShape, cache: KVCache) -> "NativeQwen2":
+        """See `Platform`."""
+        weights = map_weights(engine_dir / WEIGHTS)
+        if any(each.format is None for each in weights.values()):
+            # What an older build stage wrote, or one for GPUs, lies in rows, and PyTorch packs them.
+            from nimble_coder.engine.weights import load_packed
+
+            weights = load_packed(engine_dir)
+        return NativeQwen2(self._library, shape, weights, cache, self._threads)
 
 
 class NativeQwen2:
     """Implements `nimble_coder.engine.model.Model`. Threads are its own, not PyTorch's."""
 
-    def __init__(self, library: Path, shape: ModelShape, weights: Weights, cache: KVCache, threads: int) -> None:
+    def __init__(
+        self, library: Path, shape: ModelShape, weights: dict[str, Stored], cache: KVCache, threads: int
+    ) -> None:
         self._vocab_size = shape.vocab_size
-        weights = packed(weights)
-        cos, sin = (
-            table[:, 0, -shape.head_dim // 2 :].contiguous()
-            for table in rotary_tables(shape, cache.capacity, torch.float32, torch.device("cpu"))
-        )
-        self._kept = [cache.keys, cache.values, cos, sin, *weights.values()]  # the library has pointers to them
-        slots, capacity = cache.keys.shape[1], cache.capacity
-        memory = Memory(cache.keys.data_ptr(), cache.values.data_ptr(), slots, capacity, cos.data_ptr(), sin.data_ptr())
+        angles = rotary_angles(shape, cache.capacity)
+        cos, sin = (table(angles).astype(np.float32) for table in (np.cos, np.sin))
+        self._kept = [cache.keys, cache.values, cos, sin, weights]  # the library has pointers to them
+        keys, values, cosines, sines = (each.ctypes.data for each in (cache.keys, cache.values, cos, sin))
+        memory = Memory(keys, values, cache.keys.shape[1], cache.capacity, cosines, sines)
         sizes = Shape(
             shape.vocab_size,
             shape.hidden_size,
@@ -113,8 +151,8 @@ class NativeQwen2:
         )
         tensors = (Tensor * len(weights))(
             *(
-                Tensor(name.encode(), (format_of(tensor) or "fp32").encode(), tensor.data_ptr())
-                for name, tensor in weights.items()
+                Tensor(name.encode(), (each.format or "").encode(), each.array.ctypes.data)
+                for name, each in weights.items()
             )
         )
         self._library = ctypes.CDLL(str(library))
@@ -122,7 +160,7 @@ class NativeQwen2:
         self._library.nimble_open.argtypes = [POINTER(Shape), c_int, c_int64, c_void_p, POINTER(Memory), c_int]
         self._library.nimble_run.argtypes = [c_void_p, POINTER(Step)]
         self._library.nimble_close.argtypes = [c_void_p]
-        bf16_cache = cache.keys.dtype == torch.bfloat16
+        bf16_cache = cache.keys.dtype == ENTRIES["bfloat16"]
         self._model = self._library.nimble_open(sizes, bf16_cache, len(tensors), tensors, memory, threads)
 
     def __del__(self) -> None:

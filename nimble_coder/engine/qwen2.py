@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from build_engine.checkpoint import ModelShape
 from nimble_coder.engine.batch import Batch, Segment
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.linear import Linear
 from nimble_coder.engine.model import Outcome
+from nimble_coder.engine.rotary import rotary_angles
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.torch_logits import TorchLogits
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -41,7 +42,7 @@ class Qwen2:
     """
 
     def __init__(
-        self, shape: ModelShape, weights: dict[str, torch.Tensor], cache: KVCache, rounds: bool = False
+        self, shape: ModelShape, weights: dict[str, torch.Tensor], cache: TorchKVCache, rounds: bool = False
     ) -> None:
         """`weights` are in rows; `rounds`: they are those of quantised matrices (`Linear`)."""
         self.shape = shape
@@ -128,16 +129,10 @@ def rotary_tables(
     shape: ModelShape, positions: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and signed sines `[positions, 1, head_dim]` of rotary position embedding, halves layout (GPT-NeoX)."""
-    angles = rotary_angles(shape, positions)
+    angles = torch.from_numpy(rotary_angles(shape, positions))
     cos, sin = angles.cos(), angles.sin()
     tables = (torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
     return tuple(table[:, None].to(device=device, dtype=dtype) for table in tables)  # type: ignore[return-value]
-
-
-def rotary_angles(shape: ModelShape, positions: int) -> torch.Tensor:
-    """`[positions, head_dim / 2]` in fp64."""
-    frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
-    return torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The portable engine: one thread that schedules, runs and answers, step after step."""
 
+import ctypes
 import logging
 import threading
 import time
@@ -10,10 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-import torch
-
 from build_engine.engine_config import TORCH_ENGINES, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
+from build_engine.precision import DTYPE_BYTES
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError, Sampling
 from nimble_coder.contract.response import Response
@@ -25,21 +25,16 @@ from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, Texts, make_drafter
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.infill import InfillMarks
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.memory import GIB, OTHERS, free_memory, slot_bytes, slots_within
-from nimble_coder.engine.model import Model
-from nimble_coder.engine.native import NativeQwen2, takes
+from nimble_coder.engine.memory import GIB, slot_bytes, slots_within
+from nimble_coder.engine.model import Platform
+from nimble_coder.engine.native import CompiledStep, takes
 from nimble_coder.engine.pool import Pools
 from nimble_coder.engine.protocol import Statistics
-from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Scheduler, Work
 from nimble_coder.engine.sequence import Limits, Sequence
-from nimble_coder.engine.weights import are_quantised, in_rows, load_weights
 
 logger = logging.getLogger(__name__)
-
-COMPUTES_BF16 = (8, 0)
-"""The least compute capability that computes in bf16."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class TorchEngineOptions:
 
 
 class TorchEngine:
-    """Implements `nimble_coder.engine.protocol.Engine` in PyTorch."""
+    """Implements `nimble_coder.engine.protocol.Engine` on a platform: the compiled step, or PyTorch."""
 
     def __init__(self, engine_dir: Path, lookahead: LookaheadConfig, options: TorchEngineOptions) -> None:
         """Loads an engine; raises `EngineConfigError` where the directory or (W, N, G) does not fit."""
@@ -81,11 +76,12 @@ class TorchEngine:
         self._limits = Limits(self._max_seq_len, rows_per_step(lookahead))
         self._forms = Forms(options.tokenizer, config.shape.vocab_size) if options.tokenizer else None
         self._infills = InfillMarks.read(options.tokenizer) if options.tokenizer else None
-        device = choose_device(options.device)
-        cache = self._make_cache((engine_dir / WEIGHTS).stat().st_size, device)
+        size = (engine_dir / WEIGHTS).stat().st_size
+        platform = choose_platform(config, size, lookahead, options)
+        cache = self._make_cache(size, platform)
         self._slots = cache.free_slots
-        self._runner = ModelRunner(load_model(engine_dir, config, cache, lookahead, options.threads))
-        self._costs = StepCosts.measure(self._runner.seconds, ROWS_ON_GPU if device.type == "cuda" else ROWS_ON_CPU)
+        self._runner = ModelRunner(platform.load(engine_dir, config.shape, cache))
+        self._costs = StepCosts.measure(self._runner.seconds, ROWS_ON_GPU if platform.on_gpu else ROWS_ON_CPU)
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
         self._usual = lookahead if lookahead.is_plain else None
         """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
@@ -101,7 +97,7 @@ class TorchEngine:
         self._thread = threading.Thread(target=self._loop, name="torch-engine", daemon=True)
         self._thread.start()
 
-    def _make_cache(self, weights: int, device: torch.device) -> KVCache:
+    def _make_cache(self, weights: int, platform: Platform) -> KVCache:
         """As many slots of full length as fit beside the weights; raises `EngineConfigError` where a GPU holds none.
 
         On a CPU a slot takes no memory that it does not use, so one is tried in any case.
@@ -109,14 +105,13 @@ class TorchEngine:
         config, length = self._config, self._max_seq_len
         # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
         capacity = length + rows_per_step(self._lookahead)
-        dtype: torch.dtype = getattr(torch, config.dtype)
-        one = slot_bytes(config.shape, capacity, dtype.itemsize)
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory() - OTHERS
+        one = slot_bytes(config.shape, capacity, DTYPE_BYTES[config.dtype])
+        free = platform.free_memory()
         slots = slots_within(free, weights, one, config.max_batch_size)
         told = (
             f"keys and values of a sequence of {length} tokens take {one / GIB:.2f} GiB, {free / GIB:.1f} GiB are free"
         )
-        if not slots and device.type == "cuda":
+        if not slots and platform.on_gpu:
             raise EngineConfigError(
                 f"{told}, of which the weights take {weights / GIB:.1f}: set NIMBLE_MAX_MODEL_LEN lower"
             )
@@ -125,9 +120,7 @@ class TorchEngine:
             logger.warning("%s: %s (a lower NIMBLE_MAX_MODEL_LEN makes room for more)", told, kept)
         else:
             logger.info("%s: room for %d at once", told, slots)
-        on_gpu = device.type == "cuda"
-        reuse = self._options.reuse_kv_cache
-        return KVCache(config.shape, max(slots, 1), capacity, dtype, device, reuse, defer_moves=on_gpu)
+        return platform.make_cache(config.shape, max(slots, 1), capacity, config.dtype, self._options.reuse_kv_cache)
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
@@ -336,41 +329,40 @@ def rows_per_step(lookahead: LookaheadConfig) -> int:
     return max(portable_limit(lookahead).tokens_per_step, MOST_DRAFTS + 1)
 
 
-def choose_device(asked: str) -> torch.device:
+def choose_device(asked: str) -> str:
     """What was asked for; with `auto` a GPU that the kernels run on, else the CPU."""
     if asked != "auto":
-        return torch.device(asked)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    capability = torch.cuda.get_device_capability()
-    if capability < COMPUTES_BF16:
-        logger.warning("the GPU has compute capability %d.%d, the kernels want 8.0: running on the CPU", *capability)
-        return torch.device("cpu")
-    return torch.device("cuda")
+        return asked
+    if not has_driver():
+        return "cpu"
+    from nimble_coder.engine.pytorch import has_fitting_gpu
+
+    return "cuda" if has_fitting_gpu() else "cpu"
 
 
-def load_model(
-    engine_dir: Path, config: EngineConfig, cache: KVCache, lookahead: LookaheadConfig, threads: int | None
-) -> Model:
-    """On a GPU the PyTorch model in CUDA graphs; on a CPU the compiled step, else PyTorch's operators."""
-    device, shape = cache.keys.device, config.shape
-    libraries = find_step() if device.type == "cpu" and takes(shape, cache.keys.dtype) else []
-    weights = load_weights(engine_dir, device)
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is here, without which PyTorch finds no GPU."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def choose_platform(
+    config: EngineConfig, weights: int, lookahead: LookaheadConfig, options: TorchEngineOptions
+) -> Platform:
+    """On a CPU the compiled step, where it can run the model; else PyTorch, which nothing loads otherwise."""
+    device = choose_device(options.device)
+    libraries = find_step() if device == "cpu" and takes(config.shape, config.dtype) else []
     cores = Cores.here()
-    threads = threads or cores.threads((engine_dir / WEIGHTS).stat().st_size)
-    where = f"{threads} threads ({cores})" if device.type == "cpu" else str(device)
-    made = "CUDA graphs" if device.type == "cuda" else libraries[0].name if libraries else "PyTorch's operators"
+    threads = options.threads or cores.threads(weights)
+    where = f"{threads} threads ({cores})" if device == "cpu" else device
+    made = libraries[0].name if libraries else "PyTorch's operators" if device == "cpu" else "CUDA graphs"
     logger.info("the step runs on %s, on %s", made, where)
     if libraries:
-        return NativeQwen2(libraries[0], shape, weights, cache, threads)
-    rounds = are_quantised(weights)
-    weights = in_rows(weights, shape, cache.keys.dtype)
-    if device.type == "cuda":
-        from nimble_coder.engine.cuda.model import CudaQwen2  # Triton's language comes with PyTorch's CUDA builds only
+        return CompiledStep(libraries[0], threads)
+    from nimble_coder.engine.pytorch import PyTorch
 
-        longest_path = max(portable_limit(lookahead).ngram_size - 1, MOST_DRAFTS)
-        model = CudaQwen2(shape, weights, cache, rows_per_step(lookahead), longest_path)
-        model.record(rows_per_step(lookahead))
-        return model
-    torch.set_num_threads(threads)
-    return Qwen2(shape, weights, cache, rounds)
+    longest_path = max(portable_limit(lookahead).ngram_size - 1, MOST_DRAFTS)
+    return PyTorch(device, threads, rows_per_step(lookahead), longest_path)

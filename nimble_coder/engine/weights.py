@@ -1,4 +1,4 @@
-"""The engine's file of weights, mapped, in the layout that what runs them wants."""
+"""The engine's file of weights as PyTorch reads it, in the layout that what runs them wants."""
 
 from pathlib import Path
 
@@ -8,8 +8,10 @@ from safetensors.torch import load_file
 from build_engine.checkpoint import ModelShape
 from build_engine.eight_bits import dequantise, scales_of
 from build_engine.engine_config import WEIGHTS
-from build_engine.packing import BLOCK_BYTES, format_of, pack, unpack
+from build_engine.packing import format_of, pack, unpack
+from build_engine.precision import BLOCK_BYTES
 from build_engine.versions import FP8_SM
+from nimble_coder.engine.weights_file import Stored
 
 Weights = dict[str, torch.Tensor]
 ROW_FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -25,7 +27,12 @@ def load_weights(engine_dir: Path, device: torch.device) -> Weights:
     return weights if multiplied else in_sixteen_bits(weights)
 
 
-def packed(weights: Weights) -> Weights:
+def load_packed(engine_dir: Path) -> dict[str, Stored]:
+    """As the compiled step reads them, on a CPU."""
+    return packed(load_weights(engine_dir, torch.device("cpu")))
+
+
+def packed(weights: Weights) -> dict[str, Stored]:
     """As the compiled step reads them. What an older build stage wrote in rows is copied, the rest is left alone."""
     return {name: _packed(tensor) for name, tensor in weights.items()}
 
@@ -85,7 +92,9 @@ def tensor_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def _packed(tensor: torch.Tensor) -> torch.Tensor:
+def _packed(tensor: torch.Tensor) -> Stored:
     if tensor.ndim == 1:
-        return tensor.float()
-    return tensor if format_of(tensor) else pack(tensor, ROW_FORMATS[tensor.dtype])
+        return Stored("fp32", tensor.float().numpy())
+    kind = format_of(tensor) or ROW_FORMATS[tensor.dtype]
+    whole = tensor if format_of(tensor) else pack(tensor, kind)
+    return Stored(kind, (whole.view(torch.int16) if kind == "bf16" else whole).numpy())  # NumPy has no bf16

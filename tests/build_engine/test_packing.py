@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from build_engine.packing import BLOCK_BYTES, format_of, pack, round_rows, unpack
+from build_engine.packing import format_of, pack, round_rows, unpack
+from build_engine.precision import BLOCK_BYTES
 
 
 @pytest.mark.parametrize(("kind", "most"), [("fp32", 0.0), ("bf16", 0.002), ("int8", 0.006), ("int4", 0.075)])

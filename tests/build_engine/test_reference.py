@@ -20,8 +20,8 @@ from build_engine.verify import LIMITS, PROMPTS, VerificationError, compare
 from nimble_coder.contract.request import Request
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED, MakeCheckpoint, silent
 
@@ -86,12 +86,12 @@ def another_rotary_base(artifact: Artifact) -> None:
 
 
 def keys_in_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = KVCache.write
+    write = TorchKVCache.write
 
-    def rounded(self: KVCache, layer: int, slot: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        write(self, layer, slot, start, keys.to(torch.float8_e4m3fn).to(keys.dtype), values)
+    def rounded(self: TorchKVCache, layer: int, slot: int, start: int, keys: torch.Tensor, *rest: torch.Tensor) -> None:
+        write(self, layer, slot, start, keys.to(torch.float8_e4m3fn).to(keys.dtype), *rest)
 
-    monkeypatch.setattr(KVCache, "write", rounded)
+    monkeypatch.setattr(TorchKVCache, "write", rounded)
     monkeypatch.setattr(torch_engine, "find_step", list)  # the compiled step has its own way to the cache
 
 

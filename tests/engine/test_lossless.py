@@ -22,9 +22,9 @@ from nimble_coder.contract.request import Request
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.weights import in_rows, load_weights
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import silent
@@ -119,7 +119,7 @@ class Probe:
 
     def __init__(self, engine_dir: Path) -> None:
         shape = EngineConfig.read(engine_dir).shape
-        cache = KVCache(shape, 1, 1024, torch.bfloat16, torch.device("cpu"))
+        cache = TorchKVCache(shape, 1, 1024, torch.bfloat16, torch.device("cpu"))
         weights = in_rows(load_weights(engine_dir, torch.device("cpu")), shape, torch.bfloat16)
         self._model = Qwen2(shape, weights, cache)
 

@@ -17,13 +17,13 @@ from build_engine.precision import PRECISIONS, Precision
 from nimble_coder.bench.step import random_weights
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import SOURCE, find_step
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.model import Model
-from nimble_coder.engine.native import Memory, NativeQwen2, Shape, Step, Tensor
+from nimble_coder.engine.native import CompiledStep, Memory, NativeQwen2, Shape, Step, Tensor
 from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.tree import TokenTree
-from nimble_coder.engine.weights import Weights, are_quantised, in_rows
+from nimble_coder.engine.weights import Weights, are_quantised, in_rows, packed
 
 SHAPE = ModelShape(500, 192, 320, 2, 6, 2, 64, 1e-6, 1e4, 512, True)
 """No size is a multiple of what the compiled step computes together."""
@@ -52,8 +52,8 @@ def weights_of(shape: ModelShape, kind: Precision) -> Weights:
 
 
 def native(library: Path, shape: ModelShape, kind: Precision, threads: int = 1) -> NativeQwen2:
-    cache = KVCache(shape, 2, 320, getattr(torch, PRECISIONS[kind].dtype), CPU)
-    return NativeQwen2(library, shape, weights_of(shape, kind), cache, threads)
+    cache = CompiledStep(library, threads).make_cache(shape, 2, 320, PRECISIONS[kind].dtype)
+    return NativeQwen2(library, shape, packed(weights_of(shape, kind)), cache, threads)
 
 
 def logits(model: Model, slot: int, cached: int, tokens: list[int]) -> Floats:
@@ -80,7 +80,7 @@ LONG = [random.Random(4).randrange(300) for _ in range(290)]
     ids=lambda value: value if isinstance(value, str) else f"{value.num_key_value_heads} of {value.head_dim}",
 )
 def test_logits_are_those_of_pytorch_on_every_instruction_set(shape: ModelShape, kind: Precision) -> None:
-    cache = KVCache(shape, 2, 256, torch.float32, CPU)
+    cache = TorchKVCache(shape, 2, 256, torch.float32, CPU)
     weights = weights_of(shape, kind)
     reference = Qwen2(shape, in_rows(weights, shape, torch.float32), cache, rounds=are_quantised(weights))
     expected = logits(reference, 1, 0, PROMPT)

@@ -18,7 +18,8 @@ from build_engine.profiles import CUDA, CUDA_PRECISIONS, find_profile
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
-from nimble_coder.engine.weights import in_rows, load_weights, packed
+from nimble_coder.engine.weights import in_rows, load_packed, load_weights
+from nimble_coder.engine.weights_file import map_weights
 from tests.conftest import MakeCheckpoint, silent
 
 CPU = torch.device("cpu")
@@ -42,14 +43,14 @@ def tokens(engine_dir: Path) -> list[int]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_packed_weights_are_not_copied(make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: Precision) -> None:
-    loaded = load_weights(built(precision, make_checkpoint(), tmp_path), CPU)
-    kept = packed(loaded)
-    assert {name: tensor.data_ptr() for name, tensor in kept.items()} == {
-        name: tensor.data_ptr() for name, tensor in loaded.items()
-    }
+    engine_dir = built(precision, make_checkpoint(), tmp_path)
+    kept, expected = map_weights(engine_dir / WEIGHTS), load_packed(engine_dir)
+    for name, (kind, array) in expected.items():
+        assert kept[name].format == kind
+        assert kept[name].array.tobytes() == array.tobytes()
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     places = [line.split()[0].split("-") for line in mapped.splitlines() if line.endswith(WEIGHTS)]
-    inside = [any(int(a, 16) <= t.data_ptr() < int(b, 16) for a, b in places) for t in kept.values()]
+    inside = [any(int(a, 16) <= t.array.ctypes.data < int(b, 16) for a, b in places) for t in kept.values()]
     assert all(inside)
 
 

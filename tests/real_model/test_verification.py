@@ -11,8 +11,8 @@ from build_engine.verify import LIMITS, OPEN_PROMPTS, PORTABLE_COMPARED, PROMPTS
 from nimble_coder.contract.request import Request
 from nimble_coder.engine import torch_engine
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.real_model.conftest import WIDEST
 
@@ -34,11 +34,11 @@ def test_an_engine_with_keys_in_fp8_is_refused_and_the_same_with_its_own_passes(
     monkeypatch.setattr(torch_engine, "find_step", list)  # the compiled step has its own way to the cache
     losses = losses_of(artifact, tokenizer, checkpoint)
     assert sum(losses) / len(losses) < LIMITS["bf16"].loss / 2
-    write = KVCache.write
+    write = TorchKVCache.write
 
-    def rounded(self: KVCache, layer: int, slot: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        write(self, layer, slot, start, keys.to(torch.float8_e4m3fn).to(keys.dtype), values)
+    def rounded(self: TorchKVCache, layer: int, slot: int, start: int, keys: torch.Tensor, *rest: torch.Tensor) -> None:
+        write(self, layer, slot, start, keys.to(torch.float8_e4m3fn).to(keys.dtype), *rest)
 
-    monkeypatch.setattr(KVCache, "write", rounded)
+    monkeypatch.setattr(TorchKVCache, "write", rounded)
     with pytest.raises(VerificationError, match="does not compute what its checkpoint does"):
         losses_of(artifact, tokenizer, checkpoint)

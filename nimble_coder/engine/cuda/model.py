@@ -18,9 +18,9 @@ from nimble_coder.engine.batch import Batch
 from nimble_coder.engine.cuda import kernels
 from nimble_coder.engine.cuda.matrix import Matrix, Rows
 from nimble_coder.engine.cuda.plan import Layout, Plan
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Outcome
-from nimble_coder.engine.qwen2 import rotary_angles
+from nimble_coder.engine.rotary import rotary_angles
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.torch_logits import TorchLogits
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class CudaQwen2:
         self,
         shape: ModelShape,
         weights: dict[str, torch.Tensor],
-        cache: KVCache,
+        cache: TorchKVCache,
         tokens_per_step: int,
         longest_path: int,
     ) -> None:
@@ -58,7 +58,7 @@ class CudaQwen2:
         self._processors = (
             torch.cuda.get_device_properties(self._device).multi_processor_count if self._device.type == "cuda" else 8
         )
-        angles = rotary_angles(shape, cache.capacity)
+        angles = torch.from_numpy(rotary_angles(shape, cache.capacity))
         self._cos, self._sin = (f(angles).to(self._device, torch.float32) for f in (torch.cos, torch.sin))
         self._head = weights.get("head", weights["embedding"])
         self._matrices = [
@@ -221,7 +221,7 @@ class CudaQwen2:
 class RecordedStep:
     """A step of one layout: its plan, where its choices come out, and the graph between them."""
 
-    def __init__(self, model: CudaQwen2, layout: Layout, cache: KVCache, device: torch.device, pool: Any) -> None:
+    def __init__(self, model: CudaQwen2, layout: Layout, cache: TorchKVCache, device: torch.device, pool: Any) -> None:
         on_gpu = device.type == "cuda"
         self._layout = layout
         self._cache = cache

@@ -17,9 +17,9 @@ from nimble_coder.engine import linear
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.cuda import matrix, model
 from nimble_coder.engine.cuda.model import CudaQwen2
-from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.qwen2 import Qwen2
+from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.tree import TokenTree
 from nimble_coder.engine.weights import in_sixteen_bits
 
@@ -46,8 +46,8 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def models(shape: ModelShape) -> tuple[Qwen2, CudaQwen2]:
     torch.manual_seed(2)
     weights = {name: tensor.float() * 6 for name, tensor in random_weights(shape, DEVICE).items()}
-    plain_cache = KVCache(shape, 4, 300, torch.float32, DEVICE)
-    cache = KVCache(shape, 4, 300, torch.float32, DEVICE, defer_moves=True)
+    plain_cache = TorchKVCache(shape, 4, 300, torch.float32, DEVICE)
+    cache = TorchKVCache(shape, 4, 300, torch.float32, DEVICE, defer_moves=True)
     for each in (plain_cache, cache):  # memory that nobody has written may hold anything
         each.keys.fill_(torch.nan)
         each.values.fill_(torch.nan)
@@ -130,7 +130,7 @@ def test_a_chunk_of_a_prompt_runs_beside_trees() -> None:
 
 def test_entries_that_are_to_move_are_copied_to_their_new_place() -> None:
     """A prompt that shares what a running sequence has just accepted finds it in order."""
-    cache = KVCache(SHAPE, 2, 40, torch.float32, torch.device("cpu"), defer_moves=True)
+    cache = TorchKVCache(SHAPE, 2, 40, torch.float32, torch.device("cpu"), defer_moves=True)
     first, _ = cache.acquire([1, 2, 3])
     for tensor in (cache.keys, cache.values):
         tensor[:, first] = torch.arange(40.0)[:, None]
@@ -190,8 +190,8 @@ def test_inputs_and_weights_of_eight_bits_are_multiplied(monkeypatch: pytest.Mon
     eight = in_eight_bits({name: tensor.float() * 6 for name, tensor in random_weights(SHAPE, DEVICE).items()})
     matrices = {name: dequantise(eight[name], eight[scales_of(name)]) for name in eight if scales_of(name) in eight}
     weights = {name: tensor.float() for name, tensor in in_sixteen_bits(eight).items()} | matrices
-    plain = Qwen2(SHAPE, weights, KVCache(SHAPE, 4, 300, torch.float32, DEVICE), rounds=True)
-    cache = KVCache(SHAPE, 4, 300, torch.float32, DEVICE, defer_moves=True)
+    plain = Qwen2(SHAPE, weights, TorchKVCache(SHAPE, 4, 300, torch.float32, DEVICE), rounds=True)
+    cache = TorchKVCache(SHAPE, 4, 300, torch.float32, DEVICE, defer_moves=True)
     fast = CudaQwen2(SHAPE, eight, cache, LARGEST, longest_path=7)
     expected, found = (each.run(prefill(PROMPTS[::2])).logits for each in (plain, fast))
     assert expected is not None
