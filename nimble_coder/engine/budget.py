@@ -108,10 +108,35 @@ class Budget:
         self.costs = costs
 
     def cut(self, trees: Sequence[TokenTree], other_rows: int = 0) -> list[TokenTree]:
-        """The trees of a step without the nodes that would slow it down; `other_rows` are computed in any case.
+        """The trees of a step without the nodes that would slow it down, and with the extra drafts that are worth their
+        rows; `other_rows` are computed in any case.
 
         Nodes that are `SURE` stay, and a node's parent stays with it.
         """
+        kept = self._cut(trees, other_rows)
+        self._widen(kept, other_rows)
+        return kept
+
+    def _widen(self, trees: Sequence[TokenTree], other_rows: int) -> None:
+        """Adds extra drafts, those that promise most first."""
+        offers = sorted(
+            ((tree.extra.tokens, tree.extra.rows, which) for which, tree in enumerate(trees) if tree.extra),
+            key=lambda offer: -offer[0],
+        )
+        if not offers:
+            return
+        sure = sum(1.0 + sum(likely for likely in tree.likelihoods if likely < SURE) for tree in trees)
+        tokens = list(accumulate((each for each, _, _ in offers), initial=sure))
+        rows = list(accumulate((each for _, each, _ in offers), initial=sum(map(len, trees))))
+        rate = max(each / self.costs.of(count) for each, count in zip(tokens, rows, strict=True))
+        gains = [
+            each - MARGIN * rate * self.costs.of(count + other_rows) for each, count in zip(tokens, rows, strict=True)
+        ]
+        for _, _, which in offers[: gains.index(max(gains))]:
+            trees[which].widen()
+
+    def _cut(self, trees: Sequence[TokenTree], other_rows: int) -> list[TokenTree]:
+        """The trees without the nodes that are not worth their rows."""
         candidates = [
             (-likelihood, which, node)
             for which, tree in enumerate(trees)

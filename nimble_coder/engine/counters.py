@@ -33,12 +33,25 @@ class Counters:
             self.generated_tokens += step.tokens
             self.accepted_draft_tokens += step.accepted_drafts
             self.draft_tokens += step.drafts
-            if len(piece.tree) > 1:
-                counts = self.drafting[piece.tree.source]
-                counts.steps += 1
-                counts.drafted += len(piece.tree) - 1
-                counts.accepted += step.accepted_drafts
-                counts.seconds += seconds * len(piece.tree) / rows
+            self._add_drafts(piece, seconds / rows)
         self.request_steps += len(decoded)
         if decoded:
             self.step_seconds += seconds
+
+    def _add_drafts(self, piece: Decode, row: float) -> None:
+        """Adds a tree's drafts by who drafted them; a row of the step took `row` seconds."""
+        tree, step = piece.tree, piece.sequence.last_step
+        extra = tree.extras_among(range(len(tree)))
+        own = len(tree) - 1 - extra
+        found = [(tree.source, own, step.accepted_drafts - step.extra)]
+        if tree.extra:
+            found.append((tree.extra.source, extra, step.extra))
+        root = 1  # its row is that of the first who drafted
+        for source, drafted, accepted in found:
+            if drafted:
+                counts = self.drafting[source]
+                counts.steps += 1
+                counts.drafted += drafted
+                counts.accepted += accepted
+                counts.seconds += row * (drafted + root)
+                root = 0

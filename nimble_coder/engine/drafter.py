@@ -11,6 +11,7 @@ from nimble_coder.engine.corpus import Corpus
 from nimble_coder.engine.lookahead import Lookahead
 from nimble_coder.engine.suffix import SuffixDrafter
 from nimble_coder.engine.tree import TokenTree
+from nimble_coder.engine.windowed import WindowedSuffixes
 
 
 class Drafter(Protocol):
@@ -50,22 +51,30 @@ def by_lookahead(request: Request, config: LookaheadConfig, texts: Texts) -> Dra
     return Lookahead(config, request.input_ids, request.seed)
 
 
-def by_suffixes(request: Request, config: LookaheadConfig, texts: Texts) -> Drafter:  # noqa: ARG001
+def by_suffixes(request: Request, config: LookaheadConfig, texts: Texts) -> SuffixDrafter:  # noqa: ARG001
     """From what followed the text's end before, in the request's own text and in others."""
     most = MOST_DRAFTS if request.draft_tokens is None else request.draft_tokens
     return SuffixDrafter(texts.own, most, texts.others)
 
 
-LOOKAHEAD, SUFFIXES = "lookahead", "suffixes"
+def by_both(request: Request, config: LookaheadConfig, texts: Texts) -> Drafter:
+    """From suffixes, and from a window beside them in steps whose rows are cheap."""
+    return WindowedSuffixes(by_suffixes(request, config, texts), request.input_ids, request.seed)
+
+
+LOOKAHEAD, SUFFIXES, WINDOWED = "lookahead", "suffixes", "windowed"
 DRAFTERS: dict[str, Callable[[Request, LookaheadConfig, Texts], Drafter]] = {
     LOOKAHEAD: by_lookahead,
     SUFFIXES: by_suffixes,
+    WINDOWED: by_both,
 }
 """How each is made, by the name that a request calls it (`drafting`)."""
 
 
-def make_drafter(request: Request, config: LookaheadConfig | None, texts: Texts | None = None) -> Drafter:
-    """The drafter that the request names, else lookahead where there is a (w, n, g), else suffixes. Without `texts`
-    there is the prompt as it stands."""
-    name = request.drafting or (SUFFIXES if config is None else LOOKAHEAD)
+def make_drafter(
+    request: Request, config: LookaheadConfig | None, texts: Texts | None = None, usual: str = SUFFIXES
+) -> Drafter:
+    """The drafter that the request names, else lookahead where there is a (w, n, g), else the usual one. Without
+    `texts` there is the prompt as it stands."""
+    name = request.drafting or (usual if config is None else LOOKAHEAD)
     return DRAFTERS[name](request, config or PLAIN, texts or Texts(request.input_ids))

@@ -50,14 +50,16 @@ class Lookahead:
     prompt tokens stands in their place. Window and pool change speed, never output.
     """
 
-    def __init__(self, config: LookaheadConfig, prompt: Sequence[int], seed: int) -> None:
+    def __init__(self, config: LookaheadConfig, prompt: Sequence[int], seed: int, reads_text: bool = True) -> None:
+        """Without `reads_text` the pool holds what the window made, and no n-gram of prompt and output."""
         self._w, self._n, g = config.window_size, config.ngram_size, config.verification_set_size
         rng = random.Random(seed)
         self._prefix = [rng.choice(prompt) for _ in range(self._n - 2)]
         self._rows = [[rng.choice(prompt) for _ in range(self._w)]] if self._n > 1 else []
         self._pool = NgramPool(self._n, g)
         self._tail = list(prompt[-self._n :])
-        if self._n > 1:
+        self._reads_text = reads_text and self._n > 1
+        if self._reads_text:
             self._pool.insert_text(prompt)
         self._ends: list[int] = []
 
@@ -73,12 +75,15 @@ class Lookahead:
     def draft(self, newest: int, most: int = 0) -> TokenTree:  # noqa: ARG002 - a (w,n,g) has as many as it has
         """The tree of the next step, rooted at the newest committed token."""
         tree = TokenTree(newest)
-        if self._n == 1:
-            return tree
-        for ngram in self._pool.lookup(newest):
+        if self._n > 1:
+            self.add_to(tree)
+        return tree
+
+    def add_to(self, tree: TokenTree) -> None:
+        """Adds the n-grams behind the root, and the window, to a tree that may hold other drafts; N > 1."""
+        for ngram in self._pool.lookup(tree.tokens[0]):
             tree.add_path(0, ngram)
         self._add_window(tree)
-        return tree
 
     def _add_window(self, tree: TokenTree) -> None:
         """Adds the window's columns: a spine of row-0 tokens, and from each of its nodes a chain of the newer rows."""
@@ -106,5 +111,7 @@ class Lookahead:
 
     def commit(self, accepted: Sequence[int]) -> None:
         """Puts the n-grams that end in newly committed tokens into the pool."""
+        if not self._reads_text:
+            return
         self._pool.insert_text(self._tail[-(self._n - 1) :] + list(accepted))
         self._tail = (self._tail + list(accepted))[-self._n :]

@@ -21,6 +21,8 @@ class StepCount:
 
     tokens: int
     drafts: int
+    extra: int = 0
+    """Of the accepted drafts those that joined the tree as extra ones."""
 
     @property
     def accepted_drafts(self) -> int:
@@ -111,7 +113,8 @@ class Sequence:
         """Verifies a step and commits what holds; returns the path's nodes whose KV entries stay."""
         accepted, path = verify(tree, outputs, self.drafter.longest_path)
         committed = self._commit(accepted)
-        self.last_step = StepCount(len(committed), min(len(tree) - 1, self.drafter.longest_path))
+        extra = tree.extras_among(path[: max(len(committed) - 1, 0)])
+        self.last_step = StepCount(len(committed), min(len(tree) - 1, self.drafter.longest_path), extra)
         self._accepted_drafts += self.last_step.accepted_drafts
         self._drafts += self.last_step.drafts
         if self.is_finished:

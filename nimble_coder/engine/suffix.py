@@ -79,7 +79,10 @@ class SuffixDrafter:
         """Takes in how good the guesses along the accepted path were."""
         self._thought, self._accepted = MEMORY * self._thought, MEMORY * self._accepted
         offered = [0.0] * len(tree)
+        end = len(tree) if tree.extra_from is None else tree.extra_from
         for parent, node in tree.edges():
+            if node >= end:  # another drafter's
+                break
             offered[parent] += tree.likelihoods[node]
         place = 0
         for token in accepted:
@@ -87,7 +90,7 @@ class SuffixDrafter:
                 return
             self._thought += offered[place] / tree.likelihoods[place]
             child = tree.child(place, token)
-            if child is None:
+            if child is None or child >= end:
                 return
             self._accepted += 1
             place = child

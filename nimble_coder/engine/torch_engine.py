@@ -21,7 +21,7 @@ from nimble_coder.engine.budget import ROWS_ON_CPU, ROWS_ON_GPU, Budget, StepCos
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.counters import Counters
-from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, Texts, make_drafter
+from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, SUFFIXES, WINDOWED, Texts, make_drafter
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.infill import InfillMarks
 from nimble_coder.engine.kv_cache import KVCache
@@ -85,6 +85,7 @@ class TorchEngine:
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
         self._usual = lookahead if lookahead.is_plain else None
         """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
+        self._drafting = WINDOWED if device.type == "cuda" else SUFFIXES
         self._pools = Pools()
         self._counters = Counters()
         self._lock = threading.Condition()
@@ -126,7 +127,7 @@ class TorchEngine:
         """See `Engine.enqueue`."""
         config = self._check(request)
         form = self._open(request.guide, request.ends) if request.guide else None
-        drafter = make_drafter(request, config, self._texts(request))
+        drafter = make_drafter(request, config, self._texts(request), self._drafting)
         sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
         with self._lock:
             if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:

@@ -1,8 +1,21 @@
 """The tree of draft tokens of a step, and its verification: whatever drafted them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 SURE = 1.0
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Drafts that join a tree all together or not at all, once the rest of it has been cut."""
+
+    source: str
+    rows: int
+    """At most: those that the tree holds already take none."""
+    tokens: float
+    """How many more the step is thought to commit."""
+    add: Callable[["TokenTree"], None]
 
 
 class TokenTree:
@@ -22,6 +35,9 @@ class TokenTree:
         self.likelihoods = [1.0]
         """Per node, how likely its drafter thinks that it is accepted, never more than its parent; `SURE` where it
         does not think and the node must not be left out."""
+        self.extra: Extra | None = None
+        self.extra_from: int | None = None
+        """The first node of the extra drafts, where they have joined."""
         self._children: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -49,11 +65,35 @@ class TokenTree:
     def keep(self, nodes: Sequence[int]) -> "TokenTree":
         """A tree of some of the nodes: the root and, of each other one, its parent are among them; in order."""
         tree = TokenTree(self.tokens[0], self.source)
+        tree.extra = self.extra
         parents = {node: parent for parent, node in self.edges()}
         new = {0: 0}
         for node in nodes[1:]:
             new[node] = tree.add(new[parents[node]], self.tokens[node], self.likelihoods[node])
         return tree
+
+    def widen(self) -> None:
+        """Lets the extra drafts join; what was thought of the others stays."""
+        if self.extra:
+            self.extra_from, thought = len(self), self.likelihoods[:]
+            self.extra.add(self)
+            self.likelihoods[: len(thought)] = thought
+
+    def extras_among(self, nodes: Sequence[int]) -> int:
+        """How many of the nodes are extra drafts."""
+        first = self.extra_from
+        return 0 if first is None else sum(node >= first for node in nodes)
+
+    def path(self, tokens: Sequence[int]) -> list[int]:
+        """The nodes below the root that hold these tokens, as far as there are some."""
+        nodes, node = list[int](), 0
+        for token in tokens:
+            child = self.child(node, token)
+            if child is None:
+                break
+            node = child
+            nodes.append(node)
+        return nodes
 
     def add_path(self, node: int, tokens: Sequence[int]) -> int:
         """Adds a chain of tokens below `node` and returns its last node."""

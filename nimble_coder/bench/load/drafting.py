@@ -15,24 +15,32 @@ class Drafting:
     lookahead: LookaheadConfig | None = None
     draft_tokens: int | None = None
     """Most tokens of a matching suffix."""
+    drafting: str = ""
+    """The drafter, by its name."""
 
     @classmethod
     def parse(cls, text: str) -> "Drafting":
-        """`default`, `plain`, `W,N,G` or `draft:N`. Raises `argparse.ArgumentTypeError`."""
+        """`default`, `plain`, `W,N,G`, `draft:N`, `suffixes` or `windowed`. Raises `argparse.ArgumentTypeError`."""
         try:
             if text == "default":
                 return cls(text)
+            if text in ("suffixes", "windowed"):
+                return cls(text, drafting=text)
             if text == "plain":
                 return cls(text, PLAIN)
             if text.startswith("draft:"):
                 return cls(text, draft_tokens=int(text.removeprefix("draft:")))
             return cls(text, LookaheadConfig.parse(text))
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not default, plain, W,N,G or draft:N: {error}") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not default, plain, W,N,G, draft:N, suffixes or windowed: {error}"
+            ) from None
 
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of an HTTP request (docs/request-fields.md)."""
+        if self.drafting:
+            return {"drafting": self.drafting}
         if self.draft_tokens is not None:
             return {"draft_tokens": self.draft_tokens}
         if self.lookahead is None:
@@ -43,6 +51,8 @@ class Drafting:
     @property
     def request(self) -> dict[str, Any]:
         """The fields of an engine's `Request`."""
+        if self.drafting:
+            return {"drafting": self.drafting}
         if self.draft_tokens is not None:
             return {"draft_tokens": self.draft_tokens}
         return {} if self.lookahead is None else {"lookahead": self.lookahead}
