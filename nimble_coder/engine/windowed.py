@@ -19,6 +19,10 @@ WINDOW = LookaheadConfig(4, 3, 4)
 GAIN = 0.35
 """Tokens that a step's window brings where no suffix does, until a request has shown its own: chats and completions of
 the real Qwen2.5-Coder-0.5B-Instruct had 0.31 and 0.36 (docs/benchmarks.md)."""
+LEAST_CHANCE = 0.5
+"""A step without its window costs later ones too, whose guesses are then about places that have been passed: so a step
+in which suffixes look good counts as one in which they are as likely to fail. Where steps commit many tokens that is
+little beside what a row has to bring."""
 
 
 class WindowedSuffixes:
@@ -31,6 +35,7 @@ class WindowedSuffixes:
         self._suffixes = suffixes
         self._window = Lookahead(config, prompt, seed, reads_text=False)
         self._rows = config.max_draft_tokens
+        """Rows that the window will take: at first at most, then as many as the last time."""
         self._has_place = suffixes.longest_path == MOST_DRAFTS
         self._brought = self._tried = self._chance = 0.0
         """Tokens that the window brought; steps that had it, each by how likely it was that no suffix brings a token;
@@ -53,7 +58,7 @@ class WindowedSuffixes:
         self._chance = max(1.0 - sum(firsts), 0.0)
         if self._has_place:
             share = (self._brought + PRIOR * GAIN) / (self._tried + PRIOR)
-            tree.extra = Extra("lookahead", self._rows, self._chance * share, self._window.add_to)
+            tree.extra = Extra("lookahead", self._rows, max(self._chance, LEAST_CHANCE) * share, self._window.add_to)
         return tree
 
     def update(self, tree: TokenTree, outputs: Sequence[int], accepted: Sequence[int]) -> None:
@@ -63,6 +68,7 @@ class WindowedSuffixes:
         if tree.extra_from is not None:
             self._brought += tree.extras_among(tree.path(accepted))
             self._tried += self._chance
+            self._rows = len(tree) - tree.extra_from
             self._window.update(tree, outputs, accepted)
 
     def commit(self, accepted: Sequence[int]) -> None:

@@ -48,7 +48,7 @@ def test_steps_on_a_costly_machine_are_those_of_suffixes_to_the_end() -> None:
 
 
 def test_a_window_that_brings_nothing_is_left_out_until_it_is_tried_again() -> None:
-    budget = Budget(StepCosts({1: 1.0, 16: 1.1}))
+    budget = Budget(StepCosts({1: 1.0, 16: 1.25}))
     drafter, joined = make_drafter(Request(NEW, 9, drafting=WINDOWED), None), []
     for token in range(1000, 1100):
         (tree,) = budget.cut([drafter.draft(token - 1, MOST_DRAFTS)])
