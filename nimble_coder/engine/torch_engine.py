@@ -85,7 +85,7 @@ class TorchEngine:
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
         self._usual = lookahead if lookahead.is_plain else None
         """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
-        self._drafting = WINDOWED if device.type == "cuda" else SUFFIXES
+        self._drafting = WINDOWED if platform.on_gpu else SUFFIXES
         self._pools = Pools()
         self._counters = Counters()
         self._lock = threading.Condition()
