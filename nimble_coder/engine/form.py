@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
 from time import thread_time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -124,23 +124,17 @@ class Form:
             raise RequestError(f"{FORM_NAME} is too complex or cannot be kept: {brief(self._matcher.get_error())}")
 
 
-class Tokens(NamedTuple):
-    """What llguidance knows of a tokenizer, and the token that it takes for an answer's end."""
-
-    tokenizer: LLTokenizer
-    placeholder: int
-
-
 class Forms:
     """Compiles forms for one tokenizer. Any thread may ask."""
 
     def __init__(self, tokenizer: Path, vocab_size: int) -> None:
-        """The directory's `tokenizer.json` is read for the first form: that takes a second, in which no other thread of
-        Python runs, and 100 MiB for 150,000 tokens."""
+        """Reads the directory's `tokenizer.json`: that takes 100 MiB for 150,000 tokens and a second, in which no other
+        thread of Python runs; at the first form, every stream would stand still for it."""
         self._vocab_size = vocab_size
-        self._file = tokenizer / "tokenizer.json"
-        self._read: Tokens | None = None
-        self._reading = threading.Lock()
+        file = tokenizer / "tokenizer.json"
+        # Which end llguidance is told of does not matter: those of a request take its place. It is special.
+        self._placeholder = json.loads(file.read_text(encoding="utf-8"))["added_tokens"][0]["id"]
+        self._tokenizer = LLTokenizer(str(file), vocab_size, self._placeholder)
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Guide, LLMatcher] = OrderedDict()
 
@@ -157,17 +151,8 @@ class Forms:
                 self._compiled[guide] = matcher
                 while len(self._compiled) > KEPT:
                     self._compiled.popitem(last=False)
-        tokens = self._tokens()
-        special = {i for i in ends if tokens.tokenizer.is_special_token(i)}
-        return Form(matcher.deep_copy(), special, tokens.placeholder, self._vocab_size)
-
-    def _tokens(self) -> "Tokens":
-        with self._reading:
-            if self._read is None:
-                # Which end llguidance is told of does not matter: those of a request take its place. It is special.
-                placeholder = json.loads(self._file.read_text(encoding="utf-8"))["added_tokens"][0]["id"]
-                self._read = Tokens(LLTokenizer(str(self._file), self._vocab_size, placeholder), placeholder)
-            return self._read
+        special = {i for i in ends if self._tokenizer.is_special_token(i)}
+        return Form(matcher.deep_copy(), special, self._placeholder, self._vocab_size)
 
     def _compile(self, guide: Guide) -> LLMatcher:
         if len(guide.text) > MOST_GUIDE:
@@ -178,7 +163,7 @@ class Forms:
             grammar = grammar_of(guide)
         except Exception as error:  # the converter of grammars raises Exception itself
             raise RequestError(f"{FORM_NAME} is no {guide.type.value}: {brief(str(error))}") from None
-        matcher = LLMatcher(self._tokens().tokenizer, grammar, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if not matcher.is_error():
             first = matcher.deep_copy()
             first.compute_bitmask()  # where no text has the form, it shows here
