@@ -61,12 +61,12 @@ def test_no_tree_is_larger_or_deeper_than_was_asked_for(most: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling", [None, Sampling(temperature=0.9), Sampling(temperature=1.1, top_p=0.9, log_probs=True)]
+    "sampling", [None, Sampling(temperature=0.7), Sampling(temperature=0.8, top_p=0.9, log_probs=True)]
 )
 def test_the_output_is_plain_decoding_s(load_engine: LoadEngine, sampling: Sampling | None, free_rows: None) -> None:
     engine = load_engine(EMBEDDED, lookahead=LookaheadConfig(2, 3, 2), precision="bf16")
     requests = [
-        Request(PROMPT[:length], 60, seed=length, sampling=sampling, draft_tokens=most)
+        Request(PROMPT[:length], 150, seed=length, sampling=sampling, draft_tokens=most)
         for length, most in ((40, 16), (40, MOST_DRAFTS), (9, 3), (1, 8), (30, 0))
     ]
     plain = generate(engine, [replace(each, draft_tokens=None, lookahead=PLAIN) for each in requests])
