@@ -17,7 +17,7 @@ from nimble_coder.bench.asking import keep
 from nimble_coder.bench.checkpoint_engine import checkpoint_engine
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
 from nimble_coder.bench.humaneval import FENCE, MOST_TOKENS, Answer, before, drafted
-from nimble_coder.bench.load.drafting import Drafting
+from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Engine
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
     parser.add_argument("--max-tokens", type=int, default=MOST_TOKENS)
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16")
-    parser.add_argument("--drafting", type=Drafting.parse, default="default", help="default, plain, W,N,G or draft:N")
+    parser.add_argument("--drafting", type=Drafting.parse, default="default", help=WAYS)
     parser.add_argument("--at-once", type=int, default=1, help="problems that share the steps")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args()

@@ -26,7 +26,7 @@ from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.infill import KINDS, holes
-from nimble_coder.bench.load.drafting import Drafting
+from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.load.scenarios import Prompt, scenarios
 from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.engine.generate import Generation, generate
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=1.0, help="where sampled")
     parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help="W,N,G or draft:N, each")
+    parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
     args = parser.parse_args()
     args.sampling = Sampling(temperature=args.temperature, top_p=args.top_p) if args.temperature else None
     greedily = [GREEDILY] if args.sampling else []

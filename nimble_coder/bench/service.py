@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from build_engine.exit_codes import exit_code_of
-from nimble_coder.bench.load.drafting import Drafting
+from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.load.plot import plot
 from nimble_coder.bench.load.results import Level, Results
 from nimble_coder.bench.load.scenarios import Prompt, Scenario, scenarios
@@ -150,9 +150,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=positive(int), help="of an answer; each scenario has its own")
     how = parser.add_mutually_exclusive_group()
     usual = [Drafting.parse("default")]
-    how.add_argument(
-        "--drafting", type=Drafting.parse, nargs="+", default=usual, help="default, plain, W,N,G or draft:N, by turns"
-    )
+    how.add_argument("--drafting", type=Drafting.parse, nargs="+", default=usual, help=f"{WAYS}, by turns")
     how.add_argument("--compare", type=Drafting.parse, nargs=2, metavar=("A", "B"), help="two of these, B over A")
     parser.add_argument("--json", type=Path, help="a file for everything measured")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="a directory for figures, SVG and PNG")

@@ -14,7 +14,7 @@ import pytest
 from build_engine.artifact import Artifact
 from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.load.scenarios import Prompt, scenarios
-from nimble_coder.bench.load.target import target_of
+from nimble_coder.bench.load.target import GrpcTarget, target_of
 from nimble_coder.client.grpc import CompletionError
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import gateway
@@ -178,3 +178,9 @@ def test_what_cannot_be_measured_is_an_error_without_a_traceback(arguments: tupl
 def test_a_target_that_is_none_is_refused() -> None:
     with pytest.raises(CompletionError):
         target_of("nonsense")
+
+
+@pytest.mark.parametrize("way", ["draft:4", "suffixes"])
+def test_a_way_to_draft_that_grpc_does_not_carry_is_an_error_and_not_left_out(way: str) -> None:
+    sample = GrpcTarget("127.0.0.1:9").ask(Prompt("one", "def f():"), 4, Drafting.parse(way))
+    assert "fields of HTTP requests" in (sample.error or "")

@@ -6,6 +6,8 @@ from typing import Any
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 
+WAYS = "default, plain, W,N,G, draft:N, suffixes or windowed"
+
 
 @dataclass(frozen=True)
 class Drafting:
@@ -32,9 +34,7 @@ class Drafting:
                 return cls(text, draft_tokens=int(text.removeprefix("draft:")))
             return cls(text, LookaheadConfig.parse(text))
         except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not default, plain, W,N,G, draft:N, suffixes or windowed: {error}"
-            ) from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not {WAYS}: {error}") from None
 
     @property
     def fields(self) -> dict[str, Any]:

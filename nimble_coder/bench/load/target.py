@@ -96,8 +96,8 @@ class GrpcTarget:
     def ask(self, prompt: Prompt, max_tokens: int, drafting: Drafting) -> Sample:
         sample = Sample(prompt.name, time.perf_counter())
         try:
-            if drafting.draft_tokens is not None:
-                raise CompletionError("draft:N is a field of HTTP requests: give an http:// URL")
+            if drafting.draft_tokens is not None or drafting.drafting:
+                raise CompletionError("draft:N, suffixes and windowed are fields of HTTP requests: give an http:// URL")
             with (
                 CompletionClient(self.url, self.api_key, ca_file=self.ca_file) as client,
                 client.stream(prompt.text, max_tokens, drafting.lookahead) as stream,
