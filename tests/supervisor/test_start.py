@@ -156,7 +156,7 @@ def test_a_disk_that_is_full(start: Start, full_disk: Path) -> None:
 
 
 def test_loading_that_takes_too_long(start: Start, artifact: Artifact) -> None:
-    code, last = ended(start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_STARTUP_SECONDS="0.2"))
+    code, last = ended(start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_STARTUP_SECONDS="1e-9"))
     assert code == ExitCode.NOT_READY
     assert "not ready after 0 s" in last
 
