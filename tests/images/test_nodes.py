@@ -119,8 +119,9 @@ def said(container: Container) -> str:
 
 
 def signalled(container: Container, rank: int, signal: str) -> None:
-    """Sends a signal to one rank of those that run there."""
-    script = f"grep -lsz OMPI_COMM_WORLD_RANK={rank} /proc/[0-9]*/environ | cut -d/ -f3 | xargs kill -{signal}"
+    """Sends a signal to one rank of those that run there: to its first process, since those it starts come and go."""
+    found = f"grep -lsz OMPI_COMM_WORLD_RANK={rank} /proc/[0-9]*/environ | cut -d/ -f3 | sort -n | head -n 1"
+    script = f"{found} | xargs kill -{signal}"
     assert container.execute("sh", "-c", script).returncode == 0
 
 
