@@ -20,7 +20,7 @@ from nimble_coder.processes.log import Log, open_log
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.work_directory import WorkDirectory
 
-ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 2.0
+ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 6.0
 """Has a gateway tell every request that it ends now, and end; and how long that may take."""
 COMMAND = [sys.executable, "-m", "nimble_coder.gateway.server"]
 THRIFTY = {"GRPC_EXPERIMENTS": "-event_engine_listener", "MALLOC_ARENA_MAX": "1"}

@@ -115,11 +115,17 @@ def test_streams_that_the_drain_does_not_wait_for_are_told(start: Start, artifac
     assert {end_of(lines) for lines in read} == {"draining"}
 
 
-def test_streams_that_a_second_signal_ends_are_told(served: Service) -> None:
+def test_streams_that_a_second_signal_ends_are_told_by_a_gateway_that_has_got_no_time_for_a_while(
+    served: Service,
+) -> None:
+    gateway = served.children("nimble_coder.gateway.server")[0]
     with streams(served, 4) as read:
         served.process.terminate()
         served.wait_until(lambda: any("stopping" in line for line in served.output), 5)
+        os.kill(gateway, signal.SIGSTOP)
         served.process.terminate()
+        time.sleep(3)
+        os.kill(gateway, signal.SIGCONT)
     assert {end_of(lines) for lines in read} == {"draining"}
     assert served.process.wait(8) == 130
 
