@@ -20,8 +20,11 @@ def engine_address(
     profile: Profile, source: dict[str, str], version: str, companion: bool, calibration: str | None
 ) -> str:
     """SHA-256 over a checkpoint's file hashes, what is built of it and how, and the engine's version."""
-    chosen = calibration or ROUNDING.get(profile.precision)
-    return address(profile=profile.id, source=source, version=version, companion=companion, calibration=chosen)
+    # Where nothing is rounded the address is what it was before rounding had a place in it.
+    rounding = {"rounding": ROUNDING[profile.precision]} if profile.precision in ROUNDING else {}
+    return address(
+        profile=profile.id, source=source, version=version, companion=companion, calibration=calibration, **rounding
+    )
 
 
 def content_address(profile: Profile, engine_key: str) -> str:

@@ -1,6 +1,7 @@
 """The GPUs of this machine, and the GPU types that profiles are written for."""
 
 import csv
+import ctypes
 import io
 import re
 import shutil
@@ -75,6 +76,15 @@ class Hardware:
     gpus: tuple[Gpu, ...]
     driver: str | None
     note: str = ""
+
+
+def has_driver() -> bool:
+    """Whether the library of NVIDIA's driver can be loaded, without which PyTorch finds no GPU."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def detect_hardware() -> Hardware:

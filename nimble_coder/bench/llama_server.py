@@ -27,6 +27,7 @@ from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.asking import post
 from nimble_coder.bench.checkpoint_engine import checkpoint_engine
 from nimble_coder.bench.load.scenarios import scenarios
+from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Engine
@@ -146,7 +147,7 @@ def report(answers: dict[str, list[Answer]], title: str) -> Table:
             name,
             f"{statistics.median(each.tokens_per_step for each in found):.2f}",
             f"{statistics.median(each.speed for each in found):.1f}",
-            *(f"{ratio:.2f}x" for ratio in (statistics.median(ratios), min(ratios), max(ratios))),
+            *Ratio.of(ratios).cells,
             f"{statistics.median(each.prompt_seconds for each in found):.1f} s",
             f"{equal} of {len(found)}",
         )

@@ -28,6 +28,7 @@ from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.infill import KINDS, holes
 from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.load.scenarios import Prompt, scenarios
+from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request, Sampling
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.protocol import Engine
@@ -94,9 +95,7 @@ def report(runs: Runs, modes: list[Drafting], prompts: list[str]) -> Table:
             "" if mode is BY_CHOICE else str(mode.max_draft_tokens),
             f"{statistics.median(speed(runs[mode, name]) for name in prompts):.0f}",
             f"{statistics.median(runs[mode, name][0].tokens_per_step for name in prompts):.2f}",
-            f"{statistics.median(ratios):.2f}x",
-            f"{min(ratios):.2f}x",
-            f"{max(ratios):.2f}x",
+            *Ratio.of(ratios).cells,
             f"{equal} of {len(prompts)}",
         )
     return table

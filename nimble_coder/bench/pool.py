@@ -24,6 +24,7 @@ from rich.table import Table
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.protocol import Engine
@@ -123,7 +124,7 @@ def report(sessions: list[list[Pair]], title: str) -> Table:
             str(number + 1),
             f"{statistics.median(pair.without.tokens_per_step for pair in pairs.values()):.2f}",
             f"{statistics.median(pair.pooled.tokens_per_step for pair in pairs.values()):.2f}",
-            *(f"{found:.2f}x" for found in (statistics.median(ratios), min(ratios), max(ratios))),
+            *Ratio.of(ratios).cells,
             f"{statistics.median(over_first):.2f}x",
             f"{sum(pair.is_equal for pair in pairs.values())} of {len(pairs)}",
         )

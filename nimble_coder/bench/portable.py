@@ -10,7 +10,6 @@ where it is installed (`pip install -e '.[peers]'` builds it from its source pac
 import argparse
 import os
 import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from build_engine.profiles import find_profile
 from build_engine.weights import own_weights
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.llama_cpp import FORMATS, LlamaCpp, write_gguf
+from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
@@ -216,8 +216,7 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading == "ratio" else "right")
 
     def row(name: str, ratios: list[float]) -> None:
-        figures = (statistics.median(ratios), min(ratios), max(ratios))
-        table.add_row(name, *(f"{figure:.2f}x" for figure in figures), str(len(ratios)))
+        table.add_row(name, *Ratio.of(ratios).cells, str(len(ratios)))
 
     for name, ratios in contest(artifact, checkpoint, prompts, args).items():
         row(name, ratios)

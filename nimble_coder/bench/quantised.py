@@ -23,6 +23,7 @@ from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.coding_prompts import humaneval_chats
 from nimble_coder.bench.llama_cpp import LlamaCpp
+from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
@@ -108,8 +109,7 @@ def report(title: str, found: dict[str, list[float]]) -> Table:
     for name, speeds in found.items():
         peers = found["llama.cpp, prompt" if name.endswith("prompt") else "llama.cpp, plain"]
         ratios = [mine / theirs for mine, theirs in zip(speeds, peers, strict=True)]
-        figures = (statistics.median(ratios), min(ratios), max(ratios))
-        table.add_row(name, f"{statistics.median(speeds):.1f}", *(f"{figure:.2f}x" for figure in figures))
+        table.add_row(name, f"{statistics.median(speeds):.1f}", *Ratio.of(ratios).cells)
     return table
 
 

@@ -1,6 +1,5 @@
 """The portable engine: one thread that schedules, runs and answers, step after step."""
 
-import ctypes
 import logging
 import threading
 import time
@@ -12,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from build_engine.engine_config import TORCH_ENGINES, WEIGHTS, EngineConfig, EngineConfigError
+from build_engine.hardware import has_driver
 from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
 from build_engine.precision import DTYPE_BYTES
 from nimble_coder.contract.bounds import MOST_DRAFTS
@@ -339,15 +339,6 @@ def choose_device(asked: str) -> str:
     from nimble_coder.engine.pytorch import has_fitting_gpu
 
     return "cuda" if has_fitting_gpu() else "cpu"
-
-
-def has_driver() -> bool:
-    """Whether NVIDIA's driver is here, without which PyTorch finds no GPU."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def choose_platform(

@@ -4,13 +4,14 @@ Triton's language brings a compiler for kernels. At a kernel's first use it also
 that starts it, linked with the driver's (triton/runtime/build.py and triton/backends/nvidia/driver.py, 3.6.0).
 """
 
-import ctypes
 import os
 import shutil
 import sysconfig
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from build_engine.hardware import has_driver
 
 KEPT = "TRITON_CACHE_DIR"
 """Where compiled kernels are kept; otherwise below the home directory. It is made where it is not there."""
@@ -26,9 +27,7 @@ def lacking() -> Iterator[tuple[str, str]]:
         yield "a C compiler", "install gcc and libc6-dev"
     if not Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file():
         yield "Python's headers", "install python3-dev"
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    if not has_driver():
         yield "libcuda.so.1", "install NVIDIA's driver; in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
 
 

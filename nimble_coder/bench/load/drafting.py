@@ -1,12 +1,13 @@
-"""How requests ask to be drafted: the service's own choice, plainly, by lookahead, or by matching suffixes."""
+"""How requests ask to be drafted: the service's own choice, plainly, by (w,n,g), or by a drafter's name."""
 
 import argparse
 from dataclasses import dataclass
 from typing import Any
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.engine.drafter import DRAFTERS
 
-WAYS = "default, plain, W,N,G, draft:N, suffixes or windowed"
+WAYS = f"default, plain, W,N,G, draft:N or one of {', '.join(DRAFTERS)}"
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Drafting:
 
     @classmethod
     def parse(cls, text: str) -> "Drafting":
-        """`default`, `plain`, `W,N,G`, `draft:N`, `suffixes` or `windowed`. Raises `argparse.ArgumentTypeError`."""
+        """`default`, `plain`, `W,N,G`, `draft:N` or a drafter's name. Raises `argparse.ArgumentTypeError`."""
         try:
             if text == "default":
                 return cls(text)
-            if text in ("suffixes", "windowed"):
+            if text in DRAFTERS:
                 return cls(text, drafting=text)
             if text == "plain":
                 return cls(text, PLAIN)

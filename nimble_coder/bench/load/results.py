@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from nimble_coder.bench.load.summary import Ratio, Summary, summarise
+from nimble_coder.bench.load.summary import Summary, ratio, summarise
 from nimble_coder.bench.load.target import Sample
+from nimble_coder.bench.ratio import Ratio
 
 Level = int | float
 
@@ -44,12 +45,12 @@ class Results:
     def ratio(self, scenario: str, level: Level) -> Ratio:
         """Tokens per second of all streams, prompts included, the second drafting over the first."""
         before, after = (self.goes[scenario, level, drafting] for drafting in self.draftings)
-        return Ratio.of(lambda found: found.tokens_per_second, before, after)
+        return ratio(lambda found: found.tokens_per_second, before, after)
 
     def stream_ratio(self, scenario: str, level: Level) -> Ratio:
         """The same of one stream's tokens per second, from its first token on."""
         before, after = (self.goes[scenario, level, drafting] for drafting in self.draftings)
-        return Ratio.of(lambda found: found.stream_tokens_per_second, before, after)
+        return ratio(lambda found: found.stream_tokens_per_second, before, after)
 
     def to_json(self) -> list[dict[str, Any]]:
         """A row for each scenario, level and drafting."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from nimble_coder.bench.load.target import Sample
+from nimble_coder.bench.ratio import Ratio
 
 PERCENTILES = (50, 90, 99)
 
@@ -82,22 +83,9 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(found) if found else 0.0
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """One configuration's rate over another's, once a round."""
-
-    median: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(
-        cls, rate: Callable[[Summary], float], before: Sequence[Sequence[Sample]], after: Sequence[Sequence[Sample]]
-    ) -> "Ratio":
-        """A rate of `after` over that of `before`, round by round."""
-        pairs = [(rate(summarise([a])), rate(summarise([b]))) for a, b in zip(before, after, strict=True)]
-        found = [b / a for a, b in pairs if a] or [0.0]
-        return cls(round(statistics.median(found), 3), round(min(found), 3), round(max(found), 3))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f}x ({self.least:.2f}-{self.most:.2f})"
+def ratio(
+    rate: Callable[[Summary], float], before: Sequence[Sequence[Sample]], after: Sequence[Sequence[Sample]]
+) -> Ratio:
+    """A rate of `after` over that of `before`, round by round."""
+    pairs = [(rate(summarise([a])), rate(summarise([b]))) for a, b in zip(before, after, strict=True)]
+    return Ratio.of([b / a for a, b in pairs if a] or [0.0])

@@ -97,7 +97,7 @@ class GrpcTarget:
         sample = Sample(prompt.name, time.perf_counter())
         try:
             if drafting.draft_tokens is not None or drafting.drafting:
-                raise CompletionError("draft:N, suffixes and windowed are fields of HTTP requests: give an http:// URL")
+                raise CompletionError("draft:N and drafters by name are fields of HTTP requests: give an http:// URL")
             with (
                 CompletionClient(self.url, self.api_key, ca_file=self.ca_file) as client,
                 client.stream(prompt.text, max_tokens, drafting.lookahead) as stream,

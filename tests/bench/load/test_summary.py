@@ -2,7 +2,7 @@
 
 import pytest
 
-from nimble_coder.bench.load.summary import Ratio, percentiles, summarise
+from nimble_coder.bench.load.summary import percentiles, ratio, summarise
 from nimble_coder.bench.load.target import Sample
 
 
@@ -49,4 +49,4 @@ def test_percentiles_are_values_that_were_seen(count: int, expected: tuple[int, 
 def test_a_ratio_is_told_with_its_spread_over_the_rounds() -> None:
     before = [[sample(0, 1, 2, 10)]] * 3
     after = [[sample(0, 1, 2, tokens)] for tokens in (20, 30, 10)]
-    assert str(Ratio.of(lambda found: found.tokens_per_second, before, after)) == "2.00x (1.00-3.00)"
+    assert str(ratio(lambda found: found.tokens_per_second, before, after)) == "2.00x (1.00-3.00)"
