@@ -1,11 +1,10 @@
-"""The gateway's core: what a request asks for becomes generations, and generations become answers."""
+"""The gateway's core: what requests share, and how one becomes generations (`delivery.py` has the way back)."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import TypeVar
 
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL, Artifact
@@ -14,18 +13,15 @@ from build_engine.manifest import NAME
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS
-from nimble_coder.contract.request import FORM_NAME, Guide
+from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.access.tls import Tls
-from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.tools import Calling
-from nimble_coder.gateway.answers.transcript import Delta, Ending, Transcript
-from nimble_coder.gateway.answers.usage import figures_of, usage_of
-from nimble_coder.gateway.answers.wire import Wire
+from nimble_coder.gateway.answers.transcript import Ending
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
+from nimble_coder.gateway.exchange import Exchange, Headers
 from nimble_coder.gateway.policy import Policy, policy_of
 from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
@@ -63,22 +59,6 @@ class Job:
     echo: str = ""
     form_fields: tuple[str, ...] = ()
     """What of the request asks for the form of the answer: an engine that refuses it does not know."""
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """How an answer goes out."""
-
-    wire: Wire
-    prompt_tokens: int
-    """Of all prompts together, however many choices each has."""
-    stream: bool = False
-    every_step: bool = False
-    """A chunk for every step, also where a step gives no text yet."""
-    continuous_usage: bool = False
-    final_usage: bool = False
-    """The usage of all choices in the last chunk that has one."""
-    headers: Headers = field(default_factory=list)
 
 
 class Service:
@@ -297,95 +277,6 @@ class Service:
             (b"cache-control", b"no-store"),
         ]
 
-    async def answer(self, exchange: Exchange, jobs: Sequence[Job], delivery: Delivery) -> None:
-        """Runs the jobs and sends the answer; a client that goes away frees its places at once."""
-        with self.admission.admit(len(jobs)):
-            transcripts = [Transcript(self.tokenizer, job.ending, len(job.generation.input_ids)) for job in jobs]
-            try:
-                async with exchange.connected():
-                    if delivery.stream:
-                        await self._stream(exchange, jobs, transcripts, delivery)
-                    else:
-                        await self._whole(exchange, jobs, transcripts, delivery)
-            except ClientGone:
-                self.metrics.cancelled.inc(len(jobs))
-                raise
-            finally:
-                key = exchange.client if self.keys.required and self.settings.metrics_per_key else ""
-                self.metrics.record(delivery.prompt_tokens, transcripts, key)
-                exchange.figures = figures_of(delivery.prompt_tokens, transcripts)
-
-    async def run(self, job: Job, transcript: Transcript, request_id: str) -> AsyncGenerator[Delta, None]:
-        """Yields what every step adds until the answer ends."""
-        try:
-            async with aclosing(self.streams.generate(job.generation, request_id)) as steps:
-                async for step in steps:
-                    yield transcript.push(step)
-                    if transcript.finish_reason is not None:
-                        return
-        except ApiError as error:
-            raise of_form(error, job.form_fields) from None
-
-    async def _whole(
-        self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
-    ) -> None:
-        async def collect(job: Job, transcript: Transcript) -> str:
-            return job.echo + "".join([delta.text async for delta in self.run(job, transcript, exchange.request_id)])
-
-        if len(jobs) == 1:
-            texts = [await collect(jobs[0], transcripts[0])]
-        else:
-            texts = await together([collect(job, t) for job, t in zip(jobs, transcripts, strict=True)])
-        usage = usage_of(delivery.prompt_tokens, transcripts)
-        await exchange.respond(200, delivery.wire.whole(texts, transcripts, usage), JSON, delivery.headers)
-
-    async def _stream(
-        self, exchange: Exchange, jobs: Sequence[Job], transcripts: Sequence[Transcript], delivery: Delivery
-    ) -> None:
-        async with exchange.kept_alive(delivery.wire.stream_type, delivery.headers):
-            if len(jobs) == 1:
-                await self._stream_choice(exchange, 0, jobs[0], transcripts, delivery)
-            else:
-                choices = enumerate(jobs)
-                await together([self._stream_choice(exchange, i, job, transcripts, delivery) for i, job in choices])
-        await exchange.write(delivery.wire.closing(usage_of(delivery.prompt_tokens, transcripts)), more=False)
-
-    async def _stream_choice(
-        self, exchange: Exchange, index: int, job: Job, transcripts: Sequence[Transcript], delivery: Delivery
-    ) -> None:
-        """One choice's chunks. The response starts with the first of them, so that a refusal still has its status."""
-        wire, transcript = delivery.wire, transcripts[index]
-
-        def usage_now() -> Usage | None:
-            return usage_of(delivery.prompt_tokens, [transcript]) if delivery.continuous_usage else None
-
-        opening = wire.opening(index, usage_now())
-        is_echoed = False
-        async with aclosing(self.run(job, transcript, exchange.request_id)) as steps:
-            async for delta in steps:
-                is_shown = delta.text or (delivery.every_step and delta.token_ids)
-                if is_shown and (chunk := wire.delta(index, delta, usage_now())):
-                    before = opening if is_echoed else opening + wire.echo(index, transcript)
-                    await self._send(exchange, delivery, before + chunk)
-                    opening, is_echoed = b"", True
-        is_last = all(each.finish_reason is not None for each in transcripts)
-        usage = usage_of(delivery.prompt_tokens, transcripts) if delivery.final_usage and is_last else usage_now()
-        before = opening if is_echoed else opening + wire.echo(index, transcript)
-        await self._send(exchange, delivery, before + wire.ending(index, transcript, usage))
-
-    async def _send(self, exchange: Exchange, delivery: Delivery, chunk: bytes) -> None:
-        if not exchange.status:
-            await exchange.start(200, delivery.wire.stream_type, delivery.headers)
-        await exchange.write(chunk)
-
-
-def of_form(error: ApiError, fields: Sequence[str]) -> ApiError:
-    """An engine's refusal of a form, by the fields that ask for it; any other error as it is."""
-    if not fields or FORM_NAME not in error.message:
-        return error
-    text = error.message.replace(FORM_NAME, f"the form of {' and '.join(fields)}")
-    return replace(error, message=text, param=fields[0])
-
 
 def check_strict(calling: Calling, is_guided: bool) -> None:
     """Raises `ApiError` for strict functions whose schemas a TensorRT engine's calls cannot be kept to: those of its
@@ -410,14 +301,3 @@ async def aside(size: int, function: Callable[..., Result], *args: object) -> Re
     if size < LONG_TEXT:
         return function(*args)
     return await asyncio.to_thread(function, *args)
-
-
-async def together(works: Sequence[Awaitable[Result]]) -> list[Result]:
-    """Runs coroutines at once; the first to fail ends the others and is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

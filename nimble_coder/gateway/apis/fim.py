@@ -12,13 +12,14 @@ from nimble_coder.gateway.apis.openai import (
     infill_prompt,
     names,
 )
+from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.fim import Infill
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaPrompt
-from nimble_coder.gateway.service import Delivery, Job, Service
+from nimble_coder.gateway.service import Job, Service
 
 
 async def mistral_fim(front: Front, exchange: Exchange) -> None:
@@ -105,4 +106,4 @@ async def answer_llama(
     check_choices(jobs)
     wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
     delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=service.headers(asked, jobs))
-    await service.answer(exchange, jobs, delivery)
+    await Answer(service, exchange, jobs, delivery).send()

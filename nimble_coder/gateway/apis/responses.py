@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 from nimble_coder.gateway.answers.response_wire import ResponseWire
+from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.responses import as_chat
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
-from nimble_coder.gateway.service import Delivery, aside
+from nimble_coder.gateway.service import aside
 
 
 async def responses(front: Front, exchange: Exchange) -> None:
@@ -27,4 +28,4 @@ async def responses(front: Front, exchange: Exchange) -> None:
     wire = ResponseWire(exchange.request_id, model, asked, calling)
     exchange.failing = wire.failing
     delivery = Delivery(wire, len(ids), stream=bool(asked.stream), headers=service.headers(chat, jobs))
-    await service.answer(exchange, jobs, delivery)
+    await Answer(service, exchange, jobs, delivery).send()
