@@ -15,6 +15,7 @@ from pathlib import Path
 from build_engine.artifact import Artifact
 from nimble_coder.contract.request import Guide, Request
 from nimble_coder.contract.response import FinishReason, Response
+from nimble_coder.engine.drafter import WINDOWED
 from nimble_coder.engine.protocol import SOURCES, DraftTotals, Statistics
 
 MODEL = Path(__file__).with_name("stand_in_model.py")
@@ -111,6 +112,7 @@ class StandInEngine:
                 request_steps=self._steps,
                 step_seconds=0.0,
                 drafting={source: DraftTotals() for source in SOURCES},
+                usual_drafter=WINDOWED,  # as on a GPU, which the tests have none of
             )
 
     def shutdown(self) -> None:

@@ -9,6 +9,10 @@ Ranked = list[tuple[int, float]]
 TOKENS_PER_BLOCK = 32
 """The unit of TensorRT-LLM's block metrics (its default `tokens_per_block`)."""
 
+USUAL_DRAFTER = "nimble_usual_drafter"
+"""The metric in which an engine tells what drafts for a request that names no drafter: 1 where the label `drafter` says
+it, else 0. Only the engine knows, since it depends on the device that it found."""
+
 
 class FinishReason(Enum):
     """Why a generation ended."""

@@ -49,6 +49,8 @@ class Statistics:
     """Time spent in steps that decoded."""
     drafting: Mapping[str, DraftTotals]
     """By source."""
+    usual_drafter: str
+    """What drafts for a request that names no drafter: a name of `nimble_coder.engine.drafter.DRAFTERS`."""
 
     @property
     def tokens_per_step(self) -> float:

@@ -85,7 +85,7 @@ class TorchEngine:
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
         self._usual = lookahead if lookahead.is_plain else None
         """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
-        self._drafting = WINDOWED if platform.on_gpu else SUFFIXES
+        self._usual_drafter = WINDOWED if platform.on_gpu else SUFFIXES
         self._pools = Pools()
         self._counters = Counters()
         self._lock = threading.Condition()
@@ -127,7 +127,7 @@ class TorchEngine:
         """See `Engine.enqueue`."""
         config = self._check(request)
         form = self._open(request.guide, request.ends) if request.guide else None
-        drafter = make_drafter(request, config, self._texts(request), self._drafting)
+        drafter = make_drafter(request, config, self._texts(request), self._usual_drafter)
         sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
         with self._lock:
             if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
@@ -186,6 +186,7 @@ class TorchEngine:
             request_steps=counters.request_steps,
             step_seconds=counters.step_seconds,
             drafting={source: replace(counts) for source, counts in counters.drafting.items()},
+            usual_drafter=self._usual_drafter,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -11,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.contract.refusals import ENGINE_LOST
+from nimble_coder.contract.response import USUAL_DRAFTER
 from nimble_coder.gateway.access.limits import engine_lost
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.hang import HangWatch
@@ -39,7 +41,7 @@ class Health:
     """
 
     def __init__(self, service: Service, triton: TritonHttp) -> None:
-        self._service = service
+        self._service, self._triton = service, triton
         self._generated = False
         self._timed_out = False
         self._hang = HangWatch(service.settings.hang_seconds, service.admission, service.streams, triton)
@@ -129,6 +131,7 @@ class Health:
         except ApiError as error:
             self._look_for_loss(error)
             return f"a generation failed: {error}"
+        self._service.usual_drafter = usual_drafter(await self._triton.metrics()) or self._service.usual_drafter
         self._generated = True
         return ""
 
@@ -136,3 +139,9 @@ class Health:
         async with aclosing(self._service.streams.generate(generation, "ready")) as steps:
             async for _ in steps:
                 pass
+
+
+def usual_drafter(page: bytes) -> str:
+    """What drafts for a request that names no drafter, by the engine's metrics; empty where they do not tell."""
+    found = re.search(rf'^{USUAL_DRAFTER}\{{[^}}]*drafter="(\w+)"[^}}]*\}} 1', page.decode(), re.MULTILINE)
+    return found[1] if found else ""

@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Asked = TypeVar("Asked", bound=Sampling)
 
+SUFFIXES = "suffixes"
+"""The drafter of the portable engine on CPUs."""
 LONG_TEXT = 16_384
 """Characters; about 5 ms to tokenise."""
 
@@ -92,6 +94,8 @@ class Service:
         self.admission = Admission(limit, ledger, self.metrics.running)
         self.policy = self._find_policy()
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
+        self.usual_drafter = SUFFIXES
+        """The portable engine's, for requests that name none; it depends on the device that the engine has found."""
         self.started = int(time.time())
 
     def _find_tls(self) -> Tls | None:
@@ -267,7 +271,8 @@ class Service:
         lookahead = PLAIN if first.model == PLAIN_MODEL else first.lookahead or self.limits.lookahead
         suffixes = self._draft_tokens(asked, first.lookahead)
         config = PLAIN if suffixes is not None else lookahead
-        named = asked.drafting.encode() if asked.drafting else b"suffixes"
+        usual = self.usual_drafter if suffixes == MOST_DRAFTS else SUFFIXES  # with fewer there is no room for a window
+        named = (asked.drafting or usual).encode()
         drafting = named if suffixes else b"none" if config.is_plain else b"lookahead"
         return [
             (b"x-nimble-drafting", drafting),

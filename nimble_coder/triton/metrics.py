@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from nimble_coder.contract.response import TOKENS_PER_BLOCK
+from nimble_coder.contract.response import TOKENS_PER_BLOCK, USUAL_DRAFTER
+from nimble_coder.engine.drafter import DRAFTERS
 from nimble_coder.engine.protocol import SOURCES, Engine, Statistics
 
 Read = Callable[[Statistics], float]
@@ -20,6 +21,11 @@ Read = Callable[[Statistics], float]
 def drafting(source: str, total: str, statistics: Statistics) -> float:
     """A total of the drafts of one source."""
     return float(getattr(statistics.drafting[source], total))
+
+
+def is_usual(drafter: str, statistics: Statistics) -> float:
+    """1 for the drafter of requests that name none."""
+    return float(drafter == statistics.usual_drafter)
 
 
 GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
@@ -72,6 +78,11 @@ GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
             "seconds": "Seconds of such steps, by the requests' shares of their rows",
         }.items()
     },
+    USUAL_DRAFTER: (
+        "1 for the drafter of requests that name none, 0 for the others",
+        "drafter",
+        {drafter: partial(is_usual, drafter) for drafter in DRAFTERS},
+    ),
     "nimble_lookahead_totals": (
         "Totals since the start of the engine; tokens per step = 1 + accepted / request_steps",
         "kind",
@@ -87,7 +98,7 @@ GAUGES: dict[str, tuple[str, str, dict[str, Read]]] = {
 
 
 class MetricsReporter:
-    """Sets the gauges from the engine's statistics every so many seconds, on a thread of its own."""
+    """Sets the gauges from the engine's statistics at once and then every so many seconds, on a thread of its own."""
 
     def __init__(self, engine: Engine, pb_utils: Any, model: str, version: str, seconds: float) -> None:
         self._engine = engine
@@ -114,7 +125,9 @@ class MetricsReporter:
     def _report(self) -> None:
         # Triton's `set` holds the interpreter's lock until Triton has answered: one that is gone never does.
         triton = os.getppid()
-        while not self._stopping.wait(self._seconds) and os.getppid() == triton:
+        while os.getppid() == triton:
             statistics = self._engine.statistics()
             for gauge, read in self._gauges:
                 gauge.set(read(statistics))
+            if self._stopping.wait(self._seconds):
+                return

@@ -1,6 +1,7 @@
 """`draft_tokens`: a request drafts by matching suffixes, and its text is that of plain decoding."""
 
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
+from build_engine.artifact import Artifact
 from nimble_coder.client.grpc import tensors
 from nimble_coder.processes.serving import Serving
+from tests.gateway.conftest import stand_in_gateway
 
 PROMPT = (
     "def first(values):\n    return values[0]\n\n\ndef second(values):\n    return values[1]\n\n\ndef third(values):\n"
@@ -45,6 +48,25 @@ def test_a_request_may_name_its_drafter(http: httpx.Client, asked: dict[str, obj
     assert drafted.headers["x-nimble-lookahead"] == numbers
     assert drafted.json()["choices"][0]["text"] == plain["choices"][0]["text"]
     assert drafted.json()["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] > 0
+
+
+def test_the_header_names_what_the_engine_drafts_by_where_a_request_says_nothing(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    """The stand-in's drafter is that of a GPU."""
+    with (
+        stand_in_gateway(artifact, tmp_path, 1, 0.001) as (_, gateways),
+        httpx.Client(base_url=gateways.addresses.http, timeout=60) as client,
+    ):
+        for asked, drafter in (
+            ({}, "windowed"),
+            ({"draft_tokens": 32}, "windowed"),
+            ({"draft_tokens": 16}, "suffixes"),
+            ({"drafting": "suffixes"}, "suffixes"),
+            ({"lookahead": False}, "none"),
+        ):
+            answer = client.post("/v1/completions", json={**ASKED, "max_tokens": 1, **asked})
+            assert answer.headers["x-nimble-drafting"] == drafter, asked
 
 
 def test_a_drafter_that_there_is_not_is_refused_with_those_that_there_are(http: httpx.Client) -> None:
