@@ -1,6 +1,6 @@
 """Plain against lookahead decoding, one request at a time.
 
-    scripts/bench lookahead [--model DIRECTORY --prompts humaneval|infill|edit] [--rounds 5] [--configs 4,3,4 8,8,8]
+    scripts/bench lookahead [--model DIRECTORY --prompts humaneval|infill|...] [--rounds 5] [--configs 4,3,4 8,8,8]
 
 Without a model the embedded one, a toy that repeats itself, which flatters lookahead. Every prompt runs under every
 configuration in every round, the order turning with each, so that a machine whose speed drifts cannot favour one of
@@ -14,6 +14,7 @@ import platform
 import statistics
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,11 +52,16 @@ def infills(count: int) -> dict[str, str]:
     }
 
 
+def of_scenario(scenario: str, count: int) -> dict[str, str]:
+    """What `nimble-coder bench` asks, so many of a kind."""
+    return {prompt.name: prompt.text for prompt in scenarios()[scenario].take(count)}
+
+
 PROMPTS: dict[str, Callable[[int], dict[str, str]]] = {
     "own": lambda _: coding_prompts(),
     "humaneval": humaneval_chats,
     "infill": infills,
-    "edit": lambda count: {prompt.name: prompt.text for prompt in scenarios()["edit"].take(count)},
+    **{scenario: partial(of_scenario, scenario) for scenario in ("chat", "completion", "edit")},
 }
 """By name, so many of a kind."""
 
@@ -92,7 +98,7 @@ def report(runs: Runs, modes: list[Drafting], prompts: list[str]) -> Table:
         equal = sum(runs[mode, name][0].token_ids == runs[PLAINLY, name][0].token_ids for name in prompts)
         table.add_row(
             mode.name,
-            "" if mode is BY_CHOICE else str(mode.max_draft_tokens),
+            "" if mode.max_draft_tokens is None else str(mode.max_draft_tokens),
             f"{statistics.median(speed(runs[mode, name]) for name in prompts):.0f}",
             f"{statistics.median(runs[mode, name][0].tokens_per_step for name in prompts):.2f}",
             *Ratio.of(ratios).cells,

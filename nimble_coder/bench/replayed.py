@@ -55,10 +55,10 @@ def ways(configs: list[LookaheadConfig]) -> dict[str, Make]:
     return found
 
 
-def step_times(texts: list[str]) -> StepCosts:
-    """From `rows:milliseconds`."""
+def step_times(texts: list[str]) -> dict[float, float]:
+    """Seconds by rows, from `rows:milliseconds`."""
     pairs = (text.split(":") for text in texts)
-    return StepCosts({float(rows): float(milliseconds) / 1e3 for rows, milliseconds in pairs})
+    return {float(rows): float(milliseconds) / 1e3 for rows, milliseconds in pairs}
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=512, help="of each answer")
     args = parser.parse_args()
     recorded = recordings(args.answers, TextTokenizer(args.checkpoint), args.max_tokens)
-    costs, made = step_times(args.step_ms), ways([LookaheadConfig.parse(text) for text in args.configs])
+    costs, made = StepCosts(step_times(args.step_ms)), ways([LookaheadConfig.parse(text) for text in args.configs])
     table = Table(title=f"simulated: {len(recorded)} answers; tokens and rows per step and sequence, over plain")
     for heading in ("at once", *list(made)[1:]):
         table.add_column(heading, justify="right")

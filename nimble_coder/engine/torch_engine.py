@@ -52,6 +52,8 @@ class TorchEngineOptions:
     """The directory with `tokenizer.json`, without which no output can be held to a form, and infills draft less."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
+    step_costs: StepCosts | None = None
+    """Another machine's, by which drafts go instead of by those measured here: for a benchmark."""
 
 
 class TorchEngine:
@@ -81,7 +83,8 @@ class TorchEngine:
         cache = self._make_cache(size, platform)
         self._slots = cache.free_slots
         self._runner = ModelRunner(platform.load(engine_dir, config.shape, cache))
-        self._costs = StepCosts.measure(self._runner.seconds, ROWS_ON_GPU if platform.on_gpu else ROWS_ON_CPU)
+        rows = ROWS_ON_GPU if platform.on_gpu else ROWS_ON_CPU
+        self._costs = options.step_costs or StepCosts.measure(self._runner.seconds, rows)
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
         self._usual = lookahead if lookahead.is_plain else None
         """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""

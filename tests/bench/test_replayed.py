@@ -9,6 +9,7 @@ from build_engine.lookahead import LookaheadConfig
 from nimble_coder.bench import replayed
 from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL
 from nimble_coder.bench.replayed import recordings, step_times, together, ways
+from nimble_coder.engine.budget import StepCosts
 from nimble_coder.text.tokenizer import TextTokenizer
 
 
@@ -23,7 +24,7 @@ def test_drafts_go_where_rows_are_free_and_not_where_each_costs_as_much_as_the_f
     (tmp_path / "answers.json").write_text(json.dumps([{**answer, **others} for answer in answers]))
     recorded = recordings(tmp_path / "answers.json", TextTokenizer(EMBEDDED_MODEL), 60)
     assert {len(each.output) for each in recorded} == {60}
-    free, dear = step_times(["1:1.0", "64:1.01"]), step_times(["1:1.0", "64:64.0"])
+    free, dear = StepCosts(step_times(["1:1.0", "64:1.01"])), StepCosts(step_times(["1:1.0", "64:64.0"]))
     made = ways([LookaheadConfig(1, 5, 5)])
     assert list(made) == ["plain", "suffixes", "(1,5,5)"]
     plain = together(recorded, 2, made["plain"], free)

@@ -1,0 +1,119 @@
+"""What ways to draft would give a machine whose step times are known: the engine's own steps are counted on a CPU.
+
+    scripts/bench counted --model CHECKPOINT --step-ms 1:1.3 16:1.2 40:1.4 64:1.4 112:1.5 420:2.1
+
+One request at a time. The engine's budget goes by those times, so it drafts what it would draft there; the time between
+steps is not counted. `replayed` does without the model, and so without what lookahead's window makes of it.
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from build_engine.lookahead import PLAIN
+from build_engine.precision import STEP_PRECISIONS
+from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.load.drafting import WAYS, Drafting
+from nimble_coder.bench.lookahead import PROMPTS
+from nimble_coder.bench.replayed import step_times
+from nimble_coder.contract.request import Request
+from nimble_coder.engine.budget import StepCosts
+from nimble_coder.engine.generate import generate
+from nimble_coder.engine.protocol import Engine
+from nimble_coder.engine.torch_engine import TorchEngineOptions
+from nimble_coder.text.tokenizer import TextTokenizer
+
+KINDS = [kind for kind in PROMPTS if kind != "own"]  # which are chats, completions and infills
+CONFIGS = [Drafting.parse(text) for text in ("suffixes", "windowed", "4,3,4")]
+
+
+class OtherSteps(StepCosts):
+    """Step times of another machine, which no step here changes, and the rows of every step that was taken by them."""
+
+    def __init__(self, seconds: Mapping[float, float]) -> None:
+        super().__init__(seconds)
+        self.rows: list[int] = []
+
+    def observe(self, rows: int, seconds: float) -> None:  # noqa: ARG002
+        """Keeps the rows."""
+        self.rows.append(rows)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of all prompts of a kind, from each one's first token on."""
+
+    outputs: list[list[int]]
+    rows: list[int]
+    """Of each step."""
+    seconds: float
+    """By the other machine's step times."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(output) - 1 for output in self.outputs)
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds
+
+    def __str__(self) -> str:
+        return f"{self.tokens / len(self.rows):.2f} ({statistics.fmean(self.rows):.1f})"
+
+
+def count(engine: Engine, costs: OtherSteps, prompts: list[list[int]], way: Drafting, tokens: int) -> Count:
+    """Runs the prompts one after the other on an engine whose budget goes by `costs`."""
+    costs.rows = []
+    outputs = [generate(engine, [Request(ids, tokens, **way.request)])[0].token_ids for ids in prompts]
+    return Count(outputs, costs.rows, sum(map(costs.of, costs.rows)))
+
+
+def report(found: dict[Drafting, list[Count]], kinds: list[str]) -> Table:
+    """A row a way: tokens (and rows) per step of each kind, and the mean of its speeds over those of the first way."""
+    first = next(iter(found.values()))
+    table = Table(title="tokens (and rows) per step, and speed by the given step times")
+    for heading in ("drafting", *kinds, f"over {next(iter(found)).name}", "equal"):
+        table.add_column(heading, justify="right")
+    for way, counts in found.items():
+        ratios = [mine.speed / usual.speed for mine, usual in zip(counts, first, strict=True)]
+        pairs = [pair for m, u in zip(counts, first, strict=True) for pair in zip(m.outputs, u.outputs, strict=True)]
+        equal = f"{sum(mine == usual for mine, usual in pairs)} of {len(pairs)}"
+        cells = [f"{each} {ratio:.2f}x" for each, ratio in zip(counts, ratios, strict=True)]
+        table.add_row(way.name, *cells, f"{statistics.fmean(ratios):.2f}x", equal)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
+    parser.add_argument("--step-ms", nargs="+", required=True, metavar="ROWS:MS")
+    parser.add_argument("--prompts", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--count", type=int, default=5, help="of prompts of a kind")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
+    parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
+    parser.add_argument("--threads", type=int, default=1, help="of a step")
+    args = parser.parse_args()
+    tokenizer, costs = TextTokenizer(args.model), OtherSteps(step_times(args.step_ms))
+    texts = {kind: list(PROMPTS[kind](args.count).values())[: args.count] for kind in args.prompts}
+    prompts = {kind: [tokenizer.encode(text) for text in found] for kind, found in texts.items()}
+    options = TorchEngineOptions(threads=args.threads, device="cpu", step_costs=costs)
+    configs = [PLAIN, *(way.lookahead for way in args.configs if way.lookahead)]
+    with checkpoint_engine(args.model, args.precision, configs, options) as engine:
+        cases = [(kind, way) for kind in prompts for way in args.configs]
+        counts: dict[Drafting, list[Count]] = {way: [] for way in args.configs}
+        for kind, way in track(cases, "counting", console=Console(stderr=True)):
+            counts[way].append(count(engine, costs, prompts[kind], way, args.max_tokens))
+    print(f"{args.model.name}, {args.precision}, {args.count} prompts of a kind, {args.max_tokens} tokens each")
+    Console(width=140).print(report(counts, args.prompts))
+
+
+if __name__ == "__main__":
+    main()
