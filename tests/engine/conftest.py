@@ -65,11 +65,17 @@ def wide_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return build(profile, None, Cache(tmp_path_factory.mktemp("wide")), silent)
 
 
+class FreeRows(StepCosts):
+    """Every draft is worth its row, whatever the engine sees."""
+
+    @classmethod
+    def measured(cls, *_: object) -> "FreeRows":
+        return cls({1: 1.0, 16: 1.0})
+
+    def observe(self, rows: int, seconds: float) -> None: ...
+
+
 @pytest.fixture
 def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the engines of a test every draft is worth its row, however busy the machine is."""
-
-    class Free(StepCosts):
-        def observe(self, rows: int, seconds: float) -> None: ...
-
-    monkeypatch.setattr(StepCosts, "measure", lambda *_: Free({1: 1.0, 16: 1.0}))
+    """The engines of a test draft all that they can, however busy the machine is."""
+    monkeypatch.setattr(StepCosts, "measure", FreeRows.measured)

@@ -1,23 +1,26 @@
 """Drafting changes no draw: a sampled output is that of plain sampling, token by token, whatever was drafted."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import Request, Sampling
+from nimble_coder.engine.budget import StepCosts
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.likely import Floats, LikelyRows
 from nimble_coder.engine.native import HostLogits
 from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.engine.torch_logits import likely_rows
-from tests.engine.conftest import OWN
+from tests.engine.conftest import OWN, FreeRows
 
 PROMPT = [300 + i % 7 for i in range(40)]
 KINDS = {
     "temperature": Sampling(temperature=0.8),
-    "hot": Sampling(temperature=1.5),
+    "hot": Sampling(temperature=1.2),
     "top k": Sampling(temperature=1.0, top_k=5),
     "top p": Sampling(temperature=1.2, top_p=0.7),
     "min p": Sampling(temperature=1.2, min_p=0.1),
@@ -31,9 +34,24 @@ KINDS = {
 }
 
 
+WAYS: dict[str, dict[str, Any]] = {"lookahead": {"lookahead": OWN}, "windowed": {"drafting": "windowed"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_steps() -> Iterator[None]:
+    """The file's engine drafts all that it can, however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepCosts, "measure", FreeRows.measured)
+        yield
+
+
+def plainly(engine: TorchEngine, requests: list[Request]) -> list[Generation]:
+    return generate(engine, [replace(request, lookahead=PLAIN, drafting="") for request in requests])
+
+
 def with_and_without(engine: TorchEngine, requests: list[Request]) -> tuple[list[Generation], list[Generation]]:
-    plain = generate(engine, [replace(request, lookahead=PLAIN) for request in requests])
-    return plain, generate(engine, [replace(request, lookahead=request.lookahead or OWN) for request in requests])
+    drafted = [replace(request, lookahead=request.lookahead or OWN) for request in requests]
+    return plainly(engine, requests), generate(engine, drafted)
 
 
 def sort_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,19 +70,20 @@ def sorting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         sort_together(monkeypatch)
 
 
-@pytest.mark.usefixtures("sorting")
 @pytest.mark.parametrize("sampling", KINDS.values(), ids=KINDS)
 def test_a_sampled_output_is_that_of_plain_sampling(engine: TorchEngine, sampling: Sampling) -> None:
-    accepted = 0
+    accepted = dict.fromkeys(WAYS, 0)
     for seed in range(4):
         request = Request(PROMPT, 60, seed=seed, sampling=sampling, end_id=0)
-        (plain,), (drafted,) = with_and_without(engine, [request])
-        assert drafted.token_ids == plain.token_ids
-        assert drafted.log_probs == plain.log_probs
-        assert drafted.finish_reason == plain.finish_reason
-        assert drafted.metrics is not None
-        accepted += drafted.metrics.total_accepted_draft_tokens
-    assert accepted > 0  # or nothing was shown
+        (plain,) = plainly(engine, [request])
+        for name, way in WAYS.items():
+            (drafted,) = generate(engine, [replace(request, **way)])
+            assert drafted.token_ids == plain.token_ids, name
+            assert drafted.log_probs == plain.log_probs
+            assert drafted.finish_reason == plain.finish_reason
+            assert drafted.metrics is not None
+            accepted[name] += drafted.metrics.total_accepted_draft_tokens
+    assert all(accepted.values()), accepted  # or nothing was shown
 
 
 @pytest.mark.usefixtures("sorting")
@@ -74,10 +93,11 @@ def test_also_in_batches_beside_greedy_requests_and_with_prompts_in_the_cache(en
         Request(PROMPT, 50),
         Request(PROMPT[:20], 50, seed=2, sampling=KINDS["all cuts"], lookahead=LookaheadConfig(1, 4, 1)),
         Request(PROMPT, 50, seed=1, sampling=KINDS["temperature"], lookahead=LookaheadConfig(3, 3, 3)),
+        Request(PROMPT, 50, seed=1, sampling=KINDS["temperature"], drafting="windowed"),
     ]
     plain, drafted = with_and_without(engine, requests)
     assert [each.token_ids for each in drafted] == [each.token_ids for each in plain]
-    assert drafted[0].token_ids == drafted[3].token_ids
+    assert drafted[0].token_ids == drafted[3].token_ids == drafted[4].token_ids
     again = generate(engine, requests)
     assert [each.token_ids for each in again] == [each.token_ids for each in plain]
 

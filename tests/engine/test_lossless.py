@@ -68,13 +68,14 @@ def running(artifact: Artifact) -> Iterator[TorchEngine]:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("free_rows")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: Precision) -> None:
     """All in bf16, which is what is served; row by row `test_native.py` holds every format to it."""
     artifact = embedded(tmp_path, precision)
     cases, configs = prompts(artifact), CONFIGS
     if precision != "bf16":
-        cases, configs = cases[::3], configs[1::2]
+        cases, configs = cases[::3], configs[1::4]
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         assert all(len(ids) == COUNT for ids in plain)
@@ -84,17 +85,23 @@ def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, pre
             differing = [i for i, (g, ids) in enumerate(zip(fast, plain[::step], strict=True)) if g.token_ids != ids]
             assert differing == [], f"{config} changed prompts {differing}"
             assert sum(len(g.chunks) for g in fast) < len(fast) * COUNT, f"{config} never accepted a draft"
+        before = engine.statistics().drafting["lookahead"].accepted
+        windowed = generate(engine, [Request(ids, COUNT, drafting="windowed") for ids in cases])
+        assert [g.token_ids for g in windowed] == plain
+        assert engine.statistics().drafting["lookahead"].accepted > before  # the window has a part in it
 
 
 @pytest.mark.timeout(600)
-def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path, no_compiled_step: None) -> None:
+@pytest.mark.usefixtures("no_compiled_step", "free_rows")
+def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path) -> None:
     artifact = embedded(tmp_path, "fp32")
     cases = prompts(artifact)[::3]
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
-        for config in CONFIGS[:4]:
-            fast = generate(engine, [Request(ids, COUNT, lookahead=LookaheadConfig(*config)) for ids in cases])
-            assert [g.token_ids for g in fast] == plain, config
+        ways = [{"lookahead": LookaheadConfig(*config)} for config in CONFIGS[:3]] + [{"drafting": "windowed"}]
+        for way in ways:
+            fast = generate(engine, [Request(ids, COUNT, **way) for ids in cases])
+            assert [g.token_ids for g in fast] == plain, way
 
 
 @pytest.mark.timeout(600)
