@@ -36,6 +36,7 @@ class Supervisor:
     def __init__(self, loaded: Loaded, log: ProcessLog) -> None:
         self._loaded, self._log = loaded, log
         self._build: StartBuild | None = None
+        self._started = time.monotonic()
 
     def run(self) -> None:
         """Serves until `KeyboardInterrupt`, then lets what runs finish.
@@ -88,12 +89,12 @@ class Supervisor:
         """Waits until the service is ready. False where it was told to stop meanwhile, but clients knew already that it
         is: then what they have sent may finish. Raises `KeyboardInterrupt` where they did not."""
         try:
-            seconds = serving.wait_ready(settings.startup_seconds)
+            serving.wait_ready(settings.startup_seconds)
         except KeyboardInterrupt:
             if not serving.gateways.is_ready():
                 raise
             return False
-        self._say(f"ready after {seconds:.1f} s: {where(settings)}")
+        self._say(f"ready after {time.monotonic() - self._started:.1f} s: {where(settings)}")
         return True
 
     def _watch(self, serving: Serving) -> None:
