@@ -1,5 +1,6 @@
 """Holds answers to what the OpenAPI document says of them, with schemathesis' own checks."""
 
+from functools import cache
 from typing import Any
 
 import httpx
@@ -31,7 +32,10 @@ def closed_document() -> dict[str, Any]:
     return document
 
 
-DESCRIBED = schemathesis.openapi.from_dict(closed_document())
+@cache
+def described() -> Any:
+    """The document as schemathesis holds answers to it."""
+    return schemathesis.openapi.from_dict(closed_document())
 
 
 def check_described(answer: httpx.Response) -> None:
@@ -43,7 +47,7 @@ def check_described(answer: httpx.Response) -> None:
         return  # no route, and so none that could be described
     if request.method != route.method:
         return  # HEAD
-    operation = DESCRIBED[route.path][route.method]
+    operation = described()[route.path][route.method]
     parameters = {parameter.name: left_open for parameter in operation.path_parameters}
     operation.Case(path_parameters=parameters).validate_response(answer, checks=CHECKS)
 

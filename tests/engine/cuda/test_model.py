@@ -61,6 +61,15 @@ def prefill(prompts: list[list[int]]) -> Batch:
     return builder.build(wants_logits=True)
 
 
+def begun(plain: Qwen2, fast: CudaQwen2, prompts: list[list[int]]) -> list[int]:
+    """Both models behind the prompts, which the reference alone has read; returns their lengths."""
+    plain.run(prefill(prompts))
+    assert isinstance(plain.cache, TorchKVCache)
+    fast._cache.keys.copy_(plain.cache.keys)
+    fast._cache.values.copy_(plain.cache.values)
+    return [len(prompt) for prompt in prompts]
+
+
 def tree_of(size: int, rng: random.Random) -> TokenTree:
     tree = TokenTree(rng.randrange(400))
     while len(tree) < size:
@@ -91,8 +100,7 @@ STEPS = [[1], [1, 7], [16, 3, LARGEST], [1, 1, 1]]
 )
 def test_a_step_gives_what_the_reference_gives(shape: ModelShape, sizes: list[int]) -> None:
     plain, fast = models(shape)
-    same(plain, fast, prefill(PROMPTS[: len(sizes)]))
-    cached = [len(prompt) for prompt in PROMPTS]
+    cached = begun(plain, fast, PROMPTS[: len(sizes)])
     for seed in range(1 + (DEVICE.type == "cuda")):  # the second time the graph that was recorded is replayed
         same(plain, fast, trees(sizes, cached, seed))
     for slot, size in enumerate(sizes):
@@ -102,10 +110,14 @@ def test_a_step_gives_what_the_reference_gives(shape: ModelShape, sizes: list[in
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("shape", "prompts"), [(SHAPE, PROMPTS[1:2]), *((shape, PROMPTS[::2]) for shape in OTHERS)])
+def test_prompts_give_what_the_reference_gives(shape: ModelShape, prompts: list[list[int]]) -> None:
+    same(*models(shape), prefill(prompts))
+
+
 def test_accepted_entries_move_before_the_next_step() -> None:
     plain, fast = models(SHAPE)
-    same(plain, fast, prefill(PROMPTS[:2]))
-    cached = [len(prompt) for prompt in PROMPTS[:2]]
+    cached = begun(plain, fast, PROMPTS[:2])
     for seed, paths in enumerate([[[3, 9, 10], [5]], [[2, 4, 6, 8], [11]]]):
         same(plain, fast, trees([12, 12], cached, seed))
         for cache in (plain.cache, fast._cache):
@@ -117,11 +129,11 @@ def test_accepted_entries_move_before_the_next_step() -> None:
 
 def test_a_chunk_of_a_prompt_runs_beside_trees() -> None:
     plain, fast = models(SHAPE)
-    same(plain, fast, prefill(PROMPTS[:2]))
+    cached = begun(plain, fast, PROMPTS[:2])
     rng, builder = random.Random(3), BatchBuilder()
-    builder.add_tree(0, len(PROMPTS[0]), tree_of(9, rng))
+    builder.add_tree(0, cached[0], tree_of(9, rng))
     builder.add_chunk(2, 0, PROMPTS[2][:14], is_last=False)
-    builder.add_tree(1, len(PROMPTS[1]), tree_of(1, rng))
+    builder.add_tree(1, cached[1], tree_of(1, rng))
     same(plain, fast, builder.build(wants_logits=True))
     builder = BatchBuilder()
     builder.add_chunk(2, 14, PROMPTS[2][14:], is_last=True)
@@ -145,7 +157,7 @@ def test_entries_that_are_to_move_are_copied_to_their_new_place() -> None:
 def test_few_layouts_serve_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     _, fast = models(SHAPE)
     monkeypatch.setattr(model, "MIXED_ROWS", 16)
-    fast.run(prefill(PROMPTS[1:2]))
+    fast.run(prefill(PROMPTS[2:]))
     assert not fast._steps  # a long prompt runs without a graph
     fast.run(prefill(PROMPTS[:1]))
     for size in (1, 2, 3, 4, 9):
