@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import torch
 from hypothesis import settings
@@ -29,6 +31,11 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
+# httpx reads every client 150 certificates, which takes 30 ms, whether it needs any or not: here one is enough, since no
+# test leaves this machine, and a test of TLS names its own.
+FIRST_CERTIFICATE = Path(tempfile.mkdtemp(prefix="nimble-tests-")) / "certificate.pem"
+FIRST_CERTIFICATE.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]) + "\n")
+os.environ["SSL_CERT_FILE"] = str(FIRST_CERTIFICATE)
 # Without a GPU its kernels run in Triton's interpreter, which has to be chosen before anything imports Triton's
 # language, as transformers does: what is imported without it stays compiled.
 if not torch.cuda.is_available():
