@@ -31,7 +31,7 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
-# httpx reads every client 150 certificates, which takes 30 ms, whether it needs any or not: here one is enough, since no
+# httpx reads some 150 certificates for every client, which takes 30 ms, with TLS or without. One is enough here: no
 # test leaves this machine, and a test of TLS names its own.
 FIRST_CERTIFICATE = Path(tempfile.mkdtemp(prefix="nimble-tests-")) / "certificate.pem"
 FIRST_CERTIFICATE.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]) + "\n")

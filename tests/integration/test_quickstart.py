@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,11 +47,19 @@ def processes_of(cache: Path) -> list[str]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[Path]:
+    """An empty one; all that names it has ended when the test has."""
     yield tmp_path / "cache"
     deadline = time.monotonic() + 60
     while left := processes_of(tmp_path / "cache"):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+@pytest.fixture
+def filled_cache(cache: Path, artifact: Artifact) -> Path:
+    """One in which the embedded model is built already: to build and verify it takes longer than to serve it."""
+    shutil.copytree(artifact.directory, cache / "artifacts" / artifact.directory.name)
+    return cache
 
 
 def test_once_completes_measures_and_ends(cache: Path) -> None:
@@ -107,18 +116,18 @@ def test_what_cannot_be_had_is_said_at_once(cache: Path, arguments: list[str], r
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_on_until_it_is_told_to_stop(cache: Path, how: signal.Signals) -> None:
-    process = quickstart(cache, "--free-ports")
+def test_it_serves_on_until_it_is_told_to_stop(filled_cache: Path, how: signal.Signals) -> None:
+    process = quickstart(filled_cache, "--free-ports")
     read_until(process, "serving until Ctrl-C")
-    assert processes_of(cache)
+    assert processes_of(filled_cache)
     process.send_signal(how)
     rest, _ = process.communicate(timeout=120)
     assert "Traceback" not in rest
     assert process.returncode == 0
 
 
-def test_an_interrupt_before_it_is_ready_ends_everything(cache: Path) -> None:
-    process = quickstart(cache, "--free-ports")
+def test_an_interrupt_before_it_is_ready_ends_everything(filled_cache: Path) -> None:
+    process = quickstart(filled_cache, "--free-ports")
     read_until(process, "starting Triton")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -127,8 +136,8 @@ def test_an_interrupt_before_it_is_ready_ends_everything(cache: Path) -> None:
     assert process.returncode == 130
 
 
-def test_a_server_that_dies_is_reported(cache: Path) -> None:
-    process = quickstart(cache, "--free-ports")
+def test_a_server_that_dies_is_reported(filled_cache: Path) -> None:
+    process = quickstart(filled_cache, "--free-ports")
     read_until(process, "serving until Ctrl-C")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for child in children:
