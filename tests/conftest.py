@@ -77,6 +77,10 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_unconfigure() -> None:
+    shutil.rmtree(FIRST_CERTIFICATE.parent, ignore_errors=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, so that at the end no worker waits for another that has just begun one."""
     items.sort(key=lambda item: item.path.relative_to(Path(__file__).parent).as_posix() not in LONGEST)

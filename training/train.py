@@ -6,6 +6,8 @@
 Needs the `train` extra. Deterministic for one interpreter, one machine and one thread count (fixed seed).
 """
 
+from __future__ import annotations  # the models' classes take seconds to load
+
 import argparse
 import copy
 import json
@@ -16,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from training.card import Run, model_card
 from training.corpus import SourceFile, digest, documents, read_standard_library
@@ -33,9 +35,9 @@ COMPILED_FROM = 100
 """Steps from which on it pays to compile the loss: minutes once, 1.7 times the tokens per second on two CPU cores."""
 
 
-def configuration(tokenizer: Tokenizer) -> Qwen2Config:
+def configuration(tokenizer: Tokenizer) -> transformers.Qwen2Config:
     """The embedded model's shape: Qwen2 in small, tied embeddings and grouped-query attention included."""
-    return Qwen2Config(
+    return transformers.Qwen2Config(
         vocab_size=VOCAB,
         hidden_size=256,
         intermediate_size=896,
@@ -69,7 +71,7 @@ def batches(files: list[SourceFile], tokenizer: Tokenizer, rng: random.Random, s
         yield from (batch for batch in packed(files, tokenizer, rng).split(size) if len(batch) == size)
 
 
-def loss_of(model: Qwen2ForCausalLM, rows: torch.Tensor) -> torch.Tensor:
+def loss_of(model: transformers.Qwen2ForCausalLM, rows: torch.Tensor) -> torch.Tensor:
     """Mean cross entropy in nats per token of rows `[batch, TRAINED_CONTEXT + 1]`."""
     with torch.autocast(rows.device.type, dtype=torch.bfloat16):
         logits = model(input_ids=rows[:, :-1], use_cache=False).logits
@@ -77,14 +79,14 @@ def loss_of(model: Qwen2ForCausalLM, rows: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(model: Qwen2ForCausalLM, rows: torch.Tensor) -> float:
+def held_out_loss(model: transformers.Qwen2ForCausalLM, rows: torch.Tensor) -> float:
     model.eval()
     losses = [loss_of(model, batch).item() for batch in rows.split(8)]
     model.train()
     return sum(losses) / len(losses)
 
 
-def optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
+def optimizers(model: transformers.Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for embeddings, norms and biases."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -109,7 +111,7 @@ def train(arguments: argparse.Namespace) -> None:
     tokenizer = train_tokenizer((f.text for f in kept), VOCAB)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # transformers declares its `to` as a function that is never bound to the model.
-    model = Qwen2ForCausalLM(configuration(tokenizer)).to(device=device, dtype=torch.float32).train()  # type: ignore[call-arg]
+    model = transformers.Qwen2ForCausalLM(configuration(tokenizer)).to(device=device, dtype=torch.float32).train()  # type: ignore[call-arg]
     examination = packed(held_out, tokenizer, random.Random(SEED))[:96].to(device)
     stream = batches(kept, tokenizer, rng, arguments.batch)
     steppers = optimizers(model)
@@ -152,12 +154,14 @@ def train(arguments: argparse.Namespace) -> None:
             print(f"held-out loss {run.held_out_loss:.3f}, written to {arguments.output}", flush=True)
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: Tokenizer, run: Run, output: Path) -> None:
+def save(model: transformers.Qwen2ForCausalLM, tokenizer: Tokenizer, run: Run, output: Path) -> None:
     """Writes the checkpoint in Hugging Face layout, weights in bfloat16, and the card."""
     output.mkdir(parents=True, exist_ok=True)
     stops = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     exported = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type] # as in train()
-    exported.generation_config = GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=stops[1])
+    exported.generation_config = transformers.GenerationConfig(
+        do_sample=False, eos_token_id=stops, pad_token_id=stops[1]
+    )
     exported.save_pretrained(output)
     tokenizer.save(str(output / "tokenizer.json"))
     (output / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(tokenizer, CONTEXT), indent=2) + "\n")

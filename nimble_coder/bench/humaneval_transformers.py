@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2ForCausalLM
+import transformers
 
 from nimble_coder.bench.asking import keep
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
@@ -35,7 +35,7 @@ def greedy(model: Any, prompt: list[int], answer: list[int], ends: list[int], mo
         if agreed == most or best[agreed] in ends:
             return answer[:agreed]
         start = torch.tensor([[*prompt, *answer[:agreed], best[agreed]]], device=model.device)
-        config = GenerationConfig(
+        config = transformers.GenerationConfig(
             max_new_tokens=max(1, most - agreed - 1), do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
         )
         written = model.generate(start, attention_mask=torch.ones_like(start), generation_config=config)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args()
     problems = {problem["task_id"]: problem for problem in humaneval_problems(164)}
-    model: Any = Qwen2ForCausalLM.from_pretrained(args.checkpoint, dtype=torch.float32)
+    model: Any = transformers.Qwen2ForCausalLM.from_pretrained(args.checkpoint, dtype=torch.float32)
     model.to(choose_device(args.device))
     tokenizer = TextTokenizer(args.checkpoint)
     answers, theirs = read(args.answers), []

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from transformers import Qwen2ForCausalLM
 
 from build_engine.artifact import Artifact
 from build_engine.build import build
@@ -183,7 +183,7 @@ def memory(engine: TorchEngine, prompts: list[Prompt], count: int) -> float:
 def contest(artifact: Artifact, checkpoint: Path, prompts: list[Prompt], args: argparse.Namespace) -> Any:
     """The peers' table, with each at its best."""
     dtype: torch.dtype = getattr(torch, PRECISIONS[args.precision].dtype)
-    model: Any = Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=dtype)
+    model: Any = transformers.Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     trial = prompts[0]
     theirs = {f"{n} thread(s)": ask_transformers(model, n) for n in thread_counts()}
     lookups = {f"{n} thread(s)": ask_transformers(model, n, prompt_lookup_num_tokens=10) for n in thread_counts()}

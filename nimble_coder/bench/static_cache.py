@@ -10,7 +10,7 @@ import statistics
 import time
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+import transformers
 
 from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
@@ -18,8 +18,8 @@ from build_engine.checkpoint import ModelShape
 PROMPT = 512
 
 
-def config_of(shape: ModelShape) -> Qwen2Config:
-    return Qwen2Config(
+def config_of(shape: ModelShape) -> transformers.Qwen2Config:
+    return transformers.Qwen2Config(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     with torch.device(args.device):
-        model = Qwen2ForCausalLM._from_config(config_of(SHAPES[args.shape]), dtype=torch.bfloat16).eval()
+        model = transformers.Qwen2ForCausalLM._from_config(config_of(SHAPES[args.shape]), dtype=torch.bfloat16).eval()
     prompt = torch.randint(0, SHAPES[args.shape].vocab_size, (1, PROMPT), device=args.device)
     mask = torch.ones_like(prompt)
 

@@ -1,8 +1,10 @@
 """`transformers`' own answer, from one that a service gave."""
 
+from __future__ import annotations  # the models' classes take seconds to load
+
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+import transformers
 
 from nimble_coder.bench.coding_prompts import CHAT
 from nimble_coder.bench.humaneval import Answer
@@ -15,12 +17,12 @@ NEVER = [99_999]
 
 
 @pytest.fixture(scope="module")
-def model() -> Qwen2ForCausalLM:
-    return Qwen2ForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+def model() -> transformers.Qwen2ForCausalLM:
+    return transformers.Qwen2ForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def own(model: Qwen2ForCausalLM) -> list[int]:
+def own(model: transformers.Qwen2ForCausalLM) -> list[int]:
     """What it writes of itself, token by token."""
     ids = list(PROMPT)
     with torch.inference_mode():
@@ -31,21 +33,23 @@ def own(model: Qwen2ForCausalLM) -> list[int]:
 
 @pytest.mark.parametrize("agreed", [0, 1, 11, MOST - 1, MOST])
 def test_an_answer_is_the_models_own_however_long_the_given_one_agrees(
-    model: Qwen2ForCausalLM, own: list[int], agreed: int
+    model: transformers.Qwen2ForCausalLM, own: list[int], agreed: int
 ) -> None:
     given = own[:agreed] + [token + 1 for token in own[agreed:]]
     assert greedy(model, PROMPT, given, NEVER, MOST) == own
     assert greedy(model, PROMPT, own[:agreed], NEVER, MOST) == own, "the given one ended too early"
 
 
-def test_an_answer_ends_before_the_first_token_that_ends_it(model: Qwen2ForCausalLM, own: list[int]) -> None:
+def test_an_answer_ends_before_the_first_token_that_ends_it(
+    model: transformers.Qwen2ForCausalLM, own: list[int]
+) -> None:
     end = own[10]
     expected = own[: own.index(end)]
     for given in (own, expected, [], [*own[:3], own[3] + 1]):
         assert greedy(model, PROMPT, given, [end], MOST) == expected
 
 
-def test_a_problem_gets_the_models_text_whatever_was_given(model: Qwen2ForCausalLM) -> None:
+def test_a_problem_gets_the_models_text_whatever_was_given(model: transformers.Qwen2ForCausalLM) -> None:
     tokenizer = TextTokenizer(EMBEDDED)
     problem = {"task_id": "HumanEval/x", "prompt": "def add(a, b):\n"}
     prompt = tokenizer.encode(CHAT.format(problem=problem["prompt"]))

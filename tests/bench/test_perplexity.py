@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+import transformers
 
 from build_engine.calibration import samples
 from build_engine.checkpoint import Checkpoint
@@ -16,7 +16,7 @@ def test_the_losses_are_those_of_transformers(make_checkpoint: MakeCheckpoint) -
     place = make_checkpoint(max_position_embeddings=8192)
     found = losses(Checkpoint.open(place), "fp32", threads=1).view(-1, TOKENS - 1)
     ids = torch.tensor(texts(place)[3])
-    model = Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32)
     with torch.inference_mode():
         expected = torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
     # Keys and values are in bf16.

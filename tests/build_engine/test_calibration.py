@@ -1,7 +1,7 @@
 """Calibration measures what a checkpoint's matrices multiply, and an engine of 4 bits gains by it."""
 
 import torch
-from transformers import Qwen2ForCausalLM
+import transformers
 
 from build_engine.calibration import MEASURED, Calibration, moments, samples
 from build_engine.checkpoint import Checkpoint
@@ -11,7 +11,7 @@ from tests.conftest import MakeCheckpoint
 def test_the_inputs_are_those_in_transformers(make_checkpoint: MakeCheckpoint) -> None:
     place = make_checkpoint(max_position_embeddings=512)
     checkpoint = Checkpoint.open(place)
-    model = Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32)
     seen: dict[str, list[torch.Tensor]] = {}
     for name, module in model.named_modules():
         if (projection := name.rsplit(".", 1)[-1]) in MEASURED:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2ForCausalLM
 
 from build_engine.artifact import Artifact
 from build_engine.build import build
@@ -31,7 +31,7 @@ from tests.conftest import EMBEDDED, MakeCheckpoint, silent
 def test_the_losses_are_those_of_transformers(
     make_checkpoint: MakeCheckpoint, changes: dict[str, object], shards: int
 ) -> None:
-    model = Qwen2ForCausalLM.from_pretrained(make_checkpoint("whole", **changes), dtype=torch.float32)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(make_checkpoint("whole", **changes), dtype=torch.float32)
     generations = [([7, 8, 9], [i * 131 % 4096 for i in range(20)]), ([5], [6]), (list(range(50)), [1, 2, 3])]
     found = Reference(Checkpoint.open(make_checkpoint("asked", shards, **changes))).losses(generations)
     for (prompt, output), losses in zip(generations, found, strict=True):

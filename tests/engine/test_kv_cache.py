@@ -74,7 +74,7 @@ def test_output_is_the_same_with_and_without_reuse_under_concurrency(
     load_engine: LoadEngine, config: tuple[int, int, int]
 ) -> None:
     rng, stem = random.Random(9), words(9, 120)
-    prompts = [stem[: rng.randrange(20, 120)] + words(seed, rng.randrange(1, 30)) for seed in range(30)]
+    prompts = [stem[: rng.randrange(20, 120)] + words(seed, rng.randrange(1, 30)) for seed in range(20)]
     requests = [Request(p, 24, lookahead=LookaheadConfig(*config)) for p in prompts * 2]
     with_reuse = load_engine(EMBEDDED, max_batch_size=4)
     found = [g.token_ids for g in generate(with_reuse, requests)]

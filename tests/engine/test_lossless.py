@@ -79,15 +79,16 @@ def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, pre
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         assert all(len(ids) == COUNT for ids in plain)
-        for config in configs:
-            step = 3 if config == astuple(WIDEST) else 1  # which takes most of the time
-            fast = generate(engine, [Request(ids, COUNT, lookahead=LookaheadConfig(*config)) for ids in cases[::step]])
-            differing = [i for i, (g, ids) in enumerate(zip(fast, plain[::step], strict=True)) if g.token_ids != ids]
+        for turn, config in enumerate(configs):
+            step = 3 if config == astuple(WIDEST) else 2  # which takes most of the time
+            mine = slice(turn % step, None, step)  # of the prompts: the next configuration has others
+            fast = generate(engine, [Request(ids, COUNT, lookahead=LookaheadConfig(*config)) for ids in cases[mine]])
+            differing = [i for i, (g, ids) in enumerate(zip(fast, plain[mine], strict=True)) if g.token_ids != ids]
             assert differing == [], f"{config} changed prompts {differing}"
             assert sum(len(g.chunks) for g in fast) < len(fast) * COUNT, f"{config} never accepted a draft"
         before = engine.statistics().drafting["lookahead"].accepted
-        windowed = generate(engine, [Request(ids, COUNT, drafting="windowed") for ids in cases])
-        assert [g.token_ids for g in windowed] == plain
+        windowed = generate(engine, [Request(ids, COUNT, drafting="windowed") for ids in cases[::2]])
+        assert [g.token_ids for g in windowed] == plain[::2]
         assert engine.statistics().drafting["lookahead"].accepted > before  # the window has a part in it
 
 
@@ -95,7 +96,7 @@ def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, pre
 @pytest.mark.usefixtures("no_compiled_step", "free_rows")
 def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path) -> None:
     artifact = embedded(tmp_path, "fp32")
-    cases = prompts(artifact)[::3]
+    cases = prompts(artifact)[::6]
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         ways = [{"lookahead": LookaheadConfig(*config)} for config in CONFIGS[:3]] + [{"drafting": "windowed"}]
@@ -107,13 +108,13 @@ def test_on_pytorch_fp32_output_is_greedy_token_for_token(tmp_path: Path) -> Non
 @pytest.mark.timeout(600)
 def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path, no_compiled_step: None) -> None:
     artifact = embedded(tmp_path, "bf16")
-    cases = prompts(artifact)[::6]
+    cases, count = prompts(artifact)[::6], COUNT // 2
     with running(artifact) as engine:
-        plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
+        plain = [g.token_ids for g in generate(engine, [Request(ids, count, lookahead=PLAIN) for ids in cases])]
         config = LookaheadConfig(8, 8, 8)
-        fast = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=config) for ids in cases])]
+        fast = [g.token_ids for g in generate(engine, [Request(ids, count, lookahead=config) for ids in cases])]
     probe = Probe(artifact.engine)
-    rounding = max(probe.rounding(ids + out[:32]) for ids, out in zip(cases, plain, strict=True))
+    rounding = max(probe.rounding(ids + out[:32]) for ids, out in zip(cases[::3], plain[::3], strict=True))
     assert rounding > 0
     for prompt, one, other in zip(cases, plain, fast, strict=True):
         if one != other:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+import transformers
 
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
@@ -15,7 +15,7 @@ from tests.engine.conftest import LoadEngine
 
 
 def reference(directory: Path, prompt: list[int], count: int) -> list[int]:
-    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
     ids = torch.tensor([prompt])
     output = model.generate(  # type: ignore[misc] # its mixin's protocol for `self` does not fit its own models
         ids,

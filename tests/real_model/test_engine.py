@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+import transformers
 
 from build_engine.build import build
 from build_engine.cache import Cache
@@ -38,7 +38,7 @@ def test_in_fp32_every_token_is_that_of_transformers(
     finally:
         engine.shutdown()
     assert [len(output) for output in outputs] == [TOKENS] * 8
-    model = Qwen2ForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float32)
+    model = transformers.Qwen2ForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float32)
     # Where the most likely token behind every prefix is the next one, greedy decoding gives these very tokens.
     for prompt, output in zip(prompts, outputs, strict=True):
         with torch.inference_mode():

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+import transformers
 
 from build_engine.checkpoint import Checkpoint
 from nimble_coder.gateway.prompts.chat import ChatPrompts
@@ -40,7 +40,7 @@ CONVERSATIONS = [
 
 @pytest.fixture(scope="module")
 def reference(checkpoint: Checkpoint) -> Any:
-    return AutoTokenizer.from_pretrained(checkpoint.directory)
+    return transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
 
 
 def as_sent(message: dict[str, Any]) -> dict[str, Any]:

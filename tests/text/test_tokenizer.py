@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from transformers import AutoTokenizer
+import transformers
 
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED
@@ -45,7 +45,7 @@ def test_end_ids_are_those_of_a_chat_turn_and_of_a_document() -> None:
 
 
 def test_transformers_reads_it_alike_and_renders_chatml() -> None:
-    theirs = AutoTokenizer.from_pretrained(EMBEDDED)
+    theirs = transformers.AutoTokenizer.from_pretrained(EMBEDDED)
     text = "def f(x):\n    return x + 1  # ünïcode \U0001f600\n"
     assert theirs.encode(text, add_special_tokens=False) == TOKENIZER.encode(text)
     turns = [{"role": "user", "content": "Hello"}]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import Qwen2ForCausalLM
 
 from build_engine.build import build
 from build_engine.cache import Cache
@@ -39,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of the embedded model's shape, exported."""
     tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
     output = tmp_path_factory.mktemp("trained")
-    save(Qwen2ForCausalLM(configuration(tokenizer)), tokenizer, RUN, output)
+    save(transformers.Qwen2ForCausalLM(configuration(tokenizer)), tokenizer, RUN, output)
     return output
 
 

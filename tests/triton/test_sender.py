@@ -15,7 +15,7 @@ from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import running_triton
 
 TEXT = "for item in items:\n    total += 1\n"
-STREAMS, TOKENS, ROUNDS = 64, 256, 8
+STREAMS, TOKENS, ROUNDS = 64, 256, 4
 
 
 async def crowd(addresses: Addresses) -> list[list[int]]:

@@ -155,7 +155,7 @@ def test_entries_that_are_to_move_are_copied_to_their_new_place() -> None:
 
 
 def test_few_layouts_serve_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, fast = models(SHAPE)
+    _, fast = models(replace(SHAPE, num_hidden_layers=1))
     monkeypatch.setattr(model, "MIXED_ROWS", 16)
     fast.run(prefill(PROMPTS[2:]))
     assert not fast._steps  # a long prompt runs without a graph
