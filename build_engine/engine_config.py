@@ -11,7 +11,7 @@ from typing import Any
 
 from build_engine.checkpoint import ModelShape
 from build_engine.exit_codes import ExitCode
-from build_engine.precision import PRECISIONS
+from build_engine.precision import INT8, PRECISIONS
 from build_engine.profiles import Profile
 
 TORCH_ENGINE = "torch-2"
@@ -51,7 +51,13 @@ class EngineConfig:
     quant_algo: str | None = None
     """`FP8`, `INT8` or `INT4` for quantised weights."""
     kv_cache_quant_algo: str | None = None
+    """`FP8` of a TensorRT engine, `INT8` of a portable one, or what it computes in."""
     gpus_per_node: int = GPUS_PER_NODE
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """Of the portable engine's keys and values."""
+        return INT8 if self.kv_cache_quant_algo == INT8.upper() else self.dtype
 
     @property
     def nodes(self) -> int:
@@ -76,7 +82,7 @@ class EngineConfig:
             max_draft_len=profile.lookahead.max_draft_tokens,
             tensor_parallel=profile.tensor_parallel,
             quant_algo=PRECISIONS[profile.precision].quant_algo,
-            kv_cache_quant_algo="FP8" if profile.fp8_kv_cache else None,
+            kv_cache_quant_algo="FP8" if profile.fp8_kv_cache else INT8.upper() if profile.int8_kv_cache else None,
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from math import ceil
 
 from build_engine.checkpoint import ModelShape
 from build_engine.lookahead import PLAIN
-from build_engine.precision import FORMAT_BYTES, PRECISIONS
+from build_engine.precision import FORMAT_BYTES, INT8, PRECISIONS, kept_bytes
 from build_engine.profiles import Profile
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -86,7 +86,7 @@ def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:
     """The memory that `profile` needs for a model of `shape`."""
     draft = profile.lookahead.max_draft_tokens
     kv_heads = ceil(shape.num_key_value_heads / profile.tensor_parallel)  # replicated where there are fewer than ranks
-    kv_per_token = 2 * shape.num_hidden_layers * kv_heads * shape.head_dim * kv_width(profile)
+    kv_per_token = shape.num_hidden_layers * kv_heads * kv_bytes(profile, shape.head_dim)
     return MemoryPlan(
         weights=weight_bytes(profile, shape),
         activations=activation_bytes(profile, shape),
@@ -98,9 +98,11 @@ def plan_memory(profile: Profile, shape: ModelShape) -> MemoryPlan:
     )
 
 
-def kv_width(profile: Profile) -> int:
-    """Bytes of an element of the KV cache, which stays in 16 bits beside fp8 weights."""
-    return 1 if profile.fp8_kv_cache else PRECISIONS[profile.precision].dtype_bytes
+def kv_bytes(profile: Profile, head_dim: int) -> int:
+    """Bytes of one token's key and value in a head. They stay in 16 bits beside fp8 weights."""
+    if profile.fp8_kv_cache:
+        return 2 * head_dim
+    return kept_bytes(INT8 if profile.int8_kv_cache else PRECISIONS[profile.precision].dtype, head_dim)
 
 
 def weight_bytes(profile: Profile, shape: ModelShape) -> int:

@@ -15,6 +15,15 @@ FORMAT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.062
 BLOCK_BYTES = {"int8": 1088, "int4": 640}
 """Of a block of 64 inputs and 16 outputs, by which a quantised format is told (`packing.py`)."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+INT8 = "int8"
+"""Of keys and values: bytes, and a scale in fp32 for those of one token and head."""
+FINE = 8
+"""Dimensions of a head in which a key in 8 bits has a second byte: `kFine` in the portable engine's `bytes.h`."""
+
+
+def kept_bytes(dtype: str, head_dim: int) -> int:
+    """Bytes that one token's key and value take in a head of the KV cache."""
+    return 2 * (head_dim + DTYPE_BYTES["float32"]) + FINE if dtype == INT8 else 2 * head_dim * DTYPE_BYTES[dtype]
 
 
 def packed_format(dtype: str, shape: Sequence[int]) -> str | None:

@@ -10,7 +10,7 @@ from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import LookaheadConfig, Mode
-from build_engine.precision import PRECISIONS, Precision
+from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Precision
 from build_engine.versions import FP8_SM
 
 EngineKind = Literal["torch", "tensorrt"]
@@ -55,6 +55,9 @@ class Profile:
     fp8_kv_cache: bool = False
     """Of an fp8 engine. The biases of Qwen2.5's keys are so large (211 in 0.5B) that 8 bits lose what lies beside them:
     TensorRT-LLM issues #4218, #2699 and #2607 are wrong output of such engines."""
+    int8_kv_cache: bool = False
+    """Of a portable engine on a CPU, which divides keys by what their biases let expect before it rounds them: half the
+    memory of a sequence."""
     kv_cache_fraction: float = 0.9
     """Of the GPU memory that is free once the engine is loaded."""
     kv_cache_reuse: bool = True
@@ -77,6 +80,11 @@ class Profile:
             raise ProfileError(f"{self.precision} of the torch engine is for CPUs: choose bf16 or fp8")
         if self.is_portable and self.gpu != CUDA and self.precision == "fp8":
             raise ProfileError("fp8 of the torch engine is for GPUs: choose bf16, int8 or int4")
+        if self.int8_kv_cache and (not self.is_portable or self.gpu == CUDA or self.precision not in STEP_PRECISIONS):
+            raise ProfileError(
+                f"an int8 KV cache is for the torch engine on CPUs, in one of {', '.join(STEP_PRECISIONS)}: "
+                f"choose a profile of those, or leave it out"
+            )
         if self.engine == "tensorrt":
             self._check_tensorrt()
 
@@ -146,6 +154,8 @@ class Profile:
         content = {key: value for key, value in asdict(self).items() if key not in serving}
         if self.precision != "fp8":
             del content["fp8_kv_cache"]  # which they cannot have, and ids made before it was asked for stay
+        if not self.int8_kv_cache:
+            del content["int8_kv_cache"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def with_limits(self, **changes: object) -> "Profile":

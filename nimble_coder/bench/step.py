@@ -1,7 +1,7 @@
 """What one decoding step costs by the number of its tokens, against the time to read the weights once.
 
     scripts/bench step [--shape 0.5b|1.5b|7b|...] [--device cpu|cuda] [--threads 1] [--precision int4]
-                       [--pytorch] [--kernels]
+                       [--cached 512] [--int8-kv-cache] [--pytorch] [--kernels]
 
 Random weights of a Qwen2.5-Coder shape, made in memory: in bf16, or for the compiled step quantised. A step that reads
 every weight once cannot be faster than the memory; the bandwidth is measured in the same run, by summing a block of the
@@ -23,9 +23,10 @@ from build_engine.checkpoint import ModelShape
 from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
-from build_engine.precision import PRECISIONS, STEP_PRECISIONS
+from build_engine.precision import INT8, PRECISIONS, STEP_PRECISIONS
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
+from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.native import CompiledStep, NativeQwen2
 from nimble_coder.engine.qwen2 import Qwen2
@@ -33,8 +34,6 @@ from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.tree import TokenTree
 from nimble_coder.engine.weights import packed, tensor_sizes
 
-CACHED = 512
-"""Tokens already in the KV cache, as in the middle of a completion."""
 CONFIGS = [LookaheadConfig(4, 3, 4), LookaheadConfig(5, 5, 5), LookaheadConfig(8, 8, 8), LookaheadConfig(15, 15, 15)]
 
 
@@ -47,6 +46,8 @@ class Bench:
     weight_bytes: int
     """Of the matrices that a step reads whole."""
     rounds: int
+    cached: int
+    """Tokens already in the KV cache."""
 
     def median(self, work: Callable[[], object]) -> float:
         """Median seconds of `work`, the device's queue drained before and after."""
@@ -76,7 +77,7 @@ class Bench:
         for first in range(2, count + 1):
             tree.add(0, first)
         builder = BatchBuilder()
-        builder.add_tree(0, CACHED, tree)
+        builder.add_tree(0, self.cached, tree)
         return builder.build(wants_logits=False)
 
     def step(self, count: int) -> float:
@@ -112,7 +113,7 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
         weights = in_eight_bits(weights)
     read = [t for name, t in weights.items() if t.ndim >= 2 and (name != "embedding" or shape.tie_word_embeddings)]
     total = sum(tensor.numel() * tensor.element_size() for tensor in read)
-    positions = CACHED + max(config.tokens_per_step for config in CONFIGS) + 8
+    positions = args.cached + max(config.tokens_per_step for config in CONFIGS) + 8
     on_gpu = device.type == "cuda" and not args.pytorch
     cache = TorchKVCache(shape, 1, positions, torch.bfloat16, device, defer_moves=on_gpu)
     cache.keys.normal_()
@@ -121,16 +122,29 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
         from nimble_coder.engine.cuda.model import CudaQwen2
 
         most = max(config.tokens_per_step for config in CONFIGS)
-        return Bench(CudaQwen2(shape, weights, cache, most, longest_path=14), device, total, args.rounds)
+        return Bench(CudaQwen2(shape, weights, cache, most, longest_path=14), device, total, args.rounds, args.cached)
     if args.pytorch or device.type != "cpu":
         torch.set_num_threads(args.threads)
-        return Bench(Qwen2(shape, weights, cache), device, total, args.rounds)
+        return Bench(Qwen2(shape, weights, cache), device, total, args.rounds, args.cached)
     libraries = find_step()
     if not libraries:
         raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
-    own = CompiledStep(libraries[0], args.threads).make_cache(shape, 1, positions, "bfloat16")
-    own.keys[:], own.values[:] = (each.view(torch.int16).numpy().view("uint16") for each in (cache.keys, cache.values))
-    return Bench(NativeQwen2(libraries[0], shape, packed(weights), own, args.threads), device, total, args.rounds)
+    own = CompiledStep(libraries[0], args.threads).make_cache(
+        shape, 1, positions, INT8 if args.int8_kv_cache else "bfloat16"
+    )
+    fill(own, cache)
+    model = NativeQwen2(libraries[0], shape, packed(weights), own, args.threads)
+    return Bench(model, device, total, args.rounds, args.cached)
+
+
+def fill(own: KVCache, cache: TorchKVCache) -> None:
+    """Copies random keys and values, or puts others in their place that have 8 bits."""
+    for mine, numbers in ((own.keys, cache.keys), (own.values, cache.values)):
+        mine[..., : numbers.shape[-1]] = (
+            (30 * numbers).char().numpy() if own.scales else numbers.view(torch.int16).numpy().view("uint16")
+        )
+    for scales in own.scales:
+        scales[:] = 1 / 30
 
 
 def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -158,6 +172,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16", help="of the compiled step")
+    parser.add_argument("--cached", type=int, default=512, help="tokens already in the KV cache")
+    parser.add_argument("--int8-kv-cache", action="store_true", help="keys and values of the compiled step in 8 bits")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
     parser.add_argument("--rounds", type=int, default=9)
@@ -168,7 +184,8 @@ def main() -> None:
         plain = bench.step(1)
         name = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"
         measured = f"weights read at {bandwidth / 1e9:.0f} GB/s in {reading * 1e3:.1f} ms"
-        table = Table(title=f"{args.shape} {args.precision} on {name}: {measured}")
+        kept = f", {args.cached} tokens in {'8 bits' if args.int8_kv_cache else '16'}"
+        table = Table(title=f"{args.shape} {args.precision}{kept} on {name}: {measured}")
         for heading in ("tokens", "", "step ms", "over reading", "over plain"):
             table.add_column(heading, justify="right")
         labels = {config.tokens_per_step: str(config) for config in CONFIGS}

@@ -15,7 +15,6 @@ from build_engine.artifact import Artifact
 from build_engine.cache import Cache
 from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
-from build_engine.precision import DTYPE_BYTES
 from build_engine.profiles import CUDA, CUDA_SM
 from build_engine.versions import (
     CONTAINER,
@@ -261,7 +260,7 @@ def check_memory(settings: Settings, choice: Choice | None) -> Finding:
         return Finding("memory", "ok", f"{free / GIB:.1f} GiB free")
     config = EngineConfig.read(choice.artifact.engine)
     length = min(config.max_seq_len, settings.max_model_len or config.max_seq_len)
-    one = slot_bytes(config.shape, length + config.max_draft_len + 1, DTYPE_BYTES[config.dtype])
+    one = slot_bytes(config.shape, length + config.max_draft_len + 1, config.kv_cache_dtype)
     weights = (choice.artifact.engine / WEIGHTS).stat().st_size
     slots = slots_within(free - OTHERS, weights, one, config.max_batch_size)
     seen = f"{free / GIB:.1f} GiB free; beside the weights, room for {slots} sequences of {length} tokens"

@@ -33,16 +33,22 @@ class Slot:
 
 
 class KVCache:
-    """Keys and values of all layers, `[layers, slots, kv_heads, capacity, head_dim]` in the model's dtype.
+    """Keys and values of all layers, `[layers, slots, kv_heads, capacity, head_dim]` in the model's dtype or in 8 bits.
 
     Memory is claimed by the slots' first use (the operating system maps pages when they are touched), and never
     beyond `bytes`. A slot keeps its entries after its sequence has ended: a keystroke repeats the last prompt almost
     whole, and what it shares need not be computed again.
     """
 
-    def __init__(self, keys: Any, values: Any, reuse: bool = True, defer_moves: bool = False) -> None:
-        """`keys` and `values` are arrays of NumPy's or PyTorch's of `cache_size`, of which nothing has to be set."""
-        self.keys, self.values = keys, values
+    def __init__(
+        self, keys: Any, values: Any, reuse: bool = True, defer_moves: bool = False, scales: tuple[Any, ...] = ()
+    ) -> None:
+        """`keys` and `values` are arrays of NumPy's or PyTorch's of `cache_size`, of which nothing has to be set.
+
+        `scales`: of keys and of values in 8 bits, fp32 `[layers, slots, kv_heads, capacity]` each. Such keys have
+        `FINE` bytes more.
+        """
+        self.keys, self.values, self.scales = keys, values, scales
         self.capacity: int = keys.shape[3]
         self._reuse = reuse
         self._moves: list[Move] | None = [] if defer_moves else None
@@ -71,7 +77,7 @@ class KVCache:
         if target != best and shared[best]:
             for move in self.take_moves():
                 self._move(move)
-            for tensor in (self.keys, self.values):
+            for tensor in (self.keys, self.values, *self.scales):
                 tensor[:, target, :, : shared[best]] = tensor[:, best, :, : shared[best]]
         self._slots[target] = Slot(wanted[: shared[best]], in_use=True)
         return target, shared[best]
@@ -108,7 +114,7 @@ class KVCache:
 
     def _move(self, move: Move) -> None:
         target = slice(move.target, move.target + len(move.sources))
-        for each in (self.keys, self.values):
+        for each in (self.keys, self.values, *self.scales):
             entries = each[:, move.slot]  # apart from the list: NumPy takes an integer beside one for another list
             entries[:, :, target] = entries[:, :, move.sources]
 

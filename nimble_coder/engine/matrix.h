@@ -155,34 +155,6 @@ struct Bf16 {
     }
 };
 
-// sum + w . x, of four weights of each lane and four bytes: the weights from 0 to 2^`WeightBits`, the bytes signed.
-template <int WeightBits>
-inline Int dot(Int sum, Bits w, int x) {
-#if defined(__AVX512VNNI__)
-    return (Int)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
-#elif defined(__AVXVNNI__)
-    return (Int)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, _mm256_set1_epi32(x));
-#elif defined(__AVX512BW__)
-    const __m512i all = _mm512_set1_epi32(x), weights = (__m512i)w;
-    if constexpr (WeightBits == 4)
-        return sum + (Int)_mm512_madd_epi16(_mm512_maddubs_epi16(weights, all), _mm512_set1_epi16(1));
-    // Pairs of products of 8 bits need more than 16.
-    const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
-    return sum + (Int)_mm512_madd_epi16(_mm512_and_si512(weights, _mm512_set1_epi16(0xff)), even) +
-           (Int)_mm512_madd_epi16(_mm512_srli_epi16(weights, 8), odd);
-#elif defined(__AVX2__)
-    const __m256i all = _mm256_set1_epi32(x), weights = (__m256i)w;
-    if constexpr (WeightBits == 4)
-        return sum + (Int)_mm256_madd_epi16(_mm256_maddubs_epi16(weights, all), _mm256_set1_epi16(1));
-    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
-    return sum + (Int)_mm256_madd_epi16(_mm256_and_si256(weights, _mm256_set1_epi16(0xff)), even) +
-           (Int)_mm256_madd_epi16(_mm256_srli_epi16(weights, 8), odd);
-#else
-    for (int i = 0; i < 32; i += 8) sum += (Int)(w >> i & 0xff) * int(int8_t(x >> i));
-    return sum;
-#endif
-}
-
 // Weights of `WeightBits` bits, and inputs of 8, in groups of 32 inputs that have a scale each.
 //
 // A panel has blocks of 64 inputs: scales [2, 16] and, of 4 bits, offsets [2, 16] in bf16, then four inputs' weights of 16
@@ -271,10 +243,10 @@ struct Quantised {
                     for (int row = 0; row < Rows; ++row) {
                         const std::byte* x = rows + row * stride + group * kGroup + k;
                         if constexpr (WeightBits == 4) {
-                            dots[row][v] = dot<4>(dots[row][v], w & 0x0f0f0f0fu, four(x));
-                            dots[row][v] = dot<4>(dots[row][v], w >> 4 & 0x0f0f0f0fu, four(x + 4));
+                            dots[row][v] = dot<4>(dots[row][v], w & 0x0f0f0f0fu, Int{} + four(x));
+                            dots[row][v] = dot<4>(dots[row][v], w >> 4 & 0x0f0f0f0fu, Int{} + four(x + 4));
                         } else {
-                            dots[row][v] = dot<8>(dots[row][v], w, four(x));
+                            dots[row][v] = dot<8>(dots[row][v], w, Int{} + four(x));
                         }
                     }
                 }

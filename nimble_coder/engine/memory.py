@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from build_engine.checkpoint import ModelShape
+from build_engine.precision import kept_bytes
 from nimble_coder.control_group import MEMBERSHIP, ROOT, directories
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -27,9 +28,9 @@ def free_memory(root: Path = ROOT, membership: Path = MEMBERSHIP, meminfo: Path 
     )
 
 
-def slot_bytes(shape: ModelShape, capacity: int, width: int) -> int:
-    """Bytes of one sequence's keys and values with `capacity` entries of `width` bytes an element."""
-    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * capacity * width
+def slot_bytes(shape: ModelShape, capacity: int, dtype: str) -> int:
+    """Bytes of one sequence's keys and values with `capacity` entries."""
+    return shape.num_hidden_layers * shape.num_key_value_heads * capacity * kept_bytes(dtype, shape.head_dim)
 
 
 def slots_within(free: int, weights: int, slot: int, most: int) -> int:

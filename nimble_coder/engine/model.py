@@ -42,7 +42,8 @@ class Platform(Protocol):
         """Bytes that weights, keys and values may take."""
 
     def make_cache(self, shape: ModelShape, slots: int, capacity: int, dtype: str, reuse: bool) -> KVCache:
-        """Keys and values in a dtype of `build_engine.precision.DTYPE_BYTES`; a slot has `capacity` entries."""
+        """Keys and values in a dtype of `build_engine.precision.DTYPE_BYTES`, or in `INT8` on the compiled step; a slot
+        has `capacity` entries."""
 
     def load(self, engine_dir: Path, shape: ModelShape, cache: KVCache) -> "Model":
         """The model of an engine, bound to a cache that was made here."""

@@ -6,12 +6,14 @@ import mmap
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from build_engine.checkpoint import ModelShape
 from build_engine.engine_config import WEIGHTS
-from build_engine.precision import DTYPE_BYTES
+from build_engine.precision import FINE, INT8
 from nimble_coder.engine.batch import Batch
 from nimble_coder.engine.kv_cache import KVCache, cache_size
 from nimble_coder.engine.likely import Floats
@@ -37,6 +39,8 @@ class Memory(ctypes.Structure):
     _fields_ = (
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("key_scales", c_void_p),
+        ("value_scales", c_void_p),
         ("slots", c_int64),
         ("capacity", c_int64),
         ("cos", c_void_p),
@@ -82,7 +86,7 @@ class HostLogits:
         """See `Logits`: 0.2 ms a row."""
 
 
-ENTRIES = {"float32": np.float32, "bfloat16": np.uint16}
+ENTRIES: dict[str, type[np.generic]] = {"float32": np.float32, "bfloat16": np.uint16, INT8: np.int8}
 """Dtypes of keys and values, and what NumPy keeps them as."""
 
 
@@ -110,10 +114,11 @@ class CompiledStep:
         """See `Platform`. Pages come when they are touched, small ones, and rows begin with them: NumPy's own memory
         has large pages, of which a slot's first token would touch one a head, and begins anywhere."""
         size = cache_size(shape, slots, capacity)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        memory = [mmap.mmap(-1, math.prod(size) * DTYPE_BYTES[dtype], flags) for _ in range(2)]
-        keys, values = (np.frombuffer(each, ENTRIES[dtype]).reshape(size) for each in memory)
-        return KVCache(keys, values, reuse)
+        more = FINE if dtype == INT8 else 0
+        keys = untouched((*size[:-1], size[-1] + more), ENTRIES[dtype])
+        values = untouched(size, ENTRIES[dtype])
+        scales = tuple(untouched(size[:-1], np.float32) for _ in range(2)) if dtype == INT8 else ()
+        return KVCache(keys, values, reuse, scales=scales)
 
     def load(self, engine_dir: Path, shape: ModelShape, cache: KVCache) -> "NativeQwen2":
         """See `Platform`."""
@@ -126,6 +131,12 @@ class CompiledStep:
         return NativeQwen2(self._library, shape, weights, cache, self._threads)
 
 
+def untouched(size: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """An array whose pages the operating system maps when they are touched."""
+    memory = mmap.mmap(-1, math.prod(size) * np.dtype(dtype).itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype).reshape(size)
+
+
 class NativeQwen2:
     """Implements `nimble_coder.engine.model.Model`. Threads are its own, not PyTorch's."""
 
@@ -135,9 +146,10 @@ class NativeQwen2:
         self._vocab_size = shape.vocab_size
         angles = rotary_angles(shape, cache.capacity)
         cos, sin = (table(angles).astype(np.float32) for table in (np.cos, np.sin))
-        self._kept = [cache.keys, cache.values, cos, sin, weights]  # the library has pointers to them
-        keys, values, cosines, sines = (each.ctypes.data for each in (cache.keys, cache.values, cos, sin))
-        memory = Memory(keys, values, cache.keys.shape[1], cache.capacity, cosines, sines)
+        entries = (cache.keys, cache.values, *(cache.scales or (None, None)))
+        self._kept = [*entries, cos, sin, weights]  # the library has pointers to them
+        places = [None if each is None else each.ctypes.data for each in entries]
+        memory = Memory(*places, cache.keys.shape[1], cache.capacity, cos.ctypes.data, sin.ctypes.data)
         sizes = Shape(
             shape.vocab_size,
             shape.hidden_size,
@@ -160,8 +172,8 @@ class NativeQwen2:
         self._library.nimble_open.argtypes = [POINTER(Shape), c_int, c_int64, c_void_p, POINTER(Memory), c_int]
         self._library.nimble_run.argtypes = [c_void_p, POINTER(Step)]
         self._library.nimble_close.argtypes = [c_void_p]
-        bf16_cache = cache.keys.dtype == ENTRIES["bfloat16"]
-        self._model = self._library.nimble_open(sizes, bf16_cache, len(tensors), tensors, memory, threads)
+        entry_bytes = cache.keys.dtype.itemsize
+        self._model = self._library.nimble_open(sizes, entry_bytes, len(tensors), tensors, memory, threads)
 
     def __del__(self) -> None:
         if hasattr(self, "_model"):

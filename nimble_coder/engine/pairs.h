@@ -3,11 +3,7 @@
 //
 // Queries are rounded to bf16, and so are the weights of the softmax; sums are floats, and a row's weights are divided by
 // the sum of what they were rounded to. Lanes of the scores are queries, so that keys are read as they lie and no sum
-// runs across a vector; lanes of the result are dimensions.
-//
-// A row's entries are counted from its sequence's first on: entry 2n is the partner of entry 2n + 1, and every kNear
-// entries the sums are scaled to the largest score so far. Both depend on nothing but the row's own tokens, wherever in
-// the cache those entries lie and however many of them other rows see too. Partners that are not there weigh zero.
+// runs across a vector; lanes of the result are dimensions. sight.h says in which order a row has its entries.
 
 #pragma once
 
@@ -16,20 +12,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
-#include <vector>
 
+#include "sight.h"
 #include "vectors.h"
 
 namespace {
-
-// Of other entries, and without the instruction, there is none.
-template <typename Entry>
-struct Pairs {
-    static constexpr bool kThere = false;
-
-    explicit Pairs(int) {}
-};
 
 #if defined(__AVX512BF16__)
 
@@ -76,48 +63,33 @@ inline Lanes exp2(Lanes x) {
 
 // The queries of up to kLargest heads and rows that share a head of keys and values, and what becomes of them.
 template <>
-class Pairs<uint16_t> {
+class Pairs<uint16_t> : public Sight {
    public:
     static constexpr bool kThere = true;
-    static constexpr int kLargest = 48;  // three vectors: 8 keys' products with them take 24 of 32 registers
 
     explicit Pairs(int dim) : dim_(dim), stride_((dim + kTogether - 1) / kTogether * kTogether) {}
 
-    // Begins with no queries. All of them see the entries before `common`, an even number.
-    void clear(int common) {
-        count_ = 0, common_ = common;
-        rows_.clear();
-        tail_.clear();
-    }
-
-    // Begins a row; its queries follow, and the entries that it sees from `common` on, oldest first.
-    void add_row() { rows_.push_back({count_, count_, int(tail_.size()), int(tail_.size())}); }
-    void add_query(const float* query) {
+    void add_query(const float* query, const int*) {
         constexpr float kLog2E = 1.44269504f;
         const float scale = kLog2E / std::sqrt(float(dim_));
         uint16_t rounded[kMaxDim];
         for (int k = 0; k < dim_; ++k) from_float(query[k] * scale, rounded + k);
-        for (int pair = 0; pair < dim_ / 2; ++pair) std::memcpy(&queries_[pair][count_], rounded + 2 * pair, 4);
-        std::fill(mixed(count_), mixed(count_) + stride_, 0.0f);
-        rows_.back().last_query = ++count_;
-    }
-    void add_entry(int position) {
-        tail_.push_back(position);
-        rows_.back().last_entry = tail_.size();
+        const int index = next_query();
+        for (int pair = 0; pair < dim_ / 2; ++pair) std::memcpy(&queries_[pair][index], rounded + 2 * pair, 4);
+        std::fill(mixed(index), mixed(index) + stride_, 0.0f);
     }
 
     // softmax(q k / sqrt(d)) v of all queries.
-    void attend(const uint16_t* keys, const uint16_t* values) {
-        for (int lane = 0; lane < kLargest; ++lane) largest_[lane] = kLeast, totals_[lane] = 0;
-        int seen = 0;
-        for (const Row& row : rows_) seen = std::max(seen, (row.seen(common_) + 1) / 2 * 2);
-        for (int start = 0; start < seen; start += kNear) {
-            const int end = std::min(start + kNear, seen), shared = std::min(end, common_);
-            if (count_ > 32) weigh<Sixteen, 3>(keys, start, shared, end);
-            else if (count_ > 16) weigh<Sixteen, 2>(keys, start, shared, end);
-            else if (count_ > 8) weigh<Sixteen, 1>(keys, start, shared, end);
-            else weigh<Eight, 1>(keys, start, shared, end);
-            mix(values, start, shared, end);
+    void attend(const Kept<uint16_t>& kept) {
+        for (int lane = 0; lane < kLargest; ++lane) largest_[lane] = kUnseen, totals_[lane] = 0;
+        for (int start = 0, all = seen(); start < all; start += kNear) {
+            const int end = std::min(start + kNear, all), shared = std::min(end, common_);
+            // Three vectors of queries: 8 keys' products with them take 24 of 32 registers.
+            if (count_ > 32) weigh<Sixteen, 3>(kept.keys, start, shared, end);
+            else if (count_ > 16) weigh<Sixteen, 2>(kept.keys, start, shared, end);
+            else if (count_ > 8) weigh<Sixteen, 1>(kept.keys, start, shared, end);
+            else weigh<Eight, 1>(kept.keys, start, shared, end);
+            mix(kept.values, start, shared, end);
         }
     }
 
@@ -131,26 +103,19 @@ class Pairs<uint16_t> {
     }
 
    private:
-    static constexpr int kNear = 128;  // entries whose scores and values the processor keeps near
+    static constexpr int kNear = 2 * kNearPairs;
     static constexpr int kVector = 16, kKeys = 8, kTile = 6;
     static constexpr int kTogether = 4 * kVector;  // dimensions of values that are added up together
-    static constexpr float kLeast = -1e30f;  // the score of what is not seen
-
-    struct Row {
-        int first_query, last_query, first_entry, last_entry;  // the entries, in tail_
-
-        int seen(int common) const { return common + last_entry - first_entry; }
-    };
 
     // weights_ of the entries from `start` to `end`, of which all rows see those before `shared`.
     template <typename Lanes, int Vectors>
     void weigh(const uint16_t* keys, int start, int shared, int end) {
-        std::fill(nearest_, nearest_ + kLargest, kLeast);
+        std::fill(nearest_, nearest_ + kLargest, kUnseen);
         for (int i = start; i < shared;)
             if (i + kKeys <= shared) i += score<Lanes, Vectors, kKeys>(keys, start, i);
             else i += score<Lanes, Vectors, 2>(keys, start, i);
         const int first = std::max(start, common_);
-        for (int i = first; i < end; ++i) std::fill(scores_[i - start], scores_[i - start] + kLargest, kLeast);
+        for (int i = first; i < end; ++i) std::fill(scores_[i - start], scores_[i - start] + kLargest, kUnseen);
         for (const Row& row : rows_) score_besides<Lanes>(row, keys, start, first, end);
         soften<Lanes>(end - start);
     }
@@ -227,7 +192,7 @@ class Pairs<uint16_t> {
 
     // mixed_ = factors_ * mixed_ + weights_ * values of the entries from `start` to `end`.
     void mix(const uint16_t* values, int start, int shared, int end) {
-        each_few(0, count_, [&](auto few, int query) {
+        each_few<kTile>(0, count_, [&](auto few, int query) {
             mix_few<few()>(query, &factors_[query], 0, (shared - start) / 2,
                            [&](int i) { return values + size_t(start + i) * dim_; });
         });
@@ -235,7 +200,7 @@ class Pairs<uint16_t> {
         const int first = std::max(start, common_);
         for (const Row& row : rows_) {
             const int last = row.seen(common_);
-            each_few(row.first_query, row.last_query, [&](auto few, int query) {
+            each_few<kTile>(row.first_query, row.last_query, [&](auto few, int query) {
                 mix_few<few()>(query, nullptr, (first - start) / 2, (std::min(end, last) - start + 1) / 2, [&](int i) {
                     return values + size_t(position(row, std::min(start + i, last - 1))) * dim_;
                 });
@@ -271,34 +236,9 @@ class Pairs<uint16_t> {
         }
     }
 
-    // Calls visit(few, query) for tiles of `few` queries, as many in each as in the others or one less.
-    template <typename Visit>
-    static void each_few(int first, int last, Visit visit) {
-        const int count = last - first, tiles = (count + kTile - 1) / kTile;
-        for (int tile = 0; tile < tiles; ++tile) {
-            const int query = first + count * tile / tiles;
-            each_of<kTile>(first + count * (tile + 1) / tiles - query, query, visit);
-        }
-    }
-
-    template <int Few, typename Visit>
-    static void each_of(int few, int query, Visit visit) {
-        if constexpr (Few > 1)
-            if (few < Few) return each_of<Few - 1>(few, query, visit);
-        visit(std::integral_constant<int, Few>(), query);
-    }
-
-    // Where a row's entry is that is not before common_.
-    int position(const Row& row, int entry) const {
-        return entry < common_ ? entry : tail_[row.first_entry + entry - common_];
-    }
-
     float* mixed(int query) { return mixed_ + query * stride_; }
 
     const int dim_, stride_;  // what lies behind a smaller head's dimensions is added up too, and nobody reads it
-    int count_ = 0, common_ = 0;
-    std::vector<Row> rows_;
-    std::vector<int> tail_;  // the rows' entries from common_ on
     alignas(64) int queries_[kMaxDim / 2][kLargest];
     alignas(64) float scores_[kNear][kLargest];
     alignas(64) int weights_[kNear / 2][kLargest];  // of pairs of entries

@@ -1,7 +1,7 @@
 // One forward pass of a Qwen2 model over the tokens of many sequences, for CPUs.
 //
 // The computation of qwen2.py without an operator's overhead a hundred times a step. Compiled for several instruction
-// sets by compiled.py, called by native.py. vectors.h, team.h, matrix.h and pairs.h are its parts.
+// sets by compiled.py, called by native.py. The headers beside it are its parts.
 //
 // Every row is computed by the same operations in the same order however many rows stand beside it: what lies side by
 // side in a vector are outputs, not terms of a sum, and attention adds up exactly the entries that a row sees, oldest
@@ -19,6 +19,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bytes.h"
 #include "matrix.h"
 #include "pairs.h"
 #include "team.h"
@@ -43,9 +44,11 @@ struct Shape {
 };
 
 // Keys and values of all layers, [layers, slots, kv_heads, capacity, head_dim], and the rotary tables [positions,
-// head_dim / 2].
+// head_dim / 2]. Of entries in 8 bits also the scales, [layers, slots, kv_heads, capacity], else null; and their keys have
+// kFine numbers more.
 struct Memory {
     void *keys, *values;
+    float *key_scales, *value_scales;
     int64_t slots, capacity;
     const float *cos, *sin;
 };
@@ -81,7 +84,7 @@ struct Tensor {
     const void* data;
 };
 
-// `Entry`: an element of the cache's keys and values, float or bf16.
+// `Entry`: an element of the cache's keys and values, float, bf16 or a byte.
 template <typename Entry>
 class Qwen2 : public Model {
     using Tensors = std::unordered_map<std::string, Tensor>;
@@ -99,7 +102,8 @@ class Qwen2 : public Model {
                                matrix(tensors, in + "qkv_weight", qkv_width(), hidden, floats(tensors, in + "qkv_bias")),
                                matrix(tensors, in + "output", hidden, q), floats(tensors, in + "mlp_norm"),
                                matrix(tensors, in + "gate_up", 2 * inter, hidden),
-                               matrix(tensors, in + "down", hidden, inter)});
+                               matrix(tensors, in + "down", hidden, inter), {}, {}});
+            if constexpr (kBytes) measure_keys(layers_.back(), floats(tensors, in + "qkv_bias"));
         }
     }
 
@@ -117,11 +121,17 @@ class Qwen2 : public Model {
     }
 
    private:
+    static constexpr bool kBytes = std::is_same_v<Entry, int8_t>;
+
     struct Layer {
         const float* attention_norm;
         std::unique_ptr<Matrix> qkv, output;
         const float* mlp_norm;
         std::unique_ptr<Matrix> gate_up, down;
+        // Of entries in 8 bits: how large keys are, [kv_heads, head_dim / 2], and which dimensions have two bytes,
+        // [kv_heads, kFine].
+        std::vector<float> sizes;
+        std::vector<int> fine;
     };
 
     struct Best {
@@ -142,6 +152,42 @@ class Qwen2 : public Model {
     const Matrix& head() const { return shape_.tied ? *embedding_ : *head_; }
 
     int qkv_width() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim; }
+
+    // A layer's `sizes` and `fine`. Some dimensions of Qwen2.5's keys have biases a hundred times as large as the rest of
+    // the key, which 8 bits of the largest would lose. So keys are divided by what is to be expected of each dimension, and
+    // queries multiplied by it: their product stays. Rotation mixes dimension k with k + head_dim / 2, which therefore
+    // share one. Where the products are largest, 8 bits of a key are too few as well.
+    void measure_keys(Layer& layer, const float* bias) const {
+        const int dim = shape_.head_dim, half = dim / 2, group = shape_.heads / shape_.kv_heads;
+        for (int head = 0; head < shape_.kv_heads; ++head) {
+            const std::vector<float> keys = squares(layer, bias, shape_.heads + head, 1);
+            std::vector<float> products = squares(layer, bias, head * group, group);
+            std::vector<int> order(half);
+            for (int k = 0; k < half; ++k) {
+                layer.sizes.push_back(keys[k] > 0 ? std::sqrt(keys[k]) : 1);
+                products[k] *= keys[k], order[k] = k;
+            }
+            std::stable_sort(order.begin(), order.end(), [&](int k, int other) { return products[k] > products[other]; });
+            for (int i = 0; i < kFine; ++i) layer.fine.push_back(order[i / 2] + i % 2 * half);
+        }
+    }
+
+    // What is to be expected of the squares of some heads in each pair of dimensions that rotation mixes, [head_dim / 2]:
+    // a normalised input's numbers are about as large as the norm's weights.
+    std::vector<float> squares(const Layer& layer, const float* bias, int first, int heads) const {
+        const int dim = shape_.head_dim, hidden = shape_.hidden_size;
+        std::vector<float> weights(hidden), sums(dim / 2);
+        for (int output = first * dim; output < (first + heads) * dim; ++output) {
+            layer.qkv->copy_row(output, weights.data());
+            float square = bias[output] * bias[output];
+            for (int k = 0; k < hidden; ++k) {
+                const float weight = weights[k] * layer.attention_norm[k];
+                square += weight * weight;
+            }
+            sums[output % (dim / 2)] += square;
+        }
+        return sums;
+    }
 
     void make_room(const Step& step) {
         const int64_t hidden = shape_.hidden_size, inter = shape_.intermediate_size;
@@ -225,10 +271,26 @@ class Qwen2 : public Model {
         }
     }
 
-    // Where the entries of one sequence and head begin.
-    Entry* entries(void* cache, int layer, int64_t slot, int head) const {
-        return static_cast<Entry*>(cache) +
-               ((layer * memory_.slots + slot) * shape_.kv_heads + head) * memory_.capacity * shape_.head_dim;
+    // Where the keys of one sequence and head begin, and where its values do.
+    Entry* keys(int layer, int64_t slot, int head) const {
+        return static_cast<Entry*>(memory_.keys) + first_entry(layer, slot, head) * key_width();
+    }
+    Entry* values(int layer, int64_t slot, int head) const {
+        return static_cast<Entry*>(memory_.values) + first_entry(layer, slot, head) * shape_.head_dim;
+    }
+    int64_t first_entry(int layer, int64_t slot, int head) const {
+        return ((layer * memory_.slots + slot) * shape_.kv_heads + head) * memory_.capacity;
+    }
+    int key_width() const { return shape_.head_dim + (kBytes ? kFine : 0); }
+
+    // Where the scales of one sequence's and head's entries begin.
+    float* scales(float* all, int layer, int64_t slot, int head) const {
+        return all + first_entry(layer, slot, head);
+    }
+
+    Kept<Entry> kept(int layer, int64_t slot, int head) const {
+        return {keys(layer, slot, head), values(layer, slot, head),
+                scales(memory_.key_scales, layer, slot, head), scales(memory_.value_scales, layer, slot, head)};
     }
 
     // Rotary embedding of queries and keys, in halves as GPT-NeoX has it; keys and values go into the cache.
@@ -247,15 +309,37 @@ class Qwen2 : public Model {
                         x[k] = first * cos[k] - second * sin[k];
                         x[k + half] = second * cos[k] + first * sin[k];
                     }
-                for (int head = 0; head < kv_heads; ++head) {
-                    const float *key = qkv + (heads + head) * dim, *value = key + kv_heads * dim;
-                    const int64_t place = (segment.cached + i) * dim;
-                    Entry* keys = entries(memory_.keys, layer, segment.slot, head) + place;
-                    Entry* values = entries(memory_.values, layer, segment.slot, head) + place;
-                    for (int k = 0; k < dim; ++k) from_float(key[k], keys + k);
-                    for (int k = 0; k < dim; ++k) from_float(value[k], values + k);
-                }
+                if constexpr (kBytes) level(qkv, layers_[layer].sizes.data());
+                for (int head = 0; head < kv_heads; ++head)
+                    keep(qkv + (heads + head) * dim, qkv + (heads + kv_heads + head) * dim, segment.cached + i,
+                         layer, segment.slot, head);
             }
+        }
+    }
+
+    // Divides a row's keys by their sizes, and multiplies its queries by them.
+    void level(float* qkv, const float* sizes) const {
+        const int dim = shape_.head_dim, half = dim / 2, heads = shape_.heads, kv_heads = shape_.kv_heads;
+        for (int head = 0; head < heads + kv_heads; ++head) {
+            float* x = qkv + head * dim;
+            const float* of = sizes + (head < heads ? head / (heads / kv_heads) : head - heads) * half;
+            for (int k = 0; k < dim; ++k) x[k] = head < heads ? x[k] * of[k % half] : x[k] / of[k % half];
+        }
+    }
+
+    const int* fine(int layer, int head) const { return kBytes ? &layers_[layer].fine[head * kFine] : nullptr; }
+
+    // Writes one entry of the cache.
+    void keep(const float* key, const float* value, int64_t place, int layer, int64_t slot, int head) const {
+        const int dim = shape_.head_dim;
+        Entry* key_to = keys(layer, slot, head) + place * key_width();
+        Entry* value_to = values(layer, slot, head) + place * dim;
+        if constexpr (kBytes) {
+            scales(memory_.key_scales, layer, slot, head)[place] = keep_key(key, dim, fine(layer, head), key_to);
+            scales(memory_.value_scales, layer, slot, head)[place] = keep_value(value, dim, value_to);
+        } else {
+            for (int k = 0; k < dim; ++k) from_float(key[k], key_to + k);
+            for (int k = 0; k < dim; ++k) from_float(value[k], value_to + k);
         }
     }
 
@@ -264,7 +348,7 @@ class Qwen2 : public Model {
         const int queries = segment.rows * (shape_.heads / shape_.kv_heads);
         int each = queries < kBlock * kBlock ? kQueries : kBlock;  // of few, every thread has a part
         if constexpr (Pairs<Entry>::kThere)
-            each = std::clamp(int(queries * shape_.kv_heads / team_.size()), kQueries, Pairs<Entry>::kLargest);
+            each = std::clamp(int(queries * shape_.kv_heads / team_.size()), kQueries, kLargest);
         const int blocks = (queries + each - 1) / each, all = blocks * shape_.kv_heads;
         for (int item = part.first(all); item < part.last(all); ++item) {
             const int first = item % blocks * each, count = std::min(queries - first, each);
@@ -286,10 +370,9 @@ class Qwen2 : public Model {
                 pairs.add_row();
                 each_besides(step, segment, i / group, common, [&](int64_t position) { pairs.add_entry(position); });
             }
-            pairs.add_query(&qkv_[row * qkv_width() + (kv_head * group + i % group) * dim]);
+            pairs.add_query(&qkv_[row * qkv_width() + (kv_head * group + i % group) * dim], fine(layer, kv_head));
         }
-        pairs.attend(entries(memory_.keys, layer, segment.slot, kv_head),
-                     entries(memory_.values, layer, segment.slot, kv_head));
+        pairs.attend(kept(layer, segment.slot, kv_head));
         const Matrix& next = *layers_[layer].output;
         for (int i = first; i < first + count; ++i) {
             float mixed[kMaxDim];
@@ -302,8 +385,8 @@ class Qwen2 : public Model {
     // The same for `count` of the queries that share a head of keys and values; they are counted row by row.
     void attend_block(Part part, const Step& step, const Segment& segment, int layer, int kv_head, int first, int count) {
         const int dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
-        const Entry* keys = entries(memory_.keys, layer, segment.slot, kv_head);
-        const Entry* values = entries(memory_.values, layer, segment.slot, kv_head);
+        const Entry* keys = this->keys(layer, segment.slot, kv_head);
+        const Entry* values = this->values(layer, segment.slot, kv_head);
         std::vector<float>& room = rooms_[part.index].scores;
         const float* query[kBlock];
         float* scores[kBlock];
@@ -489,11 +572,12 @@ class Qwen2 : public Model {
 extern "C" {
 
 // `tensors`: those of the engine's file, which must stay where they are.
-Model* nimble_open(const Shape* shape, int bf16_cache, int64_t count, const Tensor* tensors, const Memory* memory,
+Model* nimble_open(const Shape* shape, int entry_bytes, int64_t count, const Tensor* tensors, const Memory* memory,
                    int threads) {
     std::unordered_map<std::string, Tensor> named;
     for (int64_t i = 0; i < count; ++i) named[tensors[i].name] = tensors[i];
-    if (bf16_cache) return new Qwen2<uint16_t>(*shape, named, *memory, threads);
+    if (entry_bytes == 1) return new Qwen2<int8_t>(*shape, named, *memory, threads);
+    if (entry_bytes == 2) return new Qwen2<uint16_t>(*shape, named, *memory, threads);
     return new Qwen2<float>(*shape, named, *memory, threads);
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from build_engine.engine_config import TORCH_ENGINES, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.hardware import has_driver
 from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
-from build_engine.precision import DTYPE_BYTES
+from build_engine.precision import INT8
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError, Sampling
 from nimble_coder.contract.response import Response
@@ -109,7 +109,7 @@ class TorchEngine:
         config, length = self._config, self._max_seq_len
         # A step writes the root and its drafts behind the last committed token, up to W + N - 3 positions ahead.
         capacity = length + rows_per_step(self._lookahead)
-        one = slot_bytes(config.shape, capacity, DTYPE_BYTES[config.dtype])
+        one = slot_bytes(config.shape, capacity, config.kv_cache_dtype)
         free = platform.free_memory()
         slots = slots_within(free, weights, one, config.max_batch_size)
         told = (
@@ -124,7 +124,8 @@ class TorchEngine:
             logger.warning("%s: %s (a lower NIMBLE_MAX_MODEL_LEN makes room for more)", told, kept)
         else:
             logger.info("%s: room for %d at once", told, slots)
-        return platform.make_cache(config.shape, max(slots, 1), capacity, config.dtype, self._options.reuse_kv_cache)
+        reuse, dtype = self._options.reuse_kv_cache, config.kv_cache_dtype
+        return platform.make_cache(config.shape, max(slots, 1), capacity, dtype, reuse)
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
@@ -348,9 +349,16 @@ def choose_device(asked: str) -> str:
 def choose_platform(
     config: EngineConfig, weights: int, lookahead: LookaheadConfig, options: TorchEngineOptions
 ) -> Platform:
-    """On a CPU the compiled step, where it can run the model; else PyTorch, which nothing loads otherwise."""
+    """On a CPU the compiled step, where it can run the model; else PyTorch, which nothing loads otherwise. Raises
+    `EngineConfigError` where neither runs the engine."""
     device = choose_device(options.device)
     libraries = find_step() if device == "cpu" and takes(config.shape, config.dtype) else []
+    if config.kv_cache_dtype == INT8 and not libraries:
+        where = "a GPU" if device == "cuda" else "this CPU, whose step is not compiled"
+        raise EngineConfigError(
+            f"an engine with an int8 KV cache does not run on {where}: set NIMBLE_ENGINE_DEVICE=cpu where the step is "
+            f"compiled, or build it without --int8-kv-cache"
+        )
     cores = Cores.here()
     threads = options.threads or cores.threads(weights)
     where = f"{threads} threads ({cores})" if device == "cpu" else device

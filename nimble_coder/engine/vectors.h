@@ -75,6 +75,34 @@ inline __attribute__((always_inline)) Vec sums(const Vec* v) {
     return __builtin_shuffle(first, second, low) + __builtin_shuffle(first, second, high);
 }
 
+// sum + w . x, of four weights of each lane and its four bytes: the weights from 0 to 2^`WeightBits`, the bytes signed.
+template <int WeightBits>
+inline Int dot(Int sum, Bits w, Int x) {
+#if defined(__AVX512VNNI__)
+    return (Int)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+#elif defined(__AVXVNNI__)
+    return (Int)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
+#elif defined(__AVX512BW__)
+    const __m512i all = (__m512i)x, weights = (__m512i)w;
+    if constexpr (WeightBits == 4)
+        return sum + (Int)_mm512_madd_epi16(_mm512_maddubs_epi16(weights, all), _mm512_set1_epi16(1));
+    // Pairs of products of 8 bits need more than 16.
+    const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
+    return sum + (Int)_mm512_madd_epi16(_mm512_and_si512(weights, _mm512_set1_epi16(0xff)), even) +
+           (Int)_mm512_madd_epi16(_mm512_srli_epi16(weights, 8), odd);
+#elif defined(__AVX2__)
+    const __m256i all = (__m256i)x, weights = (__m256i)w;
+    if constexpr (WeightBits == 4)
+        return sum + (Int)_mm256_madd_epi16(_mm256_maddubs_epi16(weights, all), _mm256_set1_epi16(1));
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
+    return sum + (Int)_mm256_madd_epi16(_mm256_and_si256(weights, _mm256_set1_epi16(0xff)), even) +
+           (Int)_mm256_madd_epi16(_mm256_srli_epi16(weights, 8), odd);
+#else
+    for (int i = 0; i < 32; i += 8) sum += (Int)(w >> i & 0xff) * (x << (24 - i) >> 24);
+    return sum;
+#endif
+}
+
 // e^x to about 1e-7 of its value: 2^n, and the Taylor series of what is left.
 inline Vec exp(Vec x) {
     x = x < -87.0f ? Vec{} - 87.0f : x;

@@ -6,6 +6,7 @@ import transformers
 
 from build_engine.calibration import samples
 from build_engine.checkpoint import Checkpoint
+from build_engine.precision import INT8
 from nimble_coder.bench.perplexity import TOKENS, losses, texts
 from nimble_coder.engine.compiled import find_step
 from tests.conftest import MakeCheckpoint
@@ -14,7 +15,8 @@ from tests.conftest import MakeCheckpoint
 @pytest.mark.skipif(not find_step(), reason="the step was not compiled here")
 def test_the_losses_are_those_of_transformers(make_checkpoint: MakeCheckpoint) -> None:
     place = make_checkpoint(max_position_embeddings=8192)
-    found = losses(Checkpoint.open(place), "fp32", threads=1).view(-1, TOKENS - 1)
+    caches = ("bfloat16", INT8)
+    found, eight = (each.view(-1, TOKENS - 1) for each in losses(Checkpoint.open(place), "fp32", caches, threads=1))
     ids = torch.tensor(texts(place)[3])
     model = transformers.Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32)
     with torch.inference_mode():
@@ -22,6 +24,7 @@ def test_the_losses_are_those_of_transformers(make_checkpoint: MakeCheckpoint) -
     # Keys and values are in bf16.
     torch.testing.assert_close(found[3], expected, atol=0.3, rtol=0.05)
     assert abs(float((found[3] - expected).mean())) < 0.02
+    assert 0 < abs(float((eight - found).mean())) < 0.02
 
 
 def test_calibration_reads_none_of_it(make_checkpoint: MakeCheckpoint) -> None:

@@ -25,6 +25,9 @@ def test_the_kv_cache_takes_two_bytes_per_element_and_one_where_it_is_in_fp8() -
     assert plan_memory(SEVEN, SHAPES["7b"]).kv_per_token == plan_memory(fp8, SHAPES["7b"]).kv_per_token == 57_344
     eight_bits = replace(fp8, fp8_kv_cache=True, kv_cache_reuse=False)
     assert plan_memory(eight_bits, SHAPES["7b"]).kv_per_token == 28_672
+    on_cpu = PROFILES["qwen2.5-coder-1.5b-instruct-torch-bf16-w1n4g1"]
+    assert plan_memory(on_cpu, SHAPES["1.5b"]).kv_per_token == 28_672
+    assert plan_memory(replace(on_cpu, int8_kv_cache=True), SHAPES["1.5b"]).kv_per_token == 28 * 2 * (2 * 128 + 8 + 8)
 
 
 def test_kv_heads_are_replicated_where_there_are_fewer_than_gpus() -> None:

@@ -73,6 +73,12 @@ def test_an_fp8_profile_keeps_its_kv_cache_in_16_bits_unless_asked_and_the_id_sa
     assert len(ids) == 3
 
 
+def test_an_int8_kv_cache_changes_the_id_and_its_absence_does_not() -> None:
+    profile = PROFILES["qwen2.5-coder-0.5b-instruct-torch-bf16-w1n4g1"]
+    assert profile.id == "0572a23fd9b73e92035367747d58779a86b274a13bb13bbba9186cabc1cea5a3"
+    assert profile.with_limits(int8_kv_cache=True).id != profile.id
+
+
 def test_serving_parameters_do_not_change_the_id() -> None:
     profile = PROFILES["demo"]
     assert replace(profile, name="x", kv_cache_fraction=0.5, max_queue_factor=1).id == profile.id
@@ -136,6 +142,9 @@ def test_portable_profiles_take_any_prompt_that_the_model_has_positions_for() ->
         ({"engine": "torch", "gpu": CUDA, "precision": "int4"}, "int4 of the torch engine is for CPUs"),
         ({"fp8_kv_cache": True, "kv_cache_reuse": False}, "beside bf16 weights"),
         ({"precision": "fp8", "fp8_kv_cache": True}, "turn kv_cache_reuse off"),
+        ({"int8_kv_cache": True}, "int8 KV cache is for the torch engine on CPUs"),
+        ({"engine": "torch", "gpu": CUDA, "int8_kv_cache": True}, "int8 KV cache is for the torch engine on CPUs"),
+        ({"engine": "torch", "gpu": ANY, "precision": "fp16", "int8_kv_cache": True}, "in one of fp32, bf16"),
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -61,6 +61,12 @@ def test_an_fp8_kv_cache_is_asked_for_on_the_command_line(h100: Machine) -> None
     assert "beside bf16 weights" in refused.stderr
 
 
+def test_an_int8_kv_cache_is_refused_on_the_command_line(h100: Machine) -> None:
+    refused = h100.call("build-engine", "-p", SEVEN.name, "--int8-kv-cache", "--dry-run")
+    assert refused.returncode == 2
+    assert "an int8 KV cache is for the torch engine on CPUs" in refused.stderr
+
+
 def test_the_compiler_gets_every_limit(h100: Machine, tiny_checkpoint: Path) -> None:
     make(THIRTY_TWO, h100, tiny_checkpoint, BuildOptions(workers=8))
     (call,) = [call for call in h100.calls if call["command"] == "trtllm-build"]

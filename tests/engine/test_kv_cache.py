@@ -2,11 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import Generation, generate
+from nimble_coder.engine.kv_cache import KVCache
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 
@@ -69,19 +71,36 @@ def test_a_prompt_that_only_begins_alike_leaves_the_longer_one_its_slot(load_eng
     assert reused(generate(engine, [Request(long, 4)])[0]) == 6
 
 
-@pytest.mark.parametrize("config", [(1, 1, 0), (4, 3, 4), (3, 8, 3)])
+@pytest.mark.parametrize(
+    ("config", "eight_bits"), [((1, 1, 0), False), ((4, 3, 4), False), ((3, 8, 3), False), ((4, 3, 4), True)]
+)
 def test_output_is_the_same_with_and_without_reuse_under_concurrency(
-    load_engine: LoadEngine, config: tuple[int, int, int]
+    load_engine: LoadEngine, config: tuple[int, int, int], eight_bits: bool
 ) -> None:
     rng, stem = random.Random(9), words(9, 120)
     prompts = [stem[: rng.randrange(20, 120)] + words(seed, rng.randrange(1, 30)) for seed in range(20)]
     requests = [Request(p, 24, lookahead=LookaheadConfig(*config)) for p in prompts * 2]
-    with_reuse = load_engine(EMBEDDED, max_batch_size=4)
+    with_reuse = load_engine(EMBEDDED, max_batch_size=4, int8_kv_cache=eight_bits)
     found = [g.token_ids for g in generate(with_reuse, requests)]
-    without = load_engine(EMBEDDED, max_batch_size=5, reuse_kv_cache=False)
+    without = load_engine(EMBEDDED, max_batch_size=5, int8_kv_cache=eight_bits, reuse_kv_cache=False)
     assert found == [g.token_ids for g in generate(without, requests)]
     assert with_reuse.statistics().reused_prompt_tokens > 1000
     assert without.statistics().reused_prompt_tokens == 0
+
+
+def test_scales_go_where_their_entries_go() -> None:
+    """Of accepted drafts, and of a prefix that another slot shares."""
+    keys, values = (np.arange(2 * 2 * 2 * 8 * 64, dtype=np.int8).reshape(2, 2, 2, 8, 64) for _ in range(2))
+    scales = tuple(np.arange(2 * 2 * 2 * 8, dtype=np.float32).reshape(2, 2, 2, 8) + which for which in (0, 100))
+    cache, before = KVCache(keys, values, scales=scales), [each.copy() for each in (keys, values, *scales)]
+    first, _ = cache.acquire([1, 2, 3, 4])
+    cache.keep(first, 4, [2, 3])
+    cache.hold(first, [1, 2, 3, 4])
+    second, shared = cache.acquire([1, 2, 3, 9])
+    assert (shared, first != second) == (3, True)
+    for now, then in zip((keys, values, *scales), before, strict=True):
+        assert np.array_equal(now[:, first, :, 5:7], then[:, first, :, 6:8])
+        assert np.array_equal(now[:, second, :, :3], then[:, first, :, :3])
 
 
 def test_a_cancelled_request_leaves_nothing_wrong_behind(load_engine: LoadEngine) -> None:

@@ -47,8 +47,8 @@ def prompts(artifact: Artifact) -> list[list[int]]:
     return found
 
 
-def embedded(directory: Path, precision: Precision) -> Artifact:
-    profile = replace(find_profile("demo"), precision=precision, lookahead=WIDEST)
+def embedded(directory: Path, precision: Precision, int8_kv_cache: bool = False) -> Artifact:
+    profile = replace(find_profile("demo"), precision=precision, lookahead=WIDEST, int8_kv_cache=int8_kv_cache)
     return build(profile, None, Cache(directory), silent)
 
 
@@ -69,10 +69,14 @@ def running(artifact: Artifact) -> Iterator[TorchEngine]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("free_rows")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
-def test_the_compiled_steps_output_is_greedy_token_for_token(tmp_path: Path, precision: Precision) -> None:
+@pytest.mark.parametrize(
+    ("precision", "int8_kv_cache"), [("fp32", False), ("bf16", False), ("int8", False), ("int4", False), ("int4", True)]
+)
+def test_the_compiled_steps_output_is_greedy_token_for_token(
+    tmp_path: Path, precision: Precision, int8_kv_cache: bool
+) -> None:
     """All in bf16, which is what is served; row by row `test_native.py` holds every format to it."""
-    artifact = embedded(tmp_path, precision)
+    artifact = embedded(tmp_path, precision, int8_kv_cache)
     cases, configs = prompts(artifact), CONFIGS
     if precision != "bf16":
         cases, configs = cases[::3], configs[1::4]

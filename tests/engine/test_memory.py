@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from build_engine.catalog import find_model
+from build_engine.precision import INT8
 from nimble_coder.engine.memory import GIB, MIB, free_memory, slot_bytes, slots_within
 
 
 def test_a_slot_takes_what_its_shape_says() -> None:
     """Keys and values of 24 layers with 2 heads of 64 dimensions in 2 bytes: 12 KiB a token."""
-    assert slot_bytes(find_model("qwen2.5-coder-0.5b-instruct").shape, 32_768, 2) == 384 * MIB
+    shape = find_model("qwen2.5-coder-0.5b-instruct").shape
+    assert slot_bytes(shape, 32_768, "bfloat16") == 384 * MIB
+    assert slot_bytes(shape, 32_768, INT8) == (192 + 24) * MIB  # two scales of 4 bytes and 8 second bytes beside 128
 
 
 @pytest.mark.parametrize(("free", "slots"), [(1, 0), (2, 1), (3, 3), (8, 8), (64, 8)])

@@ -13,9 +13,9 @@ import torch
 
 from build_engine.checkpoint import ModelShape
 from build_engine.engines.torch import stored
-from build_engine.precision import PRECISIONS, Precision
+from build_engine.precision import FINE, INT8, PRECISIONS, Precision
 from nimble_coder.bench.step import random_weights
-from nimble_coder.engine.batch import BatchBuilder
+from nimble_coder.engine.batch import BatchBuilder, Segment
 from nimble_coder.engine.compiled import SOURCE, find_step
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.model import Model
@@ -34,6 +34,10 @@ SMALL = replace(SHAPE, head_dim=16)
 CPU = torch.device("cpu")
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.03, "int4": 0.03}
 KINDS = tuple(TOLERANCES)
+CACHES: list[tuple[Precision, str | None]] = [("fp32", None), ("bf16", None), ("fp32", INT8)]
+"""Precisions, and dtypes of keys and values where those are not the precision's own."""
+Rows = torch.Tensor
+Segments = list[tuple[Segment, torch.Tensor | None]]
 
 
 LIBRARIES = find_step()
@@ -51,9 +55,46 @@ def weights_of(shape: ModelShape, kind: Precision) -> Weights:
     return {name: stored(name, tensor, PRECISIONS[kind]) for name, tensor in plain.items()}
 
 
-def native(library: Path, shape: ModelShape, kind: Precision, threads: int = 1) -> NativeQwen2:
-    cache = CompiledStep(library, threads).make_cache(shape, 2, 320, PRECISIONS[kind].dtype)
-    return NativeQwen2(library, shape, packed(weights_of(shape, kind)), cache, threads)
+def native(
+    library: Path,
+    shape: ModelShape,
+    kind: Precision,
+    threads: int = 1,
+    kept: str | None = None,
+    weights: Weights | None = None,
+) -> NativeQwen2:
+    """With keys and values in the dtype `kept`, or in that of the precision."""
+    cache = CompiledStep(library, threads).make_cache(shape, 2, 320, kept or PRECISIONS[kind].dtype)
+    return NativeQwen2(library, shape, packed(weights or weights_of(shape, kind)), cache, threads)
+
+
+class EightBits(Qwen2):
+    """Rounds what the step rounds where keys and values have 8 bits."""
+
+    def __init__(self, shape: ModelShape, weights: Weights, cache: TorchKVCache) -> None:
+        heads, kv, half = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim // 2
+        self._sizes, self._fine = [], []
+        for layer in (f"layers.{index}." for index in range(shape.num_hidden_layers)):
+            matrix = weights[layer + "qkv_weight"] * weights[layer + "attention_norm"]
+            squares = (weights[layer + "qkv_bias"] ** 2 + (matrix**2).sum(-1)).view(-1, 2, half).sum(1)
+            keys, queries = squares[heads : heads + kv], squares[:heads].view(kv, -1, half).sum(1)
+            self._sizes.append(keys.sqrt().repeat(1, 2))
+            most = (keys * queries).topk(FINE // 2).indices
+            self._fine.append(torch.zeros(kv, half).scatter(1, most, 1).bool().repeat(1, 2))
+        super().__init__(shape, weights, cache)
+
+    def _attend(self, segments: Segments, layer: int, queries: Rows, keys: Rows, values: Rows) -> Rows:
+        sizes = self._sizes[layer]
+        return super()._attend(
+            segments, layer, queries, rounded(keys / sizes, self._fine[layer]) * sizes, rounded(values)
+        )
+
+
+def rounded(x: Rows, fine: Rows | None = None) -> Rows:
+    """To a 127th of each head's largest; a 128th of that where it is `fine`."""
+    step = x.abs().amax(-1, keepdim=True) / 127
+    steps = step if fine is None else torch.where(fine, step / 128, step)
+    return (x / steps).round() * steps
 
 
 def logits(model: Model, slot: int, cached: int, tokens: list[int]) -> Floats:
@@ -89,11 +130,33 @@ def test_logits_are_those_of_pytorch_on_every_instruction_set(shape: ModelShape,
         assert abs(found - expected).max() <= TOLERANCES[kind] * abs(expected).max(), library.name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(kind: Precision, threads: int) -> None:
+@pytest.mark.parametrize("shape", [SHAPE, ODD], ids=["pairs of heads", "lone heads"])
+def test_logits_are_those_of_pytorch_with_keys_and_values_in_8_bits(shape: ModelShape) -> None:
+    weights = weights_of(shape, "fp32")
+    cache = TorchKVCache(shape, 2, 256, torch.float32, CPU)
+    expected = logits(EightBits(shape, in_rows(weights, shape, torch.float32), cache), 1, 0, PROMPT)
     for library in LIBRARIES:
-        model = native(library, SHAPE, kind, threads)
+        found = logits(native(library, shape, "fp32", kept=INT8), 1, 0, PROMPT)
+        assert abs(found - expected).max() <= 0.003 * abs(expected).max(), library.name
+
+
+def test_a_large_bias_of_one_dimension_of_the_keys_does_not_cost_the_others_their_8_bits() -> None:
+    weights = weights_of(SHAPE, "fp32")
+    q, dim = SHAPE.num_attention_heads * SHAPE.head_dim, SHAPE.head_dim
+    for layer in range(SHAPE.num_hidden_layers):
+        weights[f"layers.{layer}.qkv_bias"][[q + 5, q + dim + dim // 2 + 7]] = 200
+    cache = TorchKVCache(SHAPE, 2, 256, torch.float32, CPU)
+    expected = logits(Qwen2(SHAPE, in_rows(weights, SHAPE, torch.float32), cache), 1, 0, PROMPT)
+    for library in LIBRARIES:
+        found = logits(native(library, SHAPE, "fp32", kept=INT8, weights=weights), 1, 0, PROMPT)
+        assert abs(found - expected).max() <= 0.03 * abs(expected).max(), library.name
+
+
+@pytest.mark.parametrize(("kind", "kept"), [*((kind, None) for kind in KINDS), ("bf16", INT8)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(kind: Precision, kept: str | None, threads: int) -> None:
+    for library in LIBRARIES:
+        model = native(library, SHAPE, kind, threads, kept)
         whole = logits(model, 0, 0, PROMPT)
         logits(model, 1, 0, PROMPT[:FROM])
         for size in (1, 2, 5, 7, 16, 33):
@@ -103,12 +166,14 @@ def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(kind: Precision, thre
             assert np.array_equal(last, whole), f"{library.name}, chunks of {size}"
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "kept"), CACHES)
 @pytest.mark.parametrize("shape", [SHAPE, ODD], ids=["pairs of heads", "lone heads"])
-def test_a_rows_logits_do_not_depend_on_where_chunks_of_a_long_prompt_end(shape: ModelShape, kind: Precision) -> None:
+def test_a_rows_logits_do_not_depend_on_where_chunks_of_a_long_prompt_end(
+    shape: ModelShape, kind: Precision, kept: str | None
+) -> None:
     """Chunks of odd and even lengths, of fewer and of more rows than share a load, and across what is taken at once."""
     for library in LIBRARIES:
-        model = native(library, shape, kind)
+        model = native(library, shape, kind, kept=kept)
         whole = [logits(model, 0, 0, LONG[:end]) for end in (257, 258, len(LONG))]
         for size in (1, 3, 8, 20, 127, 129):
             for start in range(0, 256, size):
@@ -118,13 +183,15 @@ def test_a_rows_logits_do_not_depend_on_where_chunks_of_a_long_prompt_end(shape:
             assert all(map(np.array_equal, found, whole)), f"{library.name}, chunks of {size}"
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "kept"), CACHES)
 @pytest.mark.parametrize("cached", [1, 2, 122, 125, 127, 128, 253, 254])
-def test_a_nodes_logits_do_not_depend_on_where_in_the_tree_its_path_lies(kind: Precision, cached: int) -> None:
+def test_a_nodes_logits_do_not_depend_on_where_in_the_tree_its_path_lies(
+    kind: Precision, kept: str | None, cached: int
+) -> None:
     """However many entries all rows see, odd or even, and where a path goes on beyond what attention takes at once."""
     rng = random.Random(cached)
     for library in LIBRARIES:
-        model = native(library, SHAPE, kind)
+        model = native(library, SHAPE, kind, kept=kept)
         tree = TokenTree(LONG[cached])
         paths = [[rng.randrange(300) for _ in range(length)] for length in (6, 5, 4, 1, 9, 6, 3)]
         ends = [tree.add_path(0, path) for path in paths]
@@ -139,11 +206,11 @@ def test_a_nodes_logits_do_not_depend_on_where_in_the_tree_its_path_lies(kind: P
             assert np.array_equal(drafted[:][end], logits(model, 1, len(tokens) - 1, tokens[-1:])), library.name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_nodes_choice_is_that_of_its_path_alone(kind: Precision) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [*((kind, None) for kind in KINDS), ("bf16", INT8)])
+def test_a_nodes_choice_is_that_of_its_path_alone(kind: Precision, kept: str | None) -> None:
     rng = random.Random(5)
     for library in LIBRARIES:
-        model = native(library, SHAPE, kind)
+        model = native(library, SHAPE, kind, kept=kept)
         tree = TokenTree(PROMPT[-1])
         paths = [[rng.randrange(300) for _ in range(7)] for _ in range(12)]
         ends = [tree.add_path(0, path) for path in paths]

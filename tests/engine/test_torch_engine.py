@@ -1,6 +1,8 @@
 """The engine: its protocol, its batching, and what it refuses."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.engine_config import WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from build_engine.profiles import find_profile
 from nimble_coder.contract.request import QueueFullError, Request, RequestError
 from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine import pytorch, torch_engine
@@ -268,7 +271,7 @@ def test_where_memory_holds_fewer_sequences_the_others_wait(
     artifact = build(TINY_PROFILE, directory, Cache(directory.parent / "other"), silent)
     config = EngineConfig.read(artifact.engine)
     weights = (artifact.engine / WEIGHTS).stat().st_size
-    two = 2 * slot_bytes(config.shape, config.max_seq_len + TINY_PROFILE.lookahead.tokens_per_step, 4)
+    two = 2 * slot_bytes(config.shape, config.max_seq_len + TINY_PROFILE.lookahead.tokens_per_step, config.dtype)
     monkeypatch.setattr(pytorch, "free_memory", lambda: OTHERS + weights + int(1.2 * two))
     engine = TorchEngine(artifact.engine, TINY_PROFILE.lookahead, TorchEngineOptions())
     assert engine.statistics().max_requests == 2 < TINY_PROFILE.max_batch_size
@@ -277,6 +280,17 @@ def test_where_memory_holds_fewer_sequences_the_others_wait(
     found = [r.request_id for r in collect_all(engine, ids) if r.is_final]
     engine.shutdown()
     assert sorted(found) == ids
+
+
+@pytest.mark.parametrize(("device", "where"), [("cpu", "this CPU, whose step is not compiled"), ("cuda", "a GPU")])
+def test_an_int8_kv_cache_is_refused_where_nothing_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, where: str
+) -> None:
+    profile = replace(find_profile("demo"), int8_kv_cache=True)
+    artifact = build(profile, None, Cache(tmp_path), silent)
+    monkeypatch.setattr(torch_engine, "find_step", list)
+    with pytest.raises(EngineConfigError, match=f"int8 KV cache does not run on {where}"):
+        TorchEngine(artifact.engine, profile.lookahead, TorchEngineOptions(device=device))
 
 
 def test_a_lower_limit_of_the_length_holds_in_the_engine_too(make_checkpoint: MakeCheckpoint) -> None:
