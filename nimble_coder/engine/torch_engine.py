@@ -346,19 +346,27 @@ def choose_device(asked: str) -> str:
     return "cuda" if has_fitting_gpu() else "cpu"
 
 
+def no_int8_kv_cache(config: EngineConfig, device: str, is_compiled: bool) -> str:
+    """Why an engine with keys and values in 8 bits cannot run, and what to do."""
+    if is_compiled:
+        return f"keys of {config.shape.head_dim} dimensions have no int8 KV cache: build it without --int8-kv-cache"
+    where = "a GPU" if device == "cuda" else "this CPU, whose step is not compiled"
+    return (
+        f"an engine with an int8 KV cache does not run on {where}: set NIMBLE_ENGINE_DEVICE=cpu where the step is "
+        f"compiled, or build it without --int8-kv-cache"
+    )
+
+
 def choose_platform(
     config: EngineConfig, weights: int, lookahead: LookaheadConfig, options: TorchEngineOptions
 ) -> Platform:
     """On a CPU the compiled step, where it can run the model; else PyTorch, which nothing loads otherwise. Raises
     `EngineConfigError` where neither runs the engine."""
     device = choose_device(options.device)
-    libraries = find_step() if device == "cpu" and takes(config.shape, config.dtype) else []
+    compiled = find_step() if device == "cpu" else []
+    libraries = compiled if takes(config.shape, config.dtype) else []
     if config.kv_cache_dtype == INT8 and not libraries:
-        where = "a GPU" if device == "cuda" else "this CPU, whose step is not compiled"
-        raise EngineConfigError(
-            f"an engine with an int8 KV cache does not run on {where}: set NIMBLE_ENGINE_DEVICE=cpu where the step is "
-            f"compiled, or build it without --int8-kv-cache"
-        )
+        raise EngineConfigError(no_int8_kv_cache(config, device, bool(compiled)))
     cores = Cores.here()
     threads = options.threads or cores.threads(weights)
     where = f"{threads} threads ({cores})" if device == "cpu" else device

@@ -293,6 +293,13 @@ def test_an_int8_kv_cache_is_refused_where_nothing_runs_it(
         TorchEngine(artifact.engine, profile.lookahead, TorchEngineOptions(device=device))
 
 
+def test_an_int8_kv_cache_is_refused_for_heads_that_the_step_does_not_take(make_checkpoint: MakeCheckpoint) -> None:
+    directory = make_checkpoint()  # its heads have 16 dimensions
+    artifact = build(replace(TINY_PROFILE, int8_kv_cache=True), directory, Cache(directory.parent / "int8"), silent)
+    with pytest.raises(EngineConfigError, match="keys of 16 dimensions have no int8 KV cache"):
+        TorchEngine(artifact.engine, TINY_PROFILE.lookahead, TorchEngineOptions())
+
+
 def test_a_lower_limit_of_the_length_holds_in_the_engine_too(make_checkpoint: MakeCheckpoint) -> None:
     directory = make_checkpoint()
     artifact = build(TINY_PROFILE, directory, Cache(directory.parent / "other"), silent)
