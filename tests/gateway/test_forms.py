@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nimble_coder.contract.request import Guide, GuideType
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import HEAD_SECONDS
 from nimble_coder.gateway.requests.field_check import check_fields
 from nimble_coder.gateway.requests.fields import FORM, Engine
 from nimble_coder.gateway.requests.forms import guide_of
@@ -305,12 +306,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def post_in_time(http: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
+    """The answer of a machine that is not too busy to refuse a stream before its head has to go."""
+    for _ in range(5):
+        answer = http.post(path, json=body)
+        if answer.elapsed.total_seconds() < HEAD_SECONDS:
+            break
+    return answer
+
+
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_bad_form_is_refused(http: httpx.Client, name: str, stream: bool) -> None:
     fields, told = BAD[name]
     for path in ("/v1/chat/completions", "/completion"):
-        answer = http.post(path, json={**ROUTES[path], **fields, "stream": stream})
+        answer = post_in_time(http, path, {**ROUTES[path], **fields, "stream": stream})
         assert answer.status_code == 400, answer.text
         assert told in answer.json()["error"]["message"]
 
@@ -336,7 +346,7 @@ def test_a_refusal_names_the_field_that_asks_for_the_form(http: httpx.Client, st
         ("/v1/responses", {"input": "a", "text": text}, "text.format", "text.format"),
         ("/completion", {"prompt": "a", "json_schema": bad}, "json_schema", "json_schema"),
     ):
-        answer = http.post(path, json={**fields, "stream": stream})
+        answer = post_in_time(http, path, {**fields, "stream": stream})
         assert answer.status_code == 400
         error = answer.json()["error"]
         assert f"the form of {named} is not supported" in error["message"]

@@ -13,6 +13,7 @@ import pytest
 
 from build_engine.catalog import MODELS
 from build_engine.checkpoint import Checkpoint
+from nimble_coder.engine.compiled import find_step
 from tests.conftest import EMBEDDED
 
 ROOT = EMBEDDED.parents[1]
@@ -24,7 +25,7 @@ class Run:
 
     output: str
     processor_seconds: float
-    """Of all its processes: unlike the clock's, they do not depend on what else the machine does."""
+    """Of all its processes: unlike the clock's, they depend little on what else the machine does."""
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,9 @@ def test_it_shows_what_the_readme_says(runs: list[Run]) -> None:
 
 
 def test_the_first_takes_two_minutes_and_the_second_thirty_seconds_of_two_cores(runs: list[Run]) -> None:
-    """Building is one core's work, decoding that of two."""
+    """Building is one core's work, decoding that of two. Without AVX-512 a step in bf16 takes half as long again."""
     first, second = (run.processor_seconds for run in runs)
     print(f"processor seconds: {first:.0f}, then {second:.0f}")
     assert 10 < first < 120
-    assert 10 < second < 30 * 2
+    has_avx512 = find_step()[0].name.startswith("step-avx512")
+    assert 10 < second < 30 * 2 * (1.0 if has_avx512 else 1.5)
