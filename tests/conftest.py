@@ -31,11 +31,6 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 # Tests run side by side; PyTorch's own threads would spin against those of the other worker.
 torch.set_num_threads(1)
-# httpx reads some 150 certificates for every client, which takes 30 ms, with TLS or without. One is enough here: no
-# test leaves this machine, and a test of TLS names its own.
-FIRST_CERTIFICATE = Path(tempfile.mkdtemp(prefix="nimble-tests-")) / "certificate.pem"
-FIRST_CERTIFICATE.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]) + "\n")
-os.environ["SSL_CERT_FILE"] = str(FIRST_CERTIFICATE)
 # Without a GPU its kernels run in Triton's interpreter, which has to be chosen before anything imports Triton's
 # language, as transformers does: what is imported without it stays compiled.
 if not torch.cuda.is_available():
@@ -77,8 +72,16 @@ TINY: dict[str, Any] = {
 }
 
 
-def pytest_unconfigure() -> None:
-    shutil.rmtree(FIRST_CERTIFICATE.parent, ignore_errors=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """One certificate for every client of httpx, which reads some 150 otherwise, in 30 ms, with TLS or without.
+
+    No test leaves this machine, and a test of TLS names its own.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="nimble-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    first = folder / "certificate.pem"
+    first.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]) + "\n")
+    os.environ["SSL_CERT_FILE"] = str(first)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
