@@ -75,9 +75,7 @@ template <typename Lanes>
 inline Lanes power_of_two(Lanes x) {
     x = x < -127.0f ? Lanes{} - 127.0f : x;
     const Lanes moved = x + kRound, rest = x - (moved - kRound);
-    Lanes series = Lanes{} + 9.58285e-3f;
-    for (float factor : {5.590643e-2f, 0.24024099f, 0.69312419f, 1.0f}) series = series * rest + factor;
-    return series * reinterpret_cast<Lanes>((reinterpret_cast<Whole<Lanes>>(moved) + 127) << 23);
+    return exp2_near_zero(rest) * reinterpret_cast<Lanes>((reinterpret_cast<Whole<Lanes>>(moved) + 127) << 23);
 }
 
 inline float largest_of(const float* x, int count) {
@@ -133,7 +131,6 @@ class Pairs<int8_t> : public Sight {
     explicit Pairs(int dim) : dim_(dim) {}
 
     void add_query(const float* query, const int* fine) {
-        constexpr float kLog2E = 1.44269504f;
         constexpr float kSteps = 127 * kFiner;
         const float largest = largest_of(query, dim_);
         int16_t rounded[kMaxDim];
@@ -169,15 +166,12 @@ class Pairs<int8_t> : public Sight {
 
     // The result of one query, [dim].
     void copy_result(int query, float* to) {
-        // Of 2 kLanes dimensions the first vector has the first four of each eight, the second the others.
-        constexpr int kBoth = 2 * kLanes;
         const float scale = 1 / totals_[query];
-        for (int k = 0; k < dim_; ++k)
-            to[k] = mixed_[query][k / kBoth * kBoth + k / 4 % 2 * kLanes + k % kBoth / 8 * 4 + k % 4] * scale;
+        for (int k = 0; k < dim_; k += 4)
+            for (int i = 0; i < 4; ++i) to[k + i] = mixed_[query][place_of(k) + i] * scale;
     }
 
    private:
-    static constexpr int kNear = 2 * kNearPairs;
     static constexpr int kKeys = 8, kTile = kLanes == 8 ? 5 : 12;
     static constexpr float kMost = 32767;  // of what the softmax says, rounded
     template <typename Lanes>
@@ -367,7 +361,7 @@ class Pairs<int8_t> : public Sight {
     alignas(64) int starts_[2][kLargest] = {};  // -128 times the sum of a query's bytes
     alignas(64) float steps_[kLargest] = {};    // what a query's sum is multiplied by, in a score's unit
     alignas(64) float scores_[kNear][kLargest] = {}, scales_[kNear][kLargest] = {};
-    alignas(64) int weights_[kNearPairs][kLargest] = {};
+    alignas(64) int weights_[kNear / 2][kLargest] = {};
     alignas(64) float largest_[kLargest] = {}, nearest_[kLargest] = {}, factors_[kLargest] = {}, totals_[kLargest] = {};
     alignas(64) float units_[kLargest] = {};          // what near_ is multiplied by
     alignas(64) int near_[kLargest][kMaxDim];         // both in the order that pairs of values come in

@@ -56,9 +56,7 @@ inline Eight scale(Eight x, Eight exponent) { return _mm256_scalef_ps(x, exponen
 template <typename Lanes>
 inline Lanes exp2(Lanes x) {
     const Lanes n = whole(x), rest = x - n;
-    Lanes series = Lanes{} + 9.58285e-3f;
-    for (float factor : {5.590643e-2f, 0.24024099f, 0.69312419f, 1.0f}) series = series * rest + factor;
-    return scale(series, n);
+    return scale(exp2_near_zero(rest), n);
 }
 
 // The queries of up to kLargest heads and rows that share a head of keys and values, and what becomes of them.
@@ -70,7 +68,6 @@ class Pairs<uint16_t> : public Sight {
     explicit Pairs(int dim) : dim_(dim), stride_((dim + kTogether - 1) / kTogether * kTogether) {}
 
     void add_query(const float* query, const int*) {
-        constexpr float kLog2E = 1.44269504f;
         const float scale = kLog2E / std::sqrt(float(dim_));
         uint16_t rounded[kMaxDim];
         for (int k = 0; k < dim_; ++k) from_float(query[k] * scale, rounded + k);
@@ -95,15 +92,12 @@ class Pairs<uint16_t> : public Sight {
 
     // The result of one query, [dim].
     void copy_result(int query, float* to) {
-        // Of 32 dimensions the first vector has the first four of each eight, the second the others.
         const float scale = 1 / totals_[query];
         for (int k = 0; k < dim_; k += 4)
-            for (int i = 0; i < 4; ++i)
-                to[k + i] = mixed(query)[k / 32 * 32 + k / 4 % 2 * 16 + k % 32 / 8 * 4 + i] * scale;
+            for (int i = 0; i < 4; ++i) to[k + i] = mixed(query)[place_of(k) + i] * scale;
     }
 
    private:
-    static constexpr int kNear = 2 * kNearPairs;
     static constexpr int kVector = 16, kKeys = 8, kTile = 6;
     static constexpr int kTogether = 4 * kVector;  // dimensions of values that are added up together
 

@@ -1,7 +1,7 @@
 // Which entries of the cache a few rows of one sequence see, for attention that takes several queries at once. Part of
 // step.cpp, which alone includes it.
 //
-// A row's entries are counted from its sequence's first on: entry 2n is the partner of entry 2n + 1, and every 2 kNearPairs
+// A row's entries are counted from its sequence's first on: entry 2n is the partner of entry 2n + 1, and every kNear
 // entries the sums are scaled to the largest score so far. Both depend on nothing but the row's own tokens, wherever in
 // the cache those entries lie and however many of them other rows see too. Partners that are not there weigh zero.
 
@@ -11,11 +11,20 @@
 #include <type_traits>
 #include <vector>
 
+#include "vectors.h"
+
 namespace {
 
 constexpr int kLargest = 48;       // queries at once
-constexpr int kNearPairs = 64;     // of entries whose scores and values the processor keeps near
 constexpr float kUnseen = -1e30f;  // the score of an entry that is not seen
+constexpr float kLog2E = 1.44269504f;
+
+// Where the k-th dimension of a result is: of 2 kLanes the first vector has the first four of each eight, the second the
+// others, which is the order that pairs of values come in.
+inline int place_of(int k) {
+    constexpr int kBoth = 2 * kLanes;
+    return k / kBoth * kBoth + k / 4 % 2 * kLanes + k % kBoth / 8 * 4 + k % 4;
+}
 
 // Keys and values of one sequence and head, [entries, head_dim]; of those in 8 bits also the scales, [entries], and keys
 // have kFine numbers more.
@@ -51,6 +60,8 @@ class Sight {
     }
 
    protected:
+    static constexpr int kNear = 128;  // entries whose scores and values the processor keeps near
+
     struct Row {
         int first_query, last_query, first_entry, last_entry;  // the entries, in tail_
 

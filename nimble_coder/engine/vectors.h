@@ -103,6 +103,14 @@ inline Int dot(Int sum, Bits w, Int x) {
 #endif
 }
 
+// 2^x to about 3e-6 of its value, 2^0 = 1, for x from -1/2 to 1/2.
+template <typename Lanes>
+inline Lanes exp2_near_zero(Lanes x) {
+    Lanes series = Lanes{} + 9.58285e-3f;
+    for (float factor : {5.590643e-2f, 0.24024099f, 0.69312419f, 1.0f}) series = series * x + factor;
+    return series;
+}
+
 // e^x to about 1e-7 of its value: 2^n, and the Taylor series of what is left.
 inline Vec exp(Vec x) {
     x = x < -87.0f ? Vec{} - 87.0f : x;
