@@ -1,5 +1,6 @@
 """What several tests need: checkpoints that the tests make themselves, the embedded model's artefact, a real Triton."""
 
+import gc
 import json
 import os
 import shutil
@@ -87,6 +88,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, so that at the end no worker waits for another that has just begun one."""
     items.sort(key=lambda item: item.path.relative_to(Path(__file__).parent).as_posix() not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not look again and again at what was imported and collected, which stays."""
+    gc.collect()
+    gc.freeze()
 
 
 MakeCheckpoint = Callable[..., Path]

@@ -353,4 +353,4 @@ def test_mpirun_finds_and_reaches_the_workers() -> None:
 def test_each_release_has_a_key_of_its_own_for_its_ranks() -> None:
     keys = {render(NODES).one("Secret", "-ranks")["data"]["key"] for _ in range(2)}
     assert len(keys) == 2
-    assert all(base64.b64decode(key).startswith(b"-----BEGIN RSA PRIVATE KEY-----") for key in keys)
+    assert all(base64.b64decode(key).startswith(b"-----BEGIN EC PRIVATE KEY-----") for key in keys)
