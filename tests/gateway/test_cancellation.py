@@ -21,7 +21,7 @@ ENDLESS = {"prompt": PROMPT, "max_tokens": 6000, "ignore_eos": True}
 CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 6000, "ignore_eos": True}
 INFILL = {"input_prefix": PROMPT, "input_suffix": "", "n_predict": 6000, "ignore_eos": True}
 TOKENS = {"input_ids": [9, 9, 9, 9, 9, 9, 9, 9], "input_lengths": 8, "request_output_len": 6000}
-STEP = 0.2
+STEP = 0.5
 """Seconds that a decoding step of the stand-in takes: much longer than a cancellation, even on a busy machine."""
 
 HangUp = Callable[[], None]
