@@ -19,7 +19,7 @@ from nimble_coder.triton.sender import Array, Sender
 from tests.conftest import running_triton
 
 TEXT = "for item in items:\n    total += 1\n"
-STREAMS, TOKENS, ROUNDS = 64, 256, 4
+STREAMS, TOKENS, ROUNDS = 64, 256, 2
 
 
 async def crowd(addresses: Addresses) -> list[list[int]]:
