@@ -122,8 +122,9 @@ def fronts(artifact: Artifact, work: Path, args: argparse.Namespace) -> Iterator
             artifact.directory, triton.addresses, listening, args.workers, work / "gateway.log", many
         ) as gateways:
             gateways.wait_ready()
-            usual_port = Addresses.free().http_port
-            command = [sys.executable, "-m", "nimble_coder.bench.usual_front", str(usual_port), triton.addresses.grpc]
+            usual_addresses = Addresses.free()
+            port = str(usual_addresses.http_port)
+            command = [sys.executable, "-m", "nimble_coder.bench.usual_front", port, triton.addresses.grpc]
             usual = subprocess.Popen([*command, str(artifact.tokenizer)], start_new_session=True)
             try:
                 time.sleep(4)
@@ -136,7 +137,7 @@ def fronts(artifact: Artifact, work: Path, args: argparse.Namespace) -> Iterator
                     [
                         Front("gateway", listening.http_port, "/v1/completions", asked, gateway),
                         Front("ensemble", triton.addresses.http_port, generate, direct, triton.pid),
-                        Front("usual", usual_port, "/v1/completions", asked, usual.pid),
+                        Front("usual", usual_addresses.http_port, "/v1/completions", asked, usual.pid),
                     ],
                     triton,
                 )

@@ -76,8 +76,9 @@ Ask = Callable[[list[int]], Answer]
 @contextmanager
 def llama_server(args: argparse.Namespace, spec: Sequence[str]) -> Iterator[Ask]:
     """A llama-server that is ready; ends with the block. Raises `RuntimeError` where it does not come up."""
-    url = Addresses.free().http
-    command = [args.binary, "-m", args.gguf, "--port", url.rsplit(":", 1)[1], "-c", "4096", "--parallel", "1"]
+    addresses = Addresses.free()
+    url = addresses.http
+    command = [args.binary, "-m", args.gguf, "--port", str(addresses.http_port), "-c", "4096", "--parallel", "1"]
     command += ["--threads", str(args.threads), "--threads-batch", str(args.threads), *spec]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

@@ -1,7 +1,6 @@
 """The `tritonserver` process: found, started with the portable backend, watched, and ended."""
 
 import os
-import random
 import re
 import signal
 import socket
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +21,7 @@ from nimble_coder.processes.children import State, how_ended, session_commands, 
 from nimble_coder.processes.errors import NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.log import Log, ProcessLog, open_log
+from nimble_coder.processes.ports import HeldPorts
 from nimble_coder.processes.triton_container import ContainerTriton
 from nimble_coder.processes.triton_installation import STUB, Installation, shared_libpython
 from nimble_coder.processes.triton_stack import enough_stack
@@ -32,10 +31,6 @@ SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in
 """Variables that Triton and the code in its models have no use for."""
 THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
-
-
-GIVEN_TO_NOBODY = range(20000, 30000)
-"""Ports below those that Linux gives to connections (32768 to 60999), and below Kubernetes' NodePorts."""
 LOG_ARGUMENTS = {
     "trace": ("--log-verbose=2",),
     "debug": ("--log-verbose=1",),
@@ -43,14 +38,6 @@ LOG_ARGUMENTS = {
     "error": ("--log-info=false", "--log-warning=false"),
     "critical": ("--log-info=false", "--log-warning=false"),
 }
-
-
-def can_be_bound(port: int) -> bool:
-    """Whether nobody listens there on loopback."""
-    with socket.socket() as probe, suppress(OSError):
-        probe.bind(("127.0.0.1", port))
-        return True
-    return False
 
 
 @dataclass(frozen=True)
@@ -61,13 +48,15 @@ class Addresses:
     grpc_port: int = 8001
     metrics_port: int = 8002
     host: str = "127.0.0.1"
+    held: HeldPorts | None = field(default=None, repr=False, compare=False)
+    """What keeps them free until Triton listens, which it does behind its models' loading."""
 
     @classmethod
     def free(cls) -> "Addresses":
-        """Three ports that nobody listens on now, and that no connection is given before Triton listens, which it does
-        behind its models' loading."""
-        http, grpc, metrics = islice(filter(can_be_bound, random.sample(GIVEN_TO_NOBODY, len(GIVEN_TO_NOBODY))), 3)
-        return cls(http, grpc, metrics)
+        """Three ports that nobody listens on, and that nobody else finds free while these addresses live."""
+        held = HeldPorts(3)
+        http, grpc, metrics = held.ports
+        return cls(http, grpc, metrics, held=held)
 
     def check_free(self) -> None:
         """Raises `PortTakenError` where somebody listens, also one who would share the port."""

@@ -126,6 +126,7 @@ def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Se
         settings.triton_grpc_port or free.grpc_port,
         settings.triton_metrics_port or free.metrics_port,
         settings.host if settings.expose_triton else settings.triton_host,
+        free.held,
     )
     return Serving(
         artifact,
