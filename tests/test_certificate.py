@@ -11,7 +11,8 @@ from nimble_coder.gateway.access.certificate import not_after, valid_until
 
 def make(path: Path, *options: str) -> bytes:
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-out", path,
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-subj", "/CN=x", "-out", path,
          "-keyout", path.with_suffix(".key"), *options],
         check=True, capture_output=True,
     )  # fmt: skip

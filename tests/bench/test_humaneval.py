@@ -1,10 +1,12 @@
 """HumanEval's answers are judged by their tests, and can do nothing else."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from nimble_coder.bench import humaneval
 from nimble_coder.bench.humaneval import Answer, passes, program_of, summary
 
 PROBLEM = {
@@ -32,7 +34,6 @@ def test_an_answer_is_right_where_the_problems_tests_say_so(text: str, right: bo
 @pytest.mark.parametrize(
     "deed",
     [
-        "while True: pass",
         "x = bytearray(4 << 30)",
         "with open('/tmp/nimble-humaneval-was-here', 'w') as file: file.write('x')",
         "with open('mine', 'w') as file: file.write('x')",
@@ -40,14 +41,19 @@ def test_an_answer_is_right_where_the_problems_tests_say_so(text: str, right: bo
         "import os; assert 'NIMBLE_TEST_SECRET' in os.environ",
     ],
 )
-def test_an_answer_can_neither_stay_nor_grow_nor_write_nor_reach_others(
-    deed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_can_neither_grow_nor_write_nor_reach_others(deed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIMBLE_TEST_SECRET", "x")
     assert not passes(deed.format(pid=os.getpid()))
     trace = Path("/tmp/nimble-humaneval-was-here")  # noqa: S108 - what the deed names
     assert not trace.exists() or trace.stat().st_size == 0
     trace.unlink(missing_ok=True)
+
+
+def test_an_answer_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(humaneval, "SECONDS", 2)
+    started = time.monotonic()
+    assert not passes("while True: pass")
+    assert time.monotonic() - started >= 2
 
 
 def test_the_summary_counts_problems_tokens_and_steps() -> None:

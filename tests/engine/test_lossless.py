@@ -79,7 +79,7 @@ def test_the_compiled_steps_output_is_greedy_token_for_token(
     artifact = embedded(tmp_path, precision, int8_kv_cache)
     cases, configs = prompts(artifact), CONFIGS
     if precision != "bf16":
-        cases, configs = cases[::3], configs[1::4]
+        cases, configs = cases[::3], configs[1::3]
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         assert all(len(ids) == COUNT for ids in plain)
@@ -114,7 +114,7 @@ def test_on_pytorch_bf16_output_differs_only_at_near_ties(tmp_path: Path, no_com
     cases, count = prompts(artifact)[::6], COUNT // 2
     with running(artifact) as engine:
         plain = [g.token_ids for g in generate(engine, [Request(ids, count, lookahead=PLAIN) for ids in cases])]
-        config = LookaheadConfig(8, 8, 8)
+        config = LookaheadConfig(5, 5, 5)
         fast = [g.token_ids for g in generate(engine, [Request(ids, count, lookahead=config) for ids in cases])]
     probe = Probe(artifact.engine)
     rounding = max(probe.rounding(ids + out[:32]) for ids, out in zip(cases[::3], plain[::3], strict=True))

@@ -20,7 +20,8 @@ def certificate(place: Path, name: str, authority: Path | None = None) -> Path:
     """PEM files NAME.crt and NAME.key; signed by itself or by an authority."""
     signed: list[str | Path] = ["-CA", authority, "-CAkey", authority.with_suffix(".key")] if authority else []
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={name}", "-addext",
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "1", "-subj", f"/CN={name}", "-addext",
          "subjectAltName=IP:127.0.0.1", *signed, "-out", place / f"{name}.crt", "-keyout", place / f"{name}.key"],
         check=True, capture_output=True,
     )  # fmt: skip
