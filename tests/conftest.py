@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     first = folder / "certificate.pem"
     first.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]) + "\n")
     os.environ["SSL_CERT_FILE"] = str(first)
+    gc.disable()  # until all is imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -94,6 +95,7 @@ def pytest_collection_finish() -> None:
     """The garbage collector need not look again and again at what was imported and collected, which stays."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 MakeCheckpoint = Callable[..., Path]
