@@ -1,6 +1,7 @@
 """NIM's management routes, the documentation, and errors of the HTTP layer."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,25 @@ def test_the_log_has_every_request_by_its_id_and_no_prompt_at_any_level(
     assert "POST /v1/completions 200" in lines
     assert [name for name in ("first", "second") if f" ms {name}\n" not in lines] == []
     assert [word for word in (secret, "the_key") if word in lines] == []
+
+
+@pytest.mark.parametrize(("level", "times"), [("info", 0), ("debug", 2)])
+def test_probes_do_not_fill_the_log(
+    artifact: Artifact, gateway: Serving, tmp_path: Path, level: str, times: int
+) -> None:
+    log, settings = tmp_path / "log", {"NIMBLE_LOG_LEVEL": level}
+    with GatewayProcesses(
+        artifact.directory, gateway.triton.addresses, Addresses.free(), log=log, settings=settings
+    ) as g:
+        g.wait_ready()
+        for path in ("/v1/health/live", "/v1/health/ready", "/metrics", "/v2/health/ready"):
+            assert httpx.get(f"{g.addresses.http}{path}", headers={"x-request-id": "a_probe"}).status_code == 200
+        httpx.post(f"{g.addresses.http}/v1/completions", json={"prompt": "x", "max_tokens": 1}, timeout=30)
+    lines = log.read_text()
+    assert len(re.findall(r"GET /v1/health/\S+ 200 \S+ ms a_probe", lines)) == times
+    assert ("GET /metrics" in lines) is (level == "debug")
+    assert level == "debug" or "/health/" not in lines
+    assert "POST /v1/completions 200" in lines
 
 
 def test_the_manifest_is_told_though_the_artefact_is_gone(artifact: Artifact, gateway: Serving, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ class App:
             name = route.path if route else "none"
             self._front.service.metrics.requests.labels(name, str(exchange.status)).inc()
             took = (time.time_ns() - started) / 1e6
-            access.info("%s %s %d %.1f ms %s", exchange.method, name, exchange.status, took, exchange.request_id)
+            # Probes ask all day, and twenty times a second while a service starts.
+            level = logging.DEBUG if route and route.is_open else logging.INFO
+            access.log(level, "%s %s %d %.1f ms %s", exchange.method, name, exchange.status, took, exchange.request_id)
             if route and route.is_limited:
                 self._trace(route, exchange, started)
 
