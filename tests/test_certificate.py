@@ -1,22 +1,16 @@
 """How long a certificate is valid is read from the certificate."""
 
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from nimble_coder.gateway.access.certificate import not_after, valid_until
+from tests.standin.certificate import make_certificate
 
 
 def make(path: Path, *options: str) -> bytes:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-subj", "/CN=x", "-out", path,
-         "-keyout", path.with_suffix(".key"), *options],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return path.read_bytes()
+    return make_certificate(path, "x", *options).read_bytes()
 
 
 @pytest.mark.parametrize("days", [1, 90, 36_500])  # from 2050 on the time has another form

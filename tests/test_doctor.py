@@ -24,6 +24,7 @@ from nimble_coder.commands.doctor import Finding, examine
 from nimble_coder.engine.cores import Cores
 from nimble_coder.gateway.access.certificate import valid_until
 from nimble_coder.settings.loading import load
+from tests.standin.certificate import make_certificate
 from tests.standin.machine import A100, B200, T4, Machine
 from tests.supervisor.conftest import COMMAND
 
@@ -138,13 +139,7 @@ def test_limits_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_certificate_that_ends_soon_is_told(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, verdict: str
 ) -> None:
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "10", "-subj", "/CN=x",
-         "-out", certificate, "-keyout", key],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = make_certificate(tmp_path / "tls.crt", "x", "-days", "10"), tmp_path / "tls.key"
     end = valid_until(certificate) + timedelta(days - 10)
     monkeypatch.setattr(doctor, "valid_until", lambda _: end)
     found = findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_TLS_CERTIFICATE=certificate, NIMBLE_TLS_KEY=key)["tls"]

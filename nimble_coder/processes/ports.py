@@ -42,10 +42,15 @@ def hold(port: int) -> socket.socket | None:
         return None
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:  # a system that asks for this before a socket is bound: then the port is free, and not held
-            holder.close()
+    try:
+        check_listenable(LOOPBACK, port)
+    except OSError:  # a system that asks for this before a socket is bound: then the port is free, and not held
+        holder.close()
     return holder
+
+
+def check_listenable(host: str, port: int) -> None:
+    """Raises `OSError` where somebody listens, also one who would share the port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from nimble_coder.processes.children import State, how_ended, session_commands, 
 from nimble_coder.processes.errors import NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.log import Log, ProcessLog, open_log
-from nimble_coder.processes.ports import HeldPorts
+from nimble_coder.processes.ports import HeldPorts, check_listenable
 from nimble_coder.processes.triton_container import ContainerTriton
 from nimble_coder.processes.triton_installation import STUB, Installation, shared_libpython
 from nimble_coder.processes.triton_stack import enough_stack
@@ -61,15 +60,13 @@ class Addresses:
     def check_free(self) -> None:
         """Raises `PortTakenError` where somebody listens, also one who would share the port."""
         for port in (self.http_port, self.grpc_port, self.metrics_port):
-            with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((self.host, port))
-                except OSError as error:
-                    raise PortTakenError(
-                        f"port {port} on {self.host} cannot be used: {error.strerror}; end what listens there, or "
-                        f"choose another port"
-                    ) from None
+            try:
+                check_listenable(self.host, port)
+            except OSError as error:
+                raise PortTakenError(
+                    f"port {port} on {self.host} cannot be used: {error.strerror}; end what listens there, or "
+                    f"choose another port"
+                ) from None
 
     @property
     def peer(self) -> str:

@@ -32,6 +32,7 @@ from nimble_coder.processes.triton import Addresses
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 from tests.gateway.test_kserve import generation
+from tests.standin.certificate import make_certificate
 
 BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
 
@@ -317,13 +318,8 @@ def test_sigterm_ends_idle_streams_at_once_and_the_others_when_they_have_finishe
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A self-signed certificate for this host; its key lies beside it with the suffix `.key`."""
-    path = tmp_path / "tls.crt"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", path, "-keyout", path.with_suffix(".key")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return path
+    own = ("-days", "1", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    return make_certificate(tmp_path / "tls.crt", "localhost", *own, key=["rsa:2048"])
 
 
 def test_tls_and_a_key_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path, certificate: Path) -> None:

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,20 +15,15 @@ from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import wait_until
 from tests.gateway.test_access import gateway_with
+from tests.standin.certificate import make_certificate
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 
 
 def make(directory: Path, name: str) -> Path:
     """A certificate that is its own authority; its key lies beside it."""
-    path = directory / f"{name}.crt"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "1", "-subj", f"/CN={name}",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", path, "-keyout", path.with_suffix(".key")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return path
+    own = ("-days", "1", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    return make_certificate(directory / f"{name}.crt", name, *own)
 
 
 def has_kept(log: Path, times: int) -> bool:

@@ -13,19 +13,15 @@ import tritonclient.grpc as triton_grpc
 
 from build_engine.artifact import Artifact
 from nimble_coder.processes.serving import served_repository
+from tests.standin.certificate import make_certificate
 from tests.supervisor.conftest import COMMAND, Service, Start, environment_of
 
 
 def certificate(place: Path, name: str, authority: Path | None = None) -> Path:
     """PEM files NAME.crt and NAME.key; signed by itself or by an authority."""
     signed: list[str | Path] = ["-CA", authority, "-CAkey", authority.with_suffix(".key")] if authority else []
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "1", "-subj", f"/CN={name}", "-addext",
-         "subjectAltName=IP:127.0.0.1", *signed, "-out", place / f"{name}.crt", "-keyout", place / f"{name}.key"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return place / f"{name}.crt"
+    own = ("-days", "1", "-addext", "subjectAltName=IP:127.0.0.1")
+    return make_certificate(place / f"{name}.crt", name, *own, *signed)
 
 
 def test_tls_for_known_clients_json_lines_names_and_a_shorter_context(
