@@ -23,6 +23,7 @@ from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import is_endless, references
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
+from nimble_coder.text.added_tokens import added_tokens
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -131,10 +132,9 @@ class Forms:
         """Reads the directory's `tokenizer.json`: that takes 100 MiB for 150,000 tokens and a second, in which no other
         thread of Python runs; at the first form, every stream would stand still for it."""
         self._vocab_size = vocab_size
-        file = tokenizer / "tokenizer.json"
         # Which end llguidance is told of does not matter: those of a request take its place. It is special.
-        self._placeholder = json.loads(file.read_text(encoding="utf-8"))["added_tokens"][0]["id"]
-        self._tokenizer = LLTokenizer(str(file), vocab_size, self._placeholder)
+        self._placeholder = next(iter(added_tokens(tokenizer).values()))
+        self._tokenizer = LLTokenizer(str(tokenizer / "tokenizer.json"), vocab_size, self._placeholder)
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Guide, LLMatcher] = OrderedDict()
 

@@ -1,9 +1,10 @@
 """An infill's prompt in the order of its file, for drafters: the model reads what is behind the hole first."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from nimble_coder.text.added_tokens import added_tokens
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,7 @@ class InfillMarks:
     @classmethod
     def read(cls, tokenizer: Path) -> "InfillMarks | None":
         """From the `tokenizer.json` of a directory; None where the model has no such tokens."""
-        added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-        ids = {token["content"]: token["id"] for token in added}
+        ids = added_tokens(tokenizer)
         names = [f"<|fim_{name}|>" for name in ("prefix", "suffix", "middle")]
         return cls(*map(ids.__getitem__, names)) if ids.keys() >= {*names} else None
 

@@ -18,6 +18,7 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.hang import HangWatch
 from nimble_coder.gateway.kserve.http_proxy import TritonHttp
 from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Health:
 
     async def watch(self, on_lost: Callable[[], None]) -> None:
         """Keeps `reason` true until it is cancelled; ends where the engine is lost, and says so once."""
-        async with grpc.aio.insecure_channel(self._service.settings.triton_grpc) as channel:
+        async with grpc_channel(self._service.settings) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             doubted = self._service.admission.doubted
             while not self.is_lost:

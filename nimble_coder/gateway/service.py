@@ -73,7 +73,7 @@ class Service:
         """The file as it was at the start: an artefact may be removed while it is served."""
         self.limits = EngineLimits.of(self.artifact, settings.max_model_len)
         self.tokenizer = TextTokenizer(self.artifact.tokenizer)
-        self.encoder = PromptEncoder(self.artifact.tokenizer)
+        self.encoder = PromptEncoder(self.tokenizer)
         self.profile = self.artifact.manifest.profile
         self.engine_models = self.artifact.engine_models
         own = Engine.SAMPLING if self.profile.samples or self.artifact.has_companion else Engine.GREEDY

@@ -18,6 +18,7 @@ class TextTokenizer:
 
     def __init__(self, directory: Path) -> None:
         """Loads from a directory with `tokenizer.json`, `tokenizer_config.json`, and often `generation_config.json`."""
+        self.directory = directory
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._control = ControlTokens(directory, self._tokenizer.token_to_id)
 
@@ -28,6 +29,20 @@ class TextTokenizer:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def without_control(self) -> Tokenizer:
+        """A tokenizer of the same vocabulary, read once for both, to which control tokens are text like any other."""
+        theirs = self._tokenizer
+        plain = Tokenizer(theirs.model)
+        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            if (its := getattr(theirs, part)) is not None:
+                setattr(plain, part, its)
+        return plain
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """The ids of all tokens that are added to the vocabulary, special or not, by what they spell."""
+        return {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for: of a character that several tokens make up, this one's bytes."""

@@ -66,8 +66,8 @@ def tokenizer(artifact: Artifact) -> TextTokenizer:
 
 
 @pytest.fixture(scope="session")
-def encoder(artifact: Artifact) -> PromptEncoder:
-    return PromptEncoder(artifact.tokenizer)
+def encoder(tokenizer: TextTokenizer) -> PromptEncoder:
+    return PromptEncoder(tokenizer)
 
 
 @contextmanager

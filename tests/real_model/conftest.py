@@ -67,8 +67,8 @@ def engine(artifact: Artifact) -> Iterator[TorchEngine]:
 
 
 @pytest.fixture(scope="session")
-def encoder(artifact: Artifact) -> PromptEncoder:
-    return PromptEncoder(artifact.tokenizer)
+def encoder(tokenizer: TextTokenizer) -> PromptEncoder:
+    return PromptEncoder(tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import transformers
+from tokenizers import Tokenizer
 
+from nimble_coder.text.added_tokens import added_tokens
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED
 
@@ -29,6 +31,21 @@ def test_special_tokens_are_skipped_unless_asked_for(token: str) -> None:
     ids = TOKENIZER.encode(f"a{token}b")
     assert TOKENIZER.decode(ids) == "ab"
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == f"a{token}b"
+
+
+def test_without_control_it_is_the_tokenizer_of_a_file_without_added_tokens() -> None:
+    content = json.loads((EMBEDDED / "tokenizer.json").read_text())
+    of_file, ours = Tokenizer.from_str(json.dumps({**content, "added_tokens": []})), TOKENIZER.without_control()
+    text = "<|im_start|>def f(x):\n\treturn e\u0301 世界 <tool_call> 🙂\u200d🔥<|fim_middle|>"
+    assert ours.encode(text).ids == of_file.encode(text).ids
+    assert ours.encode(text).offsets == of_file.encode(text).offsets
+    assert ours.decode(ours.encode(text).ids) == of_file.decode(of_file.encode(text).ids)
+    assert not set(ours.encode(text).ids) & set(TOKENIZER.control_ids.values())
+    assert set(TOKENIZER.encode(text)) & set(TOKENIZER.control_ids.values())  # the first one still knows them
+
+
+def test_the_added_tokens_are_those_of_the_tokenizer() -> None:
+    assert added_tokens(EMBEDDED) == TOKENIZER.control_ids
 
 
 def test_the_flags_in_tokenizer_json_and_its_config_agree() -> None:

@@ -1,6 +1,7 @@
 """Text in, token ids out: the ensemble's first step."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self._tokenizer = TextTokenizer(Path(parameters["tokenizer_dir"]["string_value"]))
+        self._directory = Path(parameters["tokenizer_dir"]["string_value"])
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        """Read at the first request: the gateway does not use this model, and reading takes a core half a second, just
+        when the engine loads, and holds 100 MB."""
+        return TextTokenizer(self._directory)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

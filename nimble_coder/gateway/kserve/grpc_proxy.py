@@ -22,6 +22,7 @@ from nimble_coder.gateway.kserve.reflection import Reflection
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
 from nimble_coder.gateway.service import Service, aside
 from nimble_coder.gateway.telemetry.tracing import Attributes
+from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
 PREFIX = "/inference.GRPCInferenceService/"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
@@ -40,7 +41,6 @@ READING = {
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 WITHOUT_MESSAGE = {"ServerLive", "ServerReady", HEALTH_CHECK}
 """Triton looks at nothing in their messages, so nothing of them is read: who calls needs no key."""
-UNLIMITED = -1
 CALLS = 1024
 """At once in one process; more are told to come back."""
 BOUNDS = (
@@ -73,8 +73,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, service: Service) -> None:
         self._service = service
         self._guard = KServeGuard(service)
-        options = [("grpc.max_receive_message_length", UNLIMITED), ("grpc.max_send_message_length", UNLIMITED)]
-        self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
+        self._triton = grpc_channel(service.settings)
         self._single = UnaryInference(service, self._guard)
         self._relays: set[Relay] = set()
         self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)

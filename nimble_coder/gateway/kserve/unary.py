@@ -19,6 +19,7 @@ from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve.guard import KServeGuard
 from nimble_coder.gateway.kserve.json_bodies import DTYPES
 from nimble_coder.gateway.service import Service, aside
+from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 STREAMING = {"tensorrt_llm": "streaming", "tensorrt_llm_bls": "stream", "ensemble": "stream"}
@@ -38,8 +39,7 @@ class UnaryInference:
 
     def __init__(self, service: Service, guard: KServeGuard) -> None:
         self._service, self._guard = service, guard
-        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._triton = grpc.aio.insecure_channel(service.settings.triton_grpc, options)
+        self._triton = grpc_channel(service.settings)
         self._configs: dict[str, model_config_pb2.ModelConfig] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 

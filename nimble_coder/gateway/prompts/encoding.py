@@ -5,15 +5,12 @@ whether they are marked special or not. Here text goes through the same tokenize
 somebody's code is ordinary characters; control tokens are put between the texts as ids.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-
-from tokenizers import Tokenizer
 
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.text.tokenizer import TextTokenizer
 
 Piece = str | int
 """A text to be encoded as it is, or the id of a control token."""
@@ -25,14 +22,14 @@ FIM_TOKENS = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>
 class PromptEncoder:
     """Encodes prompts made of texts and control tokens."""
 
-    def __init__(self, directory: Path) -> None:
-        """Loads `tokenizer.json`; raises `ValueError` where it is not Qwen2.5-Coder's kind."""
-        content = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-        self._control = {str(token["content"]): int(token["id"]) for token in content.pop("added_tokens")}
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        """Raises `ValueError` where the tokenizer is not Qwen2.5-Coder's kind."""
+        self._control = tokenizer.control_ids
         missing = [token for token in (*END_TOKENS, *FIM_TOKENS, "<|im_start|>") if token not in self._control]
         if missing:
-            raise ValueError(f"{directory}: tokenizer.json lacks {', '.join(missing)}; Qwen2.5-Coder's has them")
-        self._plain = Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
+            lacks = f"tokenizer.json lacks {', '.join(missing)}"
+            raise ValueError(f"{tokenizer.directory}: {lacks}; Qwen2.5-Coder's has them")
+        self._plain = tokenizer.without_control()
         self._pattern = re.compile("(" + "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) + ")")
 
     def id(self, token: str) -> int:
