@@ -188,7 +188,7 @@ class Job:
         else:
             from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
 
-            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE)
+            build_torch_engine(self.checkpoint, profile, self.draft / ENGINE, self.progress)
 
     def compile(self) -> None:
         """Runs the plan, and keeps of its results the engines alone."""

@@ -4,6 +4,7 @@ The result, `config.json` and `rank0.safetensors`, stands where a TensorRT engin
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +21,16 @@ from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Numbers
 from build_engine.profiles import CUDA, Profile, ProfileError
 
 Source = Callable[[str], torch.Tensor]
+Named = tuple[str, torch.Tensor]
+Progress = Callable[[str], None]
+
+SECONDS_BETWEEN = 10.0
+"""Between two words on how far it is: 4 bits take minutes, the others seconds."""
 
 
-def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Path) -> None:
+def build_torch_engine(
+    checkpoint: Checkpoint, profile: Profile, engine_dir: Path, progress: Progress = lambda _: None
+) -> None:
     """Writes the engine of `profile` into the empty directory `engine_dir`.
 
     Raises `ProfileError` where the profile asks for what the model or this engine cannot do.
@@ -46,7 +54,7 @@ def build_torch_engine(checkpoint: Checkpoint, profile: Profile, engine_dir: Pat
 
         weights: dict[str, torch.Tensor] = {}
         calibration = Calibration(checkpoint) if numbers.matrices == "int4" else None
-        for name, tensor in fused_weights(checkpoint, source):
+        for name, tensor in told(fused_weights(checkpoint, source), checkpoint.shape.num_hidden_layers, progress):
             if packs:
                 weights[name] = stored(name, tensor, numbers, calibration)
             elif numbers.matrices == "fp8" and is_rounded(name, tensor):
@@ -63,6 +71,16 @@ def stored(name: str, tensor: torch.Tensor, numbers: Numbers, calibration: Calib
         return tensor.float()
     kind = numbers.format_of(name)
     return pack(tensor, kind, calibration.take(name) if calibration and kind == "int4" else None)
+
+
+def told(tensors: Iterator[Named], layers: int, progress: Progress) -> Iterator[Named]:
+    """Hands the engine's tensors on, and says every ten seconds which layer's turn it is."""
+    said = time.monotonic()
+    for name, tensor in tensors:
+        if name.startswith("layers.") and time.monotonic() - said > SECONDS_BETWEEN:
+            said = time.monotonic()
+            progress(f"packing layer {int(name.split('.')[1]) + 1} of {layers}")
+        yield name, tensor
 
 
 ALIGNMENT = 64
@@ -86,7 +104,7 @@ def write(weights: dict[str, torch.Tensor], path: Path) -> None:
             file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def fused_weights(checkpoint: Checkpoint, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
+def fused_weights(checkpoint: Checkpoint, source: Source) -> Iterator[Named]:
     """The engine's tensors: Q, K and V stacked in one matrix, gate and up in another; rows are output features."""
     yield "embedding", source("model.embed_tokens.weight")
     yield "norm", source("model.norm.weight")

@@ -2,8 +2,9 @@
 
     scripts/bench counted --model CHECKPOINT --step-ms 1:1.3 16:1.2 40:1.4 64:1.4 112:1.5 420:2.1
 
-One request at a time. The engine's budget goes by those times, so it drafts what it would draft there; the time between
-steps is not counted. `replayed` does without the model, and so without what lookahead's window makes of it.
+The engine's budget goes by those times, so it drafts what it would draft there; the time between steps is not counted,
+nor, where several requests begin at once, the steps in which the prompt of one of them is read. `replayed` does without
+the model, and so without what lookahead's window makes of it.
 """
 
 import argparse
@@ -68,10 +69,14 @@ class Count:
         return f"{self.tokens / len(self.rows):.2f} ({statistics.fmean(self.rows):.1f})"
 
 
-def count(engine: Engine, costs: OtherSteps, prompts: list[list[int]], way: Drafting, tokens: int) -> Count:
-    """Runs the prompts one after the other on an engine whose budget goes by `costs`."""
+def count(
+    engine: Engine, costs: OtherSteps, prompts: list[list[int]], way: Drafting, tokens: int, at_once: int = 1
+) -> Count:
+    """Runs so many prompts at once, and then as many others, on an engine whose budget goes by `costs`."""
     costs.rows = []
-    outputs = [generate(engine, [Request(ids, tokens, **way.request)])[0].token_ids for ids in prompts]
+    requests = [Request(ids, tokens, **way.request) for ids in prompts]
+    groups = [requests[first : first + at_once] for first in range(0, len(requests), at_once)]
+    outputs = [generation.token_ids for group in groups for generation in generate(engine, group)]
     return Count(outputs, costs.rows, sum(map(costs.of, costs.rows)))
 
 
@@ -96,6 +101,7 @@ def main() -> None:
     parser.add_argument("--step-ms", nargs="+", required=True, metavar="ROWS:MS")
     parser.add_argument("--prompts", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--count", type=int, default=5, help="of prompts of a kind")
+    parser.add_argument("--at-once", type=int, default=1, help="prompts of a kind that share the steps")
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
@@ -106,12 +112,13 @@ def main() -> None:
     prompts = {kind: [tokenizer.encode(text) for text in found] for kind, found in texts.items()}
     options = TorchEngineOptions(threads=args.threads, device="cpu", step_costs=costs)
     configs = [PLAIN, *(way.lookahead for way in args.configs if way.lookahead)]
-    with checkpoint_engine(args.model, args.precision, configs, options) as engine:
+    with checkpoint_engine(args.model, args.precision, configs, options, max(args.at_once, 8)) as engine:
         cases = [(kind, way) for kind in prompts for way in args.configs]
         counts: dict[Drafting, list[Count]] = {way: [] for way in args.configs}
         for kind, way in track(cases, "counting", console=Console(stderr=True)):
-            counts[way].append(count(engine, costs, prompts[kind], way, args.max_tokens))
-    print(f"{args.model.name}, {args.precision}, {args.count} prompts of a kind, {args.max_tokens} tokens each")
+            counts[way].append(count(engine, costs, prompts[kind], way, args.max_tokens, args.at_once))
+    asked = f"{args.count} prompts of a kind, {args.at_once} at once, {args.max_tokens} tokens each"
+    print(f"{args.model.name}, {args.precision}, {asked}")
     Console(width=140).print(report(counts, args.prompts))
 
 

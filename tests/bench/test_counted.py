@@ -23,3 +23,14 @@ def test_an_engine_drafts_what_is_worth_its_rows_on_the_other_machine() -> None:
     assert len(found["free"].rows) < len(found["dear"].rows)
     assert sum(found["dear"].rows) < sum(found["free"].rows)
     assert found["free"].seconds == pytest.approx(len(found["free"].rows) / 1e3)
+
+
+def test_requests_at_once_share_the_steps_and_have_the_same_outputs() -> None:
+    prompts, way = [PROMPT, PROMPT[3:], PROMPT[:20]], Drafting.parse("windowed")
+    costs = OtherSteps(step_times(["1:1", "64:8"]))
+    with checkpoint_engine(
+        EMBEDDED_MODEL, "bf16", [PLAIN], TorchEngineOptions(threads=1, device="cpu", step_costs=costs)
+    ) as engine:
+        alone, shared = (count(engine, costs, prompts, way, 48, at_once) for at_once in (1, 2))
+    assert shared.outputs == alone.outputs
+    assert len(shared.rows) < 0.8 * len(alone.rows)

@@ -76,6 +76,17 @@ def test_what_was_built_in_8_bits_for_gpus_is_served_in_16_where_nothing_multipl
     assert len(tokens(tmp_path / "fp8")) == 40
 
 
+def test_a_build_that_takes_long_says_how_far_it_is(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("build_engine.engines.torch.SECONDS_BETWEEN", -1.0)
+    checkpoint, said = Checkpoint.open(make_checkpoint()), list[str]()
+    profile = replace(find_profile("demo"), precision="int4", max_input_len=200, max_seq_len=256)
+    build_torch_engine(checkpoint, profile, tmp_path, said.append)
+    layers = checkpoint.shape.num_hidden_layers
+    assert list(dict.fromkeys(said)) == [f"packing layer {layer + 1} of {layers}" for layer in range(layers)]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_engine_of_the_version_before_serves_the_same_tokens(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: Precision
