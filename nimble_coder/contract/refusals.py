@@ -13,9 +13,10 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
         re.compile(
             r"expected number of inputs|data-type is|unexpected total byte size|unable to find data for input tensor"
             r"|unexpected (explicit tensor|additional input) data|additional bytes for model"
-            r"|unexpected inference (in|out)put|(string (elements|data)|bytes) for inference input|version string"
+            r"|unexpected inference (in|out)put|(string (elements|data|length indicator)|bytes) for inference input"
             r"|byte size mismatch for input|batch[- ]size (must be|does not match)|has no shape but model requires"
-            r"|invalid value type|(must|must not|can ?not) be specified (along|without|when)"
+            r"|invalid value (type )?for|reserved for Triton usage|version string"
+            r"|(must|must not|can ?not) be specified (along|without|when)"
         ),
         400,
         "invalid_input",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nimble_coder.text.detokenizer import Detokenizer
+from nimble_coder.text.element import text_of
 from nimble_coder.text.stops import StopMatcher
 from nimble_coder.triton.sender import Sender
 
@@ -213,7 +214,7 @@ class TextRequest:
 
     def _stop_words(self) -> list[str]:
         words = self._inputs.get("stop_words", np.zeros(0, np.object_)).reshape(-1)
-        return [word.decode() if isinstance(word, bytes) else str(word) for word in words]
+        return [text_of(word) for word in words]
 
     def _count(self, name: str) -> int:
         return int(self._inputs[name].reshape(-1)[0]) if name in self._inputs else 0

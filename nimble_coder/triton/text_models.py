@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from nimble_coder.text.element import text_of
 from nimble_coder.text.tokenizer import TextTokenizer
 
 Array = NDArray[np.generic]
@@ -25,7 +26,7 @@ def preprocess(tokenizer: TextTokenizer, inputs: Mapping[str, Array]) -> dict[st
     given = [name for name in UNSUPPORTED if name in inputs and inputs[name].size]
     if given:
         raise ValueError(f"input {given[0]} is not supported: this model reads text and nothing else")
-    prompts = [tokenizer.encode(text(row)) for row in inputs["QUERY"].reshape(-1)]
+    prompts = [tokenizer.encode(text_of(row)) for row in inputs["QUERY"].reshape(-1)]
     batch = len(prompts)
     end_id, others = tokenizer.end_ids[0], [[i] for i in tokenizer.end_ids[1:]]
     stop_words = [[*words, *others] for words in word_lists(tokenizer, inputs.get("STOP_WORDS_DICT"), batch)]
@@ -63,21 +64,11 @@ def postprocess(tokenizer: TextTokenizer, tokens: Array, lengths: Array, skip_sp
     return np.array([tokenizer.decode(ids, skip_special).encode() for ids in shown], dtype=np.object_)
 
 
-def text(value: object) -> str:
-    """A BYTES element as text; raises `ValueError` where it is not UTF-8."""
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the text is not valid UTF-8: {error.reason} at byte {error.start}") from None
-
-
 def word_lists(tokenizer: TextTokenizer, words: Array | None, batch: int) -> list[list[list[int]]]:
     """Per prompt, the token ids of its words; `words` is BYTES `[B, n]`, padded with empty strings."""
     if words is None:
         return [[] for _ in range(batch)]
-    return [[tokenizer.encode(text(word)) for word in row if text(word)] for row in words.reshape(batch, -1)]
+    return [[tokenizer.encode(text_of(word)) for word in row if text_of(word)] for row in words.reshape(batch, -1)]
 
 
 def word_tensor(words: list[list[list[int]]]) -> Array:

@@ -24,6 +24,7 @@ from nimble_coder.gateway.exchange import Exchange, Message
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayError
 from nimble_coder.processes.triton import TritonServer
+from nimble_coder.text import element
 from nimble_coder.triton import bls, bridge, text_models
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import running_service, wait_until
@@ -44,6 +45,9 @@ PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
         ("Stub process 'tensorrt_llm_0_0' is not healthy.", 503, "engine_lost"),
         ("Failed to extract lookahead_ngram_size", 400, "invalid_input"),
         ("inference request batch-size must be <= 8 for 'ensemble'", 400, "invalid_input"),
+        ("invalid value for 'priority', expected value >= 0.", 400, "invalid_input"),
+        ("parameter keys starting with 'triton_' are reserved for Triton usage. Only", 400, "invalid_input"),
+        ("incomplete string length indicator for inference input 'x' for model 'ensemble'", 400, "invalid_input"),
         ("Streaming is only supported if model is deployed using decoupled mode.", 400, "unsupported"),
         ("the connection to 127.0.0.1:1 was lost", 503, "engine_unavailable"),
         ("model is not ready", 503, "engine_unavailable"),
@@ -59,7 +63,7 @@ def test_tritons_texts_become_statuses(text: str, status: int, code: str) -> Non
 
 def refusals() -> list[str]:
     """The texts of all refusals of the portable engine and the text models, from their sources, with 7 for values."""
-    modules = (lookahead, bridge, bls, tensors, text_models, protocol, torch_engine)
+    modules = (lookahead, bridge, bls, tensors, element, text_models, protocol, torch_engine)
     calls = [
         node.exc.args[0]
         for module in modules

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import queue
 from typing import Any
 
 import httpx
@@ -70,6 +71,38 @@ def test_an_output_in_shared_memory_is_refused_over_grpc(gateway: Serving) -> No
     client = triton_grpc.InferenceServerClient(gateway.addresses.grpc)
     with client, pytest.raises(InferenceServerException, match="output 'INPUT_ID' is in shared memory"):
         client.infer("preprocessing", given, outputs=[wanted])
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_classes_that_would_end_triton_are_refused_over_http(http: httpx.Client, classes: int) -> None:
+    # Triton compares what an output holds without asking whether it holds anything, and ends with a signal.
+    wanted = f'{{"name":"DECODER_INPUT_ID","parameters":{{"classification":{classes}}}}}'
+    refused = infer(http, f'{{"inputs":[{QUERY},{LENGTH}],"outputs":[{wanted}]}}')
+    assert (refused.status_code, "has no classes" in refused.json()["error"]) == (400, True)
+    assert infer(http, f'{{"inputs":[{QUERY},{LENGTH}]}}').status_code == 200
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["ModelInfer", "ModelStreamInfer"])
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_classes_that_would_end_triton_are_refused_over_grpc(gateway: Serving, model: str, is_streamed: bool) -> None:
+    wanted = triton_grpc.InferRequestedOutput("text_output", class_count=1)
+    given = tensors({"text_input": np.array([[b"import os"]], np.object_), "max_tokens": np.array([[2]], np.int32)})
+    answers = queue.SimpleQueue[tuple[object, object]]()
+    with triton_grpc.InferenceServerClient(gateway.addresses.grpc) as client:
+        if is_streamed:
+            client.start_stream(lambda result, error: answers.put((result, error)))
+            client.async_stream_infer(model, given, outputs=[wanted])
+            assert "has no classes" in str(answers.get(timeout=20)[1])
+            client.stop_stream()
+        else:
+            with pytest.raises(InferenceServerException, match="has no classes"):
+                client.infer(model, given, outputs=[wanted])
+
+
+def test_a_short_prompt_without_a_window_is_taken_over_every_way(http: httpx.Client) -> None:
+    body = {"input_ids": [300, 301], "input_lengths": 2, "request_output_len": 2, "streaming": True}
+    answer = http.post("/v2/models/tensorrt_llm/generate_stream", json=body)
+    assert (answer.status_code, answer.text.count("output_ids") > 0) == (200, True), answer.text
 
 
 def test_binary_data_still_follows_what_was_written_anew(gateway: Serving) -> None:

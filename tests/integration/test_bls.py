@@ -100,9 +100,10 @@ def test_stop_words_and_metrics_are_passed_on(server: TritonServer) -> None:
         ([b"a", b"b"], {}, "one prompt per request"),
         ([b"a"], {"image_url_input": np.array([[b"x"]], np.object_)}, "reads text and nothing else"),
         ([b"\xff"], {}, "not valid UTF-8"),
+        ([b"a"], {"stop_words": np.array([[b"\xff\xfe"]], np.object_)}, "not valid UTF-8"),
         ([b"a" * 600], {}, "exceeds maximum input length"),
     ],
-    ids=["batch", "image", "UTF-8", "length"],
+    ids=["batch", "image", "UTF-8", "UTF-8 of a stop word", "length"],
 )
 def test_what_cannot_be_answered_is_refused(
     server: TritonServer, prompts: list[bytes], more: dict[str, Any], message: str

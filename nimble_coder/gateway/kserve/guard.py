@@ -3,7 +3,7 @@
 import re
 import struct
 from codecs import BOM_UTF8
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -41,7 +41,9 @@ WANTED = {
     *(*PROMPTS, *GUIDES, "input_lengths", COPIES, TOKENS, *WORDS, *LOOKAHEAD),
     *(name for names in TEXTS.values() for name in names),
 }
-SHARED_MEMORY = "shared_memory_region"
+SHARED_MEMORY, CLASSES = "shared_memory", "classification"
+"""Of an input's or output's parameters: how those begin that name a place in memory, and the one that asks for the
+largest of an output's values. Triton (2.51) ends where an output has none to compare, and no model here has classes."""
 HEADER_LENGTH = re.compile(r"[0-9]{1,12}")
 
 
@@ -67,7 +69,8 @@ class KServeGuard:
         """TensorRT-LLM 0.19 does, where the prompt is shorter than N - 1; the portable engine does not."""
 
     def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> CheckedBody:
-        """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`."""
+        """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`. The last, the only one that
+        comes here for a model that takes a (w,n,g), gets the one that `check_grpc` would add."""
         content, binary = split_body(body, header_length)
         check_parameters(content)
         check_parameters(content.get("parameters") or {})
@@ -77,12 +80,11 @@ class KServeGuard:
             values, rows = {name: flat(content[name]) for name in WANTED if name in content}, 1
         is_stop = model in ENGINE_MODELS and content.get("stop") is True
         length = None if is_stop else self.check(model, values, rows)
-        if length is not None and self._service.limits.choose_lookahead(None, length):
-            text = f"the prompt has {length} tokens: send lookahead_window_size 1, lookahead_ngram_size 1 and "
-            raise ApiError(400, text + "lookahead_verification_set_size 0 with it", "prompt_shorter_than_ngram")
+        generations = 0 if is_stop else generations_of(values, rows)
+        if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):
+            content |= dict(zip(LOOKAHEAD, astuple(chosen), strict=True))
         written = msgspec.json.encode(content)
-        length = None if header_length is None else len(written)
-        return CheckedBody(written + binary, length, 0 if is_stop else generations_of(values, rows))
+        return CheckedBody(written + binary, None if header_length is None else len(written), generations)
 
     def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
         """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
@@ -92,16 +94,14 @@ class KServeGuard:
         values: Values = {}
         rows = 1
         for index, tensor in enumerate(request.inputs):
-            if SHARED_MEMORY in tensor.parameters:
-                raise shared_memory("input", tensor.name)
+            check_tensor("input", tensor.name, tensor.parameters)
             if tensor.name in WANTED:
                 content = raw[index] if index < len(raw) else None
                 values[tensor.name] = read_grpc(tensor, content)
             if tensor.name in PROMPTS:
                 rows = rows_of(tensor.shape)
         for output in request.outputs:
-            if SHARED_MEMORY in output.parameters:
-                raise shared_memory("output", output.name)
+            check_tensor("output", output.name, output.parameters)
         if stops(request):
             return 0
         length = self.check(request.model_name, values, rows)
@@ -286,11 +286,23 @@ def check_outputs(content: Mapping[str, Any]) -> None:
 
 
 def parameters_of(kind: str, tensor: Mapping[str, Any]) -> dict[str, Any]:
-    """An input's or output's parameters; raises `ApiError` where they name shared memory."""
+    """An input's or output's parameters in JSON; raises `ApiError` as `check_tensor` does."""
     parameters = tensor.get("parameters") or {}
-    if not isinstance(parameters, dict) or SHARED_MEMORY in parameters:
-        raise shared_memory(kind, str(tensor.get("name")))
+    if not isinstance(parameters, dict):
+        raise ApiError(400, f"the parameters of one of the {kind}s are no object", "invalid_input", f"{kind}s")
+    check_tensor(kind, str(tensor.get("name")), parameters)
     return parameters
+
+
+def check_tensor(kind: str, name: str, parameters: Iterable[str]) -> None:
+    """Raises `ApiError` where an input or output has a parameter that could harm others: shared memory, into which
+    nobody here can look, and classes."""
+    for parameter in parameters:
+        if parameter.startswith(SHARED_MEMORY):
+            remedy = "send its content" if kind == "input" else "take its content from the answer"
+            raise ApiError(400, f"{kind} {name[:40]!r} is in shared memory: {remedy}", "shared_memory")
+        if parameter == CLASSES:
+            raise ApiError(400, f"{CLASSES} is not available: this model has no classes", "unsupported", f"{kind}s")
 
 
 def read_grpc(tensor: Any, raw: bytes | None) -> list[Any]:
@@ -324,12 +336,6 @@ def unpack_texts(raw: bytes) -> list[str]:
             raise ApiError(400, "a BYTES tensor is shorter than its lengths say", "invalid_input")
         texts.append(raw[place - size : place].decode("utf-8", "replace"))
     return texts
-
-
-def shared_memory(kind: str, name: str) -> ApiError:
-    """Shared memory cannot be looked into, so it is not let through."""
-    remedy = "send its content" if kind == "input" else "take its content from the answer"
-    return ApiError(400, f"{kind} {name[:40]!r} is in shared memory: {remedy}", "shared_memory")
 
 
 def check_parameters(names: Container[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve.guard import flat, shared_memory
+from nimble_coder.gateway.kserve.guard import flat, parameters_of
 
 DTYPES = {
     "BOOL": np.dtype("?"),
@@ -32,10 +32,7 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
         name, datatype, shape = text_field(tensor, "name"), text_field(tensor, "datatype"), tensor.get("shape")
         if not isinstance(shape, list) or not all(is_whole(size) for size in shape):
             raise invalid(name, f"its shape is {str(shape)[:40]}, and not a list of whole numbers")
-        parameters = tensor.get("parameters") or {}
-        if "shared_memory_region" in parameters:
-            raise shared_memory("input", name)
-        size = parameters.get("binary_data_size")
+        size = parameters_of("input", tensor).get("binary_data_size")
         if size is None:
             raw = pack(name, datatype, flat(tensor.get("data", [])))
         elif is_whole(size) and size >= 0:
@@ -48,11 +45,7 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
         text = f"the body has {len(binary)} bytes of binary data, its inputs {place}"
         raise ApiError(400, text, "invalid_input", "inputs")
     for output in tensors_of(content, "outputs") if content.get("outputs") else []:
-        parameters = output.get("parameters") or {}
-        if not isinstance(parameters, dict) or any(key.startswith("shared_memory") for key in parameters):
-            raise shared_memory("output", text_field(output, "name"))
-        if parameters.get("classification"):
-            raise ApiError(400, "classification is not available: this model has no classes", "unsupported", "outputs")
+        parameters_of("output", output)
         request.outputs.add(name=text_field(output, "name"))
     return request
 
@@ -155,8 +148,6 @@ def tensors_of(content: Content, field: str) -> list[dict[str, Any]]:
     tensors = content.get(field)
     if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise ApiError(400, f"{field} is not a list of tensors", "invalid_input", field)
-    if not all(isinstance(tensor.get("parameters") or {}, dict) for tensor in tensors):
-        raise ApiError(400, f"the parameters of one of the {field} are no object", "invalid_input", field)
     return tensors
 
 
