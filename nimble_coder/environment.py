@@ -33,7 +33,7 @@ ALIASES = {
 
 DEFAULT_CACHE = "~/.cache/nimble-coder"
 CONFIG_FILE = "NIMBLE_CONFIG"
-CLIENTS = ("NIMBLE_URL", "NIMBLE_HTTP_URL", "NIMBLE_API_KEY")
+CLIENTS = ("NIMBLE_URL", "NIMBLE_HTTP_URL", "NIMBLE_API_KEY", "NIMBLE_CA_FILE")
 """Read by `nimble-coder complete`."""
 
 _ENGINE = "it is fixed when the engine is built: choose another profile, or build-engine with "
@@ -81,7 +81,7 @@ NO_EFFECT: dict[str, str] = {
     **dict.fromkeys(("NIM_SPECDEC_ENABLE", "NIM_DRAFT_MODEL_PATH", "NIM_NUM_SPECULATIVE_TOKENS"), _SPECULATION),
     **dict.fromkeys(("NIM_GUIDED_DECODING_BACKEND", "NIM_CUSTOM_GUIDED_DECODING_BACKENDS"), _NO_GUIDE),
     **dict.fromkeys(("NIM_ENABLE_AUTO_TOOL_CHOICE", "NIM_TOOL_CALL_PARSER", "NIM_TOOL_PARSER_PLUGIN"), _TOOLS),
-    "NIM_ENABLE_PROMPT_LOGPROBS": "log probabilities of prompts are not computed",
+    "NIM_ENABLE_PROMPT_LOGPROBS": "who wants them sends `echo` and `logprobs`; the portable engine has them",
     **dict.fromkeys(
         ("NIM_REWARD_MODEL", "NIM_REWARD_MODEL_STRING", "NIM_REWARD_LOGITS_RANGE"), "there are no reward models"
     ),

@@ -8,8 +8,10 @@ from contextlib import suppress
 
 import pytest
 
+from build_engine.exit_codes import ExitCode
 from nimble_coder.gateway.server import listen
 from nimble_coder.processes import ports
+from nimble_coder.processes.errors import HostError
 from nimble_coder.processes.ports import GIVEN_TO_NOBODY, HeldPorts
 from nimble_coder.processes.triton import Addresses
 
@@ -41,6 +43,13 @@ def test_free_ports_are_none_that_connections_are_given() -> None:
     addresses.check_free()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
         assert connection.getsockname()[1] not in GIVEN_TO_NOBODY  # or another range is given here
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no host"])  # the first is for documents (RFC 5737)
+def test_a_host_that_is_none_of_this_machine_is_not_told_to_be_a_taken_port(host: str) -> None:
+    with pytest.raises(HostError, match=f"{host} is no address of this machine") as caught:
+        Addresses(host=host).check_free()
+    assert caught.value.exit_code == ExitCode.ASKED
 
 
 def test_a_port_that_is_chosen_is_free_for_nobody_else_until_it_is_let_go(two_ports: range) -> None:

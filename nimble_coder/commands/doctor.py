@@ -30,7 +30,7 @@ from nimble_coder.commands.installed import container_release
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.gateway.access.certificate import SOON, valid_until
-from nimble_coder.processes.errors import PortTakenError, TritonError
+from nimble_coder.processes.errors import HostError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import KEPT, lacking, without_unwritable
 from nimble_coder.processes.triton_installation import shared_libpython
 from nimble_coder.processes.triton_stack import STACK, shortage
@@ -308,6 +308,8 @@ def check_ports(settings: Settings) -> Finding:
     """Free, or this service's own."""
     try:
         settings.listening.check_free()
+    except HostError as error:
+        return Finding("ports", "wrong", str(error), "set NIMBLE_HOST to one of its own")
     except PortTakenError as error:
         if ask(settings.listening, "live")[0]:
             return Finding("ports", "ok", "a running service has them")

@@ -13,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
+from build_engine.exit_codes import exit_code_of
 from build_engine.hardware import Hardware
 from build_engine.local import open_local
 from build_engine.lookahead import SMALL
@@ -26,16 +28,18 @@ from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client.grpc import CompletionClient
 from nimble_coder.commands import tour
+from nimble_coder.processes.errors import PortTakenError
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.stopping import stop_signals
 from nimble_coder.processes.triton import Addresses
+from nimble_coder.settings.loading import load
 
 SHOWN = "binary_search"
 LOOKAHEAD = SMALL[0]
 """What suits a CPU; more drafts are for GPUs (docs/benchmarks.md)."""
 
-NO_GPU = Hardware((), None)
-"""The quickstart's environment has the portable engine alone, which a GPU serves too."""
+NO_GPU = Hardware((), None, "the quickstart has the portable engine alone, for models up to 7B")
+"""Which a GPU serves too."""
 
 console = Console(highlight=False)
 
@@ -119,21 +123,28 @@ def main() -> None:
         "--from", dest="source", type=Path, help="its checkpoint's directory, or a GGUF file, instead of the hub"
     )
     parser.add_argument("--once", action="store_true", help="end after the measurement instead of serving on")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/nimble-coder"))
-    parser.add_argument("--free-ports", action="store_true", help="any free ports instead of 8000, 8001 and 8002")
+    parser.add_argument("--cache", type=Path, help="where engines are kept, instead of the one in the settings")
+    parser.add_argument("--free-ports", action="store_true", help="any free ports instead of those in the settings")
     args = parser.parse_args()
     try:
         with stop_signals():
+            loaded = load()
+            for warning in loaded.warnings:
+                say(warning)
+            addresses = Addresses.free() if args.free_ports else loaded.settings.listening
+            addresses.check_free()
+            cache = Cache(args.cache or loaded.settings.cache_path)
             profile = choose(args.model, args.source)
             say(f"building engine and model repository of {profile.served_names[0]}")
-            artifact = build(profile, args.source, Cache(args.cache), lambda t: console.print(f"    {t}", style="dim"))
-            addresses = Addresses.free() if args.free_ports else Addresses()
+            artifact = build(profile, args.source, cache, lambda t: console.print(f"    {t}", style="dim"))
             demonstrate(artifact, addresses, args.once)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, RuntimeError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}")
-        sys.exit(1)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        if isinstance(error, PortTakenError):
+            say("any free ports: scripts/quickstart --free-ports")
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":

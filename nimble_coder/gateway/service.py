@@ -35,7 +35,7 @@ from nimble_coder.gateway.requests.sampling import contract_inputs, samples
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
-from nimble_coder.gateway.settings import GatewaySettings
+from nimble_coder.gateway.settings import GatewaySettings, split
 from nimble_coder.gateway.telemetry.metrics import GatewayMetrics
 from nimble_coder.gateway.telemetry.tracing import Tracing
 from nimble_coder.gateway.upstream.token_stream import TokenStreams
@@ -82,7 +82,7 @@ class Service:
         """Whether TensorRT's guided decoding holds answers to forms."""
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or self.profile.served_names
-        keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",") if key.strip()]
+        keys = split(settings.api_keys.get_secret_value())
         self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
         admin_key = settings.admin_key.get_secret_value()
         self.keys = ApiKeys(keys, settings.api_keys_file, admin_key, self.metrics.unreadable_keys.inc)

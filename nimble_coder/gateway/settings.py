@@ -49,9 +49,9 @@ class GatewayOptions(BaseModel):
     max_model_len: int | None = Field(default=None, ge=2)
     """Longest prompt plus answer in tokens, where less than the engine's is wanted."""
     api_keys: SecretStr = SecretStr("")
-    """Keys of clients, comma-separated. No key at all, here or in the file, leaves the service open."""
+    """Keys of clients, comma-separated. Without them and without a file of them the service is open to everybody."""
     api_keys_file: Path | None = None
-    """One key per line, `#` starts a comment; read again when the file changes."""
+    """One key per line, `#` starts a comment; read again when it changes. While it holds none, nobody has access."""
     admin_key: SecretStr = SecretStr("")
     """The key for administrative KServe calls; without one they are refused."""
     tls_certificate: Path | None = None
@@ -90,6 +90,14 @@ class GatewayOptions(BaseModel):
         """NIM writes levels in capitals, and DEFAULT for what is usual."""
         text = value.lower() if isinstance(value, str) else value
         return "info" if text == "default" else text
+
+    @field_validator("api_keys", "admin_key")
+    @classmethod
+    def _has_keys(cls, value: SecretStr) -> SecretStr:
+        """A value of blanks and commas was meant as a key, and would leave the service open."""
+        if value.get_secret_value() and not split(value.get_secret_value()):
+            raise ValueError("a key, or not set at all: it holds none")
+        return value
 
     @model_validator(mode="after")
     def _pairs(self) -> "GatewayOptions":

@@ -15,6 +15,12 @@ class PortTakenError(TritonError):
     exit_code = ExitCode.PORT
 
 
+class HostError(TritonError):
+    """The host to listen on is none of this machine."""
+
+    exit_code = ExitCode.ASKED
+
+
 class NotReadyError(TritonError):
     """Loading took too long."""
 

@@ -1,8 +1,10 @@
 """The `tritonserver` process: found, started with the portable backend, watched, and ended."""
 
+import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from types import TracebackType
 
 from nimble_coder.environment import env_names
 from nimble_coder.processes.children import State, how_ended, session_commands, tethered
-from nimble_coder.processes.errors import NotReadyError, OutOfMemoryError, PortTakenError, TritonError
+from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.log import Log, ProcessLog, open_log
 from nimble_coder.processes.ports import HeldPorts, check_listenable
@@ -58,11 +60,15 @@ class Addresses:
         return cls(http, grpc, metrics, held=held)
 
     def check_free(self) -> None:
-        """Raises `PortTakenError` where somebody listens, also one who would share the port."""
+        """Raises `PortTakenError` where somebody listens, also one who would share the port, and `HostError` where this
+        machine does not have the host."""
         for port in (self.http_port, self.grpc_port, self.metrics_port):
             try:
                 check_listenable(self.host, port)
             except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    text = f"{self.host} is no address of this machine ({error.strerror}): listen on one that is"
+                    raise HostError(f"{text}, or on 0.0.0.0 for all") from None
                 raise PortTakenError(
                     f"port {port} on {self.host} cannot be used: {error.strerror}; end what listens there, or "
                     f"choose another port"

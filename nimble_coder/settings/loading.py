@@ -4,7 +4,7 @@ is kept.
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,17 @@ def checked(settings: Settings, origins: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{describe('tls_mode', origins['tls_mode'], mode)}: it needs {_own('tls_client_ca')}")
     if mode is None and s.tls_client_ca is not None and absent:
         raise SettingsError(f"{_own('tls_client_ca')} is set, but not {_own('tls_certificate')}: set both or none")
-    ports = [s.http_port, s.grpc_port, s.metrics_port]
-    ports += [port for port in (s.triton_http_port, s.triton_grpc_port, s.triton_metrics_port) if port]
-    if len(set(ports)) < len(ports):
-        raise SettingsError(f"the ports {', '.join(map(str, ports))} must all be different")
+    ports: dict[int, str] = {}
+    for name in (f"{prefix}{kind}_port" for prefix in ("", "triton_") for kind in ("http", "grpc", "metrics")):
+        if (port := getattr(s, name)) and (other := ports.setdefault(port, name)) != name:
+            raise SettingsError(f"{_own(other)} and {_own(name)} are both {port}: the ports must all be different")
     return settings
 
 
 def describe(name: str, origin: str, value: object) -> str:
     """A setting in an error: `NIM_SERVER_PORT is 'x' (environment)`; values of secrets are left out."""
     source, _, given_as = origin.partition(" ")
-    shown = "is not usable" if is_secret(name) else f"is {value!r}"
+    shown = "is not usable" if is_secret(name) else f"is {str(value) if isinstance(value, Path) else value!r}"
     return f"{given_as if source == 'environment' else _own(name)} {shown} ({origin})"
 
 
@@ -120,9 +120,20 @@ def _own(name: str) -> str:
     return env_names(name)[0]
 
 
+class OneOfEach(yaml.SafeLoader):
+    """Reads YAML, and refuses a mapping that has a key twice: the library takes the last and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Raises `yaml.YAMLError`."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = yaml.load(file.read_text(encoding="utf-8"), OneOfEach) or {}  # noqa: S506 - it is a safe one
     except OSError as error:
         raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -152,13 +152,16 @@ def test_a_keys_file_that_cannot_be_read_shows_in_the_metrics(
     assert "the keys read before stay valid" in log.read_text()
 
 
-def test_a_key_file_that_is_missing_or_empty_does_not_open_the_service(tmp_path: Path) -> None:
+def test_a_key_file_that_is_missing_or_empty_does_not_open_the_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         ApiKeys([], tmp_path / "none")
     empty = tmp_path / "empty"
-    empty.touch()
+    empty.write_text("# none yet\n")
     with pytest.raises(ApiError, match="API key"):
         ApiKeys([], empty).check("Bearer x")
+    assert f"NIMBLE_API_KEYS_FILE {empty} holds no key: nobody has access until it does" in caplog.messages
 
 
 def test_the_rate_limit_holds_on_http_and_grpc(artifact: Artifact, gateway: Serving, log: Path) -> None:

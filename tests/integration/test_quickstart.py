@@ -9,19 +9,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from build_engine.artifact import Artifact
+from build_engine.exit_codes import ExitCode
+from nimble_coder.processes.triton import Addresses
 from tests.conftest import MakeCheckpoint
 
 ROOT = Path(__file__).parents[2]
 
 
-def quickstart(cache: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "nimble_coder.commands.quickstart", "--cache", str(cache), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+def quickstart(cache: Path, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "nimble_coder.commands.quickstart", *arguments]
+    environment = {**os.environ, "NIMBLE_CACHE": str(cache), **settings}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
+    )
 
 
 def read_until(process: "subprocess.Popen[str]", text: str) -> None:
@@ -33,15 +39,12 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> None:
 
 
 def processes_of(cache: Path) -> list[str]:
-    """Command lines of running processes that name the cache: tritonserver does, through its repository."""
+    """Command lines of running processes that were given the cache: the quickstart and all that it has started."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(cache) in line and str(os.getpid()) != path.parent.name:
-            found.append(line)
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"NIMBLE_CACHE={cache}\0".encode() in (path / "environ").read_bytes():
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return found
 
 
@@ -100,26 +103,39 @@ def test_a_model_from_a_directory_chats_fills_in_and_calls_a_tool(cache: Path, m
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "code", "reason"),
     [
-        (["--model", "qwen2.5-coder-0.6b"], "there is no model 'qwen2.5-coder-0.6b'; known models: "),
-        (["--model", "qwen2.5-coder-32b-instruct"], "no profile of qwen2.5-coder-32b-instruct runs here"),
-        (["--from", "/nowhere"], "/nowhere is not a directory"),
+        (["--model", "qwen2.5-coder-0.6b"], 2, "there is no model 'qwen2.5-coder-0.6b'; known models: "),
+        (["--model", "qwen2.5-coder-32b-instruct"], 2, "(the quickstart has the portable engine alone, for models up"),
+        (["--from", "/nowhere"], 4, "/nowhere is not a directory"),
     ],
 )
-def test_what_cannot_be_had_is_said_at_once(cache: Path, arguments: list[str], reason: str) -> None:
+def test_what_cannot_be_had_is_said_at_once(cache: Path, arguments: list[str], code: int, reason: str) -> None:
     process = quickstart(cache, "--once", "--free-ports", *arguments)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == code, output
     assert reason in output.replace("\n", " ")
     assert "Traceback" not in output
+
+
+def test_the_settings_ports_are_taken_and_one_that_is_in_use_is_said_before_anything_is_built(cache: Path) -> None:
+    addresses = Addresses.free()
+    ports = {"HTTP": addresses.http_port, "GRPC": addresses.grpc_port, "METRICS": addresses.metrics_port}
+    settings = {f"NIMBLE_{kind}_PORT": str(port) for kind, port in ports.items()}
+    with socket.create_server(("127.0.0.1", addresses.grpc_port)):
+        process = quickstart(cache, "--once", **settings)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.PORT, output
+    assert f"port {addresses.grpc_port} on 127.0.0.1 cannot be used" in output
+    assert "--free-ports" in output
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_on_until_it_is_told_to_stop(filled_cache: Path, how: signal.Signals) -> None:
     process = quickstart(filled_cache, "--free-ports")
     read_until(process, "serving until Ctrl-C")
-    assert processes_of(filled_cache)
+    assert sum("tritonserver" in line or "gateway" in line for line in processes_of(filled_cache)) >= 2
     process.send_signal(how)
     rest, _ = process.communicate(timeout=120)
     assert "Traceback" not in rest
@@ -145,7 +161,7 @@ def test_a_server_that_dies_is_reported(filled_cache: Path) -> None:
             os.kill(int(child), signal.SIGKILL)
     rest, _ = process.communicate(timeout=120)
     assert "tritonserver was killed by SIGKILL" in rest
-    assert process.returncode == 1
+    assert process.returncode == ExitCode.TRITON
 
 
 def test_a_taken_port_is_named(artifact: Artifact) -> None:

@@ -106,7 +106,10 @@ def test_kubernetes_service_links_and_empty_variables_are_no_settings() -> None:
         ({"NIM_SSL_MODE": "MTLS", "NIM_SSL_CERTS_PATH": "c", "NIM_SSL_KEY_PATH": "k"}, "needs NIMBLE_TLS_CLIENT_CA"),
         ({"NIMBLE_TLS_CERTIFICATE": "c"}, "NIMBLE_TLS_KEY is not set"),
         ({"NIMBLE_TLS_CLIENT_CA": "a"}, "NIMBLE_TLS_CLIENT_CA is set, but not NIMBLE_TLS_CERTIFICATE"),
-        ({"NIMBLE_HTTP_PORT": "8001"}, "the ports 8001, 8001, 8002 must all be different"),
+        ({"NIMBLE_HTTP_PORT": "8001"}, "NIMBLE_HTTP_PORT and NIMBLE_GRPC_PORT are both 8001: .* must all be different"),
+        ({"NIMBLE_TRITON_GRPC_PORT": "8002"}, "NIMBLE_METRICS_PORT and NIMBLE_TRITON_GRPC_PORT are both 8002"),
+        ({"NIMBLE_API_KEYS": " , "}, r"NIMBLE_API_KEYS is not usable .*: it should be a key, or not set at all"),
+        ({"NIMBLE_ADMIN_KEY": " "}, r"NIMBLE_ADMIN_KEY is not usable .*: it should be a key, or not set at all"),
         ({"NIMBLE_CONFIG": "/nowhere"}, "settings file /nowhere cannot be read"),
     ],
 )
@@ -121,6 +124,7 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(environment: dict
         ("http_prt: 1", "unknown setting 'http_prt': did you mean http_port?"),
         ("- a", "holds a list"),
         ("a: [", "is no YAML"),
+        ("workers: 1\nworkers: 2", "is no YAML: 'workers' stands there twice"),
         ("workers: many", r"NIMBLE_WORKERS is 'many' \(file .*\): it should be a valid integer"),
     ],
 )

@@ -39,6 +39,8 @@ class ApiKeys:
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error.reason
                 raise ValueError(f"NIMBLE_API_KEYS_FILE {file} cannot be read: {reason}") from None
+            if not (self._fixed or self._from_file):
+                logger.warning("NIMBLE_API_KEYS_FILE %s holds no key: nobody has access until it does", file)
 
     @property
     def required(self) -> bool:

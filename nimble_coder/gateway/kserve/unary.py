@@ -118,6 +118,7 @@ class UnaryInference:
             while not ending.done():
                 await self._service.streams.stop(request_id)
                 await asyncio.wait([ending], timeout=STOP_SECONDS)
+        with suppress(grpc.aio.AioRpcError):  # also where nothing can be stopped any more
             await ending
 
 
