@@ -6,6 +6,7 @@ They are kept in the layout of huggingface_hub, which also brings its environmen
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -48,6 +49,12 @@ class WeightsError(RuntimeError):
     """A checkpoint that cannot be had; says why and what to do."""
 
     exit_code = ExitCode.CHECKPOINT
+
+
+class HubSettingError(WeightsError):
+    """One of huggingface_hub's variables, which takes any value and makes what it likes of it."""
+
+    exit_code = ExitCode.ASKED
 
 
 class HubUnreachableError(WeightsError):
@@ -110,6 +117,7 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
 
     Raises `WeightsError`, or `CacheError` where there is not enough disk; nothing has been downloaded then.
     """
+    check_hub_settings()
     here = Snapshot.named(cache, repo, revision)
     if constants.HF_HUB_OFFLINE:
         return _cached(here, revision, "HF_HUB_OFFLINE is set")
@@ -132,6 +140,15 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
     snapshot.name(revision)
     hashes = snapshot.note_verified({file.name: file.sha256 for file in files})
     return Weights(snapshot.directory, commit, hashes)
+
+
+def check_hub_settings() -> None:
+    """Raises `HubSettingError`."""
+    if not constants.ENDPOINT.startswith(("http://", "https://")):
+        raise HubSettingError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: give a URL that begins with https:// or http://")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper()
+    if offline not in ("", *constants.ENV_VARS_TRUE_VALUES, "0", "NO", "OFF", "FALSE"):
+        raise HubSettingError(f"HF_HUB_OFFLINE is {offline.lower()!r}: give 1 to download nothing, or 0")
 
 
 def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) -> Weights:

@@ -252,6 +252,17 @@ def test_offline_with_an_empty_cache_says_how_to_fill_it(hub: Hub, machine: Mach
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(("name", "value"), [("HF_ENDPOINT", "nonsense"), ("HF_HUB_OFFLINE", "maybe")])
+def test_a_variable_of_the_hub_that_means_nothing_ends_at_once(
+    hub: Hub, machine: Machine, name: str, value: str
+) -> None:
+    machine.set(**{name: value})
+    answer = download(machine)
+    assert answer.returncode == 2
+    assert f"{name} is '{value}'" in answer.stderr
+    assert hub.requests == []
+
+
 def test_two_processes_on_one_cache_download_once(hub: Hub, machine: Machine) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: machine.run("download-to-cache", "-p", PROFILE), range(2))
