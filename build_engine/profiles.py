@@ -9,7 +9,7 @@ from typing import Any, Literal
 from build_engine.catalog import MODELS, Model
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import GPU_TYPES
-from build_engine.lookahead import LookaheadConfig, Mode
+from build_engine.lookahead import LookaheadConfig, Mode, portable_limit
 from build_engine.precision import PRECISIONS, STEP_PRECISIONS, Precision
 from build_engine.versions import FP8_SM
 
@@ -111,6 +111,11 @@ class Profile:
         """Whether a request that says nothing is drafted for by matching suffixes, within the rows that are worth their
         time: of a wide window's many rows few are (docs/gpu-benchmarks.md)."""
         return self.is_portable and not self.lookahead.is_plain
+
+    @property
+    def most_lookahead(self) -> LookaheadConfig:
+        """Up to which (w,n,g) a request or a policy may name one."""
+        return portable_limit(self.lookahead) if self.is_portable else self.lookahead
 
     @property
     def usual(self) -> Mode:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import ModelShape
+from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.processes.triton import Addresses, TritonServer
 from tests.standin.machine import h100, machine, tiny_checkpoint
@@ -137,6 +139,16 @@ def silent(_: str) -> None:
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The embedded model, built as the demo profile says."""
     return build(find_profile("demo"), None, Cache(tmp_path_factory.mktemp("cache")), silent)
+
+
+@pytest.fixture(scope="session")
+def narrow(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same engine with a manifest that says it was built for (1,4,1); nothing is compiled into a portable one."""
+    directory = tmp_path_factory.mktemp("narrow") / "demo"
+    shutil.copytree(artifact.directory, directory)
+    profile = replace(artifact.manifest.profile, lookahead=LookaheadConfig(1, 4, 1))
+    replace(artifact.manifest, profile=profile).write(directory)
+    return Artifact.open(directory)
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,18 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from build_engine.artifact import Artifact
-from build_engine.lookahead import PLAIN, LookaheadConfig, Mode
-from build_engine.profiles import find_profile
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, Mode
+from build_engine.profiles import Profile, find_profile
 from nimble_coder.bench.tuning import Load, Plan, candidates_within, gains_of, loads_up_to, measure
-from nimble_coder.commands.tune import proposed
-from nimble_coder.gateway.policy import Policy
+from nimble_coder.commands.tune import plan_for, proposed
+from nimble_coder.gateway.policy import Policy, PolicyError
 from nimble_coder.planning.cost_model import Gain
 from nimble_coder.planning.replay import Recording
 from nimble_coder.planning.screen import screened
@@ -110,6 +111,33 @@ def test_a_compiled_engine_is_told_what_the_model_would_build_and_a_portable_one
     assert "by requests at once: (1,15,15) for 1" in told
     assert "not measured" in told
     assert proposed(find_profile("demo")) is None
+
+
+def test_a_portable_engine_is_tried_with_what_a_request_may_name(narrow: Artifact) -> None:
+    plan = plan_for(narrow, "1", ["4,3,4", "8,8,8"], 1)
+    assert plan.candidates == [PLAIN, LookaheadConfig(4, 3, 4), LookaheadConfig(8, 8, 8), None]
+    with pytest.raises(LookaheadError, match=r"\(9,3,1\) exceeds the engine's \(8,8,8\)"):
+        plan_for(narrow, "1", ["9,3,1"], 1)
+
+
+def test_a_compiled_engine_is_tried_with_no_more_than_it_was_built_for(narrow: Artifact) -> None:
+    published = find_profile("qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8")
+    compiled = with_profile(narrow, replace(published, lookahead=LookaheadConfig(4, 3, 4)))
+    with pytest.raises(LookaheadError, match=r"exceeds the engine's \(4,3,4\)"):
+        plan_for(compiled, "1", ["8,8,8"], 1)
+    with pytest.raises(PolicyError, match="nothing to choose"):
+        plan_for(with_profile(narrow, replace(published, lookahead=PLAIN)), "1", ["4,3,4"], 1)
+
+
+def test_a_portable_engine_without_lookahead_of_its_own_is_tried_with_what_a_person_names(narrow: Artifact) -> None:
+    plain = with_profile(narrow, replace(narrow.manifest.profile, lookahead=PLAIN))
+    assert plan_for(plain, "1", ["4,3,4"], 1).candidates == [PLAIN, LookaheadConfig(4, 3, 4)]
+    with pytest.raises(PolicyError, match="say with --config what to try"):
+        plan_for(plain, "1", [], 1)
+
+
+def with_profile(artifact: Artifact, profile: Profile) -> Artifact:
+    return replace(artifact, manifest=replace(artifact.manifest, profile=profile))
 
 
 def run(artifact: Artifact, *options: str) -> subprocess.CompletedProcess[str]:

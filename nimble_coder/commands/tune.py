@@ -55,9 +55,12 @@ def run_tune(
 
 def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) -> Plan:
     """Raises `PolicyError` or `LookaheadError` for loads and configurations that the engine cannot have."""
-    engine, most = artifact.manifest.profile.lookahead, artifact.manifest.profile.max_batch_size
-    if engine.is_plain:
+    profile = artifact.manifest.profile
+    engine, most = profile.lookahead, profile.max_batch_size
+    if profile.most_lookahead.is_plain:
         raise PolicyError("this engine was built without lookahead: there is nothing to choose")
+    if engine.is_plain and not configs:
+        raise PolicyError("this engine was built without lookahead of its own: say with --config what to try")
     try:
         chosen = sorted({int(part) for part in loads.split(",")}) if loads else loads_up_to(most)
     except ValueError:
@@ -66,8 +69,8 @@ def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) ->
         raise PolicyError(f"--loads {loads!r}: this engine runs 1 to {most} requests at once")
     asked = [LookaheadConfig.parse(text) for text in configs]
     for config in asked:
-        config.check_within(engine)
-    usual = artifact.manifest.profile.usual
+        config.check_within(profile.most_lookahead)
+    usual = profile.usual
     if asked:
         return Plan(chosen, list(dict.fromkeys([PLAIN, *asked, usual])), usual, rounds)
     grid = candidates_within(engine)

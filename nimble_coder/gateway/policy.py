@@ -62,14 +62,15 @@ class Policy:
     levels: tuple[tuple[int, Mode], ...]
 
     @classmethod
-    def read(cls, path: Path, engine: LookaheadConfig) -> "Policy":
-        """Raises `PolicyError` where the file is no such table, or asks for more than the engine's (W,N,G)."""
+    def read(cls, path: Path, most: LookaheadConfig) -> "Policy":
+        """Raises `PolicyError` where the file is no such table, or asks for more than `most`, up to which a request may
+        name a (w,n,g) too."""
         try:
             table = msgspec.yaml.decode(path.read_bytes(), type=Table)
             levels = sorted(((level.load, level.config) for level in table.levels), key=lambda level: level[0])
             for _, config in levels:
                 if config is not None:
-                    config.check_within(engine)
+                    config.check_within(most)
         except OSError as error:
             raise PolicyError(f"the policy {path} cannot be read: {error.strerror}") from None
         except (msgspec.MsgspecError, LookaheadError, UnicodeDecodeError) as error:

@@ -111,7 +111,7 @@ class Service:
         if path is None:
             return None
         logger.info("lookahead by load: %s", path)
-        return Policy.read(path, self.limits.lookahead)
+        return Policy.read(path, self.limits.most_lookahead)
 
     def choose_lookahead(
         self, asked: LookaheadConfig | None, prompt_length: int, joining: int

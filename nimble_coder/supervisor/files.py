@@ -23,4 +23,4 @@ def check_files(loaded: Loaded) -> None:
 def check_policy(loaded: Loaded, artifact: Artifact) -> None:
     """Raises `PolicyError` for a policy that the engine cannot follow."""
     if loaded.settings.policy is not None:
-        Policy.read(loaded.settings.policy, artifact.manifest.profile.lookahead)
+        Policy.read(loaded.settings.policy, artifact.manifest.profile.most_lookahead)

@@ -125,6 +125,18 @@ def test_without_a_policy_the_portable_engine_matches_suffixes(gateway: Serving)
     assert [answer.headers[f"x-nimble-{name}"] for name in names] == ["suffixes", "1,1,0", str(MOST_DRAFTS)]
 
 
+def test_a_policy_may_ask_for_what_a_request_may(narrow: Artifact, gateway: Serving, tmp_path: Path) -> None:
+    write_policy(tmp_path / "policy.yaml", Table(levels=[Level(load=1, lookahead=(4, 3, 4))]))
+    settings, log = {"NIMBLE_POLICY": str(tmp_path / "policy.yaml")}, tmp_path / "log"
+    triton = gateway.triton.addresses
+    with GatewayProcesses(narrow.directory, triton, Addresses.free(), log=log, settings=settings) as gateways:
+        gateways.wait_ready()
+        url = f"{gateways.addresses.http}/v1/completions"
+        chosen = httpx.post(url, json=ASKED, timeout=60)
+        asked = httpx.post(url, json={**ASKED, "lookahead": [8, 8, 8]}, timeout=60)
+    assert [each.headers["x-nimble-lookahead"] for each in (chosen, asked)] == ["4,3,4", "8,8,8"]
+
+
 def test_a_policy_beyond_the_engine_ends_the_gateway_with_one_line(
     artifact: Artifact, gateway: Serving, tmp_path: Path
 ) -> None:

@@ -30,3 +30,11 @@ def test_a_file_that_cannot_be_used_ends_the_start_with_2_before_triton(
         assert reason in service.last_line
         assert str(file) in service.last_line
         assert not any("[triton]" in line for line in service.output)
+
+
+def test_a_policy_may_ask_a_portable_engine_for_more_than_it_was_built_for(
+    start: Start, narrow: Artifact, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("levels: [{load: 1, lookahead: [4, 3, 4]}]")
+    assert start("--dry-run", NIMBLE_ARTIFACT=narrow.directory, NIMBLE_POLICY=file).process.wait(60) == 0
