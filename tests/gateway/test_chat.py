@@ -158,6 +158,7 @@ def test_without_tools_or_choice_none_is_rendered(chats: ChatPrompts) -> None:
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "demands 'sub', and"),
         ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice is not known"),
+        ({"tools": [TOOL], "tool_choice": {**ADD, "type": "banana"}}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": "required", "continue_final_message": True}, "only a new turn"),
         ({"tools": [TOOL], "tool_choice": ADD, "add_generation_prompt": False}, "only a new turn"),
     ],
@@ -168,9 +169,42 @@ def test_a_choice_that_cannot_be_kept_is_refused(chats: ChatPrompts, fields: dic
     assert (caught.value.status, caught.value.param) == (400, "tool_choice")
 
 
+def test_a_tool_that_is_no_function_is_refused(chats: ChatPrompts) -> None:
+    with pytest.raises(ApiError, match="type 'banana' is not available") as caught:
+        chats.encode(request(USER, tools=[TOOL, {**TOOL, "type": "banana"}]))
+    assert (caught.value.status, caught.value.param) == (400, "tools[1].type")
+
+
 def test_the_last_message_can_be_continued(chats: ChatPrompts, tokenizer: TextTokenizer) -> None:
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "def f("}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "def f("}]
     assert text_of(chats, tokenizer, messages, continue_final_message=True).endswith("<|im_start|>assistant\ndef f(")
+    messages[-1] = {"role": "assistant", "content": "def f(", "prefix": True}
+    assert text_of(chats, tokenizer, messages).endswith("<|im_start|>assistant\ndef f(")
+    assert text_of(chats, tokenizer, [{**message, "prefix": False} for message in messages]).endswith("assistant\n")
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_message_that_cannot_be_continued_is_refused(chats: ChatPrompts, index: int) -> None:
+    messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    with pytest.raises(ApiError, match="prefix is for the last message") as caught:
+        chats.encode(request([*messages[:index], {**messages[index], "prefix": True}, *messages[index + 1 :]]))
+    assert (caught.value.status, caught.value.param) == (400, f"messages[{index}].prefix")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"content": None, "refusal": "No."}, "No."),
+        ({"content": "Hm.", "refusal": "No."}, "Hm.\nNo."),
+        ({"content": "Yes.", "refusal": None}, "Yes."),
+        ({"content": [{"type": "text", "text": "Hm.", "refusal": "No."}]}, "Hm.\nNo."),
+    ],
+)
+def test_a_refusal_is_what_the_assistant_said(
+    chats: ChatPrompts, tokenizer: TextTokenizer, said: dict[str, Any], shown: str
+) -> None:
+    text = text_of(chats, tokenizer, [*USER, {"role": "assistant", **said}, *USER])
+    assert f"<|im_start|>assistant\n{shown}<|im_end|>" in text
 
 
 def test_control_strings_of_tools_and_results_stay_text(chats: ChatPrompts, encoder: PromptEncoder) -> None:
@@ -193,6 +227,9 @@ def test_control_strings_of_tools_and_results_stay_text(chats: ChatPrompts, enco
         ([], "messages is empty"),
         ([{"role": "wizard", "content": "x"}], "role 'wizard' is not known"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "'image_url' is not supported"),
+        ([{"role": "user", "content": [{"type": "image_url", "text": "x"}]}], "'image_url' is not supported"),
+        ([{"role": "tool", "content": [{"type": "input_audio", "refusal": "x"}]}], "'input_audio' is not supported"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "'text' is not supported"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(chats: ChatPrompts, messages: list[dict[str, Any]], reason: str) -> None:

@@ -1,5 +1,6 @@
 """Every field that clients send is honoured, neutral, ignored and said, or refused, as the table of fields says."""
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.documentation import page
-from nimble_coder.gateway.requests.field_check import HONOURED, INNER, ROUTES, check_fields, header
-from nimble_coder.gateway.requests.fields import FIELDS, GROUPS, Engine, Field, Otherwise
+from nimble_coder.gateway.requests.field_check import HONOURED, OBJECTS, ROUTES, check_fields, header
+from nimble_coder.gateway.requests.fields import FIELDS, GROUPS, INSIDE, TOOL, Engine, Field, Otherwise
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses
@@ -30,6 +32,7 @@ SENT: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+OUTSIDE = [field for field in FIELDS.values() if field not in INSIDE]
 BESIDE: dict[str, dict[str, Any]] = {
     "best_of": {"n": 2},
     "top_logprobs": {"logprobs": True},
@@ -59,9 +62,9 @@ def fate(route: str, field: Field, engine: Engine) -> str:
 
 def test_the_table_is_whole_and_names_each_field_once() -> None:
     assert len(FIELDS) == sum(map(len, GROUPS.values()))
-    assert {name for kind in ROUTES.values() for name in HONOURED[kind]} <= set(FIELDS)
+    read = {name for kind in ROUTES.values() for name in HONOURED[kind]}
+    assert {name for name in read if name.rpartition(".")[0] in ("", *OBJECTS)} <= set(FIELDS)
     assert not [f.name for f in FIELDS.values() if f.example in f.neutral]
-    assert set(INNER) <= {name.partition(".")[0] for name in FIELDS if "." in name}
 
 
 def test_the_page_is_current() -> None:
@@ -70,7 +73,7 @@ def test_the_page_is_current() -> None:
 
 @pytest.mark.parametrize("route", SENT)
 def test_every_field_meets_its_fate(http: httpx.Client, route: str) -> None:
-    for field in FIELDS.values():
+    for field in OUTSIDE:
         answer = http.post(SENT[route][0], json=asking(route, field))
         seen = answer.headers.get("x-nimble-ignored")
         wanted = fate(route, field, Engine.PORTABLE)
@@ -85,7 +88,7 @@ def test_every_field_meets_its_fate(http: httpx.Client, route: str) -> None:
 @pytest.mark.parametrize("route", SENT)
 def test_what_asks_for_nothing_is_accepted_in_silence(http: httpx.Client, route: str) -> None:
     path, base = SENT[route]
-    for field in FIELDS.values():
+    for field in OUTSIDE:
         for value in (*field.neutral, None):
             if field.name in base and value is None:
                 continue
@@ -95,11 +98,69 @@ def test_what_asks_for_nothing_is_accepted_in_silence(http: httpx.Client, route:
             assert (answer.status_code, answer.headers.get("x-nimble-ignored")) == (200, None), (field, answer.text)
 
 
+CALL = {"name": "now", "arguments": "{}"}
+AROUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "messages": ("chat", {"role": "assistant", "content": [{"text": "hi"}], "tool_calls": [{"function": CALL}]}),
+    "tools": ("chat", TOOL),
+    "response_format": ("chat", {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}),
+    "input": ("responses", {"role": "user", "content": "hi"}),
+    "input_extra": ("llama", {"text": "x = 1"}),
+}
+"""The routes and objects in which the fields of objects are sent."""
+
+
+def with_inside(field: Field, value: Any) -> tuple[str, dict[str, Any]]:
+    """A route, and a request to it with a field somewhere within it."""
+    outer, *between, last = field.name.split(".")
+    route, around = AROUND[outer]
+    around = copy.deepcopy(around)
+    place: Any = around
+    for name in between:
+        place = place[name][0] if isinstance(place[name], list) else place[name]
+    place[last] = value
+    return route, {**SENT[route][1], outer: around if outer == "response_format" else [around]}
+
+
+def test_what_stands_inside_of_messages_tools_and_forms_meets_its_fate(http: httpx.Client) -> None:
+    for field in INSIDE:
+        for value in (field.example, *field.neutral, None):
+            route, body = with_inside(field, value)
+            answer = http.post(SENT[route][0], json=body)
+            wanted = fate(route, field, Engine.PORTABLE) if value == field.example else "honoured"
+            assert answer.status_code == (400 if wanted == "refused" else 200), (field, answer.text)
+            seen = answer.headers.get("x-nimble-ignored")
+            assert seen == (field.name if wanted == "ignored" else None), (field, value)
+
+
+def test_what_nobody_reads_inside_is_named_once_or_strictly_refused() -> None:
+    part = {"type": "text", "text": "hi", "annotations": [], "zzz": 1}
+    tool = {"type": "function", "zzz": 1, "function": {"name": "a", "zzz": 1, "parameters": {"zzz": 1}}}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": [part, part], "zzz": 1, "yyy": ""}] * 2,
+        "tools": [tool],
+        "functions": [{"name": "a", "zzz": 1}],
+        "response_format": {"type": "json_schema", "zzz": 1, "json_schema": {"schema": {"zzz": 1}, "zzz": 1}},
+        "stream_options": {"zzz": 1},
+    }
+    places = ["messages.content", "messages", "tools", "tools.function", "functions", "response_format"]
+    named = [f"{place}.zzz" for place in (*places, "response_format.json_schema", "stream_options")]
+    assert check_fields(ChatRequest, json.dumps(body).encode(), Engine.PORTABLE, False) == named
+    with pytest.raises(ApiError, match=r"messages\.content\.zzz"):
+        check_fields(ChatRequest, json.dumps(body).encode(), Engine.PORTABLE, True)
+    result = {"messages": [{"role": "function", "name": "a", "content": "1"}]}
+    assert check_fields(ChatRequest, json.dumps(result).encode(), Engine.PORTABLE, True) == []
+    item = {"input": [{"type": "message", "role": "user", "content": [part]}], "text": {"format": {"zzz": 1}}}
+    assert check_fields(ResponsesRequest, json.dumps(item).encode(), Engine.PORTABLE, False) == [
+        "input.content.zzz",
+        "text.format.zzz",
+    ]
+
+
 @pytest.mark.parametrize("engine", Engine)
 @pytest.mark.parametrize("strict", [False, True])
 def test_engines_that_can_less_honour_less(engine: Engine, strict: bool) -> None:
     for route, kind in ROUTES.items():
-        for field in FIELDS.values():
+        for field in OUTSIDE:
             body = json.dumps(body_with({}, field.name, field.example)).encode()
             wanted = fate(route, field, engine)
             # What a greedy engine makes of sampling depends on several fields together and is decided by `sampling.py`.
@@ -127,7 +188,7 @@ def strict(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPa
 
 def test_strictly_all_that_is_not_honoured_is_refused(strict: httpx.Client) -> None:
     path, base = SENT["completions"]
-    for field in FIELDS.values():
+    for field in OUTSIDE:
         answer = strict.post(path, json=asking("completions", field))
         wanted = 200 if fate("completions", field, Engine.PORTABLE) == "honoured" else 400
         assert answer.status_code == wanted, (field, answer.text)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.requests.forms import Function as FormFunction
 from nimble_coder.gateway.requests.forms import answer_schema, call_guide, guide_of, turn_guide
 from nimble_coder.gateway.requests.schemas.chat import (
+    RESULTS,
     ChatRequest,
     ContentPart,
     Function,
@@ -40,8 +42,9 @@ TOOLS_TAIL = (
     "</tool_call>"
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-RESULTS = ("tool", "function")
 CALL_TAG = "<tool_call>"
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+"""Types of parts whose text is all that they hold: a chat's, and those of Responses."""
 
 
 class ChatPrompts:
@@ -57,6 +60,7 @@ class ChatPrompts:
         messages = request.messages
         if not messages:
             raise ApiError(400, "messages is empty: send at least one", "empty_messages", "messages")
+        check_prefixes(messages)
         own_system = messages[0].role in ("system", "developer")
         system = text_of(messages[0], 0) if own_system else self._default_system
         calling = calling_of(request)
@@ -64,7 +68,7 @@ class ChatPrompts:
         pieces: list[Piece] = [self._start, f"system\n{system}", *self._tools(tools), self._end, "\n"]
         for index in range(int(own_system), len(messages)):
             pieces += self._message(messages, index)
-        if request.continue_final_message:
+        if request.continues:
             del pieces[-2:]
         elif request.add_generation_prompt is not False:
             pieces += [self._start, "assistant\n", *self._opening(calling)]
@@ -113,12 +117,22 @@ class ChatPrompts:
         return [*opening, f"\n<tool_response>\n{text}\n</tool_response>", *closing]
 
 
+def check_prefixes(messages: Sequence[Message]) -> None:
+    """Raises `ApiError` where a message that is to be gone on with is not the last, or not the assistant's."""
+    for index, message in enumerate(messages):
+        if message.prefix and (message.role != "assistant" or index + 1 < len(messages)):
+            text = "prefix is for the last message, where that is the assistant's: leave it out elsewhere"
+            raise ApiError(400, text, "invalid_input", f"messages[{index}].prefix")
+
+
 def calling_of(request: ChatRequest) -> Calling:
     """What `tools` and `tool_choice` allow; raises `ApiError` for a choice that cannot be kept.
 
     A call is demanded by beginning it in the model's place, which any engine goes on with, and by the form of the rest,
     which the portable engine holds to.
     """
+    for place, tool in enumerate(request.tools or []):
+        check_type(tool.type, place)
     names = frozenset(tool.function.name for tool in request.offered)
     choice, most = request.choice, 1 if request.is_legacy or request.parallel_tool_calls is False else None
     reason: ChatFinishReason = "function_call" if request.is_legacy else "tool_calls"
@@ -131,7 +145,7 @@ def calling_of(request: ChatRequest) -> Calling:
     if not names or name not in (None, *names):
         text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
-    if request.continue_final_message or request.add_generation_prompt is False:
+    if request.continues or request.add_generation_prompt is False:
         text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
@@ -147,6 +161,13 @@ def calling_of(request: ChatRequest) -> Calling:
         request.is_legacy,
         tuple(functions),
     )
+
+
+def check_type(kind: str, place: int) -> None:
+    """Raises `ApiError` for tools that are no functions: OpenAI would run them."""
+    if kind != "function":
+        text = f"a tool of type {kind[:40]!r} is not available here: only functions are, which the client runs"
+        raise ApiError(400, text, "unsupported", f"tools[{place}].type")
 
 
 def held(calling: Calling, request: ChatRequest) -> Calling:
@@ -167,14 +188,13 @@ def as_function(function: Function) -> FormFunction:
     return function.name, function.parameters, bool(function.strict)
 
 
-def chosen_name(choice: object) -> str:
+def chosen_name(choice: str | dict[str, Any] | None) -> str:
     """The function that a `tool_choice` names."""
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str):
-        text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
-        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
-    return name
+    match choice:
+        case {"function": {"name": str(name)}, **others} if others.get("type") in (None, "function"):
+            return name
+    text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
+    raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
 
 
 def arguments_of(call: FunctionCall) -> str:
@@ -190,7 +210,8 @@ def arguments_of(call: FunctionCall) -> str:
 
 def text_of(message: Message, index: int) -> str:
     """A message's text; raises `ApiError` for content that is no text."""
-    return text_in(message.content, f"messages[{index}].content")
+    said = text_in(message.content, f"messages[{index}].content")
+    return "\n".join(text for text in (said, message.refusal) if text)
 
 
 def text_in(content: str | Sequence[ContentPart | str] | None, field: str) -> str:
@@ -201,11 +222,12 @@ def text_in(content: str | Sequence[ContentPart | str] | None, field: str) -> st
     for part in content:
         if isinstance(part, str):
             texts.append(part)
-        elif (said := part.text if part.refusal is None else part.refusal) is not None:
-            texts.append(said)
-        else:
+            continue
+        said = [text for text in (part.text, part.refusal) if text is not None]
+        if not said or part.type not in TEXT_PARTS:
             text = f"content of type {part.type[:40]!r} is not supported: this model reads text only"
             raise ApiError(400, text, "unsupported_content", field)
+        texts += said
     return "\n".join(texts)
 
 

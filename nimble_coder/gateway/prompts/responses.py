@@ -3,7 +3,7 @@
 from typing import Any
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.prompts.chat import text_in
+from nimble_coder.gateway.prompts.chat import check_type, text_in
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT, of_format
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
 from nimble_coder.gateway.requests.schemas.responses import InputItem, ResponsesRequest
@@ -54,22 +54,30 @@ def add(messages: list[Message], item: InputItem, field: str) -> None:
         case "function_call":
             if not (messages and messages[-1].role == "assistant"):
                 messages.append(Message(role="assistant"))
-            call = ToolCall(function=FunctionCall(name=item.name or "", arguments=item.arguments), id=item.call_id)
+            name = required(item.name, f"{field}.name")
+            call_id = required(item.call_id, f"{field}.call_id")
+            call = ToolCall(function=FunctionCall(name=name, arguments=item.arguments), id=call_id)
             messages[-1].tool_calls = [*(messages[-1].tool_calls or []), call]
         case "function_call_output":
+            required(item.call_id, f"{field}.call_id")
             messages.append(Message(role="tool", content=text_in(item.output, f"{field}.output")))
         case kind if kind not in PASSED_OVER:
             text = f"an item of type {kind[:40]!r} is not available: send messages, function_call, function_call_output"
             raise ApiError(400, text, "unsupported", f"{field}.type")
 
 
+def required(text: str | None, field: str) -> str:
+    """What a call and its result are told apart by; raises `ApiError` where it is missing."""
+    if not text:
+        raise ApiError(400, f"{field} is missing: send the call as the answer had it", "invalid_input", field)
+    return text
+
+
 def offered(asked: ResponsesRequest) -> list[Tool]:
     """The functions that may be called; raises `ApiError` for tools that OpenAI would run."""
     tools = []
     for place, tool in enumerate(asked.tools or []):
-        if tool.type != "function":
-            text = f"a tool of type {tool.type[:40]!r} is not available here: only functions are, which the client runs"
-            raise ApiError(400, text, "unsupported", f"tools[{place}].type")
+        check_type(tool.type, place)
         if not tool.offered.name:
             raise ApiError(400, "a function has no name: send one", "invalid_input", f"tools[{place}].name")
         tools.append(Tool(function=tool.offered))

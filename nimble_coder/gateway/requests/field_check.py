@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
+from msgspec.inspect import ListType, StructType, Type, UnionType, type_info
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import FIELDS, FORM, Engine, Otherwise
 from nimble_coder.gateway.requests.reading import json_errors
-from nimble_coder.gateway.requests.schemas.chat import ChatRequest
-from nimble_coder.gateway.requests.schemas.completion import CompletionRequest, OllamaOptions
+from nimble_coder.gateway.requests.schemas.chat import RESULTS, ChatRequest
+from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
-from nimble_coder.gateway.requests.schemas.forms import GuidedFields, StructuredOutputs
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
-from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest, TextOptions
-from nimble_coder.gateway.requests.schemas.sampling import StreamOptions
+from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 
-OBJECTS = frozenset(name.partition(".")[0] for name in FIELDS if "." in name)
+OBJECTS = frozenset(name.partition(".")[0] for name in FIELDS) - FIELDS.keys()
+"""Fields that only hold others, which the table has one by one."""
 ROUTES: dict[str, type[Struct]] = {
     "completions": CompletionRequest,
     "chat": ChatRequest,
@@ -25,29 +27,42 @@ ROUTES: dict[str, type[Struct]] = {
     "fim": FimRequest,
     "llama": InfillRequest,
 }
-INNER: dict[str, type[Struct]] = {
-    "nvext": GuidedFields,
-    "options": OllamaOptions,
-    "stream_options": StreamOptions,
-    "structured_outputs": StructuredOutputs,
-    "text": TextOptions,
-}
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names that a header may hold."""
 FORMS = frozenset(field.name for field in FORM)
 UNGUIDED = ", whose lookahead cannot be guided: serve the model with the portable engine, or build it with --companion"
 MOST_SHOWN = 32
-DECODER = msgspec.json.Decoder(dict[str, Raw])
+NOTHING: tuple[Any, ...] = ("", [], {}, False)
+"""What SDKs write inside messages and tools where there is nothing to say, beside null."""
 
 
-def honoured(kind: type[Struct]) -> frozenset[str]:
-    """The names that a type of request reads, those of the objects in it included."""
-    names = kind.__struct_fields__
-    inner = (f"{outer}.{name}" for outer in names if outer in INNER for name in INNER[outer].__struct_fields__)
-    return frozenset((*names, *inner)) - OBJECTS
+@cache
+def reads(kind: type[Struct]) -> dict[str, type[Struct] | None]:
+    """What a type reads, by name, and the type of the objects in it, alone or in a list."""
+    return {field.encode_name: next(objects(type_info(field.type)), None) for field in msgspec.structs.fields(kind)}
 
 
-HONOURED: dict[type[Struct], frozenset[str]] = {kind: honoured(kind) for kind in ROUTES.values()}
+def objects(of: Type) -> Iterator[type[Struct]]:
+    """The type of the objects within another type: msgspec allows one."""
+    match of:
+        case UnionType(types=types):
+            for each in types:
+                yield from objects(each)
+        case ListType(item_type=item):
+            yield from objects(item)
+        case StructType(cls=kind):
+            yield kind
+
+
+def honoured(kind: type[Struct], outer: str = "") -> Iterator[str]:
+    """The names that a type reads, those of the objects in it by their names behind the object's."""
+    for name, inner in reads(kind).items():
+        yield outer + name
+        if inner:
+            yield from honoured(inner, f"{outer}{name}.")
+
+
+HONOURED: dict[type[Struct], frozenset[str]] = {kind: frozenset(honoured(kind)) - OBJECTS for kind in ROUTES.values()}
 
 
 def check_fields(kind: type[Struct], body: bytes, engine: Engine, strict: bool) -> list[str]:
@@ -56,16 +71,19 @@ def check_fields(kind: type[Struct], body: bytes, engine: Engine, strict: bool) 
     The body must have been decoded as a `kind` before.
     """
     with json_errors():
-        return list(unmet(kind, given(DECODER.decode(body)), engine, strict))
+        fields = given(kind, msgspec.json.decode(body))
+        return list(dict.fromkeys(unmet(kind, fields, engine, strict)))
 
 
-def unmet(kind: type[Struct], fields: Iterator[tuple[str, Raw]], engine: Engine, strict: bool) -> Iterator[str]:
+def unmet(kind: type[Struct], fields: Iterator[tuple[str, Any]], engine: Engine, strict: bool) -> Iterator[str]:
     """The names of those of the fields that are neither honoured nor neutral; raises `ApiError`."""
     for name, value in fields:
         field = FIELDS.get(name)
         if name in HONOURED[kind] and (field is None or field.needs <= engine):
             continue
-        if field and (field.otherwise is Otherwise.ACCEPTED or msgspec.json.decode(value) in field.neutral):
+        if field and (field.otherwise is Otherwise.ACCEPTED or value in field.neutral):
+            continue
+        if field is None and "." in name and value in NOTHING:
             continue
         if field and field.otherwise is Otherwise.REFUSED:
             raise ApiError(400, f"{name} is not available {place(kind, name)}: leave it out", "unsupported", name)
@@ -76,16 +94,20 @@ def unmet(kind: type[Struct], fields: Iterator[tuple[str, Raw]], engine: Engine,
         yield name
 
 
-def given(fields: Mapping[str, Raw], outer: str = "") -> Iterator[tuple[str, Raw]]:
-    """Every field that is not null, with those of objects by their names behind the object's."""
-    for name, value in fields.items():
-        raw = bytes(value)
-        if raw == b"null":
-            continue
-        if not outer and name in OBJECTS and raw.startswith(b"{"):
-            yield from given(DECODER.decode(raw), f"{name}.")
-        else:
-            yield outer + name, value
+def given(kind: type[Struct] | None, fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field that is not null, and what stands in it where its type reads that, by names behind the object's."""
+    types = reads(kind) if kind else {}
+    for key, value in fields.items():
+        name, inner = outer + key, types.get(key)
+        if value is None or (name == "messages.name" and fields.get("role") in RESULTS):
+            continue  # a function's result names it once more: the call before it does
+        is_object = name in OBJECTS and isinstance(value, dict)
+        if not is_object:
+            yield name, value
+        if inner or is_object:
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, dict):
+                    yield from given(inner, each, f"{name}.")
 
 
 def place(kind: type[Struct], name: str) -> str:

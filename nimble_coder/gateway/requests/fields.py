@@ -52,7 +52,7 @@ class Field:
 
 
 OPENAI, VLLM, LLAMA, NIM, TRITON, OLLAMA = "OpenAI", "vLLM", "llama.cpp", "NIM", "Triton", "Ollama"
-MISTRAL, OWN = "Mistral", "Nimble Coder"
+MISTRAL, ANTHROPIC, OWN = "Mistral", "Anthropic", "Nimble Coder"
 ACCEPTED, IGNORED, REFUSED = Otherwise.ACCEPTED, Otherwise.IGNORED, Otherwise.REFUSED
 SAMPLING, PORTABLE = Engine.SAMPLING, Engine.PORTABLE
 EMPTY: tuple[Any, ...] = ("", [], {})
@@ -319,6 +319,28 @@ SERVING = (
 )
 """How a request is served."""
 
+INSIDE = (
+    Field("messages.refusal", OPENAI, "No.", ("",)),
+    Field("messages.prefix", MISTRAL, True, (False,)),
+    Field("messages.name", OPENAI, "ann", ("",)),
+    Field("messages.tool_call_id", OPENAI, "call_1", otherwise=ACCEPTED),
+    Field("messages.tool_calls.type", OPENAI, "custom", ("function",)),
+    Field("messages.tool_calls.index", OPENAI, 1, otherwise=ACCEPTED),
+    Field("messages.audio", OPENAI, {"id": "audio_1"}, ({},), REFUSED),
+    Field("messages.images", OLLAMA, ["AAAA"], ([],), REFUSED),
+    Field("messages.reasoning_content", VLLM, "Hm.", ("",)),
+    Field("messages.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
+    Field("messages.content.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
+    Field("input.id", OPENAI, "msg_1", otherwise=ACCEPTED),
+    Field("input.status", OPENAI, "completed", otherwise=ACCEPTED),
+    Field("input.summary", OPENAI, [{"type": "summary_text", "text": "Hm."}], otherwise=ACCEPTED),
+    Field("input.encrypted_content", OPENAI, "AAAA", otherwise=ACCEPTED),
+    Field("tools.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
+    Field("response_format.json_schema.description", OPENAI, "A cat.", ("",)),
+    Field("input_extra.time", LLAMA, [1, 2], otherwise=ACCEPTED),
+)
+"""What stands inside of messages, items, tools and forms, beside what every route reads of them."""
+
 GROUPS: dict[str, tuple[Field, ...]] = {
     "What the model reads": PROMPTS,
     "How tokens are chosen": CHOOSING,
@@ -326,5 +348,6 @@ GROUPS: dict[str, tuple[Field, ...]] = {
     "How long an answer is": ENDING,
     "What an answer shows": ANSWERING,
     "How a request is served": SERVING,
+    "What stands in messages, tools and forms": INSIDE,
 }
 FIELDS: dict[str, Field] = {field.name: field for group in GROUPS.values() for field in group}

@@ -7,6 +7,9 @@ from msgspec import Meta, Struct
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
 from nimble_coder.gateway.requests.schemas.values import Alternatives, Kept, Length
 
+RESULTS = ("tool", "function")
+"""Roles of messages that say what a call gave."""
+
 
 class ContentPart(Struct, kw_only=True):
     """A part of a message's content."""
@@ -20,7 +23,7 @@ class ContentPart(Struct, kw_only=True):
 class FunctionCall(Struct, kw_only=True):
     """A call that the assistant made: OpenAI has the arguments as text, some clients as an object."""
 
-    name: str = ""
+    name: str
     arguments: str | dict[str, Any] | None = "{}"
 
 
@@ -39,6 +42,10 @@ class Message(Struct, kw_only=True):
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None
     """What `tool_calls` were before there were several."""
+    refusal: str | None = None
+    """What an assistant said instead of a content; a part of a content may say it too."""
+    prefix: bool | None = None
+    """Mistral's: the answer goes on with this message, the last one."""
 
     def __post_init__(self) -> None:
         if self.function_call and not self.tool_calls:
@@ -88,6 +95,11 @@ class ChatRequest(OpenAISampling, kw_only=True):
     @property
     def alternatives(self) -> int:
         return self.top_logprobs or 0
+
+    @property
+    def continues(self) -> bool:
+        """Whether the answer goes on with the last message: vLLM asks for it beside the messages, Mistral in it."""
+        return bool(self.continue_final_message or (self.messages and self.messages[-1].prefix))
 
     @property
     def is_legacy(self) -> bool:
