@@ -51,6 +51,8 @@ class Generation:
     """The form of the answer, for an engine that can be guided."""
     model: str = ENGINE_MODEL
     """Triton's, whose engine is asked."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end it too, and always come back: the first of `end_ids` need not."""
 
     @property
     def wants_log_probs(self) -> bool:
@@ -91,7 +93,7 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
     for name, datatype, scalar in scalars:
         add(request, name, datatype, [1, 1], struct.pack(FORMATS[datatype], scalar))
     # The engine knows one end id; the others are words of one token.
-    add_words(request, "stop_words_list", [(i,) for i in g.end_ids[1:]])
+    add_words(request, "stop_words_list", [(i,) for i in (*g.end_ids[1:], *g.stop_ids)])
     add_words(request, "bad_words_list", g.bad_words)
     if g.guide:
         for name, text in (("guided_decoding_guide_type", g.guide.type.value), ("guided_decoding_guide", g.guide.text)):

@@ -162,6 +162,13 @@ class Service:
         pieces = self.encoder.split(text) if control else [text]
         return await aside(len(text), self.encoder.encode, pieces)
 
+    def room(self, ids: Sequence[int], asked: Sampling, wanted: int | None, default: int) -> int:
+        """The most tokens of an answer to a prompt; raises `ApiError` where fewer are wanted than it has to have."""
+        if wanted is not None and 0 <= wanted < (asked.min_tokens or 0):
+            text = f"min_tokens is {asked.min_tokens}, above the most that is asked for, {wanted}: send less"
+            raise ApiError(400, text, "invalid_input", "min_tokens")
+        return self.limits.room(len(ids), wanted, default)
+
     def jobs(
         self,
         ids: list[int],
@@ -192,8 +199,8 @@ class Service:
                 text = "bad_words is not available here where an answer has a form: leave one out"
                 raise ApiError(400, text, "unsupported", "bad_words")
         # Special tokens do not show in the text, so a stop string that spells one is looked for among the ids.
-        spelled = [i for stop in asked.stops if (i := self.encoder.control_id(stop)) is not None]
-        own_stops = (*(asked.stop_token_ids or ()), *spelled)
+        own_stops: dict[int, int | str] = {i: i for i in asked.stop_token_ids or ()}
+        own_stops |= {i: stop for stop in asked.stops if (i := self.encoder.control_id(stop)) is not None}
         spare = 0 if is_portable else max(min(min_tokens, self.limits.max_seq_len - len(ids) - max_tokens), 0)
         ending = Ending(
             max_tokens=max_tokens,
@@ -201,13 +208,13 @@ class Service:
             stops=asked.stops,
             min_tokens=min_tokens,
             asked_tokens=max_tokens + spare,
-            stop_ids=frozenset(own_stops),
+            stop_ids=own_stops,
             seconds_after_first_line=asked.predict_seconds,
             shows_stop=bool(asked.include_stop_str_in_output),
         )
         # The engine must go on where the gateway passes over an end id; text has to be watched as it comes.
         asked_ids = [i for i in dict.fromkeys((*ends, *own_stops)) if 0 <= i < self.limits.vocab_size]
-        known = () if min_tokens and not is_portable else tuple(asked_ids)
+        known = () if min_tokens and not is_portable else asked_ids
         watched = bool(ending.stops or min_tokens or ending.seconds_after_first_line)
         encode = self.encoder.raw
         suffixes = self._draft_tokens(asked, lookahead)
@@ -225,7 +232,7 @@ class Service:
             generation = Generation(
                 ids,
                 max(ending.asked_tokens, 1),  # 0 warms the cache: the token is not shown
-                known,
+                tuple(i for i in known if i in ends),
                 None if is_companions else lookahead,  # which the companion knows nothing of
                 streaming or watched,
                 wants_every_step(asked),
@@ -234,6 +241,7 @@ class Service:
                 parameters,
                 form,
                 PLAIN_MODEL if is_companions else ENGINE_MODEL,
+                tuple(i for i in known if i not in ends),
             )
             jobs.append(Job(generation, ending, echo, form_fields))
         return jobs

@@ -69,6 +69,13 @@ def test_a_request_comes_back_as_it_was(
     assert (call.exclude_input, call.return_perf_metrics) == (True, True)
 
 
+def test_ids_that_must_come_back_are_words_also_where_nothing_else_ends_it() -> None:
+    for ends in ((), (4,)):
+        message = infer_request(Generation([1], 1, ends, stop_ids=(5, 6)), "id")
+        (request,) = read_call(*arguments(message)).requests
+        assert (request.end_id, request.stop_words) == (ends[0] if ends else None, [[5], [6]])
+
+
 def arguments(message: bytes) -> tuple[dict[str, NDArray[Any]], bool, dict[str, object]]:
     """`read_call`'s arguments, its default being what the message does not say."""
     inputs, parameters = received(message)

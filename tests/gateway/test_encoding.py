@@ -34,4 +34,4 @@ def test_a_raw_prompt_is_encoded_as_the_tokenizer_does(
 def test_what_is_no_token_id_is_refused_with_its_value(encoder: PromptEncoder, bad: object) -> None:
     with pytest.raises(ApiError, match="ids go from 0 to 4095") as caught:
         encoder.check_ids([1, bad], 4096)
-    assert caught.value.status == 400
+    assert (caught.value.status, caught.value.param) == (400, "prompt")

@@ -42,6 +42,39 @@ def test_min_tokens_hold_for_stop_token_ids_and_stop_strings(http: httpx.Client)
         assert answer["choices"][0]["text"].startswith(usual["text"][:3])
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x", "max_tokens": 2}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_completion_tokens": 2}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 2}),
+        ("/v1/fim/completions", {"prompt": "x", "max_tokens": 2}),
+        ("/completion", {"prompt": "x", "n_predict": 2}),
+    ],
+)
+def test_fewer_tokens_than_there_have_to_be_are_refused(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    answer = http.post(path, json={**body, "min_tokens": 3})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "min_tokens")
+    assert http.post(path, json={**body, "min_tokens": 2}).status_code == 200
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_the_id_that_ends_it_is_told_and_shown_where_asked_for(http: httpx.Client, ignore_eos: bool) -> None:
+    usual = complete(http, return_token_ids=True)["choices"][0]
+    stop = usual["token_ids"][2]
+    body = {"stop_token_ids": [stop], "ignore_eos": ignore_eos, "return_token_ids": True, "logprobs": 0}
+    plain = complete(http, **body)["choices"][0]
+    shown = complete(http, **body, include_stop_str_in_output=True)["choices"][0]
+    assert plain["stop_reason"] == shown["stop_reason"] == stop
+    assert shown["token_ids"] == [*plain["token_ids"], stop]
+    assert len(shown["logprobs"]["tokens"]) == len(shown["token_ids"])
+    assert shown["text"].startswith(plain["text"])
+    assert len(shown["text"]) > len(plain["text"])
+    body |= {"prompt": PROMPT, "max_tokens": 9, "stream": True, "include_stop_str_in_output": True}
+    *chunks, last = [json.loads(e)["choices"][0] for e in events(http.post("/v1/completions", json=body).text)[:-1]]
+    assert ("".join(chunk["text"] for chunk in chunks), last["stop_reason"]) == (shown["text"], stop)
+
+
 @pytest.mark.parametrize("stop", ["foo", "oo(", "= f", ")"])
 def test_lookahead_counts_what_plain_decoding_does_at_a_stop_string(http: httpx.Client, stop: str) -> None:
     plain, ahead = (

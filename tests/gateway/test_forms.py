@@ -298,6 +298,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no schema": ({"response_format": {"type": "json_schema"}}, "schema"),
     "an unknown format": ({"response_format": {"type": "xml"}}, "xml"),
     "structural tags": ({"structured_outputs": {"structural_tag": "{}"}}, "structural_tag"),
+    "two inner fields": (
+        {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+        "structured_outputs.regex and structured_outputs.choice",
+    ),
     "two forms": ({"guided_json": SCHEMA, "guided_regex": "a"}, "send one of them"),
     "a strict schema": (
         {"response_format": {"type": "json_schema", "json_schema": {"strict": True, "schema": {"not": {}}}}},

@@ -70,7 +70,7 @@ def test_prompts_that_are_none_are_refused(http: httpx.Client, prompt: Any, reas
     assert reason in refused.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("n_predict", [1, 3, 30])
+@pytest.mark.parametrize("n_predict", [0, 1, 3, 30])
 def test_a_streams_end_says_what_a_whole_answer_says(http: httpx.Client, n_predict: int) -> None:
     body = {"prompt": "import os\n", "n_predict": n_predict, "seed": 7, "return_tokens": True}
     whole = post(http, body)
@@ -112,6 +112,13 @@ def test_all_that_fits_can_be_asked_for_by_either_name(
     for name in ("max_tokens", "n_predict"):
         found = answer(**{name: asked, "min_tokens": 200, "logit_bias": {"5": 100}})
         assert (found["usage"]["completion_tokens"] if "usage" in found else found["tokens_predicted"]) == 200
+
+
+@pytest.mark.parametrize(("path", "name"), [("/completion", "max_tokens"), ("/infill", "n_predict")])
+def test_an_answer_of_no_tokens_is_streamed_too(http: httpx.Client, path: str, name: str) -> None:
+    answer = http.post(path, json={"prompt": "x = 1", name: 0, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert [json.loads(event)["stop"] for event in events(answer.text)] == [True]
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/completion"])

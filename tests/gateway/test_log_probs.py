@@ -96,6 +96,7 @@ def test_a_chats_alternatives_are_in_order(http: httpx.Client, stream: bool) -> 
             {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21},
         ),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "logprobs": 3}),
     ],
 )
 def test_more_than_there_are_and_alternatives_alone_are_refused(

@@ -201,6 +201,7 @@ def test_models_tell_the_context_and_the_aliases(openai: OpenAI) -> None:
         (sdk.BadRequestError, {"prompt": [99999]}, "invalid_token_id"),
         (sdk.BadRequestError, {"temperature": -1}, "invalid_type"),
         (sdk.BadRequestError, {"best_of": 5}, "unsupported"),
+        (sdk.BadRequestError, {"best_of": 2, "n": 3}, "invalid_input"),
         (sdk.BadRequestError, {"extra_body": {"lookahead": [9, 8, 8]}}, "lookahead_exceeds_engine"),
         (sdk.BadRequestError, {"extra_body": {"lookahead": [2, 1, 0]}}, "invalid_lookahead"),
         (sdk.BadRequestError, {"prompt": "x", "extra_body": {"lookahead": [8, 8, 8]}}, "prompt_shorter_than_ngram"),

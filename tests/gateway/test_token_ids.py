@@ -73,6 +73,22 @@ def test_a_model_that_is_not_served_is_not_found_here_either(
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
 
 
+def test_what_is_no_id_is_refused_by_the_name_of_its_field(http: httpx.Client) -> None:
+    error = http.post("/detokenize", json={"tokens": [300, 99999]}).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_token_id", "tokens")
+    assert error["message"].startswith("tokens holds '99999'")
+
+
+def test_a_token_within_a_character_is_shown_as_its_bytes(http: httpx.Client) -> None:
+    tokens = http.post("/tokenize", json={"content": "aé🦀<|im_end|>", "with_pieces": True}).json()["tokens"]
+    pieces = [token["piece"] for token in tokens]
+    shown = [piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces]
+    assert b"".join(shown).decode() == "aé🦀<|im_end|>"
+    assert pieces[-1] == "<|im_end|>"
+    assert {type(piece) for piece in pieces} == {str, list}
+    assert "\ufffd" not in str(pieces)
+
+
 def test_a_rendered_prompt_is_shortened_as_the_engines(http: httpx.Client) -> None:
     body = {"prompt": [300, 301, 302], "truncate_prompt_tokens": 2}
     assert http.post("/v1/completions/render", json=body).json()["prompt_token_ids"] == [301, 302]

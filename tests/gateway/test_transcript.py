@@ -61,6 +61,23 @@ def test_a_stop_string_over_two_steps_is_found_and_not_shown(tokenizer: TextToke
     assert (text, transcript.finish_reason, transcript.stop_string) == ("x = 1", "stop", "\n\n")
 
 
+@given(size=st.integers(1, 7), shows_stop=st.booleans())
+def test_the_id_that_ends_it_is_the_reason_and_shown_where_asked_for(
+    tokenizer: TextTokenizer, size: int, shows_stop: bool
+) -> None:
+    ids = tokenizer.encode("one two three")
+    last, pad, end = ids[-1], tokenizer.control_ids["<|fim_pad|>"], tokenizer.end_ids[0]
+    stop_ids: dict[int, int | str] = {last: last, pad: "<|fim_pad|>", end: end}
+    ending = Ending(100, frozenset({end}), ("<|fim_pad|>",), stop_ids=stop_ids, shows_stop=shows_stop)
+    for stop, reason in ((last, last), (pad, "<|fim_pad|>"), (end, None)):
+        before = ids[:-1]
+        text, transcript = run(tokenizer, ending, steps_of([*before, stop, *ids], size))
+        is_shown = shows_stop and reason is not None
+        assert (transcript.stop_reason, transcript.finish_reason) == (reason, "stop")
+        assert transcript.token_ids == [*before, *([stop] if is_shown else [])]
+        assert text == tokenizer.decode(before) + (tokenizer.decode([stop], False) if is_shown else "")
+
+
 @given(size=st.integers(1, 7))
 def test_a_character_that_the_limit_cuts_is_left_out(tokenizer: TextTokenizer, size: int) -> None:
     ids = tokenizer.encode("ab🦀")

@@ -1,7 +1,8 @@
 """One answer as it grows: tokens in, text out, and why it ended."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from nimble_coder.contract.response import Ranked
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
@@ -35,12 +36,13 @@ class Ending:
     """End ids before so many tokens are passed over, and stop strings in their text."""
     asked_tokens: int = 0
     """What the engine was asked for: more than `max_tokens` where end ids may have to be passed over."""
-    stop_ids: frozenset[int] = frozenset()
-    """Ids a request asked to stop at; they end it even where `end_ids` are ignored."""
+    stop_ids: Mapping[int, int | str] = field(default_factory=dict)
+    """Ids a request asked to stop at, each as itself or as the stop string that spells it; they end it even where
+    `end_ids` are ignored."""
     seconds_after_first_line: float | None = None
     """llama.cpp's `t_max_predict_ms`: the time from the first token on, once a line is complete."""
     shows_stop: bool = False
-    """The stop string that ends it is part of it."""
+    """The stop string or id that ends it is part of it."""
 
 
 class Transcript:
@@ -51,7 +53,7 @@ class Transcript:
         self.cached_tokens: int | None = None
         """Of the prompt; None where the engine has not said it, as when a stop string forestalls its last response."""
         self._ending = ending
-        self._ends = ending.end_ids | ending.stop_ids
+        self._ends = ending.end_ids | ending.stop_ids.keys()
         self._detokenizer = Detokenizer(tokenizer.decode, tokenizer.token_bytes)
         self._stops = StopMatcher(ending.stops, ending.shows_stop)
         self._has_line = False
@@ -70,12 +72,24 @@ class Transcript:
         self.finish_reason: FinishReason | None = None
         """None while it goes on."""
         self.ended_by_id = False
+        self._stop_id: int | str | None = None
+        """Which of `stop_ids` it was, as the request has it."""
         self.accepted_draft_tokens = 0
         self.draft_tokens = 0
 
     @property
     def stop_string(self) -> str | None:
         return self._stops.matched
+
+    @property
+    def stop_reason(self) -> int | str | None:
+        """What of the request ended it (vLLM's name): a stop string, or an id that the model does not end with."""
+        return self._stop_id if self.stop_string is None else self.stop_string
+
+    @property
+    def _spelled_stop(self) -> str:
+        """The stop string that ended it by its id, and so does not show of itself, where it is to be shown."""
+        return self._stop_id if self._ending.shows_stop and isinstance(self._stop_id, str) else ""
 
     @property
     def tokens(self) -> int:
@@ -102,7 +116,7 @@ class Transcript:
         if self._stops.matched is not None:
             self.finish_reason = "stop"
         elif step.is_final or self.ended_by_id or self.tokens >= self._ending.max_tokens or self._is_late(now):
-            text += self._stops.push(self._detokenizer.finish()) + self._stops.flush()
+            text += self._stops.push(self._detokenizer.finish()) + self._stops.flush() + self._spelled_stop
             asked = max(self._ending.asked_tokens, self._ending.max_tokens)
             natural = self.ended_by_id or (step.is_final and self._received < asked)
             self.finish_reason = "stop" if natural or self._stops.matched is not None else "length"
@@ -143,6 +157,8 @@ class Transcript:
                 kept.append(token)
             elif self.tokens + len(kept) >= self._ending.min_tokens:
                 self.ended_by_id = True
+                self._stop_id = None if token in self._ending.end_ids else self._ending.stop_ids[token]
+                kept += [token] if self._ending.shows_stop and self._stop_id is not None else []
                 break
         return kept
 

@@ -137,7 +137,7 @@ class CompletionWire:
         )  # fmt: skip
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:
-        reason, stop = encode(transcript.finish_reason), encode(transcript.stop_string)
+        reason, stop = encode(transcript.finish_reason), encode(transcript.stop_reason)
         return (
             b'%b{"index":%d,"text":"","logprobs":null,"finish_reason":%b,"stop_reason":%b}]%b'
             % (self._head, index, reason, stop, self._tail(usage))
@@ -153,7 +153,7 @@ class CompletionWire:
                 text,
                 self._of_all(index, transcript),
                 reason_of(transcript),
-                transcript.stop_string,
+                transcript.stop_reason,
                 transcript.token_ids if self._include_ids else UNSET,
                 self._prompts[index] if self._include_ids else UNSET,
             )

@@ -28,7 +28,7 @@ async def mistral_fim(front: Front, exchange: Exchange) -> None:
     asked, _ = await service.read(exchange, FimRequest)
     model = service.check_model(asked.model)
     ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.wanted_tokens)
-    room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
+    room = service.room(ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
@@ -96,12 +96,12 @@ async def answer_llama(
 ) -> None:
     """Generates and answers in llama.cpp's format."""
     model = service.check_model(asked.model)
-    stream = bool(asked.stream) and asked.wanted_tokens != 0
+    stream = bool(asked.stream)
     if asked.repetition_penalty is None:
         asked.repetition_penalty = asked.repeat_penalty
     jobs: list[Job] = []
     for ids in prompts:
-        room = service.limits.room(len(ids), asked.wanted_tokens, service.settings.fim_max_tokens)
+        room = service.room(ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
         jobs += service.jobs(ids, asked, room, stream, exchange.client, asked.n_cmpl or 1)
     check_choices(jobs)
     wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)

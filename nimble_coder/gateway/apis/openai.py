@@ -28,8 +28,7 @@ async def completions(front: Front, exchange: Exchange) -> None:
     given = await completion_prompts(service, asked)
     prompts = [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in given]
     copies = asked.n or 1
-    if (asked.best_of or copies) > copies:
-        raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
+    check_best_of(asked.best_of or copies, copies)
     jobs, places = [], list[list[int]]()
     for place, ids in enumerate(prompts):
         is_infill = service.encoder.id("<|fim_middle|>") in ids
@@ -37,7 +36,7 @@ async def completions(front: Front, exchange: Exchange) -> None:
         echo = echo_of(service, asked, place, ids) if asked.echo else ""
         if asked.scores_prompt:
             places += [await places_of(service, asked, place, ids)] * copies
-        room = service.limits.room(len(ids), asked.wanted_tokens, default)
+        room = service.room(ids, asked, asked.wanted_tokens, default)
         jobs += service.jobs(ids, asked, room, bool(asked.stream), exchange.client, copies, echo)
     wire = CompletionWire(
         exchange.request_id,
@@ -50,6 +49,15 @@ async def completions(front: Front, exchange: Exchange) -> None:
         places=places,
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
+
+
+def check_best_of(best_of: int, copies: int) -> None:
+    """Raises `ApiError` for more answers than are sent, of which the service would choose, and for fewer."""
+    if best_of > copies:
+        raise ApiError(400, "best_of above n is not available: ask for n answers and choose", "unsupported", "best_of")
+    if best_of < copies:
+        text = f"best_of is {best_of}, below n, which is {copies}: leave it out"
+        raise ApiError(400, text, "invalid_input", "best_of")
 
 
 async def completion_prompts(service: Service, asked: CompletionRequest) -> list[list[int]]:
@@ -147,7 +155,7 @@ async def chat(front: Front, exchange: Exchange) -> None:
     given = await aside(size, service.chats.encode, asked)
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
-    room = service.limits.room(len(ids), limit, service.limits.max_seq_len)
+    room = service.room(ids, asked, limit, service.limits.max_seq_len)
     token_bytes, calling = service.tokenizer.token_bytes, service.calling(asked)
     jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1, guide=calling.guide)
     wire = ChatWire(

@@ -20,7 +20,7 @@ async def responses(front: Front, exchange: Exchange) -> None:
     chat = as_chat(asked)
     ids = await aside(size, service.chats.encode, chat)
     calling = service.calling(chat)
-    room = service.limits.room(len(ids), asked.max_output_tokens, service.limits.max_seq_len)
+    room = service.room(ids, asked, asked.max_output_tokens, service.limits.max_seq_len)
     jobs = service.jobs(ids, chat, room, bool(asked.stream), exchange.client, guide=calling.guide)
     if asked.text and asked.text.format:
         names = {"response_format": TEXT_FORMAT}

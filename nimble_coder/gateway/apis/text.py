@@ -39,11 +39,19 @@ async def tokenize(front: Front, exchange: Exchange) -> None:
 
 def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes:
     """The answer: every token's text costs more than all the rest, and few ask for it."""
-    shown = [service.token_text(i) for i in ids] if asked.with_pieces or asked.return_token_strs else []
     tokens: list[int | TokenPiece] = [*ids]
     if asked.with_pieces:
-        tokens = [TokenPiece(i, piece) for i, piece in zip(ids, shown, strict=True)]
-    return encode(Tokens(len(ids), service.limits.max_model_len, tokens, shown if asked.return_token_strs else None))
+        tokens = [TokenPiece(i, piece_of(service.tokenizer.token_bytes(i))) for i in ids]
+    shown = [service.token_text(i) for i in ids] if asked.return_token_strs else None
+    return encode(Tokens(len(ids), service.limits.max_model_len, tokens, shown))
+
+
+def piece_of(spelled: bytes) -> str | list[int]:
+    """A token as llama.cpp shows it: a text, or bytes where they are a part of a character."""
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError:
+        return [*spelled]
 
 
 async def detokenize(front: Front, exchange: Exchange) -> None:
@@ -51,7 +59,7 @@ async def detokenize(front: Front, exchange: Exchange) -> None:
     service = front.service
     asked = decode(DetokenizeRequest, await exchange.body(service.settings.max_body_bytes))
     service.check_model(asked.model)
-    ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size)
+    ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size, "tokens")
     text = await aside(len(ids), service.tokenizer.decode, ids, False)
     await exchange.respond(200, encode(Text(text, text)))
 

@@ -89,12 +89,12 @@ class PromptEncoder:
             place += len(part)
         return found
 
-    def check_ids(self, ids: Sequence[object], vocab_size: int) -> list[int]:
-        """A prompt given as token ids; raises `ApiError` for what is none."""
+    def check_ids(self, ids: Sequence[object], vocab_size: int, field: str = "prompt") -> list[int]:
+        """Token ids that a field gives; raises `ApiError` for what is none."""
         checked: list[int] = []
         for i in ids:
             if not isinstance(i, int) or not 0 <= i < vocab_size:
-                text = f"the prompt holds {str(i)[:40]!r}, which is not a token id: ids go from 0 to {vocab_size - 1}"
-                raise ApiError(400, text, "invalid_token_id", "prompt")
+                text = f"{field} holds {str(i)[:40]!r}, which is not a token id: ids go from 0 to {vocab_size - 1}"
+                raise ApiError(400, text, "invalid_token_id", field)
             checked.append(i)
         return checked

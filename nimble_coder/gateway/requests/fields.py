@@ -270,7 +270,7 @@ ANSWERING = (
     Field("stream_options.continuous_usage_stats", VLLM, True, (False,)),
     Field("stream_options.include_obfuscation", OPENAI, True, (False,)),
     Field("include", OPENAI, ["message.output_text.logprobs"], ([], ["reasoning.encrypted_content"]), REFUSED),
-    Field("logprobs", OPENAI, 1, (False,), needs=SAMPLING),
+    Field("logprobs", OPENAI, True, (False,), needs=SAMPLING),
     Field("top_logprobs", OPENAI, 2, (0,), needs=PORTABLE),
     Field("prompt_logprobs", VLLM, 1, (False,)),
     Field("return_token_ids", VLLM, True, (False,)),

@@ -48,7 +48,8 @@ def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
         outputs = asked.structured_outputs
         given = {f"guided_{name}": getattr(outputs, name) for name in ("json", "regex", "choice", "grammar")}
         fields = GuidedFields(**given, guided_json_object=outputs.json_object)
-        yield from (("structured_outputs", guide) for _, guide in of_fields(fields, ""))
+        for name, guide in of_fields(fields, ""):
+            yield f"structured_outputs.{name.removeprefix('guided_')}", guide
     if asked.json_schema not in (None, ""):
         yield "json_schema", of_schema(asked.json_schema)
     if asked.grammar:

@@ -26,8 +26,8 @@ class CompletionChoice(Struct):
     text: str
     logprobs: CompletionLogProbs | None
     finish_reason: FinishReason
-    stop_reason: str | None
-    """The stop string that ended it."""
+    stop_reason: int | str | None
+    """The stop string that ended it, or the one of `stop_token_ids`."""
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
@@ -49,7 +49,7 @@ class CompletionChunkChoice(Struct):
     text: str
     logprobs: CompletionLogProbs | None
     finish_reason: FinishReason | None
-    stop_reason: str | UnsetType | None = UNSET
+    stop_reason: int | str | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     """In a choice's first chunk, where ids are asked for."""

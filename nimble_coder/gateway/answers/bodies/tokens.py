@@ -7,7 +7,8 @@ class TokenPiece(Struct):
     """A token with its text."""
 
     id: int
-    piece: str
+    piece: str | list[int]
+    """Bytes where they are a part of a character."""
 
 
 class Tokens(Struct):

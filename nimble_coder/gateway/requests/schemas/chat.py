@@ -79,6 +79,8 @@ class ChatRequest(OpenAISampling, kw_only=True):
 
     messages: list[Message]
     max_completion_tokens: Length | None = None
+    logprobs: bool | None = None
+    """Of how many alternatives is in `top_logprobs`; a completion says it here."""
     top_logprobs: Alternatives | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
