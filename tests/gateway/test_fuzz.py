@@ -2,7 +2,7 @@
 that the OpenAPI document describes.
 
 The engine is the benchmark's stand-in, so that cases cost little; everything in front of it is real. The number of
-cases of each test is `NIMBLE_FUZZ_CASES`; `scripts/fuzz` runs the whole of it, more than 20,000.
+cases of each test is `NIMBLE_FUZZ_CASES`; `scripts/fuzz` runs the whole of it, more than 30,000.
 """
 
 import json
@@ -302,3 +302,109 @@ def test_grpc_requests_of_any_tensors(
     for tensor in inputs:
         request.inputs.add(**tensor)
     assert call(channel, method, request.SerializeToString()) in FINE
+
+
+def bytes_element(text: str) -> bytes:
+    return len(text.encode()).to_bytes(4, "little") + text.encode()
+
+
+COUNT_1, TEXT = b"\1\0\0\0", bytes_element("def ")
+RUNNABLE = {
+    "ensemble": {"text_input": ("BYTES", [1, 1], TEXT), "max_tokens": ("INT32", [1, 1], COUNT_1)},
+    "tensorrt_llm_bls": {"text_input": ("BYTES", [1, 1], TEXT), "max_tokens": ("INT32", [1, 1], COUNT_1)},
+    "preprocessing": {"QUERY": ("BYTES", [1, 1], TEXT), "REQUEST_OUTPUT_LEN": ("INT32", [1, 1], COUNT_1)},
+    "postprocessing": {
+        "TOKENS_BATCH": ("INT32", [1, 1, 2], b"\7\1\0\0" * 2),
+        "SEQUENCE_LENGTH": ("INT32", [1, 1], COUNT_1),
+    },
+    "tensorrt_llm": {
+        "input_ids": ("INT32", [1, 2], b"\7\1\0\0" * 2),
+        "input_lengths": ("INT32", [1, 1], b"\2\0\0\0"),
+        "request_output_len": ("INT32", [1, 1], COUNT_1),
+    },
+}
+"""Requests that run, so that what is asked for around them counts."""
+OUTPUTS = {
+    "ensemble": ["text_output", "sequence_length"],
+    "tensorrt_llm_bls": ["text_output", "cum_log_probs"],
+    "preprocessing": ["INPUT_ID", "DECODER_INPUT_ID", "STOP_WORDS_IDS"],
+    "postprocessing": ["OUTPUT"],
+    "tensorrt_llm": ["output_ids", "sequence_length"],
+}
+values = st.one_of(
+    st.booleans(), st.integers(-1, 3), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["", "1", "r"])
+)
+parameters = st.dictionaries(
+    st.sampled_from(
+        ["classification", "binary_data_size", "shared_memory_region", "priority", "timeout", "sequence_id",
+         "sequence_start", "sequence_end", "headers", "triton_x", "triton_enable_empty_final_response",
+         "binary_data_output", "draft_tokens", "min_p", "x"]
+    ),
+    values,
+    max_size=1,
+)  # fmt: skip
+wanted = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.dictionaries(st.sampled_from(["classification", "binary_data", "shared_memory_offset", "x"]), values),
+    ),
+    max_size=2,
+)
+"""Which of a model's outputs, and their parameters."""
+
+
+def set_parameters(message: Any, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        kind = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}[type(value)]
+        setattr(message.parameters[name], kind, value)
+
+
+@fuzz
+@given(
+    model=st.sampled_from([*RUNNABLE]),
+    method=st.sampled_from(["ModelInfer", "ModelStreamInfer"]),
+    own=parameters,
+    of_inputs=parameters,
+    outputs=wanted,
+)
+def test_grpc_requests_that_run_with_parameters_of_any_kind(
+    channel: grpc.Channel,
+    model: str,
+    method: str,
+    own: dict[str, Any],
+    of_inputs: dict[str, Any],
+    outputs: list[tuple[int, dict[str, Any]]],
+) -> None:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    set_parameters(request, own)
+    for name, (datatype, shape, content) in RUNNABLE[model].items():
+        set_parameters(request.inputs.add(name=name, datatype=datatype, shape=shape), of_inputs)
+        request.raw_input_contents.append(content)
+    for number, given_parameters in outputs:
+        name = OUTPUTS[model][number % len(OUTPUTS[model])]
+        set_parameters(request.outputs.add(name=name), given_parameters)
+    assert call(channel, method, request.SerializeToString()) in FINE
+
+
+@fuzz
+@given(model=st.sampled_from(["ensemble", "preprocessing"]), own=parameters, of_inputs=parameters, outputs=wanted)
+def test_http_inferences_that_run_with_parameters_of_any_kind(
+    http: httpx.Client,
+    model: str,
+    own: dict[str, Any],
+    of_inputs: dict[str, Any],
+    outputs: list[tuple[int, dict[str, Any]]],
+) -> None:
+    inputs = [
+        {"name": name, "datatype": kind, "shape": shape, "data": ["def "] if kind == "BYTES" else [1]}
+        for name, (kind, shape, _) in RUNNABLE[model].items()
+    ]
+    content = {
+        "parameters": own,
+        "inputs": [tensor | {"parameters": of_inputs} for tensor in inputs],
+        "outputs": [
+            {"name": OUTPUTS[model][number % len(OUTPUTS[model])], "parameters": given_parameters}
+            for number, given_parameters in outputs
+        ],
+    }
+    check(http.post(f"/v2/models/{model}/infer", json=content))
