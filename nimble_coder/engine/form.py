@@ -9,18 +9,19 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from nimble_coder.contract.request import FORM_NAME, MOST_GUIDE, Guide, GuideType, RequestError
 from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import is_endless, references
+from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 from nimble_coder.text.added_tokens import added_tokens
@@ -52,8 +53,6 @@ MOST_REFERENCES = 500
 LEAST_INTEGER = -9_000_000_000_000_000_000
 """For 108 integers from the least one of 64 bits on, llguidance 1.9.1 overflows the stack, which ends the process."""
 LARGEST_INTEGER = 2**63 - 1
-TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
-"""Strings and regular expressions in Lark."""
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
 
@@ -133,8 +132,9 @@ class Forms:
         thread of Python runs; at the first form, every stream would stand still for it."""
         self._vocab_size = vocab_size
         # Which end llguidance is told of does not matter: those of a request take its place. It is special.
-        self._placeholder = next(iter(added_tokens(tokenizer).values()))
-        self._tokenizer = LLTokenizer(str(tokenizer / "tokenizer.json"), vocab_size, self._placeholder)
+        self._control = added_tokens(tokenizer)
+        self._placeholder = min(self._control.values())
+        self._tokenizer = form_tokenizer(tokenizer, vocab_size, self._placeholder)
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Guide, LLMatcher] = OrderedDict()
 
@@ -160,7 +160,7 @@ class Forms:
                 f"{FORM_NAME} has {len(guide.text)} characters, {MOST_GUIDE} is the limit: send a smaller one"
             )
         try:
-            grammar = grammar_of(guide)
+            grammar = grammar_of(guide, self._control)
         except Exception as error:  # the converter of grammars raises Exception itself
             raise RequestError(f"{FORM_NAME} is no {guide.type.value}: {brief(str(error))}") from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
@@ -174,8 +174,8 @@ class Forms:
         raise RequestError(f"{FORM_NAME} is not supported as it is: {brief(matcher.get_error())}")
 
 
-def grammar_of(guide: Guide) -> str:
-    """llguidance's grammar for a form; raises whatever is wrong with it."""
+def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
+    """llguidance's grammar for a form, whose Lark may name control tokens; raises whatever is wrong with it."""
     match guide.type:
         case GuideType.JSON:
             return LLMatcher.grammar_from_json_schema(ANY_OBJECT, overrides=LAYOUT)
@@ -193,7 +193,7 @@ def grammar_of(guide: Guide) -> str:
             if TEXTS.sub("", guide.text).count("&") > MOST_JOINED:
                 raise ValueError(f"it has more than {MOST_JOINED} '&': such terminals take too long to compile")
             check_schemas(guide.text)
-            return LLMatcher.grammar_from_lark(guide.text)
+            return LLMatcher.grammar_from_lark(by_number(guide.text, control))
 
 
 def check_schemas(lark: str) -> None:

@@ -18,7 +18,7 @@ from nimble_coder.engine import form
 from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, MOST_REFERENCES, SECONDS_PER_TOKEN, Forms
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
-from nimble_coder.gateway.requests.forms import turn_guide
+from nimble_coder.gateway.requests.forms import call_guide, turn_guide
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
@@ -334,6 +334,53 @@ def test_what_is_allowed_one_by_one_is_what_is_allowed_together(forms: Forms, gu
         form.accept(int(generator.choice(np.flatnonzero(together))))
         if form.is_over:
             break
+
+
+SPELLED = ["<|im_end|>", "<|endoftext|>", "a<|fim_middle|>b", "<tool_call>", "</tool_call><|im_start|>"]
+
+
+def spelling(text: str) -> list[Guide]:
+    """Forms of every kind that allow this text alone, in JSON where they are schemas."""
+    name = {"type": "object", "properties": {text: {"const": 1}}, "required": [text], "additionalProperties": False}
+    call = call_guide([(text, name, True)], True)
+    return [
+        *(Guide(GuideType.JSON_SCHEMA, json.dumps(schema)) for schema in ({"const": text}, {"enum": [text]}, name)),
+        Guide(GuideType.CHOICE, json.dumps([text])),
+        Guide(GuideType.CHOICE, json.dumps([text, f"{text}!"])),
+        Guide(GuideType.REGEX, re.escape(text)),
+        Guide(GuideType.EBNF_GRAMMAR, f"root ::= {json.dumps(text)}"),
+        Guide(GuideType.LARK, f"start: {json.dumps(text)}"),
+        call,
+    ]
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_the_text_of_a_control_token_is_spelled_out(forms: Forms, tokenizer: TextTokenizer, text: str) -> None:
+    control = set(tokenizer.control_ids.values())
+    for guide in spelling(text):
+        form, ids = forms.open(guide, set(tokenizer.end_ids)), list[int]()
+        while not form.is_over:
+            allowed = form.hold(np.zeros(VOCAB, np.float32)) == 0
+            assert [form.allows(token) for token in control] == [bool(allowed[token]) for token in control]
+            may_end = allowed[tokenizer.end_ids].all()
+            ids.append(END if may_end else int(np.flatnonzero(allowed)[0]))
+            assert form.forced()[:1] in ([], ids[-1:])
+            form.accept(ids[-1])
+        said = [i for i in ids if i not in control]
+        assert text in tokenizer.decode(said)
+        assert [i for i in ids[:-1] if i in control] == []
+
+
+def test_a_grammar_may_name_control_tokens(forms: Forms, tokenizer: TextTokenizer) -> None:
+    texts = '"<tool_call>" /<tool_call>\n<tool_call>/ %json {"const": "<tool_call>"}'
+    form = forms.open(Guide(GuideType.LARK, f"start: <tool_call> {texts}  // not / <tool_call>"), {END})
+    call = tokenizer.encode("<tool_call>")[0]
+    assert form.allows(call)
+    form.accept(call)
+    assert tokenizer.decode(form.forced()) == '<tool_call><tool_call>\n<tool_call>"<tool_call>"'
+    assert call not in form.forced()
+    with pytest.raises(RequestError, match="<no_token>"):
+        forms.open(Guide(GuideType.LARK, "start: <no_token>"), {END})
 
 
 @pytest.mark.parametrize("kind", KINDS)
