@@ -23,6 +23,7 @@ from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import is_endless, references
 from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
 from nimble_coder.engine.likely import Floats
+from nimble_coder.engine.schema_numbers import check_integers, with_inclusive_bounds
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 from nimble_coder.text.added_tokens import added_tokens
 
@@ -50,9 +51,7 @@ MOST_PROPERTIES = 500
 """Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
 MOST_REFERENCES = 500
 """To different places: the time to compile a chain of them grows with the square of its length, 0.2 s for so many."""
-LEAST_INTEGER = -9_000_000_000_000_000_000
-"""For 108 integers from the least one of 64 bits on, llguidance 1.9.1 overflows the stack, which ends the process."""
-LARGEST_INTEGER = 2**63 - 1
+TEXTS_AND_SCHEMAS = re.compile(rf"{TEXTS.pattern}|(?P<mark>%json\s*)")
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
 
@@ -180,8 +179,9 @@ def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
         case GuideType.JSON:
             return LLMatcher.grammar_from_json_schema(ANY_OBJECT, overrides=LAYOUT)
         case GuideType.JSON_SCHEMA:
-            check_schema(json.loads(guide.text))
-            return LLMatcher.grammar_from_json_schema(guide.text, overrides=LAYOUT)
+            schema = json.loads(guide.text)
+            check_schema(schema)
+            return LLMatcher.grammar_from_json_schema(json.dumps(with_inclusive_bounds(schema)), overrides=LAYOUT)
         case GuideType.REGEX:
             return LLMatcher.grammar_from_regex(guide.text)
         case GuideType.EBNF_GRAMMAR:
@@ -193,7 +193,7 @@ def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
             if TEXTS.sub("", guide.text).count("&") > MOST_JOINED:
                 raise ValueError(f"it has more than {MOST_JOINED} '&': such terminals take too long to compile")
             check_schemas(guide.text)
-            return LLMatcher.grammar_from_lark(by_number(guide.text, control))
+            return LLMatcher.grammar_from_lark(by_number(with_bounds(guide.text), control))
 
 
 def check_schemas(lark: str) -> None:
@@ -208,6 +208,17 @@ def check_schemas(lark: str) -> None:
         else:
             check_schema(schema)
             covered = max(covered, end)
+
+
+def with_bounds(lark: str) -> str:
+    """Lark whose schemas have no exclusive bounds."""
+    pieces, place = [], 0
+    for found in TEXTS_AND_SCHEMAS.finditer(lark):
+        if found["mark"]:
+            schema, end = DECODER.raw_decode(lark, found.end())
+            pieces += [lark[place : found.end()], json.dumps(with_inclusive_bounds(schema))]
+            place = end
+    return "".join([*pieces, lark[place:]])
 
 
 def check_schema(schema: Any) -> None:
@@ -228,22 +239,6 @@ def check_properties(schema: Any) -> None:
         raise ValueError(f"an object of it has {len(parts)} properties, {MOST_PROPERTIES} is the limit")
     for part in parts:
         check_properties(part)
-
-
-def check_integers(part: Any, is_value: bool = False) -> None:
-    """Raises ValueError for integers that llguidance cannot write, in what `is_value` or in a const or an enum, and for
-    largest ones that are too small for it."""
-    is_too_large = isinstance(part, int) and part > LARGEST_INTEGER
-    if is_value and (is_too_large or (isinstance(part, int | float) and part < LEAST_INTEGER)):
-        raise ValueError(f"{str(part)[:40]} cannot be held to: send integers from -9*10^18 up to 2^63-1")
-    if isinstance(part, list):
-        for each in part:
-            check_integers(each, is_value)
-    elif isinstance(part, dict):
-        for name, each in part.items():
-            if name in ("maximum", "exclusiveMaximum") and isinstance(each, int | float) and each < LEAST_INTEGER:
-                raise ValueError(f"{name} is {each}, and what is less than -9*10^18 cannot be held to")
-            check_integers(each, is_value or name in ("const", "enum"))
 
 
 def brief(error: str) -> str:

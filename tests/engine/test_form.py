@@ -226,6 +226,7 @@ BAD = {
     "the least integer deep": ("json_schema", f'{{"enum": [{{"a": [{-(2**63) + 100}]}}]}}'),
     "a large negative number": ("json_schema", '{"type": "integer", "enum": [-1e19, 1]}'),
     "a large integer": ("json_schema", f'{{"const": {2**63}}}'),
+    "an integer between floats": ("json_schema", f'{{"enum": [1, {{"a": {2**53 + 1}}}]}}'),
     "the least integers": ("json_schema", f'{{"type": "integer", "minimum": {-(2**63)}, "maximum": {-(2**63) + 9}}}'),
     "the least integers in lark": ("lark", f'start: %json {{"const": {-(2**63)}}}'),
     "one behind what looks like a schema": ("lark", f'start: /%json "/ %json {{"const": {-(2**63)}}}'),
