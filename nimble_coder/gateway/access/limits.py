@@ -14,7 +14,7 @@ from prometheus_client import Gauge
 
 from build_engine.artifact import Artifact
 from build_engine.engine_config import EngineConfig
-from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, portable_limit
+from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.errors import DRAINING, ApiError
@@ -43,7 +43,7 @@ class EngineLimits:
             max_seq_len=min(profile.max_seq_len, max_model_len or profile.max_seq_len),
             vocab_size=EngineConfig.read(artifact.engine).shape.vocab_size,
             lookahead=profile.lookahead,
-            most_lookahead=portable_limit(profile.lookahead) if profile.is_portable else profile.lookahead,
+            most_lookahead=profile.most_lookahead,
         )
 
     @property
