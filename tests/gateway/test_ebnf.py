@@ -139,6 +139,10 @@ REFUSED: dict[str, tuple[GuideType, Any, str]] = {
     "false": (GuideType.JSON_SCHEMA, {"properties": {"a": False}}, "false"),
     "no schema": (GuideType.JSON_SCHEMA, "text", "no value"),
     "a type": (GuideType.JSON_SCHEMA, {"type": "strin"}, "strin"),
+    "no list": (GuideType.JSON_SCHEMA, {"enum": 5}, "enum"),
+    "no format": (GuideType.JSON_SCHEMA, {"type": "string", "format": {}}, "format"),
+    "no type": (GuideType.JSON_SCHEMA, {"type": [{}], "const": 1}, "no value"),
+    "no name": (GuideType.JSON_SCHEMA, {"type": "object", "required": [[]]}, "names"),
     "deep": (GuideType.JSON_SCHEMA, DEEP, "deep"),
     "large": (GuideType.JSON_SCHEMA, {"enum": ["x" * 70_000]}, "65536"),
     "large when written": (GuideType.JSON_SCHEMA, {"enum": ["é" * 20_000]}, "too large"),
@@ -175,6 +179,12 @@ def test_a_lenient_schema_has_such_keywords_passed_over() -> None:
     schema = {**thing(a={"type": "string", "format": "email", "maxLength": 900, "pattern": "a"}, n={"type": "number",
               "minimum": 3}), "x-guidance": {"lenient": True}}  # fmt: skip
     assert texts_of(as_ebnf(Guide(GuideType.JSON_SCHEMA, json.dumps(schema))))
+
+
+@pytest.mark.parametrize("odd", [5, None, "a", []])
+def test_guidance_that_is_no_object_is_passed_over(odd: Any) -> None:
+    schema = Guide(GuideType.JSON_SCHEMA, json.dumps({**SCHEMAS["person"], "x-guidance": odd}))
+    assert as_ebnf(schema) == as_ebnf(Guide(GuideType.JSON_SCHEMA, json.dumps(SCHEMAS["person"])))
 
 
 def test_a_call_has_its_name_and_its_arguments() -> None:

@@ -17,7 +17,7 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import HEAD_SECONDS
 from nimble_coder.gateway.requests.field_check import check_fields
 from nimble_coder.gateway.requests.fields import FORM, Engine
-from nimble_coder.gateway.requests.forms import guide_of
+from nimble_coder.gateway.requests.forms import guide_of, turn_guide
 from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from tests.gateway.conftest import events
@@ -412,6 +412,11 @@ def test_an_engine_that_cannot_be_guided_says_what_can() -> None:
 def test_properties_keep_their_order() -> None:
     body = json.dumps({"messages": [], "guided_json": {"properties": {"z": {}, "a": {}}}}).encode()
     assert guide_of(decode(ChatRequest, body)) == Guide(GuideType.JSON_SCHEMA, '{"properties": {"z": {}, "a": {}}}')
+
+
+@pytest.mark.parametrize("odd", [5, None, "a", []])
+def test_guidance_that_is_no_object_is_passed_over_with_tools_too(odd: Any) -> None:
+    assert turn_guide([], None, {**SCHEMA, "x-guidance": odd}) == turn_guide([], None, SCHEMA)
 
 
 def test_a_form_is_asked_for_over_kserve_too(http: httpx.Client) -> None:

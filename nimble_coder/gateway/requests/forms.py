@@ -148,7 +148,13 @@ def schema_of(function: Function) -> dict[str, Any]:
 
 def laid_out(schema: Any) -> Any:
     """A schema whose values come on one line."""
-    return {**schema, "x-guidance": {**LAYOUT, **schema.get("x-guidance", {})}} if isinstance(schema, dict) else schema
+    return {**schema, "x-guidance": {**LAYOUT, **guidance_of(schema)}} if isinstance(schema, dict) else schema
+
+
+def guidance_of(schema: Any) -> dict[str, Any]:
+    """What a schema says to llguidance: nothing, where that is no object."""
+    found = schema.get("x-guidance") if isinstance(schema, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def call_rules(names: Sequence[str], schemas: Sequence[dict[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nimble_coder.engine.endless import is_endless, resolve
 from nimble_coder.gateway.requests.ebnf.grammar import MOST_COPIES, FormError, Grammar, literal, repeated
+from nimble_coder.gateway.requests.forms import guidance_of
 
 ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator")
@@ -84,8 +85,7 @@ class SchemaGrammar:
         """`grammar` gets the rules. Where the schema's `x-guidance` is lenient, keywords that cannot be held to are
         passed over."""
         self._schema, self._grammar = schema, grammar
-        guidance = schema.get("x-guidance", {}) if isinstance(schema, dict) else {}
-        self._is_lenient = bool(guidance.get("lenient"))
+        self._is_lenient = bool(guidance_of(schema).get("lenient"))
         self._references: dict[str, str] = {}
         grammar.rules.update(ANY)
 
@@ -135,8 +135,10 @@ class SchemaGrammar:
         return self._references[pointer]
 
     def _one_of(self, values: Any, kind: Any) -> str:
+        if not isinstance(values, list):
+            raise FormError("the schema's enum is no list")
         kinds = kind if isinstance(kind, list) else [kind]
-        types = tuple(each for name in kinds for each in TYPES.get(name, ()))
+        types = tuple(each for name in kinds if isinstance(name, str) for each in TYPES.get(name, ()))
         kept = [v for v in values if kind is None or (isinstance(v, types) and (bool in types or v is not bool(v)))]
         if not kept:
             raise FormError("the schema allows no value somewhere")
@@ -169,10 +171,12 @@ class SchemaGrammar:
         return brackets[kind](part, place.inside()) if kind in brackets else kind
 
     def _string(self, part: dict[str, Any]) -> str:
-        if (form := part.get("format")) is not None and not (self._is_lenient and form not in FORMATS):
-            if form not in FORMATS or "minLength" in part or "maxLength" in part:
+        form = part.get("format")
+        known = FORMATS.get(form) if isinstance(form, str) else None
+        if form is not None and not (self._is_lenient and known is None):
+            if known is None or "minLength" in part or "maxLength" in part:
                 raise FormError(f"this engine cannot be held to the schema's format {str(form)[:40]!r}")
-            return self._grammar.add(f'"\\"" {FORMATS[form]} "\\""')
+            return self._grammar.add(f'"\\"" {known} "\\""')
         least, most = whole(part.get("minLength", 0)), part.get("maxLength")
         if most is not None and whole(most) > MOST_COPIES and self._is_lenient:
             most = None
@@ -229,8 +233,9 @@ class SchemaGrammar:
 
     def _object(self, part: dict[str, Any], place: Place) -> str:
         properties, required = part.get("properties", {}), part.get("required", [])
-        if not isinstance(properties, dict) or not isinstance(required, list):
-            raise FormError("the schema's properties or required are no object and no list")
+        is_list = isinstance(required, list) and all(isinstance(name, str) for name in required)
+        if not isinstance(properties, dict) or not is_list:
+            raise FormError("the schema's properties or required are no object and no list of names")
         members = {**properties, **{name: True for name in required if name not in properties}}
         if not members:
             more = part.get("additionalProperties", True)
