@@ -20,6 +20,7 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.requests.forms import Function as FormFunction
 from nimble_coder.gateway.requests.forms import answer_schema, call_guide, guide_of, turn_guide
+from nimble_coder.gateway.requests.parameters import check_parameters
 from nimble_coder.gateway.requests.schemas.chat import (
     RESULTS,
     ChatRequest,
@@ -133,6 +134,9 @@ def calling_of(request: ChatRequest) -> Calling:
     """
     for place, tool in enumerate(request.tools or []):
         check_type(tool.type, place)
+    for tool in request.offered:
+        field = "functions" if request.is_legacy else "tools"
+        check_parameters(tool.function.name, tool.function.parameters, field)
     names = frozenset(tool.function.name for tool in request.offered)
     choice, most = request.choice, 1 if request.is_legacy or request.parallel_tool_calls is False else None
     reason: ChatFinishReason = "function_call" if request.is_legacy else "tool_calls"

@@ -10,6 +10,7 @@ from typing import Any
 
 from nimble_coder.contract.request import Guide, GuideType
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.requests.parameters import of_objects
 from nimble_coder.gateway.requests.schemas.forms import GuidedFields, ResponseFormat
 from nimble_coder.gateway.requests.schemas.sampling import Sampling
 
@@ -142,7 +143,7 @@ def answer_schema(form: Guide) -> Any:
 def schema_of(function: Function) -> dict[str, Any]:
     """The schema of a function's arguments: that of none where it has no parameters."""
     _, parameters, is_strict = function
-    schema = {"type": "object", "additionalProperties": False} if parameters is None else parameters
+    schema = {"type": "object", "additionalProperties": False} if parameters is None else of_objects(parameters)
     return {**schema, "x-guidance": LAYOUT if is_strict else {**LAYOUT, **LENIENT}}
 
 

@@ -50,7 +50,7 @@ def call_ebnf(functions: Sequence[Function]) -> Guide:
     for function in functions:
         name, _, is_strict = function
         try:
-            arguments = SchemaGrammar({"type": "object", **schema_of(function)}, grammar).body()
+            arguments = SchemaGrammar(schema_of(function), grammar).body()
         except FormError as error:
             if is_strict:
                 text = f"the strict parameters of {name[:80]!r} are not available: {error}"
