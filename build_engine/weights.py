@@ -144,8 +144,9 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
 
 def check_hub_settings() -> None:
     """Raises `HubSettingError`."""
-    if not constants.ENDPOINT.startswith(("http://", "https://")):
-        raise HubSettingError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: give a URL that begins with https:// or http://")
+    if not constants.ENDPOINT.lower().startswith(("http://", "https://")):
+        text = f"HF_ENDPOINT is {constants.ENDPOINT!r}: give a URL that begins with https:// or http://, or unset it"
+        raise HubSettingError(text)
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper()
     if offline not in ("", *constants.ENV_VARS_TRUE_VALUES, "0", "NO", "OFF", "FALSE"):
         raise HubSettingError(f"HF_HUB_OFFLINE is {offline.lower()!r}: give 1 to download nothing, or 0")

@@ -28,6 +28,7 @@ from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.served import PROMPTS, compare
 from nimble_coder.client.grpc import CompletionClient
 from nimble_coder.commands import tour
+from nimble_coder.environment import env_names
 from nimble_coder.processes.errors import PortTakenError
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.stopping import stop_signals
@@ -40,6 +41,9 @@ LOOKAHEAD = SMALL[0]
 
 NO_GPU = Hardware((), None, "the quickstart has the portable engine alone, for models up to 7B")
 """Which a GPU serves too."""
+
+OPEN = {env_names(name)[0]: "" for name in ("api_keys", "api_keys_file", "tls_certificate", "tls_key", "tls_client_ca")}
+"""It listens on loopback alone, and its own requests send no key and know no TLS."""
 
 console = Console(highlight=False)
 
@@ -98,7 +102,7 @@ def demonstrate(artifact: Artifact, addresses: Addresses, once: bool) -> None:
     log.unlink(missing_ok=True)
     is_real = artifact.manifest.profile.model != EMBEDDED
     say(f"starting Triton and the gateway on {addresses.http} (HTTP) and {addresses.grpc} (gRPC), log in {log}")
-    with Serving(artifact.directory, addresses, log=log) as serving:
+    with Serving(artifact.directory, addresses, log=log, settings=OPEN) as serving:
         say(f"ready after {serving.wait_ready(600):.1f} s")
         with CompletionClient(addresses.grpc) as client:
             if is_real:
@@ -131,9 +135,10 @@ def main() -> None:
             loaded = load()
             for warning in loaded.warnings:
                 say(warning)
-            addresses = Addresses.free() if args.free_ports else loaded.settings.listening
+            s = loaded.settings
+            addresses = Addresses.free() if args.free_ports else Addresses(s.http_port, s.grpc_port, s.metrics_port)
             addresses.check_free()
-            cache = Cache(args.cache or loaded.settings.cache_path)
+            cache = Cache(args.cache or s.cache_path)
             profile = choose(args.model, args.source)
             say(f"building engine and model repository of {profile.served_names[0]}")
             artifact = build(profile, args.source, cache, lambda t: console.print(f"    {t}", style="dim"))

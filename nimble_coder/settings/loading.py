@@ -125,8 +125,8 @@ class OneOfEach(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Raises `yaml.YAMLError`."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for twice in (key for key in keys if keys.count(key) > 1):
             raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 

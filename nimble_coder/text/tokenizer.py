@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer, as the serving stage uses it."""
 
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,11 +17,25 @@ BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): byte for i, byt
 class TextTokenizer:
     """`tokenizer.json` and the ids its checkpoint stops at. Control tokens in the text become control tokens."""
 
-    def __init__(self, directory: Path) -> None:
-        """Loads from a directory with `tokenizer.json`, `tokenizer_config.json`, and often `generation_config.json`."""
+    def __init__(self, directory: Path, *, is_late: bool = False) -> None:
+        """Loads from a directory with `tokenizer.json`, `tokenizer_config.json`, and often `generation_config.json`.
+
+        One that is late reads its vocabulary when it is first used, also where the directory has gone by then.
+        """
         self.directory = directory
-        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._control = ControlTokens(directory, self._tokenizer.token_to_id)
+        self._control = ControlTokens(directory, self._id_of)
+        with (directory / "tokenizer.json").open("rb") as file:
+            self._file = mmap(file.fileno(), 0, access=ACCESS_READ)
+        if not is_late:
+            _ = self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        with self._file as content:
+            return Tokenizer.from_buffer(content[:])
+
+    def _id_of(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added at its ends."""

@@ -1,5 +1,6 @@
 """The gateway goes by the policy: the (w,n,g) follows the load, the text does not change."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from nimble_coder.gateway.policy import Level, Table, write_policy
 from nimble_coder.processes.gateway import GatewayError, GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses
+from nimble_coder.text.tokenizer import TextTokenizer
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 ASKED = {"prompt": PROMPT, "max_tokens": 48}
@@ -105,6 +107,21 @@ def test_grpc_requests_get_it_too(tuned: GatewayProcesses, http: httpx.Client) -
         own = client.complete(PROMPT, 48, LookaheadConfig(4, 5, 4))
     assert (alone.draft_tokens > 0, crowded.draft_tokens, own.draft_tokens > 0) == (True, 0, True)
     assert alone.text == crowded.text == own.text
+
+
+def test_streams_over_http_get_it_too(http: httpx.Client, tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode(PROMPT)
+    body = {"input_ids": ids, "input_lengths": len(ids), "request_output_len": 48, "streaming": True}
+
+    def drafts() -> int:
+        answer = http.post("/v2/models/tensorrt_llm/generate_stream", json={**body, "return_perf_metrics": True})
+        return sum(map(int, re.findall(r'"total_draft_tokens":(\d+)', answer.text)))
+
+    with ExitStack() as busy:
+        alone = drafts()
+        hold(http, busy)
+        hold(http, busy)
+        assert (alone > 0, drafts()) == (True, 0)
 
 
 def test_a_batch_of_prompts_in_one_grpc_request_gets_a_row_each(tuned: GatewayProcesses) -> None:

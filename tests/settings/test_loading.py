@@ -134,6 +134,12 @@ def test_a_mistake_in_the_file_is_told(text: str, complaint: str, tmp_path: Path
         load({}, {}, tmp_path / "f")
 
 
+def test_a_mapping_may_be_merged_into_another(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("<<: {workers: 2, http_port: 9000}\nworkers: 3")
+    settings = load({}, {}, tmp_path / "f").settings
+    assert (settings.workers, settings.http_port) == (3, 9000)
+
+
 def test_tls_mode_disabled_ignores_the_files() -> None:
     settings = load({}, {"NIM_SSL_MODE": "DISABLED", "NIM_SSL_CERTS_PATH": "c", "NIM_SSL_KEY_PATH": "k"}).settings
     assert not settings.uses_tls

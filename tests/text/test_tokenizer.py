@@ -1,6 +1,8 @@
 """The embedded model's tokenizer has what Qwen2.5-Coder's has."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import transformers
@@ -42,6 +44,16 @@ def test_without_control_it_is_the_tokenizer_of_a_file_without_added_tokens() ->
     assert ours.decode(ours.encode(text).ids) == of_file.decode(of_file.encode(text).ids)
     assert not set(ours.encode(text).ids) & set(TOKENIZER.control_ids.values())
     assert set(TOKENIZER.encode(text)) & set(TOKENIZER.control_ids.values())  # the first one still knows them
+
+
+def test_a_late_one_needs_its_files_no_more(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (EMBEDDED / name).is_file():
+            shutil.copy(EMBEDDED / name, tmp_path)
+    late = TextTokenizer(tmp_path, is_late=True)
+    shutil.rmtree(tmp_path)
+    assert late.encode("import os<|im_end|>") == TOKENIZER.encode("import os<|im_end|>")
+    assert (late.end_ids, late.pad_id) == (TOKENIZER.end_ids, TOKENIZER.pad_id)
 
 
 def test_the_added_tokens_are_those_of_the_tokenizer() -> None:
