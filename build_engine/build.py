@@ -12,7 +12,7 @@ from pathlib import Path
 from build_engine.address import content_address, engine_address
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
 from build_engine.cache import Cache
-from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.checkpoint import Checkpoint, ModelShape, sha256
 from build_engine.engine_config import EngineConfig
 from build_engine.engines import tensorrt
 from build_engine.guide_tokens import write_guide_tokens
@@ -66,10 +66,7 @@ def build(
         else local_weights(model, cache, progress)
     )
     checkpoint = Checkpoint.open(weights.directory)
-    if profile.engine == "tensorrt":
-        tensorrt.check_profile(profile, checkpoint)
-    if options.companion:
-        check_companion(profile, checkpoint)
+    check_plan(profile, checkpoint.shape, options)
     progress(f"hashing {len(checkpoint.files)} files of {checkpoint.directory}")
     source = {path.name: weights.hashes.get(path.name) or sha256(path) for path in checkpoint.files}
     engine_key = engine_address(profile, source, machine.engine_version, options.companion, options.calibration)
@@ -104,13 +101,25 @@ def build(
     return Artifact(place, manifest)
 
 
-def check_companion(profile: Profile, checkpoint: Checkpoint) -> None:
+def check_plan(profile: Profile, shape: ModelShape, options: BuildOptions) -> None:
+    """Raises `ProfileError` where a model of that shape cannot be built as is asked, on whatever machine."""
+    if profile.is_portable:
+        profile.check_positions(shape.max_position_embeddings)
+    else:
+        tensorrt.check_profile(profile, shape)
+    if options.companion:
+        check_companion(profile, shape)
+    if options.calibration and (profile.is_portable or profile.precision != "fp8"):
+        raise ProfileError("only TensorRT engines of fp8 are calibrated with a data set: leave the calibration out")
+
+
+def check_companion(profile: Profile, shape: ModelShape) -> None:
     """Raises `ProfileError` where a profile's engine can have no companion."""
     if profile.is_portable:
         raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
     if profile.lookahead.is_plain:
         raise ProfileError("an engine without lookahead samples: it needs no companion, leave it out")
-    needed, there = plan_companion(profile, checkpoint.shape).required, GPU_TYPES[profile.gpu].memory_mib * MIB
+    needed, there = plan_companion(profile, shape).required, GPU_TYPES[profile.gpu].memory_mib * MIB
     if needed > there:
         raise ProfileError(
             f"an engine and its companion need {needed / GIB:.1f} GiB per GPU, {profile.gpu.upper()} has "

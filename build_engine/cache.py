@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,25 @@ class CacheReadOnlyError(CacheError):
     exit_code = ExitCode.READ_ONLY
 
 
+class NoCacheError(CacheError):
+    """The cache that is to be looked at is not there."""
+
+    exit_code = ExitCode.ASKED
+
+
 class Cache:
     """`ROOT/artifacts/NAME-KEY/`, one directory an artefact, `KEY` being the first 16 digits of its content address."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
+
+    @classmethod
+    def existing(cls, root: Path) -> "Cache":
+        """One that is there already; raises `NoCacheError`."""
+        cache = cls(root)
+        if not cache.root.is_dir():
+            raise NoCacheError(f"there is no cache {cache.root}: build-engine makes one, or name another with --cache")
+        return cache
 
     @property
     def artifacts(self) -> Path:
@@ -44,14 +59,22 @@ class Cache:
 
     def log(self, place: Path) -> Path:
         """The log of the commands that build an artefact; it stays when a build fails."""
-        with self.writing():
-            (self.root / "logs").mkdir(parents=True, exist_ok=True)
+        self.make(self.root / "logs")
         return self.root / "logs" / f"{place.name}.log"
+
+    def make(self, directory: Path) -> None:
+        """Makes a directory of the cache; raises `CacheError` where it cannot be made."""
+        try:
+            with self.writing():
+                directory.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # as /proc answers, which has no place for it
+            raise CacheReadOnlyError(
+                f"the cache {self.root} cannot be made there; choose another place with --cache"
+            ) from None
 
     def check_space(self, needed: int, purpose: str) -> None:
         """Raises `CacheError` where the file system has less than `needed` bytes free."""
-        with self.writing():
-            self.root.mkdir(parents=True, exist_ok=True)
+        self.make(self.root)
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise CacheError(
@@ -66,8 +89,8 @@ class Cache:
         Commands started with `close_fds=False` hold it too: those of a killed builder write into its draft until they
         end, and until then nobody else may.
         """
+        self.make(self.artifacts)
         with self.writing():
-            self.artifacts.mkdir(parents=True, exist_ok=True)
             lock = (self.artifacts / f".{place.name}.lock").open("w")
         with lock:
             os.set_inheritable(lock.fileno(), True)
@@ -115,6 +138,12 @@ class Cache:
         finally:
             for leftover in (draft, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def try_writing(directory: Path) -> None:
+    """Makes a directory that a long work's result is for, and leaves nothing in it; raises `OSError`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=directory).close()
 
 
 def is_locked(lock: Path) -> bool:

@@ -110,9 +110,7 @@ class Checkpoint:
         Raises `CheckpointError` naming the first thing that is wrong.
         """
         if not directory.is_dir():
-            raise CheckpointError(
-                f"{directory} is not a directory; give the folder that holds config.json, or a GGUF file"
-            )
+            raise CheckpointError(f"{directory} is not a directory: give the folder that holds config.json")
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if not (directory / name).is_file():
                 raise CheckpointError(f"{directory} lacks {name}; download the whole checkpoint")

@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:
     from build_engine.gguf.model import GgufModel
 
 
+EMBEDDED_MODEL = Path(__file__).parent / "embedded_model"
+"""The checkpoint that is shipped with this package."""
+
+
 def local_model(name: str | None) -> Path | None:
     """A model that is named by its absolute path, or by that of a GGUF file; None where it is named otherwise."""
     path = Path(name or "")
-    return path if path.suffix == ".gguf" or (path.is_absolute() and (path / "config.json").is_file()) else None
+    return path if path.suffix == ".gguf" or path.is_absolute() else None
 
 
 def is_gguf(source: Path) -> bool:
@@ -23,6 +27,11 @@ def is_gguf(source: Path) -> bool:
 
 def open_local(source: Path) -> "Checkpoint | GgufModel":
     """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`."""
+    if not (source.exists() or source.is_symlink()):
+        raise CheckpointError(
+            f"{source} does not exist: give the folder that holds config.json, or a GGUF file; a published model is "
+            f"named by --model-name, a profile by --profile"
+        )
     if is_gguf(source):
         from build_engine.gguf.model import GgufModel  # noqa: PLC0415 - nothing else needs the package
 

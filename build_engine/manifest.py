@@ -70,8 +70,8 @@ class Manifest:
             profile = content["profile"]
             content["profile"] = Profile(**{**profile, "lookahead": LookaheadConfig(**profile["lookahead"])})
             return cls(**content)
-        except OSError:
-            raise ManifestError(f"{artifact} is no finished artefact: it has no {NAME}; run build-engine") from None
+        except OSError as error:
+            raise ManifestError(f"{artifact} {what_it_is(artifact, error)}") from None
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, ManifestError):
                 raise
@@ -96,6 +96,17 @@ class Manifest:
         for record in self.files:
             if sha256(artifact / record.path) != record.sha256:
                 raise ManifestError(f"{artifact / record.path} changed after it was built; build the artefact again")
+
+
+def what_it_is(place: Path, error: OSError) -> str:
+    """Of a path whose manifest cannot be read: why not, and what to do."""
+    if not place.exists():
+        return "does not exist; give the directory that build-engine printed"
+    if place.suffix == ".gguf" or (place / "config.json").is_file():
+        return f"is a checkpoint and no artefact; `nimble-coder build-engine --model {place}` makes one of it"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"is no finished artefact: it has no {NAME}; run build-engine"
+    return f"has a {NAME} that cannot be read: {error.strerror}"
 
 
 def record_files(artifact: Path) -> list[FileRecord]:

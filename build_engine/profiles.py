@@ -66,8 +66,9 @@ class Profile:
     cancellation_check_period_ms: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.max_batch_size, self.max_input_len, self.max_num_tokens) < 1:
-            raise ProfileError("max_batch_size, max_input_len and max_num_tokens must be at least 1")
+        for name in ("max_batch_size", "max_seq_len", "max_input_len", "max_num_tokens"):
+            if getattr(self, name) < 1:
+                raise ProfileError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.max_input_len >= self.max_seq_len:
             raise ProfileError(
                 f"max_input_len {self.max_input_len} leaves no room for output: "
@@ -80,6 +81,8 @@ class Profile:
             raise ProfileError(f"{self.precision} of the torch engine is for CPUs: choose bf16 or fp8")
         if self.is_portable and self.gpu != CUDA and self.precision == "fp8":
             raise ProfileError("fp8 of the torch engine is for GPUs: choose bf16, int8 or int4")
+        if self.is_portable and self.fp8_kv_cache:
+            raise ProfileError("an fp8 KV cache is for TensorRT engines: choose a profile of those, or leave it out")
         if self.int8_kv_cache and (not self.is_portable or self.gpu == CUDA or self.precision not in STEP_PRECISIONS):
             raise ProfileError(
                 f"an int8 KV cache is for the torch engine on CPUs, in one of {', '.join(STEP_PRECISIONS)}: "
@@ -99,6 +102,16 @@ class Profile:
             raise ProfileError(
                 f"max_input_len {self.max_input_len} exceeds max_num_tokens {self.max_num_tokens}: a prompt is "
                 f"computed in one forward pass (chunked context is off with lookahead decoding); raise max_num_tokens"
+            )
+
+    def check_positions(self, positions: int) -> None:
+        """Raises `ProfileError` where a model has too few; drafts take those behind a TensorRT engine's last token."""
+        draft = 0 if self.is_portable else self.lookahead.max_draft_tokens
+        if self.max_seq_len + draft > positions:
+            exceed = f"and the {draft} draft tokens behind it exceed" if draft else "exceeds"
+            raise ProfileError(
+                f"max_seq_len {self.max_seq_len} {exceed} the model's {positions} positions: lower --max-seq-len to "
+                f"{positions - draft} or less"
             )
 
     @property

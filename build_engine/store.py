@@ -6,10 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
-from build_engine.cache import CacheError
+from build_engine.cache import try_writing
+from build_engine.exit_codes import ExitCode
 from build_engine.manifest import record_files
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import places_of, render_repository
+
+
+class StoreError(ValueError):
+    """A directory that no store can be written to; says why."""
+
+    exit_code = ExitCode.ASKED
 
 
 def create_store(
@@ -19,13 +26,10 @@ def create_store(
 
     `mounted_at` is where the server will see `target`, itself where None: Triton's configuration names absolute paths.
     `gpus_per_node` spreads the engine over several machines with so many GPUs each, which is all that is changed of it.
-    Raises `CacheError` where the target is in use, `ProfileError` where the engine cannot be spread so.
+    Raises `StoreError` where the target cannot be written, `ProfileError` where the engine cannot be spread so.
     """
-    if gpus_per_node:
-        check_spread(artifact.manifest.profile, gpus_per_node)
     target = target.absolute()
-    if target.exists() and any(target.iterdir()):
-        raise CacheError(f"{target} is not empty: give a new directory")
+    check_store(artifact.manifest.profile, target, mounted_at, gpus_per_node)
     home, draft = mounted_at or target, target.with_name(f".{target.name}.building")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -33,7 +37,7 @@ def create_store(
         parts = [part for part in (ENGINE, PLAIN_ENGINE, TOKENIZER) if (artifact.directory / part).is_dir()]
         for part in parts:
             shutil.copytree(artifact.directory / part, draft / part)
-            if gpus_per_node and part != TOKENIZER:
+            if gpus_per_node is not None and part != TOKENIZER:
                 spread(draft / part / "config.json", gpus_per_node)
         profile = artifact.manifest.profile
         render_repository(profile, places_of(artifact, home, profile), draft / REPOSITORY)
@@ -44,6 +48,20 @@ def create_store(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target / REPOSITORY
+
+
+def check_store(profile: Profile, target: Path, mounted_at: Path | None, gpus_per_node: int | None) -> None:
+    """Raises `StoreError` or `ProfileError` where a store cannot be made so, which takes no engine to know."""
+    if gpus_per_node is not None:
+        check_spread(profile, gpus_per_node)
+    if mounted_at and not mounted_at.is_absolute():
+        raise StoreError(f"{mounted_at} is no absolute path: Triton's configuration names where the store is mounted")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} is {'not empty' if target.is_dir() else 'a file'}: give a new directory")
+    try:
+        try_writing(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be made: {error.strerror}; give another directory") from None
 
 
 def check_spread(profile: Profile, gpus_per_node: int) -> None:

@@ -79,7 +79,8 @@ def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Pa
     (machine.cache / "artifacts" / ".demo-0.building").mkdir()
     listed = machine.call("cache", "list", "--format", "json")
     assert {entry["kind"] for entry in json.loads(listed.stdout)} == {"artifact", "leftover"}
-    assert machine.call("cache", "verify").stdout == f"ok       {built.stdout}"
+    whole = "1 of 1 artefacts are as they were published\n"
+    assert machine.call("cache", "verify").stdout == f"ok       {built.stdout}{whole}"
     assert ".demo-0.building" in machine.call("cache", "prune", "--dry-run").stdout
     assert machine.call("cache", "prune").returncode == 0
     assert machine.leftovers == []
@@ -91,6 +92,64 @@ def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Pa
     damaged = machine.call("cache", "verify")
     assert damaged.returncode == 8
     assert "changed after it was built" in damaged.stderr
+    assert damaged.stdout.endswith("\n0 of 1 artefacts are as they were published\n")
+
+
+def test_a_cache_without_artefacts_says_so(machine: Machine) -> None:
+    machine.cache.mkdir()
+    assert machine.call("cache", "verify").stdout == "there are no artefacts\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-p", "demo", "--lookahead", "99,99,99", "--max-batch-size", "2"],
+        ["-p", "demo", "--precision", "bf16", "--int8-kv-cache", "--max-seq-len", "400", "--max-num-tokens", "64"],
+        ["-p", "qwen2.5-coder-0.5b-torch-bf16-w1n4g1", "--max-input-len", "300", "--revision", "v1"],
+    ],
+)
+def test_the_dry_run_of_a_portable_engine_prints_a_command_that_builds_the_same(
+    machine: Machine, options: list[str]
+) -> None:
+    planned = machine.call("build-engine", "--dry-run", *options).stdout
+    command = planned.splitlines()[-1].partition("  #")[0].split()[1:]
+    assert machine.call(*command, "--dry-run").stdout == planned
+
+
+def test_the_dry_run_downloads_by_a_name_that_is_known(machine: Machine) -> None:
+    script = machine.call("build-engine", "-p", SEVEN, "--dry-run", "--max-batch-size", "3").stdout
+    assert f"$(nimble-coder download-to-cache -p {SEVEN})" in script
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (["-p", "demo", "--companion"], 2, "it needs no companion"),
+        (["-p", "demo", "--max-seq-len", "999999"], 2, "exceeds the model's 8192 positions"),
+        (["-p", SEVEN, "--max-seq-len", "32768"], 2, "the 111 draft tokens behind it exceed"),
+        (["-p", "demo", "--model", "/nowhere"], 4, "/nowhere does not exist"),
+        (["-p", "demo", "--fp8-kv-cache"], 2, "an fp8 KV cache is for TensorRT engines"),
+        (["-p", "demo", "--calibration", "code"], 2, "leave the calibration out"),
+        (["-p", SEVEN, "--calibration", "code"], 2, "leave the calibration out"),
+    ],
+)
+def test_the_dry_run_refuses_what_the_build_would(machine: Machine, options: list[str], code: int, reason: str) -> None:
+    answer = machine.call("build-engine", "--dry-run", *options)
+    assert (answer.returncode, answer.stdout) == (code, "")
+    assert reason in answer.stderr
+
+
+def test_a_model_in_the_environment_is_for_when_no_profile_is_chosen(machine: Machine) -> None:
+    machine.set(NIM_MODEL_NAME="qwen2.5-coder-3b")
+    assert machine.call("build-engine", "-p", "demo", "--dry-run").returncode == 0
+
+
+def test_a_store_is_refused_before_anything_is_built(machine: Machine) -> None:
+    (machine.home / "store" / "old").mkdir(parents=True)
+    answer = machine.call("create-model-store", "-p", "demo", "-m", machine.home / "store")
+    assert answer.returncode == 2
+    assert "is not empty" in answer.stderr
+    assert not machine.cache.exists()
 
 
 def test_a_store_for_several_machines_is_refused_before_anything_is_built(h100: Machine) -> None:

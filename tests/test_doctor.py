@@ -189,5 +189,5 @@ def test_the_command_ends_with_1_where_something_is_wrong(artifact: Artifact, ma
     machine.set(NIMBLE_ARTIFACT="/nowhere")
     ill = subprocess.run([*COMMAND, "doctor"], capture_output=True, text=True, check=False)
     assert ill.returncode == 1
-    assert "wrong    engine           /nowhere is no finished artefact" in ill.stdout
+    assert "wrong    engine           /nowhere does not exist" in ill.stdout
     assert "-> nimble-coder cache prune, then build-engine" in ill.stdout

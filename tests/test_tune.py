@@ -164,7 +164,9 @@ def test_the_command_measures_a_served_engine_and_writes_its_policy(artifact: Ar
         (["--loads", "1,64"], "this engine runs 1 to 32 requests at once"),
         (["--loads", "many"], "not a list of whole numbers"),
         (["--config", "9,8,8"], "exceeds the engine's"),
-        (["--prompts", "/nowhere"], "needs .txt files"),
+        (["--prompts", "/nowhere"], "/nowhere is no folder of .txt files"),
+        (["--output", "/proc/x/policy.yaml"], "/proc/x/policy.yaml cannot be written"),
+        (["--output", "/etc"], "/etc is a directory"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(
@@ -173,3 +175,4 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(
     done = run(artifact, *options)
     assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
+    assert "starting Triton" not in done.stderr

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import ModelShape
 from build_engine.engine_config import EngineConfig
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig
@@ -167,15 +167,9 @@ def last_lines(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
 
 
-def check_profile(profile: Profile, checkpoint: Checkpoint) -> None:
+def check_profile(profile: Profile, shape: ModelShape) -> None:
     """Raises `ProfileError` where a model cannot be built as the profile says."""
-    shape, draft = checkpoint.shape, profile.lookahead.max_draft_tokens
-    if profile.max_seq_len + draft > shape.max_position_embeddings:
-        raise ProfileError(
-            f"max_seq_len {profile.max_seq_len} and the {draft} draft tokens behind it exceed the model's "
-            f"{shape.max_position_embeddings} positions: lower --max-seq-len to "
-            f"{shape.max_position_embeddings - draft} or less"
-        )
+    profile.check_positions(shape.max_position_embeddings)
     if shape.num_attention_heads % profile.tensor_parallel:
         raise ProfileError(
             f"{shape.num_attention_heads} attention heads cannot be split over {profile.tensor_parallel} GPUs: "

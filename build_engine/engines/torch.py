@@ -35,9 +35,7 @@ def build_torch_engine(
 
     Raises `ProfileError` where the profile asks for what the model or this engine cannot do.
     """
-    limit = checkpoint.shape.max_position_embeddings
-    if profile.max_seq_len > limit:
-        raise ProfileError(f"max_seq_len {profile.max_seq_len} exceeds the model's {limit} positions; lower it")
+    profile.check_positions(checkpoint.shape.max_position_embeddings)
     if profile.tensor_parallel != 1:
         raise ProfileError("the torch engine runs on one device: tensor_parallel must be 1")
     numbers = PRECISIONS[profile.precision]

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import PRECISIONS
-from nimble_coder.commands.terminal import fail, say
+from nimble_coder.commands.terminal import Format, FormatOption, UsageError, fail, say
 from nimble_coder.environment import DEFAULT_CACHE, env_names
 
 if TYPE_CHECKING:
+    from build_engine.checkpoint import ModelShape
     from build_engine.profiles import Profile
     from build_engine.verify import Verifier
 
@@ -23,6 +25,8 @@ app = typer.Typer()
 cache_app = typer.Typer(no_args_is_help=True, help="Look at the cache, check it, and make room.")
 app.add_typer(cache_app, name="cache")
 
+AUTOMATIC = ("auto", "default")
+"""Names of the best profile for this machine."""
 ERRORS = (ValueError, RuntimeError, OSError)
 
 CacheOption = Annotated[
@@ -59,11 +63,33 @@ def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profil
     from build_engine.profiles import find_profile
     from build_engine.selection import profile_of, select_profile
 
-    if name not in ("auto", "default"):
+    if name not in AUTOMATIC:
         return find_profile(name)
     if source and (not model or local_model(model)):
         return profile_of(open_local(source), detect_hardware())
     return select_profile(detect_hardware(), model.removeprefix("hf://") if model else None)
+
+
+def shape_of(profile: "Profile", source: Path | None) -> "ModelShape":
+    """Of the checkpoint that is given, else of the profile's own, without downloading it."""
+    from build_engine.catalog import find_model
+    from build_engine.local import EMBEDDED_MODEL, open_local
+    from build_engine.profiles import EMBEDDED
+
+    if source or profile.model == EMBEDDED:
+        return open_local(source or EMBEDDED_MODEL).shape
+    return find_model(profile.model).shape
+
+
+def check_named(context: typer.Context, profile: str, model: str | None) -> None:
+    """Raises `UsageError` for an option that would go unheard. A variable that says the same is for when no profile is
+    chosen: `serve` reads it so."""
+    from build_engine.local import local_model
+
+    origin = context.get_parameter_source("model")
+    is_option = origin is not None and origin.name == "COMMANDLINE"
+    if is_option and profile not in AUTOMATIC and not local_model(model):
+        raise UsageError(f"the profile {profile} says which model it is of: leave out --model-name {model}")
 
 
 def served_verifier() -> "Verifier":
@@ -75,19 +101,16 @@ def served_verifier() -> "Verifier":
 
 @app.command("list-model-profiles")
 def list_model_profiles(
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: FormatOption = Format.TEXT,
     model: Annotated[str | None, typer.Option("--model-name", help="Only profiles of this model.")] = None,
 ) -> None:
     """Show this machine, and which profiles run on it; for the others why not, and what to do."""
     from build_engine.hardware import detect_hardware
-    from build_engine.profiles import ProfileError
     from nimble_coder.commands.profile_report import report_json, report_text
 
     try:
-        if output_format not in ("text", "json"):
-            raise ProfileError(f"format {output_format!r} is not text or json")
         hardware = detect_hardware()
-        report = report_json(hardware, model) if output_format == "json" else report_text(hardware, model)
+        report = report_json(hardware, model) if output_format is Format.JSON else report_text(hardware, model)
     except ERRORS as error:
         fail(error)
     typer.echo(report)
@@ -95,6 +118,7 @@ def list_model_profiles(
 
 @app.command("download-to-cache")
 def download_to_cache(
+    context: typer.Context,
     profile: ProfileOption = "auto",
     model: ModelOption = None,
     source: FromOption = None,
@@ -108,6 +132,7 @@ def download_to_cache(
     from build_engine.weights import import_weights, own_weights
 
     try:
+        check_named(context, profile, model)
         source = source or local_model(model)
         chosen = chosen_profile(profile, model, source)
         if source and chosen.model != EMBEDDED:
@@ -121,6 +146,7 @@ def download_to_cache(
 
 @app.command("build-engine")
 def build_engine(
+    context: typer.Context,
     profile: ProfileOption = "auto",
     model: ModelOption = None,
     source: FromOption = None,
@@ -133,7 +159,7 @@ def build_engine(
     max_input_len: Annotated[int | None, typer.Option(help="Longest prompt, in tokens.")] = None,
     max_seq_len: Annotated[int | None, typer.Option(help="Longest prompt plus output, in tokens.")] = None,
     max_num_tokens: Annotated[int | None, typer.Option(help="Most tokens of one forward pass.")] = None,
-    workers: Annotated[int, typer.Option(help="Ranks compiled at once, each on its own GPU.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Ranks compiled at once, each on its own GPU.")] = 1,
     companion: CompanionOption = False,
     calibration: Annotated[str | None, typer.Option(help="Data set for fp8; code by default.")] = None,
     allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="Try an unproven TensorRT-LLM.")] = False,
@@ -142,17 +168,19 @@ def build_engine(
     cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Build an engine and its Triton model repository; prints the artefact's directory."""
-    from build_engine.build import BuildOptions, build
+    from build_engine.build import BuildOptions, build, check_plan
     from build_engine.cache import Cache
     from build_engine.dry_run import shell_script
     from build_engine.local import local_model
     from build_engine.profiles import ProfileError
 
     try:
+        check_named(context, profile, model)
         source = source or local_model(model)
         if precision is not None and precision not in PRECISIONS:
             raise ProfileError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        chosen = chosen_profile(profile, model, source).with_limits(
+        base = chosen_profile(profile, model, source)
+        chosen = base.with_limits(
             lookahead=LookaheadConfig.parse(lookahead) if lookahead else None,
             precision=precision,
             fp8_kv_cache=fp8_kv_cache or None,
@@ -164,8 +192,9 @@ def build_engine(
             max_num_tokens=max_num_tokens,
         )
         options = BuildOptions(companion, workers, calibration, allow_unproven, revision)
+        check_plan(chosen, shape_of(chosen, source), options)
         if dry_run:
-            typer.echo(shell_script(chosen, source, options))
+            typer.echo(shell_script(chosen, source, options, base))
             return
         say(f"profile {chosen.name} ({chosen.id})")
         verifier = None if skip_verify else served_verifier()
@@ -191,12 +220,11 @@ def create_model_store(
     from build_engine.build import BuildOptions, build
     from build_engine.cache import Cache
     from build_engine.profiles import find_profile
-    from build_engine.store import check_spread, create_store
+    from build_engine.store import check_store, create_store
 
     try:
         chosen = find_profile(profile)
-        if gpus_per_node:
-            check_spread(chosen, gpus_per_node)  # before hours of building
+        check_store(chosen, directory.absolute(), mounted_at, gpus_per_node)  # before hours of building
         verifier = None if skip_verify else served_verifier()
         options = BuildOptions(companion, revision=revision)
         artifact = build(chosen, source, Cache(cache), say, options=options, verifier=verifier)
@@ -208,15 +236,18 @@ def create_model_store(
 
 @cache_app.command("list")
 def cache_list(
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: FormatOption = Format.TEXT,
     cache: CacheOption = Path(DEFAULT_CACHE),
 ) -> None:
     """Show artefacts, checkpoints and leftovers with their sizes."""
     from build_engine.cache import Cache
     from build_engine.inventory import inventory, size_of
 
-    entries = inventory(Cache(cache))
-    if output_format == "json":
+    try:
+        entries = inventory(Cache.existing(cache))
+    except ERRORS as error:
+        fail(error)
+    if output_format is Format.JSON:
         typer.echo(json.dumps([{**asdict(entry), "path": str(entry.path)} for entry in entries], indent=2))
         return
     for entry in entries:
@@ -233,15 +264,19 @@ def cache_verify(cache: CacheOption = Path(DEFAULT_CACHE)) -> None:
     from build_engine.cache import Cache
     from build_engine.inventory import inventory
 
-    damaged = 0
-    for entry in inventory(Cache(cache), read_everything=True):
-        if entry.kind == "artifact":
-            typer.echo(f"{'damaged' if entry.is_damaged else 'ok':<8} {entry.path}")
-            if entry.is_damaged:
-                say(entry.state)
-                damaged += 1
+    try:
+        artifacts = [each for each in inventory(Cache.existing(cache), read_everything=True) if each.kind == "artifact"]
+    except ERRORS as error:
+        fail(error)
+    for entry in artifacts:
+        typer.echo(f"{'damaged' if entry.is_damaged else 'ok':<8} {entry.path}")
+        if entry.is_damaged:
+            say(entry.state)
+    damaged = sum(entry.is_damaged for entry in artifacts)
+    whole = f"{len(artifacts) - damaged} of {len(artifacts)} artefacts are as they were published"
+    typer.echo(whole if artifacts else "there are no artefacts")  # a copy that copied nothing must be seen
     if damaged:
-        raise typer.Exit(8)
+        raise typer.Exit(ExitCode.ARTIFACT)
 
 
 @cache_app.command("prune")
@@ -254,8 +289,8 @@ def cache_prune(
     from build_engine.cache import Cache
     from build_engine.inventory import inventory, prunable, remove, size_of
 
-    place = Cache(cache)
     try:
+        place = Cache.existing(cache)
         everything, going = inventory(place), prunable(place, superseded)
         staying = [entry.path for entry in everything if entry not in going]
         freed = size_of(*(entry.path for entry in everything)) - size_of(*staying)

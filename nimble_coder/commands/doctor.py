@@ -27,6 +27,7 @@ from build_engine.versions import (
 )
 from nimble_coder.commands.health import ask
 from nimble_coder.commands.installed import container_release
+from nimble_coder.commands.terminal import Format
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes, slots_within
 from nimble_coder.gateway.access.certificate import SOON, valid_until
@@ -362,9 +363,9 @@ def check_clock(choice: Choice | None) -> Finding:
     return Finding("clock", "wrong", f"{seen}, before {known.isoformat()}", "set the host's clock (NTP)")
 
 
-def report(findings: list[Finding], output_format: str) -> str:
+def report(findings: list[Finding], output_format: Format) -> str:
     """As JSON, or as lines for a person."""
-    if output_format == "json":
+    if output_format is Format.JSON:
         return json.dumps([asdict(finding) for finding in findings], indent=2)
     lines = []
     for finding in findings:

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nimble_coder.commands.terminal import fail
+from nimble_coder.commands.terminal import Format, FormatOption, fail
 from nimble_coder.planning.measured import PlanError, read_kinds
 from nimble_coder.planning.simulation import fewest, outcome
 
@@ -23,19 +24,21 @@ def plan(
     mix: Annotated[str, typer.Option(help="completion=3,chat=1: weights of what was measured; all alike.")] = "",
     ttft: Annotated[float, typer.Option(help="Objective for 95 of 100: seconds to the first token.")] = 1.0,
     itl: Annotated[float, typer.Option(help="Objective for 95 of 100: seconds between tokens.")] = 0.1,
-    max_at_once: Annotated[int, typer.Option(help="Requests that the engine runs at once.")] = 64,
-    gpus: Annotated[int, typer.Option(help="Of one pod.")] = 1,
-    replicas: Annotated[int | None, typer.Option(help="Tell of so many pods instead of finding the fewest.")] = None,
-    requests: Annotated[int, typer.Option(help="To simulate.")] = 20000,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    max_at_once: Annotated[int, typer.Option(min=1, help="Requests that the engine runs at once.")] = 64,
+    gpus: Annotated[int, typer.Option(min=1, help="Of one pod.")] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Tell of so many pods instead of finding the fewest.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="To simulate.")] = 20000,
+    output_format: FormatOption = Format.TEXT,
 ) -> None:
     """Simulate a load on several pods: how many are needed, and what users see. A simulation, not a measurement."""
     try:
         if (rate is None) == (developers is None):
             raise PlanError("name the load with --rate or with --developers, one of them")
         load = rate if rate is not None else (developers or 0) * per_minute / 60
-        if load <= 0:
-            raise PlanError(f"the load is {load} requests a second: it must be above zero")
+        if not 0 < load < inf:
+            raise PlanError(f"the load is {load} requests a second: it must be above zero, and finite")
         known = read_kinds(measured)
         kinds = [(known[name], weight) for name, weight in weights(mix, list(known)).items()]
         if replicas:
@@ -44,9 +47,9 @@ def plan(
             raise PlanError(f"no number of pods has a first token in {ttft:g} s and {itl:g} s between tokens")
         else:
             found = fitting
-    except (PlanError, OSError) as error:
+    except PlanError as error:
         fail(error)
-    if output_format == "json":
+    if output_format is Format.JSON:
         typer.echo(json.dumps({"rate": load, "gpus": found.pods * gpus, **asdict(found)}))
         return
     typer.echo(f"{found.pods} pods, {found.pods * gpus} GPUs for {load:.2f} requests a second (simulated)")
@@ -61,6 +64,8 @@ def weights(mix: str, known: list[str]) -> dict[str, float]:
     found = {}
     for part in mix.split(","):
         name, _, weight = part.partition("=")
+        if weight and not weight.replace(".", "", 1).isdecimal():
+            raise PlanError(f"{weight!r} is no weight of {name}: give a number such as 3")
         if name not in known:
             raise PlanError(f"{name!r} was not measured: there is {', '.join(known)}")
         found[name] = float(weight or 1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from build_engine.exit_codes import ExitCode, exit_code_of
-from nimble_coder.commands.terminal import fail
+from nimble_coder.commands.terminal import Format, FormatOption, fail
 from nimble_coder.environment import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", envvar=CONFIG_FILE, help="YAML file with settings.")]
 REST = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """For commands whose arguments are read by somebody else."""
@@ -122,7 +121,7 @@ def version(
         str | None, typer.Option(metavar="TAG", help="Refuse a Triton container that cannot run lookahead engines.")
     ] = None,
     allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="Accept a container nobody tried.")] = False,
-    output_format: FormatOption = "text",
+    output_format: FormatOption = Format.TEXT,
 ) -> None:
     """Show the versions of everything that serves, or judge a container by its tag."""
     from build_engine.versions import IncompatibleError
@@ -137,7 +136,7 @@ def version(
         typer.echo(f"{check_container}: {line.verdict.value}: {line.reason}")
         return
     found = installed_versions()
-    if output_format == "json":
+    if output_format is Format.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
     for name, text in found.items():
@@ -146,7 +145,7 @@ def version(
 
 @app.command()
 def doctor(
-    output_format: FormatOption = "text",
+    output_format: FormatOption = Format.TEXT,
     config: ConfigOption = None,
 ) -> None:
     """Examine this machine and what would be served; exit code 1 where something is wrong."""

@@ -1,13 +1,30 @@
 """What every command shares: messages on standard error, and how a command fails."""
 
-from typing import NoReturn
+from enum import StrEnum
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from build_engine.exit_codes import exit_code_of
+from build_engine.exit_codes import ExitCode, exit_code_of
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
+
+
+class UsageError(ValueError):
+    """Options that contradict each other, or one that means nothing here; says which."""
+
+    exit_code = ExitCode.ASKED
+
+
+class Format(StrEnum):
+    """Of what a command prints: for people, or for scripts."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for scripts.")]
 
 
 def say(text: str) -> None:

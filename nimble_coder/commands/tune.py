@@ -6,6 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Printed
 
 from build_engine.artifact import Artifact
+from build_engine.cache import try_writing
 from build_engine.catalog import CatalogError, find_model
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig, label
@@ -35,6 +36,7 @@ def run_tune(
     if place is None:
         raise PolicyError(f"{directory} is in no cache: say with --output where the policy is to be written")
     plan = plan_for(artifact, loads, configs, rounds)
+    check_files(prompts or OWN, place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with stop_signals(), Progress(*columns, console=console) as progress:
         task = progress.add_task("starting Triton", total=plan.measurements)
@@ -51,6 +53,18 @@ def run_tune(
     if told := proposed(artifact.manifest.profile):
         console.print(told, soft_wrap=True)
     console.print(f"written to {place}; the gateway reads it when it starts", soft_wrap=True)
+
+
+def check_files(prompts: Path, place: Path) -> None:
+    """Raises `PolicyError` before an engine is started where it could not be asked, or its policy not be written."""
+    if not any(prompts.glob("*.txt")):
+        raise PolicyError(f"{prompts} is no folder of .txt files: name another with --prompts")
+    try:
+        try_writing(place.parent)
+    except OSError as error:
+        raise PolicyError(f"{place} cannot be written: {error.strerror}; name another with --output") from None
+    if place.is_dir():
+        raise PolicyError(f"{place} is a directory: name a file in it with --output")
 
 
 def plan_for(artifact: Artifact, loads: str, configs: list[str], rounds: int) -> Plan:

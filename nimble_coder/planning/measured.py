@@ -48,13 +48,15 @@ def at(curve: Curve, at_once: int) -> float:
 
 
 def read_kinds(file: Path) -> dict[str, Kind]:
-    """By the scenario's name; raises `PlanError` and `OSError`."""
+    """By the scenario's name; raises `PlanError`."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["results"]
         by_name: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             by_name.setdefault(row["scenario"], []).append(row)
         return {name: _kind(name, found) for name, found in by_name.items()}
+    except OSError as error:
+        raise PlanError(f"{file} cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, PlanError):
             raise

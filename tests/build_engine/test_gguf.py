@@ -410,7 +410,7 @@ def test_pipes_devices_directories_and_dangling_links_are_refused_with_the_check
         pipe: "no regular file",
         Path("/dev/zero"): "no regular file",
         dangling: "cannot be read: No such file",
-        absent: "cannot be read: No such file",
+        absent: "absent.gguf does not exist",
         directory: "lacks config.json",
         cut: "download it again",
     }

@@ -7,10 +7,10 @@ import pytest
 
 from build_engine.artifact import Artifact
 from build_engine.build import BuildOptions, build
-from build_engine.cache import Cache, CacheError
+from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
 from build_engine.profiles import PROFILES, ProfileError
-from build_engine.store import create_store
+from build_engine.store import StoreError, create_store
 from tests.standin.machine import Machine
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
@@ -42,7 +42,7 @@ def test_a_store_may_name_the_place_where_it_will_be_mounted(built: Artifact, tm
 def test_a_directory_in_use_is_not_overwritten(built: Artifact, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     create_store(built, tmp_path / "store")
-    with pytest.raises(CacheError, match="is not empty"):
+    with pytest.raises(StoreError, match="is not empty"):
         create_store(built, tmp_path / "store")
 
 

@@ -122,12 +122,12 @@ def test_an_engine_is_built_once(h100: Machine, tiny_checkpoint: Path) -> None:
 def test_lengths_beyond_the_models_positions_are_refused_with_the_longest(tiny_checkpoint: Path) -> None:
     profile = replace(SEVEN, max_seq_len=32768)
     with pytest.raises(ProfileError, match="lower --max-seq-len to 32657 or less"):
-        check_profile(profile, Checkpoint.open(tiny_checkpoint))
+        check_profile(profile, Checkpoint.open(tiny_checkpoint).shape)
 
 
 def test_heads_that_cannot_be_split_are_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be split over 3 GPUs"):
-        check_profile(replace(SEVEN, tensor_parallel=3), Checkpoint.open(tiny_checkpoint))
+        check_profile(replace(SEVEN, tensor_parallel=3), Checkpoint.open(tiny_checkpoint).shape)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_without_a_gpu_the_compiler_fails_as_the_real_one_does(h100: Machine, tm
 def test_the_dry_run_is_a_script_that_makes_the_same_engine(
     h100: Machine, tiny_checkpoint: Path, tmp_path: Path, profile: Profile
 ) -> None:
-    script = shell_script(profile, tiny_checkpoint, BuildOptions())
+    script = shell_script(profile, tiny_checkpoint, BuildOptions(), profile)
     h100.set(WORK=tmp_path / "by-hand")
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

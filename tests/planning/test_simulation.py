@@ -130,3 +130,12 @@ def test_the_command_tells_pods_and_gpus(tmp_path: Path) -> None:
     assert told["pods"] > 16.7 * (0.1 + 31 * 0.01) * 0.9
     for wrong in (["--rate", "1", "--developers", "1"], [], ["--rate", "1", "--mix", "poem=1"]):
         assert CliRunner().invoke(app, ["plan", str(measured(tmp_path)), *wrong]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--rate", "inf"], "above zero, and finite"), (["--rate", "1", "--mix", "chat=x"], "'x' is no weight of chat")],
+)
+def test_a_load_that_is_none_is_refused(tmp_path: Path, options: list[str], reason: str) -> None:
+    done = CliRunner().invoke(app, ["plan", str(measured(tmp_path)), *options])
+    assert (done.exit_code, reason in done.output) == (2, True)

@@ -50,8 +50,9 @@ def test_a_checkpoint_or_a_gguf_file_as_the_model_is_built_and_found_again(
         done = machine.call(*build_command(settings, first.profile)[3:], "--skip-verify")
         assert done.returncode == 0, done.stderr
         assert chosen(**asked).artifact == Artifact.open(Path(done.stdout.strip()))
-    with pytest.raises(CheckpointError, match="No such file"):
-        chosen(NIM_MODEL_PATH=tmp_path / "absent.gguf", NIM_CACHE_PATH=machine.cache)
+    for absent in ("absent.gguf", "absent"):
+        with pytest.raises(CheckpointError, match=f"/{absent} does not exist"):
+            chosen(NIM_MODEL_PATH=tmp_path / absent, NIM_CACHE_PATH=machine.cache)
 
 
 def test_the_images_own_engine_is_the_default_and_what_is_chosen_comes_before_it(

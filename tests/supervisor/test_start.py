@@ -73,7 +73,7 @@ def test_no_engine_and_no_leave_to_build_one(start: Start, tmp_path: Path) -> No
     [
         ({"NIM_MAX_MODEL_LEN": "long"}, ExitCode.ASKED, "NIM_MAX_MODEL_LEN is 'long'"),
         ({"NIM_MODEL_PROFILE": "nothing"}, ExitCode.ASKED, "there is no profile 'nothing'"),
-        ({"NIMBLE_ARTIFACT": "/nowhere"}, ExitCode.ARTIFACT, "is no finished artefact"),
+        ({"NIMBLE_ARTIFACT": "/nowhere"}, ExitCode.ARTIFACT, "/nowhere does not exist"),
         ({"NIMBLE_TLS_CERTIFICATE": "/c", "NIMBLE_TLS_KEY": "/k"}, ExitCode.TLS, "/c cannot be read: No such file"),
         ({"NIMBLE_TLS_CERTIFICATE": __file__, "NIMBLE_TLS_KEY": __file__}, ExitCode.TLS, "no certificate and its key"),
         ({"NIM_MODEL_PROFILE": SEVEN}, ExitCode.MACHINE, "TensorRT-LLM is not installed here"),
