@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.commands import build, plan, service
-from nimble_coder.commands.terminal import console, fail, tell
+from nimble_coder.commands.terminal import UsageError, console, fail, tell
 from nimble_coder.processes.stopping import stop_signals
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -28,7 +29,7 @@ def nimble_coder() -> None:
 @app.command()
 def complete(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
-    max_tokens: Annotated[int, typer.Option(help="The most tokens to generate.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 128,
     lookahead: Annotated[str | None, typer.Option(metavar="W,N,G", help="(w,n,g) of this request.")] = None,
     no_lookahead: Annotated[bool, typer.Option("--no-lookahead", help="Plain decoding, the same as 1,1,0.")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
@@ -49,23 +50,25 @@ def complete(
     from nimble_coder.client.grpc import CompletionClient, CompletionError
     from nimble_coder.client.http import HttpClient
 
-    if no_lookahead and lookahead:
-        fail(ValueError("--lookahead and --no-lookahead exclude each other"))
-    if chat and suffix is not None:
-        fail(ValueError("--chat and --suffix exclude each other"))
     try:
+        if no_lookahead and lookahead:
+            raise UsageError("--lookahead and --no-lookahead exclude each other")
+        if chat and suffix is not None:
+            raise UsageError("--chat and --suffix exclude each other")
         config = PLAIN if no_lookahead else LookaheadConfig.parse(lookahead) if lookahead else None
         text = sys.stdin.read() if prompt == "-" else prompt
         stops = tuple(stop or ())
         api_key = os.environ.get("NIMBLE_API_KEY")
         if chat or openai or suffix is not None:
             service = HttpClient(http_url, api_key, ca_file)
-            if chat:
-                show(service.chat(text, max_tokens, config, stops))
-            else:
-                show(service.complete(text, suffix, max_tokens, config, stops))
+            pieces = (
+                service.chat(text, max_tokens, config, stops)
+                if chat
+                else service.complete(text, suffix, max_tokens, config, stops)
+            )
+            first, seconds = show(pieces)
             if stats:
-                console.print(f"usage: {service.usage}", soft_wrap=True)
+                console.print(statistics(*service.counts, first, seconds), soft_wrap=True)
             return
         with (
             CompletionClient(url, api_key, tls, ca_file) as client,
@@ -74,13 +77,9 @@ def complete(
             show(chunk.text for chunk in stream)
             if stats:
                 done = stream.completion
-                console.print(
-                    f"{len(done.token_ids)} tokens in {done.seconds:.2f} s, {done.tokens_per_second:.0f} tokens/s, "
-                    f"first after {done.time_to_first_token * 1000:.0f} ms; {done.tokens_per_step:.2f} tokens per "
-                    f"step, {done.accepted_draft_tokens} drafts accepted ({done.acceptance_rate:.0%})",
-                    soft_wrap=True,
-                )
-    except (LookaheadError, CompletionError) as error:
+                counts = len(done.token_ids), done.accepted_draft_tokens, done.draft_tokens
+                console.print(statistics(*counts, done.time_to_first_token, done.seconds), soft_wrap=True)
+    except (UsageError, LookaheadError, CompletionError) as error:
         fail(error)
 
 
@@ -98,7 +97,8 @@ def tune(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Where the policy is written; into the cache by default.")] = None,
     threads: Annotated[
-        int | None, typer.Option(envvar="NIMBLE_ENGINE_THREADS", help="Threads of the engine's step, as in serve.")
+        int | None,
+        typer.Option(min=1, envvar="NIMBLE_ENGINE_THREADS", help="Threads of the engine's step, as in serve."),
     ] = None,
 ) -> None:
     """Measure which (w,n,g) is fastest at which load, and write the policy that the gateway goes by."""
@@ -110,11 +110,26 @@ def tune(
         fail(error)
 
 
-def show(texts: Iterable[str]) -> None:
-    """Prints texts as they come, and a line's end behind them."""
+def show(texts: Iterable[str]) -> tuple[float, float]:
+    """Prints texts as they come, and a line's end behind them; returns the seconds to the first and to the last."""
+    started = time.perf_counter()
+    first = 0.0
     for text in texts:
+        first = first or (time.perf_counter() - started if text else 0.0)
         print(text, end="", flush=True)
     print()
+    return first, time.perf_counter() - started
+
+
+def statistics(tokens: int, accepted: int, drafted: int, first: float, seconds: float) -> str:
+    """What `complete --stats` tells, of `first` and all `seconds` from the request on."""
+    from nimble_coder.client.grpc import tokens_per_step
+
+    return (
+        f"{tokens} tokens in {seconds:.2f} s, {tokens / seconds if seconds else 0:.0f} tokens/s, first after "
+        f"{first * 1000:.0f} ms; {tokens_per_step(tokens, accepted):.2f} tokens per step, {accepted} drafts accepted "
+        f"({accepted / drafted if drafted else 0:.0%})"
+    )
 
 
 def main() -> None:

@@ -2,15 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.processes.triton import TritonServer
-from tests.conftest import MakeCheckpoint
+from tests.conftest import EMBEDDED, MakeCheckpoint
 from tests.standin.in_process import call
 
 
@@ -50,13 +52,40 @@ def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
     ("arguments", "code", "reason"),
     [
         (["complete", "x", "--lookahead", "9,9"], 2, "such as 8,8,8"),
-        (["complete", "x", "--lookahead", "4,3,4", "--no-lookahead"], 1, "exclude each other"),
+        (["complete", "x", "--lookahead", "4,3,4", "--no-lookahead"], 2, "exclude each other"),
+        (["complete", "x", "--chat", "--suffix", "y"], 2, "exclude each other"),
+        (["complete", "x", "--openai", "--http-url", "foo"], 2, "is not a service's URL"),
+        (["complete", "x", "--chat", "--http-url", "http://127.0.0.1:port"], 2, "is not a service's URL"),
+        (["complete", "x", "--url", "http://127.0.0.1:8001"], 2, "is not the host:port of a gRPC endpoint"),
+        (["complete", "x", "--ca-file", "/nowhere"], 2, "the certificates /nowhere cannot be read"),
+        (["complete", "x", "--max-tokens", "0"], 2, "greater than or equal to 1"),
+        (["complete", "x", "--url", "a:b"], 1, "error: a:b: "),
         (["complete", "x", "--url", "127.0.0.1:1"], 1, "failed to connect"),
         (["build-engine", "--profile", "nothing"], 2, "there is no profile 'nothing'"),
         (["build-engine", "--precision", "int3"], 2, "not one of fp32, bf16, fp16"),
         (["build-engine", "--lookahead", "2,1,0"], 2, "N = 1 needs W = 1"),
-        (["build-engine", "--model", "/nowhere"], 4, "not a directory"),
-        (["serve", "/nowhere"], 8, "no finished artefact"),
+        (["build-engine", "--lookahead", "1,4,1", "--workers", "0"], 2, "greater than or equal to 1"),
+        (["build-engine", "--cache", "/proc/x", "-p", "demo"], 9, "the cache /proc/x cannot be made there"),
+        (["build-engine", "--model", "/nowhere"], 4, "/nowhere does not exist"),
+        (["build-engine", "--model", "qwen2.5-coder-0.5b-instruct"], 4, "is named by --model-name"),
+        (["build-engine", "--model-name", "/nowhere"], 4, "/nowhere does not exist"),
+        (["build-engine", "-p", "demo", "--model-name", "nosuch"], 2, "leave out --model-name nosuch"),
+        (["create-model-store", "-p", "demo", "-m", "/etc"], 2, "/etc is not empty"),
+        (["create-model-store", "-p", "demo", "-m", "/etc/passwd"], 2, "/etc/passwd is a file"),
+        (["create-model-store", "-p", "demo", "-m", "/proc/x"], 2, "/proc/x cannot be made"),
+        (["create-model-store", "-p", "demo", "-m", "/nowhere/x", "--mounted-at", "x"], 2, "x is no absolute path"),
+        (
+            ["create-model-store", "-p", "demo", "-m", "/nowhere/x", "--gpus-per-node", "0"],
+            2,
+            "leave gpus_per_node out",
+        ),
+        (["cache", "list", "--cache", "/nowhere"], 2, "there is no cache /nowhere"),
+        (["cache", "prune", "--cache", "/nowhere"], 2, "there is no cache /nowhere"),
+        (["cache", "verify", "--cache", "/etc/passwd"], 2, "there is no cache /etc/passwd"),
+        (["plan", "/nowhere", "--rate", "2"], 2, "/nowhere cannot be read"),
+        (["plan", "/nowhere", "--rate", "2", "--replicas", "0"], 2, "greater than or equal to 1"),
+        (["serve", "/nowhere"], 8, "/nowhere does not exist"),
+        (["serve", str(EMBEDDED)], 8, "`nimble-coder build-engine --model"),
         (["serve", "--no-such-setting", "1"], 2, "unrecognized arguments: --no-such-setting"),
         (["serve", "--workers", "0"], 2, "greater than or equal to 1"),
         (["version", "--check-container", "25.06-trtllm-python-py3"], 3, "#5451"),
@@ -72,6 +101,32 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], code: int, reason: 
     assert done.returncode == code
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["cache", "list"], ["doctor"], ["list-model-profiles"], ["plan", "x"], ["version"]]
+)
+def test_every_command_that_has_formats_refuses_others(command: list[str]) -> None:
+    done = run(*command, "--format", "xml")
+    assert done.returncode == 2
+    assert "'xml' is not one of" in done.stderr
+
+
+@pytest.mark.parametrize("answer", [b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\r\n", b""])
+def test_what_does_not_speak_http_is_told_without_what_it_says(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_once, args=(server, answer)).start()
+        done = run("complete", "x", "--openai", "--http-url", f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert done.returncode == 1
+    assert ("give the URL of the HTTP port" if answer else "ended the connection") in done.stderr
+    assert done.stderr.rstrip("\n").isprintable()
+
+
+def answer_once(server: socket.socket, answer: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(answer)
 
 
 @pytest.mark.parametrize(("missing", "arguments"), [("safetensors", ["cache", "list"]), ("yaml", ["serve"])])

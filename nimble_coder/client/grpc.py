@@ -20,6 +20,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.contract.fields import lookahead_values
 from nimble_coder.text.detokenizer import Detokenizer
@@ -31,6 +32,12 @@ METRICS = ("total_accepted_draft_tokens", "total_draft_tokens", "acceptance_rate
 
 class CompletionError(RuntimeError):
     """The service refused or failed a request, or cannot be reached; says which."""
+
+
+class AddressError(CompletionError):
+    """A URL that is none, or certificates that cannot be read: nobody was asked."""
+
+    exit_code = ExitCode.ASKED
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,13 @@ class Completion:
     @property
     def tokens_per_step(self) -> float:
         """Tokens per decoding step; 1.0 is plain decoding. The first token comes from the prompt, not from a step."""
-        steps = len(self.token_ids) - 1 - self.accepted_draft_tokens
-        return (len(self.token_ids) - 1) / steps if steps > 0 else 1.0
+        return tokens_per_step(len(self.token_ids), self.accepted_draft_tokens)
+
+
+def tokens_per_step(tokens: int, accepted: int) -> float:
+    """Of an answer of so many tokens, so many of which were drafts."""
+    steps = tokens - 1 - accepted
+    return (tokens - 1) / steps if steps > 0 else 1.0
 
 
 class CompletionStream:
@@ -171,8 +183,10 @@ class CompletionClient:
     ) -> None:
         """`url` is host:port. `ca_file` holds the PEM certificates to trust under TLS, the system's where None.
 
-        Raises `CompletionError` where that file cannot be read.
+        Raises `AddressError` for a URL of HTTP, and where that file cannot be read.
         """
+        if not url or url.startswith(("http://", "https://")):
+            raise AddressError(f"{url!r} is not the host:port of a gRPC endpoint such as 127.0.0.1:8001")
         self.url = url
         self.headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         """Metadata that every call carries."""
@@ -181,7 +195,7 @@ class CompletionClient:
             if ca_file:
                 ca_file.open("rb").close()
         except OSError as error:
-            raise CompletionError(f"the certificates {ca_file} cannot be read: {error.strerror}") from None
+            raise AddressError(f"the certificates {ca_file} cannot be read: {error.strerror}") from None
         self._connection = self.connect()
 
     def connect(self) -> triton.InferenceServerClient:

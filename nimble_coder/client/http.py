@@ -12,10 +12,10 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.client.grpc import CompletionError
+from nimble_coder.client.grpc import AddressError, CompletionError
 
 
 class HttpClient:
@@ -25,12 +25,10 @@ class HttpClient:
         self, url: str, api_key: str | None = None, ca_file: Path | None = None, timeout: float = 600.0
     ) -> None:
         """`ca_file` holds the PEM certificates to trust under TLS, the system's where None; `timeout` is in seconds,
-        for each piece of the answer. Raises `CompletionError` for a URL that is none, or an unreadable file."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CompletionError(f"{url!r} is not a service's URL such as http://127.0.0.1:8000")
+        for each piece of the answer. Raises `AddressError` for a URL that is none, or an unreadable file."""
+        parts = parts_of(url)
         self.url = url
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = parts.hostname or "", parts.port
         self._tls = trust(ca_file) if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json"} | (
@@ -41,6 +39,14 @@ class HttpClient:
         """OpenAI's usage object of the last answer that was read to its end."""
         self.headers: dict[str, str] = {}
         """Of the last answer, names in small letters."""
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Of the last answer: its tokens, the drafts that were accepted, and all drafts."""
+        details = self.usage.get("completion_tokens_details") or {}
+        accepted = details.get("accepted_prediction_tokens", 0)
+        tokens: int = self.usage.get("completion_tokens", 0)
+        return tokens, accepted, accepted + details.get("rejected_prediction_tokens", 0)
 
     def complete(
         self,
@@ -97,6 +103,10 @@ class HttpClient:
             response = connection.getresponse()
             self.headers = {name.lower(): value for name, value in response.getheaders()}
             yield from self._events(response)
+        except http.client.BadStatusLine as error:  # whose text is all that came
+            is_closed = isinstance(error, http.client.RemoteDisconnected)
+            what = "ended the connection" if is_closed else "answers, but not in HTTP: give the URL of the HTTP port"
+            raise CompletionError(f"{self.url} {what}") from None
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise CompletionError(f"{self.url}: {error}") from None
         finally:
@@ -121,12 +131,23 @@ class HttpClient:
             yield from event["choices"]
 
 
+def parts_of(url: str) -> SplitResult:
+    """Of a URL with a host, and a port that is a number or absent; raises `AddressError` for anything else."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # of a port that is none, as soon as it is read
+        pass
+    raise AddressError(f"{url!r} is not a service's URL such as http://127.0.0.1:8000")
+
+
 def trust(ca_file: Path | None) -> ssl.SSLContext:
-    """The certificates a connection goes by; raises `CompletionError` where the file has none."""
+    """The certificates a connection goes by; raises `AddressError` where the file has none."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise CompletionError(f"the certificates {ca_file} cannot be read: {error.strerror or error}") from None
+        raise AddressError(f"the certificates {ca_file} cannot be read: {error.strerror or error}") from None
 
 
 def message_of(body: bytes) -> str:

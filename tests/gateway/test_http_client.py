@@ -1,6 +1,7 @@
 """`nimble-coder complete` over HTTP: chat, infill and plain completions, and mistakes told in one line."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -26,7 +27,10 @@ def test_openai_and_grpc_give_the_same_text(gateway: Serving) -> None:
     over_grpc = run(gateway, PROMPT, "--max-tokens", "24")
     assert over_http.returncode == 0, over_http.stderr
     assert over_http.stdout == over_grpc.stdout
-    assert "'completion_tokens': 24" in over_http.stderr
+    assert re.fullmatch(
+        r"24 tokens in \S+ s, \d+ tokens/s, first after \d+ ms; \S+ tokens per step, .*\n", over_http.stderr
+    )
+    assert ", first after 0 ms" not in over_http.stderr
 
 
 def test_suffix_and_chat(gateway: Serving, http: httpx.Client) -> None:
@@ -40,19 +44,24 @@ def test_suffix_and_chat(gateway: Serving, http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "code", "reason"),
     [
-        (["x", "--chat", "--suffix", "y"], "exclude each other"),
-        (["x", "--openai", "--http-url", "http://127.0.0.1:1"], "refused"),
-        (["x", "--openai", "--http-url", "nonsense"], "not a service's URL"),
-        (["x", "--openai", "--lookahead", "9,9,9"], "exceeds the engine's"),
+        (["x", "--chat", "--suffix", "y"], 2, "exclude each other"),
+        (["x", "--openai", "--http-url", "http://127.0.0.1:1"], 1, "refused"),
+        (["x", "--openai", "--http-url", "nonsense"], 2, "not a service's URL"),
+        (["x", "--openai", "--lookahead", "9,9,9"], 1, "exceeds the engine's"),
     ],
 )
-def test_mistakes_are_told_in_one_line(gateway: Serving, arguments: list[str], reason: str) -> None:
+def test_mistakes_are_told_in_one_line(gateway: Serving, arguments: list[str], code: int, reason: str) -> None:
     done = run(gateway, *arguments)
-    assert done.returncode == 1
+    assert done.returncode == code
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_grpc_port_given_as_a_url_is_told_without_its_bytes(gateway: Serving) -> None:
+    with pytest.raises(CompletionError, match="answers, but not in HTTP: give the URL of the HTTP port"):
+        list(HttpClient(f"http://{gateway.addresses.grpc}").complete("x"))
 
 
 def test_leaving_early_frees_the_slot(gateway: Serving) -> None:

@@ -76,11 +76,9 @@ class HttpTarget:
         except CompletionError as error:
             sample.error = str(error)
         usage = client.usage
-        sample.prompt_tokens, sample.tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        sample.prompt_tokens = usage.get("prompt_tokens", 0)
         sample.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-        drafts = usage.get("completion_tokens_details") or {}
-        sample.accepted = drafts.get("accepted_prediction_tokens", 0)
-        sample.drafted = sample.accepted + drafts.get("rejected_prediction_tokens", 0)
+        sample.tokens, sample.accepted, sample.drafted = client.counts
         sample.lookahead = client.headers.get("x-nimble-lookahead", "")
         return sample
 
