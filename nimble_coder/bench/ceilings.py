@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from nimble_coder.bench.arguments import add_device
+
 
 def seconds(work: Callable[[], object], device: torch.device, rounds: int = 9) -> float:
     """Median seconds of `work`, with the device's queue drained before and after."""
@@ -59,7 +61,7 @@ def ceilings(device: torch.device) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     device = torch.device(parser.parse_args().device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU ({platform.machine()})"
     table = Table(title=f"{name}, PyTorch {torch.__version__}, Python {platform.python_version()}")

@@ -1,5 +1,6 @@
 """An engine made from a checkpoint for one measurement: no cache, no artefact, nothing left behind."""
 
+import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,16 @@ from build_engine.engines.torch import build_torch_engine
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import Precision
 from build_engine.profiles import ANY, CUDA, find_profile
+from nimble_coder.bench.arguments import checkpoint_directory
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 
 EMBEDDED_MODEL = Path(build_engine.__file__).parent / "embedded_model"
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model`: the checkpoint that is measured."""
+    told = "a checkpoint; without one the embedded toy"
+    parser.add_argument("--model", type=checkpoint_directory, default=EMBEDDED_MODEL, help=told)
 
 
 def largest(configs: Sequence[LookaheadConfig]) -> LookaheadConfig:

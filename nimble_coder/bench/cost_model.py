@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -22,7 +21,8 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.arguments import add_device, new_file, positive_int
+from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.lookahead import PLAINLY, machine
@@ -200,17 +200,17 @@ def summary(results: Sequence[Result], choices: Sequence[Choice]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
+    add_model(parser)
     parser.add_argument("--prompts", choices=["own", "humaneval"], default="own")
-    parser.add_argument("--count", type=int, default=4, help="of prompts")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--loads", type=int, nargs="+", default=[1, 4], help="sequences at once")
+    parser.add_argument("--count", type=positive_int, default=4, help="of prompts")
+    parser.add_argument("--max-tokens", type=positive_int, default=64)
+    parser.add_argument("--loads", type=positive_int, nargs="+", default=[1, 4], help="sequences at once")
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=WAYS, help="W,N,G or draft:N, each")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=positive_int, default=2)
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
-    parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--json", type=Path, help="a file for every figure")
+    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    add_device(parser)
+    parser.add_argument("--json", type=new_file, help="a file for every figure")
     args = parser.parse_args()
     configs = [PLAIN, *(way.lookahead for way in args.configs if way.lookahead)]
     tokenizer = TextTokenizer(args.model)

@@ -11,7 +11,6 @@ import argparse
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
@@ -19,7 +18,8 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.arguments import positive_int
+from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.lookahead import PROMPTS
 from nimble_coder.bench.replayed import step_times
@@ -97,15 +97,15 @@ def report(found: dict[Drafting, list[Count]], kinds: list[str]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
+    add_model(parser)
     parser.add_argument("--step-ms", nargs="+", required=True, metavar="ROWS:MS")
     parser.add_argument("--prompts", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--count", type=int, default=5, help="of prompts of a kind")
-    parser.add_argument("--at-once", type=int, default=1, help="prompts of a kind that share the steps")
-    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--count", type=positive_int, default=5, help="of prompts of a kind")
+    parser.add_argument("--at-once", type=positive_int, default=1, help="prompts of a kind that share the steps")
+    parser.add_argument("--max-tokens", type=positive_int, default=96)
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
-    parser.add_argument("--threads", type=int, default=1, help="of a step")
+    parser.add_argument("--threads", type=positive_int, default=1, help="of a step")
     args = parser.parse_args()
     tokenizer, costs = TextTokenizer(args.model), OtherSteps(step_times(args.step_ms))
     texts = {kind: list(PROMPTS[kind](args.count).values())[: args.count] for kind in args.prompts}

@@ -11,8 +11,9 @@ import argparse
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from xml.sax.saxutils import escape
+
+from nimble_coder.bench.arguments import existing_file, new_file
 
 BAR, GAP, HEIGHT, MARGIN = 34, 22, 220, 40
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
@@ -110,8 +111,8 @@ def text(x: float, y: float, content: str, anchor: str = "middle") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("page", type=existing_file)
+    parser.add_argument("output", type=new_file)
     args = parser.parse_args()
     args.output.write_text(figure_of(args.page.read_text(encoding="utf-8")).svg(), encoding="utf-8")
 

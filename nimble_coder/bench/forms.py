@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.progress import track
 
+from nimble_coder.bench.arguments import positive_int
 from nimble_coder.bench.asking import URL, asking
 
 TEXT, NUMBER, WHOLE = {"type": "string", "maxLength": 60}, {"type": "number"}, {"type": "integer", "maximum": 99999}
@@ -132,7 +133,7 @@ def main() -> None:
     """Asks and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=URL, help="of the service's HTTP endpoint")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=positive_int, default=4)
     args = parser.parse_args()
     rounds: dict[str, list[dict[str, Answer]]] = {name: [] for name in QUESTIONS}
     with asking(args.url) as url:

@@ -29,6 +29,7 @@ from build_engine.artifact import Artifact
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.profiles import find_profile
+from nimble_coder.bench.arguments import positive_int
 from nimble_coder.bench.cpu_time import session_cpu_seconds
 from nimble_coder.bench.sse_load import LoadResult, load
 from nimble_coder.bench.stand_in import stand_in_repository
@@ -267,12 +268,14 @@ def added_first(artifact: Artifact, front: Front, triton: Addresses, rounds: int
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256])
-    parser.add_argument("--tokens-per-step", type=int, nargs="+", default=[1, 3])
-    parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=positive_int, nargs="+", default=[1, 64, 256])
+    parser.add_argument("--tokens-per-step", type=positive_int, nargs="+", default=[1, 3])
+    parser.add_argument("--max-tokens", type=positive_int, default=256)
+    parser.add_argument("--rounds", type=positive_int, default=5)
     parser.add_argument("--interval", type=float, default=0.001, help="seconds between the steps of a stream")
-    parser.add_argument("--workers", type=int, default=1, help="gateway processes (their CPU: the first one's only)")
+    parser.add_argument(
+        "--workers", type=positive_int, default=1, help="gateway processes (their CPU: the first one's only)"
+    )
     args = parser.parse_args()
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as cache:

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from nimble_coder.bench.arguments import checkpoint_directory, new_file
+
 console = Console(stderr=True)
 CONFIGS = ["4,3,4", "5,5,5", "8,8,8", "15,15,15"]
 
@@ -114,16 +116,17 @@ def run(section: Section) -> tuple[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a checkpoint of Qwen2.5-Coder-Instruct")
-    parser.add_argument("--output", type=Path, default=Path("gpu-benchmark.md"))
+    parser.add_argument("--model", type=checkpoint_directory, help="a checkpoint of Qwen2.5-Coder-Instruct")
+    parser.add_argument("--output", type=new_file, default=Path("gpu-benchmark.md"))
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="of those that a run without it names")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, small")
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit("PyTorch finds no GPU here; --dry-run goes through the same commands on the CPU")
-    failed = []
+    chosen, failed = sections(args), []
+    if unknown := {*(args.only or ())} - {*chosen}:
+        parser.error(f"there is no section {', '.join(sorted(unknown))}: choose of {', '.join(chosen)}")
     args.output.write_text(f"# The portable engine on a GPU\n\n{machine(args.dry_run)}\n", encoding="utf-8")
-    chosen = sections(args)
     for name in args.only or chosen:
         console.print(f"[bold green]==>[/] {name}: {chosen[name].title}")
         page, held = run(chosen[name])

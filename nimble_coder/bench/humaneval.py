@@ -18,12 +18,12 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.bench.arguments import new_file, positive_int
 from nimble_coder.bench.asking import URL, asking, keep, post
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
 
@@ -146,9 +146,9 @@ def main() -> None:
     """Asks, tries, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=URL, help="of the service's HTTP endpoint")
-    parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
-    parser.add_argument("--max-tokens", type=int, default=MOST_TOKENS)
-    parser.add_argument("--json", type=Path, help="a file for every answer")
+    parser.add_argument("--count", type=positive_int, default=164, help="of problems, spread over all")
+    parser.add_argument("--max-tokens", type=positive_int, default=MOST_TOKENS)
+    parser.add_argument("--json", type=new_file, help="a file for every answer")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--lookahead", type=LookaheadConfig.parse, metavar="W,N,G", help="the service's own choice if not")
     how.add_argument("--plain", action="store_const", const=PLAIN, dest="lookahead")

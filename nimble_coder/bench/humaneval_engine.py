@@ -9,10 +9,10 @@ It asks as `humaneval` does. The machine that writes, a lent one with a GPU for 
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from build_engine.precision import STEP_PRECISIONS
 from build_engine.profiles import cuda_profile, torch_profile
+from nimble_coder.bench.arguments import add_device, checkpoint_directory, new_file, positive_int
 from nimble_coder.bench.asking import keep
 from nimble_coder.bench.checkpoint_engine import checkpoint_engine
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
@@ -54,14 +54,14 @@ def write(
 def main() -> None:
     """Asks, keeps, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("json", type=Path, help="the file for the answers")
-    parser.add_argument("--count", type=int, default=164, help="of problems, spread over all")
-    parser.add_argument("--max-tokens", type=int, default=MOST_TOKENS)
+    parser.add_argument("checkpoint", type=checkpoint_directory)
+    parser.add_argument("json", type=new_file, help="the file for the answers")
+    parser.add_argument("--count", type=positive_int, default=164, help="of problems, spread over all")
+    parser.add_argument("--max-tokens", type=positive_int, default=MOST_TOKENS)
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16")
     parser.add_argument("--drafting", type=Drafting.parse, default="default", help=WAYS)
-    parser.add_argument("--at-once", type=int, default=1, help="problems that share the steps")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--at-once", type=positive_int, default=1, help="problems that share the steps")
+    add_device(parser)
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.checkpoint)
     usual = cuda_profile if choose_device(args.device) == "cuda" else torch_profile

@@ -14,6 +14,7 @@ from statistics import median
 
 from rich.progress import track
 
+from nimble_coder.bench.arguments import existing_file
 from nimble_coder.bench.coding_prompts import humaneval_problems
 from nimble_coder.bench.humaneval import Answer, passes, program_of, solved
 
@@ -72,7 +73,7 @@ def beside(both: list[tuple[Answer, Answer]]) -> str:
 def main() -> None:
     """Tries and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", metavar="answers.json")
+    parser.add_argument("files", type=existing_file, nargs="+", metavar="answers.json")
     args = parser.parse_args()
     first: list[Answer] = []
     for file in args.files:

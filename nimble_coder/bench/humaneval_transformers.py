@@ -12,12 +12,12 @@ on, it is generated.
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from nimble_coder.bench.arguments import add_device, checkpoint_directory, existing_file, new_file, positive_int
 from nimble_coder.bench.asking import keep
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
 from nimble_coder.bench.humaneval import FENCE, MOST_TOKENS, Answer
@@ -55,11 +55,11 @@ def write(model: Any, tokenizer: TextTokenizer, problem: dict[str, str], answer:
 def main() -> None:
     """Generates, keeps, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("answers", type=Path, help="what `humaneval --json` or `humaneval-engine` wrote")
-    parser.add_argument("checkpoint", type=Path, help="the directory that they were written with")
-    parser.add_argument("json", type=Path, help="the file for its answers")
-    parser.add_argument("--max-tokens", type=int, default=MOST_TOKENS, help="as was asked for")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("answers", type=existing_file, help="what `humaneval --json` or `humaneval-engine` wrote")
+    parser.add_argument("checkpoint", type=checkpoint_directory, help="the directory that they were written with")
+    parser.add_argument("json", type=new_file, help="the file for its answers")
+    parser.add_argument("--max-tokens", type=positive_int, default=MOST_TOKENS, help="as was asked for")
+    add_device(parser)
     args = parser.parse_args()
     problems = {problem["task_id"]: problem for problem in humaneval_problems(164)}
     model: Any = transformers.Qwen2ForCausalLM.from_pretrained(args.checkpoint, dtype=torch.float32)

@@ -19,6 +19,7 @@ from statistics import fmean
 
 from rich.progress import track
 
+from nimble_coder.bench.arguments import new_file, positive_int
 from nimble_coder.bench.asking import URL, asking, keep, post
 
 KINDS = ("line", "six lines", "body")
@@ -134,8 +135,8 @@ def main() -> None:
     """Asks, compares, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=URL, help="of the service's HTTP endpoint")
-    parser.add_argument("--count", type=int, default=102, help="of functions, spread over the library")
-    parser.add_argument("--json", type=Path, help="a file for every answer")
+    parser.add_argument("--count", type=positive_int, default=102, help="of functions, spread over the library")
+    parser.add_argument("--json", type=new_file, help="a file for every answer")
     args = parser.parse_args()
     fills = list[Fill]()
     with asking(args.url) as url:

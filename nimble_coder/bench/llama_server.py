@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
+from nimble_coder.bench.arguments import checkpoint_directory, existing_file, positive_int
 from nimble_coder.bench.asking import post
 from nimble_coder.bench.checkpoint_engine import checkpoint_engine
 from nimble_coder.bench.load.scenarios import scenarios
@@ -157,16 +157,16 @@ def report(answers: dict[str, list[Answer]], title: str) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a checkpoint")
-    parser.add_argument("--gguf", type=Path, required=True, help="the same weights for llama.cpp")
+    parser.add_argument("--model", type=checkpoint_directory, required=True, help="a checkpoint")
+    parser.add_argument("--gguf", type=existing_file, required=True, help="the same weights for llama.cpp")
     parser.add_argument("--binary", default="llama-server", help="llama.cpp's server")
     parser.add_argument(
         "--specs", nargs="+", choices=SPECS, default=list(SPECS), metavar="NAME", help="ways of drafting"
     )
-    parser.add_argument("--count", type=int, default=4, help="of edits")
-    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--count", type=positive_int, default=4, help="of edits")
+    parser.add_argument("--max-tokens", type=positive_int, default=256)
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16", help="of this engine")
-    parser.add_argument("--threads", type=int, default=2, help="of a step, of both")
+    parser.add_argument("--threads", type=positive_int, default=2, help="of a step, of both")
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.model)
     asked = scenarios()["edit"].take(args.count)

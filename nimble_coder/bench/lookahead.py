@@ -24,13 +24,14 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.arguments import add_device, positive_int
+from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.infill import KINDS, holes
 from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.load.scenarios import Prompt, scenarios
 from nimble_coder.bench.ratio import Ratio
-from nimble_coder.contract.request import Request, Sampling
+from nimble_coder.contract.request import Request, RequestError, Sampling
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.protocol import Engine
 from nimble_coder.engine.torch_engine import TorchEngineOptions
@@ -116,19 +117,22 @@ def machine(device: str, threads: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
+    add_model(parser)
     parser.add_argument("--prompts", choices=PROMPTS, default="own")
-    parser.add_argument("--count", type=int, default=20, help="of prompts that are not the project's own")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--count", type=positive_int, default=20, help="of prompts that are not the project's own")
+    parser.add_argument("--rounds", type=positive_int, default=5)
+    parser.add_argument("--max-tokens", type=positive_int, default=128)
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="fp32")
     parser.add_argument("--temperature", type=float, default=0.0, help="sample, each prompt with a seed of its own")
     parser.add_argument("--top-p", type=float, default=1.0, help="where sampled")
-    parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    add_device(parser)
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
     args = parser.parse_args()
-    args.sampling = Sampling(temperature=args.temperature, top_p=args.top_p) if args.temperature else None
+    try:
+        args.sampling = Sampling(temperature=args.temperature, top_p=args.top_p) if args.temperature else None
+    except RequestError as error:
+        parser.error(str(error))
     greedily = [GREEDILY] if args.sampling else []
     modes = list(dict.fromkeys([PLAINLY, *greedily, *args.configs, BY_CHOICE]))
     tokenizer = TextTokenizer(args.model)

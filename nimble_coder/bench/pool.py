@@ -15,7 +15,6 @@ import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
@@ -23,7 +22,8 @@ from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.arguments import positive_int
+from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import Generation, generate
@@ -133,13 +133,13 @@ def report(sessions: list[list[Pair]], title: str) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
+    add_model(parser)
     parser.add_argument("--session", choices=SESSIONS, default="typing", help="what happens between two requests")
-    parser.add_argument("--files", type=int, default=6)
-    parser.add_argument("--requests", type=int, default=10, help="of each file")
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--files", type=positive_int, default=6)
+    parser.add_argument("--requests", type=positive_int, default=10, help="of each file")
+    parser.add_argument("--max-tokens", type=positive_int, default=64)
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
-    parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
+    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.model)
     options = TorchEngineOptions(threads=args.threads, device="cpu", tokenizer=args.model)

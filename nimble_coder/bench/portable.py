@@ -32,12 +32,14 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.precision import PRECISIONS
 from build_engine.profiles import find_profile
 from build_engine.weights import own_weights
+from nimble_coder.bench.arguments import positive_int
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.llama_cpp import FORMATS, LlamaCpp, write_gguf
 from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
+from nimble_coder.environment import DEFAULT_CACHE, env_names
 from nimble_coder.text.tokenizer import TextTokenizer
 
 COUNT = 96
@@ -199,12 +201,13 @@ def contest(artifact: Artifact, checkpoint: Path, prompts: list[Prompt], args: a
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=10_000, help="requests of the memory measurement")
+    parser.add_argument("--rounds", type=positive_int, default=5)
+    parser.add_argument("--requests", type=positive_int, default=10_000, help="requests of the memory measurement")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of the engine and transformers")
-    parser.add_argument("--threads", type=int, default=1, help="the engine's")
+    parser.add_argument("--threads", type=positive_int, default=1, help="the engine's")
     parser.add_argument("--lookahead", type=LookaheadConfig.parse, default=LookaheadConfig(1, 4, 1), metavar="W,N,G")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/nimble-coder"))
+    kept = next((os.environ[name] for name in env_names("cache_path") if os.environ.get(name)), DEFAULT_CACHE)
+    parser.add_argument("--cache", type=Path, default=Path(kept))
     args = parser.parse_args()
     cache, profile = Cache(args.cache), replace(find_profile("demo"), name="bench", precision=args.precision)
     artifact = build(profile, None, cache, lambda text: progress.print(f"  {text}", style="dim"))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
+from nimble_coder.bench.arguments import checkpoint_directory, existing_file, positive_int
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
 from nimble_coder.bench.humaneval_judge import read
 from nimble_coder.contract.bounds import MOST_DRAFTS
@@ -63,12 +64,12 @@ def step_times(texts: list[str]) -> dict[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("answers", type=Path, help="written by humaneval-engine or humaneval")
-    parser.add_argument("checkpoint", type=Path, help="whose tokenizer it is")
+    parser.add_argument("answers", type=existing_file, help="written by humaneval-engine or humaneval")
+    parser.add_argument("checkpoint", type=checkpoint_directory, help="whose tokenizer it is")
     parser.add_argument("--step-ms", nargs="+", required=True, metavar="ROWS:MS")
-    parser.add_argument("--loads", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--loads", type=positive_int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--configs", nargs="*", default=["1,5,5", "1,8,8", "1,15,15"], metavar="W,N,G")
-    parser.add_argument("--max-tokens", type=int, default=512, help="of each answer")
+    parser.add_argument("--max-tokens", type=positive_int, default=512, help="of each answer")
     args = parser.parse_args()
     recorded = recordings(args.answers, TextTokenizer(args.checkpoint), args.max_tokens)
     costs, made = StepCosts(step_times(args.step_ms)), ways([LookaheadConfig.parse(text) for text in args.configs])

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from build_engine.exit_codes import exit_code_of
+from nimble_coder.bench.arguments import natural, new_directory, new_file, positive_float, positive_int
 from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.load.plot import plot
 from nimble_coder.bench.load.results import Level, Results
@@ -141,44 +142,33 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scenarios", nargs="+", choices=[*scenarios()], default=[*scenarios()], metavar="NAME")
     load_ = parser.add_mutually_exclusive_group()
     load_.add_argument(
-        "--concurrency", type=positive(int), nargs="+", default=[1], help="requests at once, each in turn"
+        "--concurrency", type=positive_int, nargs="+", default=[1], help="requests at once, each in turn"
     )
-    load_.add_argument("--rate", type=positive(float), nargs="+", help="requests a second instead, at random intervals")
-    parser.add_argument("--requests", type=positive(int), default=12, help="of a scenario in a round, at each level")
-    parser.add_argument("--rounds", type=positive(int), default=3)
-    parser.add_argument("--warm-up", type=int, default=2, help="requests before the first of a scenario")
-    parser.add_argument("--max-tokens", type=positive(int), help="of an answer; each scenario has its own")
+    load_.add_argument("--rate", type=positive_float, nargs="+", help="requests a second instead, at random intervals")
+    parser.add_argument("--requests", type=positive_int, default=12, help="of a scenario in a round, at each level")
+    parser.add_argument("--rounds", type=positive_int, default=3)
+    parser.add_argument("--warm-up", type=natural, default=2, help="requests before the first of a scenario")
+    parser.add_argument("--max-tokens", type=positive_int, help="of an answer; each scenario has its own")
     how = parser.add_mutually_exclusive_group()
     usual = [Drafting.parse("default")]
     how.add_argument("--drafting", type=Drafting.parse, nargs="+", default=usual, help=f"{WAYS}, by turns")
     how.add_argument("--compare", type=Drafting.parse, nargs=2, metavar=("A", "B"), help="two of these, B over A")
-    parser.add_argument("--json", type=Path, help="a file for everything measured")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="a directory for figures, SVG and PNG")
-    return parser.parse_args()
-
-
-def positive(kind: type[int] | type[float]) -> "partial[float]":
-    """A number above zero for argparse."""
-    return partial(_positive, kind)
-
-
-def _positive(kind: type[int] | type[float], text: str) -> float:
-    found = kind(text)
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return found
+    parser.add_argument("--json", type=new_file, help="a file for everything measured")
+    parser.add_argument("--plot", type=new_directory, metavar="DIR", help="a directory for figures, SVG and PNG")
+    args = parser.parse_args()
+    draftings = args.compare or args.drafting
+    if len({each.name for each in draftings}) < len(draftings):
+        parser.error("two different configurations are compared, not one with itself")
+    return args
 
 
 def measure(url: str, args: argparse.Namespace, console: Console) -> Results:
     """Sends what the arguments ask for, and tells it."""
     known = scenarios()
-    draftings = args.compare or args.drafting
-    if len({each.name for each in draftings}) < len(draftings):
-        raise CompletionError("two different configurations are compared, not one with itself")
     plan = Plan(
         [known[name] for name in dict.fromkeys(args.scenarios)],
         [*dict.fromkeys(args.rate or args.concurrency)],
-        draftings,
+        args.compare or args.drafting,
         args.requests,
         args.rounds,
         args.warm_up,

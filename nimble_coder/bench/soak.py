@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from nimble_coder.bench.arguments import positive_int
+
 REFERENCE_MINUTE, MOST = 10, 1.15
 PAGE = resource.getpagesize()
 PAUSE = 0.2
@@ -93,10 +95,10 @@ async def soak(args: argparse.Namespace) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pid", type=int, required=True, help="the process whose memory is watched")
+    parser.add_argument("--pid", type=positive_int, required=True, help="the process whose memory is watched")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--minutes", type=positive_int, default=60)
+    parser.add_argument("--clients", type=positive_int, default=6)
     args = parser.parse_args()
     memory = asyncio.run(soak(args))
     reference = memory[min(REFERENCE_MINUTE, len(memory)) - 1]

@@ -14,6 +14,7 @@ import transformers
 
 from build_engine.catalog import SHAPES
 from build_engine.checkpoint import ModelShape
+from nimble_coder.bench.arguments import add_device, positive_int
 
 PROMPT = 512
 
@@ -36,9 +37,9 @@ def config_of(shape: ModelShape) -> transformers.Qwen2Config:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="1.5b")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    add_device(parser)
+    parser.add_argument("--tokens", type=positive_int, default=128)
+    parser.add_argument("--rounds", type=positive_int, default=5)
     args = parser.parse_args()
     torch.manual_seed(0)
     with torch.device(args.device):

@@ -24,6 +24,7 @@ from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import INT8, PRECISIONS, STEP_PRECISIONS
+from nimble_coder.bench.arguments import add_device, natural, positive_int
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
@@ -169,14 +170,14 @@ def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="on the CPU")
+    add_device(parser)
+    parser.add_argument("--threads", type=positive_int, default=1, help="on the CPU")
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16", help="of the compiled step")
-    parser.add_argument("--cached", type=int, default=512, help="tokens already in the KV cache")
+    parser.add_argument("--cached", type=natural, default=512, help="tokens already in the KV cache")
     parser.add_argument("--int8-kv-cache", action="store_true", help="keys and values of the compiled step in 8 bits")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=positive_int, default=9)
     args = parser.parse_args()
     with torch.inference_mode():
         bench = make(SHAPES[args.shape], args)

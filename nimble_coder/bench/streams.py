@@ -10,14 +10,14 @@ import argparse
 import statistics
 import time
 from itertools import islice
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.checkpoint_engine import EMBEDDED_MODEL, checkpoint_engine
+from nimble_coder.bench.arguments import add_device, positive_int
+from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.lookahead import machine
 from nimble_coder.contract.request import Request
@@ -58,15 +58,15 @@ def throughput(engine: Engine, requests: list[Request], count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a checkpoint; without one the embedded toy")
+    add_model(parser)
     parser.add_argument("--prompts", choices=["own", "humaneval"], default="own")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--streams", type=positive_int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--configs", nargs="+", default=["1,1,0", "4,3,4", "8,8,8"], metavar="W,N,G")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=positive_int, default=3)
+    parser.add_argument("--max-tokens", type=positive_int, default=128)
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16")
-    parser.add_argument("--threads", type=int, default=1, help="of a step on a CPU")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    add_device(parser)
     args = parser.parse_args()
     configs = [LookaheadConfig.parse(text) for text in args.configs]
     tokenizer = TextTokenizer(args.model)

@@ -161,9 +161,6 @@ def test_without_a_url_the_engine_that_would_be_served_is_started(artifact: Arti
     [
         (("--url", "http://127.0.0.1:9"), "Connection refused"),
         (("--url", "ftp://example.com"), "is not a service's URL"),
-        (("--url", "http://127.0.0.1:9", "--compare", "plain", "plain"), "two different configurations"),
-        (("--concurrency", "0"), "0 is not above zero"),
-        (("--rate", "inf"), "inf is not above zero"),
         (("--drafting", "fast"), "is not default, plain, W,N,G, draft:N or one of lookahead, suffixes, windowed"),
         (("--scenarios", "poetry"), "invalid choice"),
     ],

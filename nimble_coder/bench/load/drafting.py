@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
+from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.engine.drafter import DRAFTERS
 
 WAYS = f"default, plain, W,N,G, draft:N or one of {', '.join(DRAFTERS)}"
@@ -32,7 +33,7 @@ class Drafting:
             if text == "plain":
                 return cls(text, PLAIN)
             if text.startswith("draft:"):
-                return cls(text, draft_tokens=int(text.removeprefix("draft:")))
+                return cls(text, draft_tokens=most_drafts(text.removeprefix("draft:")))
             return cls(text, LookaheadConfig.parse(text))
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not {WAYS}: {error}") from None
@@ -62,3 +63,11 @@ class Drafting:
     def max_draft_tokens(self) -> int | None:
         """Most draft tokens of a step; None where the service chooses."""
         return self.draft_tokens if self.lookahead is None else self.lookahead.max_draft_tokens
+
+
+def most_drafts(text: str) -> int:
+    """What a request's `draft_tokens` may be; raises `ValueError` for anything else."""
+    found = int(text)
+    if not 0 <= found <= MOST_DRAFTS:
+        raise ValueError(f"N is 0 to {MOST_DRAFTS}")
+    return found
