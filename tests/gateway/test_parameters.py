@@ -8,7 +8,9 @@ from llguidance import LLMatcher, LLTokenizer
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.chat import calling_of
+from nimble_coder.gateway.requests import parameters
 from nimble_coder.gateway.requests.forms import schema_of
+from nimble_coder.gateway.requests.parameters import has_other_type
 from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 
@@ -40,8 +42,8 @@ OBJECTS: dict[str, Any] = {
 }
 
 
-def asked(parameters: Any, **more: Any) -> ChatRequest:
-    function = {"name": "now", "parameters": parameters}
+def asked(schema: Any, **more: Any) -> ChatRequest:
+    function = {"name": "now", "parameters": schema}
     return decode(ChatRequest, json.dumps({"messages": [], "tools": [{"function": function}], **more}).encode())
 
 
@@ -77,3 +79,20 @@ def test_a_deep_schema_is_looked_into_no_further() -> None:
     for _ in range(400):
         deep = {"anyOf": [deep]}
     assert calling_of(asked(deep)).names == {"now"}
+
+
+@pytest.mark.parametrize("pointer", ["#", "#/$defs/0"])
+def test_references_to_one_part_do_not_multiply(pointer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def counted(part: dict[str, Any]) -> bool:
+        nonlocal looked
+        looked += 1
+        assert looked <= 100
+        return has_other_type(part)
+
+    monkeypatch.setattr(parameters, "has_other_type", counted)
+    twice = {str(number): {"allOf": [{"$ref": f"#/$defs/{number + 1}"}] * 2} for number in range(20)}
+    wide = {"allOf": [{"$ref": pointer}, {"$ref": pointer}], "$defs": twice}
+    assert calling_of(asked(wide)).names == {"now"}
+    assert looked
