@@ -21,7 +21,7 @@ from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.download import Download, download_all
 from build_engine.exit_codes import ExitCode
-from build_engine.local import is_gguf
+from build_engine.local import EMBEDDED_MODEL, is_gguf
 from build_engine.profiles import EMBEDDED, Profile
 from build_engine.snapshot import Snapshot
 
@@ -108,7 +108,7 @@ def local_weights(source: Path, cache: Cache, progress: Progress) -> Weights:
 def own_weights(profile: Profile, revision: str, cache: Cache, progress: Progress) -> Weights:
     """The checkpoint that a profile names itself: the one shipped with this package, or the hub's."""
     if profile.model == EMBEDDED:
-        return Weights(Path(__file__).parent / "embedded_model")
+        return Weights(EMBEDDED_MODEL)
     return fetch_weights(profile.model, revision, cache, progress)
 
 
