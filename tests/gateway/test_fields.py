@@ -156,6 +156,27 @@ def test_what_nobody_reads_inside_is_named_once_or_strictly_refused() -> None:
     ]
 
 
+def test_what_usual_clients_send_is_no_reason_to_refuse() -> None:
+    """OpenAI's SDK after `parse()`, LiteLLM, LangChain's ChatMistralAI, AutoGen and Vercel's AI SDK."""
+    function = {"name": "now", "arguments": "{}", "parsed_arguments": {"a": 1}}
+    call = {"id": "call_1", "type": "function", "function": function, "extra_content": {"google": {}}}
+    said = {"reasoning": "Hm.", "reasoning_content": "Hm.", "provider_specific_fields": {"a": 1}}
+    offered = {"name": "now", "cache_control": {"type": "ephemeral"}}
+    body = {
+        "messages": [
+            {"role": "user", "name": "ann", "content": "hi"},
+            {"role": "assistant", "id": "msg_1", "parsed": {"a": 1}, "tool_calls": [call], **said},
+        ],
+        "tools": [{"type": "function", "strict": True, "function": offered}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "description": "A cat."}},
+        "stream_options": {"include_obfuscation": True},
+        "prompt_cache_retention": "in_memory",
+        "safe_prompt": False,
+        "prompt_mode": None,
+    }
+    assert check_fields(ChatRequest, json.dumps(body).encode(), Engine.PORTABLE, True) == []
+
+
 @pytest.mark.parametrize("engine", Engine)
 @pytest.mark.parametrize("strict", [False, True])
 def test_engines_that_can_less_honour_less(engine: Engine, strict: bool) -> None:

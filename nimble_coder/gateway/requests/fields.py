@@ -52,7 +52,8 @@ class Field:
 
 
 OPENAI, VLLM, LLAMA, NIM, TRITON, OLLAMA = "OpenAI", "vLLM", "llama.cpp", "NIM", "Triton", "Ollama"
-MISTRAL, ANTHROPIC, OWN = "Mistral", "Anthropic", "Nimble Coder"
+MISTRAL, ANTHROPIC, GOOGLE, OWN = "Mistral", "Anthropic", "Google", "Nimble Coder"
+SDK, LITELLM = "OpenAI's SDK", "LiteLLM"
 ACCEPTED, IGNORED, REFUSED = Otherwise.ACCEPTED, Otherwise.IGNORED, Otherwise.REFUSED
 SAMPLING, PORTABLE = Engine.SAMPLING, Engine.PORTABLE
 EMPTY: tuple[Any, ...] = ("", [], {})
@@ -83,6 +84,8 @@ PROMPTS = (
     Field("prediction", OPENAI, {"type": "content", "content": "x"}),
     Field("reasoning_effort", OPENAI, "high", ("none",)),
     Field("verbosity", OPENAI, "low", ("medium",)),
+    Field("prompt_mode", MISTRAL, "reasoning"),
+    Field("safe_prompt", MISTRAL, True, (False,)),
     Field("add_generation_prompt", VLLM, False, (True,)),
     Field("continue_final_message", VLLM, True, (False,)),
     Field("add_special_tokens", VLLM, True, otherwise=ACCEPTED),
@@ -268,7 +271,7 @@ ANSWERING = (
     Field("stream", OPENAI, True, (False,)),
     Field("stream_options.include_usage", OPENAI, True, (False,)),
     Field("stream_options.continuous_usage_stats", VLLM, True, (False,)),
-    Field("stream_options.include_obfuscation", OPENAI, True, (False,)),
+    Field("stream_options.include_obfuscation", OPENAI, True, otherwise=ACCEPTED),
     Field("include", OPENAI, ["message.output_text.logprobs"], ([], ["reasoning.encrypted_content"]), REFUSED),
     Field("logprobs", OPENAI, True, (False,), needs=SAMPLING),
     Field("top_logprobs", OPENAI, 2, (0,), needs=PORTABLE),
@@ -300,7 +303,7 @@ SERVING = (
     Field("safety_identifier", OPENAI, "me", otherwise=ACCEPTED),
     Field("metadata", OPENAI, {"a": "b"}, otherwise=ACCEPTED),
     Field("prompt_cache_key", OPENAI, "a", otherwise=ACCEPTED),
-    Field("prompt_cache_retention", OPENAI, "24h", ("in-memory",)),
+    Field("prompt_cache_retention", OPENAI, "24h", ("in_memory", "in-memory")),
     Field("prompt_cache_options", OPENAI, {"mode": "implicit"}, otherwise=ACCEPTED),
     Field("moderation", OPENAI, {"model": "omni-moderation-latest"}),
     Field("store", OPENAI, True, (False,)),
@@ -322,24 +325,34 @@ SERVING = (
 INSIDE = (
     Field("messages.refusal", OPENAI, "No.", ("",)),
     Field("messages.prefix", MISTRAL, True, (False,)),
-    Field("messages.name", OPENAI, "ann", ("",)),
+    Field("messages.name", OPENAI, "ann", otherwise=ACCEPTED),
+    Field("messages.id", OPENAI, "msg_1", otherwise=ACCEPTED),
+    Field("messages.parsed", SDK, {"a": 1}, otherwise=ACCEPTED),
     Field("messages.tool_call_id", OPENAI, "call_1", otherwise=ACCEPTED),
     Field("messages.tool_calls.type", OPENAI, "custom", ("function",)),
     Field("messages.tool_calls.index", OPENAI, 1, otherwise=ACCEPTED),
+    Field("messages.tool_calls.function.parsed_arguments", SDK, {"a": 1}, otherwise=ACCEPTED),
+    Field("messages.tool_calls.extra_content", GOOGLE, {"google": {"thought_signature": "AAAA"}}, otherwise=ACCEPTED),
+    Field("messages.tool_calls.provider_specific_fields", LITELLM, {"a": 1}, otherwise=ACCEPTED),
     Field("messages.audio", OPENAI, {"id": "audio_1"}, ({},), REFUSED),
     Field("messages.images", OLLAMA, ["AAAA"], ([],), REFUSED),
-    Field("messages.reasoning_content", VLLM, "Hm.", ("",)),
+    Field("messages.reasoning", VLLM, "Hm.", otherwise=ACCEPTED),
+    Field("messages.reasoning_content", VLLM, "Hm.", otherwise=ACCEPTED),
+    Field("messages.provider_specific_fields", LITELLM, {"a": 1}, otherwise=ACCEPTED),
     Field("messages.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
     Field("messages.content.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
     Field("input.id", OPENAI, "msg_1", otherwise=ACCEPTED),
     Field("input.status", OPENAI, "completed", otherwise=ACCEPTED),
     Field("input.summary", OPENAI, [{"type": "summary_text", "text": "Hm."}], otherwise=ACCEPTED),
     Field("input.encrypted_content", OPENAI, "AAAA", otherwise=ACCEPTED),
+    Field("tools.strict", OPENAI, True, otherwise=ACCEPTED),
     Field("tools.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
-    Field("response_format.json_schema.description", OPENAI, "A cat.", ("",)),
+    Field("tools.function.cache_control", ANTHROPIC, {"type": "ephemeral"}, otherwise=ACCEPTED),
+    Field("response_format.json_schema.description", OPENAI, "A cat.", otherwise=ACCEPTED),
     Field("input_extra.time", LLAMA, [1, 2], otherwise=ACCEPTED),
 )
-"""What stands inside of messages, items, tools and forms, beside what every route reads of them."""
+"""What stands inside of messages, items, tools and forms, beside what every route reads of them. Qwen's template shows
+no names and no earlier reasoning; SDKs send back what they have added to an answer."""
 
 GROUPS: dict[str, tuple[Field, ...]] = {
     "What the model reads": PROMPTS,
