@@ -177,6 +177,31 @@ def test_what_usual_clients_send_is_no_reason_to_refuse() -> None:
     assert check_fields(ChatRequest, json.dumps(body).encode(), Engine.PORTABLE, True) == []
 
 
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a"}}]}
+INPUT_IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "https://a"}]}
+SEARCH = {"type": "web_search_preview", "search_context_size": "low"}
+
+
+@pytest.mark.parametrize(
+    ("route", "more", "code"),
+    [
+        ("chat", {"messages": [IMAGE]}, "unsupported_content"),
+        ("responses", {"input": [INPUT_IMAGE]}, "unsupported_content"),
+        ("responses", {"input": [{"type": "computer_call", "action": {"type": "wait"}}]}, "unsupported"),
+        ("responses", {"tools": [SEARCH]}, "unsupported"),
+    ],
+)
+def test_what_is_refused_anyway_is_not_said_to_be_ignored(
+    http: httpx.Client, strict: httpx.Client, route: str, more: dict[str, Any], code: str
+) -> None:
+    path, base = SENT[route]
+    for client in (http, strict):
+        answer = client.post(path, json={**base, **more})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+        assert "ignore" not in answer.json()["error"]["message"]
+        assert "x-nimble-ignored" not in answer.headers
+
+
 @pytest.mark.parametrize("engine", Engine)
 @pytest.mark.parametrize("strict", [False, True])
 def test_engines_that_can_less_honour_less(engine: Engine, strict: bool) -> None:

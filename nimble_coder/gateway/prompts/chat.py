@@ -23,6 +23,7 @@ from nimble_coder.gateway.requests.forms import answer_schema, call_guide, guide
 from nimble_coder.gateway.requests.parameters import check_parameters
 from nimble_coder.gateway.requests.schemas.chat import (
     RESULTS,
+    TEXT_PARTS,
     ChatRequest,
     ContentPart,
     Function,
@@ -44,8 +45,6 @@ TOOLS_TAIL = (
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 CALL_TAG = "<tool_call>"
-TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
-"""Types of parts whose text is all that they hold: a chat's, and those of Responses."""
 
 
 class ChatPrompts:

@@ -6,12 +6,10 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.chat import check_type, text_in
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT, of_format
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
-from nimble_coder.gateway.requests.schemas.responses import InputItem, ResponsesRequest
+from nimble_coder.gateway.requests.schemas.responses import PASSED_OVER, InputItem, ResponsesRequest
 from nimble_coder.gateway.requests.schemas.sampling import Sampling
 
 ROLES = ("user", "system", "developer", "assistant")
-PASSED_OVER = ("reasoning",)
-"""Items that clients send back and that hold nothing for this model."""
 
 
 def as_chat(asked: ResponsesRequest) -> ChatRequest:

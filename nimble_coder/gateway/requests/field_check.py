@@ -12,11 +12,11 @@ from msgspec.inspect import ListType, StructType, Type, UnionType, type_info
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import FIELDS, FORM, Engine, Otherwise
 from nimble_coder.gateway.requests.reading import json_errors
-from nimble_coder.gateway.requests.schemas.chat import RESULTS, ChatRequest
+from nimble_coder.gateway.requests.schemas.chat import RESULTS, TEXT_PARTS, ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
-from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
+from nimble_coder.gateway.requests.schemas.responses import ITEMS, ResponsesRequest
 
 OBJECTS = frozenset(name.partition(".")[0] for name in FIELDS) - FIELDS.keys()
 """Fields that only hold others, which the table has one by one."""
@@ -32,6 +32,14 @@ SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 FORMS = frozenset(field.name for field in FORM)
 UNGUIDED = ", whose lookahead cannot be guided: serve the model with the portable engine, or build it with --companion"
 MOST_SHOWN = 32
+KINDS: dict[str, tuple[str, ...]] = {
+    "messages.content": TEXT_PARTS,
+    "tools": ("function",),
+    "input": ITEMS,
+    "input.content": TEXT_PARTS,
+    "input.output": TEXT_PARTS,
+}
+"""The types of objects in a list that are read. One of another type is refused later, with a text that says why."""
 NOTHING: tuple[Any, ...] = ("", [], {}, False)
 """What SDKs write inside messages and tools where there is nothing to say, beside null."""
 
@@ -106,8 +114,14 @@ def given(kind: type[Struct] | None, fields: Mapping[str, Any], outer: str = "")
             yield name, value
         if inner or is_object:
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, dict):
+                if isinstance(each, dict) and is_read(name, each):
                     yield from given(inner, each, f"{name}.")
+
+
+def is_read(name: str, fields: Mapping[str, Any]) -> bool:
+    """Whether an object in a list is of a type that is read there."""
+    kind = fields.get("type")
+    return kind is None or name not in KINDS or kind in KINDS[name]
 
 
 def place(kind: type[Struct], name: str) -> str:

@@ -9,6 +9,8 @@ from nimble_coder.gateway.requests.schemas.values import Alternatives, Kept, Len
 
 RESULTS = ("tool", "function")
 """Roles of messages that say what a call gave."""
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+"""Types of parts whose text is all that they hold: a chat's, and those of Responses."""
 
 
 class ContentPart(Struct, kw_only=True):

@@ -8,6 +8,11 @@ from nimble_coder.gateway.requests.schemas.chat import ContentPart, Function
 from nimble_coder.gateway.requests.schemas.forms import NamedSchema, ResponseFormat
 from nimble_coder.gateway.requests.schemas.sampling import Sampling
 
+PASSED_OVER = ("reasoning",)
+"""Items that clients send back and that hold nothing for this model."""
+ITEMS = ("message", "function_call", "function_call_output", *PASSED_OVER)
+"""Types of items that are read or passed over."""
+
 
 class TextFormat(Struct, kw_only=True):
     """What `text.format` of a Responses request holds: a `response_format` without its inner object."""
