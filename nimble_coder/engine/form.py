@@ -23,7 +23,7 @@ from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import is_endless, references
 from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
 from nimble_coder.engine.likely import Floats
-from nimble_coder.engine.schema_numbers import check_integers, with_inclusive_bounds
+from nimble_coder.engine.schema_numbers import check_integers, with_told_bounds
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 from nimble_coder.text.added_tokens import added_tokens
 
@@ -181,7 +181,7 @@ def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
         case GuideType.JSON_SCHEMA:
             schema = json.loads(guide.text)
             check_schema(schema)
-            return LLMatcher.grammar_from_json_schema(json.dumps(with_inclusive_bounds(schema)), overrides=LAYOUT)
+            return LLMatcher.grammar_from_json_schema(json.dumps(with_told_bounds(schema)), overrides=LAYOUT)
         case GuideType.REGEX:
             return LLMatcher.grammar_from_regex(guide.text)
         case GuideType.EBNF_GRAMMAR:
@@ -216,7 +216,7 @@ def with_bounds(lark: str) -> str:
     for found in TEXTS_AND_SCHEMAS.finditer(lark):
         if found["mark"]:
             schema, end = DECODER.raw_decode(lark, found.end())
-            pieces += [lark[place : found.end()], json.dumps(with_inclusive_bounds(schema))]
+            pieces += [lark[place : found.end()], json.dumps(with_told_bounds(schema))]
             place = end
     return "".join([*pieces, lark[place:]])
 

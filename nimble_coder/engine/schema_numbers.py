@@ -9,10 +9,12 @@ LARGEST_INTEGER = 2**63 - 1
 VALUES = ("const", "enum")
 NAMING = ("properties", "patternProperties", "$defs", "definitions")
 """In these, keys are names and no keywords."""
-LIMITS = (("minimum", "exclusiveMinimum", math.inf), ("maximum", "exclusiveMaximum", -math.inf))
-"""Keywords, and whither a number may go from them."""
+LIMITS = (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1))
+"""Keywords, and the sign of the way that a number may go from them."""
 NEXT_TO_ZERO = 1e-30
 """The least number beside an exclusive 0: llguidance nests a group for each of its digits, 250 at most."""
+FIRST_GAP = 2**53
+"""Floats of 64 bits have every integer up to this one, and no fractions from half of it on."""
 
 
 def check_integers(part: Any, is_value: bool = False) -> None:
@@ -33,28 +35,31 @@ def check_integers(part: Any, is_value: bool = False) -> None:
             check_integers(each, is_value or name in VALUES)
 
 
-def with_inclusive_bounds(part: Any, has_names: bool = False) -> Any:
-    """A schema without exclusive bounds that allows the same numbers, but for some right beside them.
+def with_told_bounds(part: Any, has_names: bool = False) -> Any:
+    """A schema whose bounds llguidance 1.9.1 holds to as they are meant.
 
-    Where no integer lies between two bounds, llguidance 1.9.1 takes an exclusive one that is an integer for inclusive:
-    it writes 0 for above 0 and below 0.5 (`rx_float_range` in its `parser/src/json/numeric.rs`). It joins the bounds of
-    several parts, so all are replaced.
+    Where two bounds have the same integer part, it takes the exclusive one nearer to 0 for inclusive if that is an
+    integer: it writes 0 for above 0 and below 0.5 (`rx_float_range` in its `parser/src/json/numeric.rs`). It joins the
+    bounds of several parts, so every such bound becomes an inclusive one beside it, and so does one beyond 2^53, where
+    it adds 1 to a float in vain. No other does: of 0.999...9 it would not write a beginning, as 0.9, where of 1.000...1
+    all beginnings are 1.
     """
     if isinstance(part, list):
-        return [with_inclusive_bounds(each) for each in part]
+        return [with_told_bounds(each) for each in part]
     if not isinstance(part, dict):
         return part
     if has_names:
-        return {name: with_inclusive_bounds(each) for name, each in part.items()}
-    told = {name: part[name] if name in VALUES else with_inclusive_bounds(part[name], name in NAMING) for name in part}
-    for inclusive, exclusive, away in LIMITS:
-        given = [float_within(bound, away) for bound in numbers(part, inclusive)]
+        return {name: with_told_bounds(each) for name, each in part.items()}
+    told = {name: part[name] if name in VALUES else with_told_bounds(part[name], name in NAMING) for name in part}
+    for inclusive, exclusive, sign in LIMITS:
+        given = [float_within(bound, sign) for bound in numbers(part, inclusive)]
         # In draft 4, the exclusive one is a boolean.
         for bound in numbers(part, inclusive if part.get(exclusive) is True else exclusive):
-            del told[exclusive]
-            given.append(next_to(bound, away))
+            if float(bound).is_integer() and (bound * sign >= 0 or abs(bound) >= FIRST_GAP):
+                del told[exclusive]
+                given.append(next_to(int(bound), sign))
         if given:
-            told[inclusive] = max(given) if away > 0 else min(given)
+            told[inclusive] = max(given, key=lambda bound: bound * sign)
     return told
 
 
@@ -64,13 +69,15 @@ def numbers(part: dict[str, Any], name: str) -> list[float]:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
-def next_to(bound: float, away: float) -> float:
-    """A number near a bound that is no part of what it bounds: some floats away, since llguidance reads the last digits
-    of one inexactly."""
-    return bound + math.copysign(math.ldexp(abs(bound), -50) or NEXT_TO_ZERO, away)
+def next_to(bound: int, sign: int) -> float:
+    """A number near a bound that is no part of what it bounds, the next integer at most: some floats away, since
+    llguidance reads the last digits of one inexactly."""
+    if abs(bound) >= FIRST_GAP:
+        return float_within(bound + sign, sign)
+    return bound + sign * min(math.ldexp(abs(bound), -50) or NEXT_TO_ZERO, 1)
 
 
-def float_within(bound: float, away: float) -> float:
+def float_within(bound: float, sign: int) -> float:
     """A bound itself, or the next number that a float of 64 bits has, which is what llguidance reads."""
-    is_beyond = float(bound) < bound if away > 0 else LARGEST_INTEGER > bound < float(bound)
-    return int(math.nextafter(bound, away)) if is_beyond else bound
+    is_beyond = float(bound) < bound if sign > 0 else LARGEST_INTEGER > bound < float(bound)
+    return int(math.nextafter(bound, sign * math.inf)) if is_beyond else bound
