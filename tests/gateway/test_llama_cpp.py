@@ -70,6 +70,14 @@ def test_prompts_that_are_none_are_refused(http: httpx.Client, prompt: Any, reas
     assert reason in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/completion", "/infill"])
+def test_a_stop_string_that_spells_a_control_token_is_the_stopping_word(http: httpx.Client, path: str) -> None:
+    word = "<|im_start|>"
+    body = {"prompt": PROMPT, "n_predict": 4, "stop": [word], "logit_bias": [[word, 100]]}
+    answer = http.post(path, json=body).json()
+    assert (answer["content"], answer["stop_type"], answer["stopping_word"]) == ("", "word", word)
+
+
 @pytest.mark.parametrize("n_predict", [0, 1, 3, 30])
 def test_a_streams_end_says_what_a_whole_answer_says(http: httpx.Client, n_predict: int) -> None:
     body = {"prompt": "import os\n", "n_predict": n_predict, "seed": 7, "return_tokens": True}

@@ -80,7 +80,7 @@ class LlamaWire:
             has_new_line=index in self._with_lines or "\n" in text,
             truncated=self._truncated,
             stop_type=self._stop_type(transcript),
-            stopping_word=transcript.stop_string or "",
+            stopping_word=stopping_word(transcript),
             timings=self._timings(transcript, tokens, prompt_tokens),
         )
 
@@ -101,7 +101,7 @@ class LlamaWire:
 
     @staticmethod
     def _stop_type(transcript: Transcript) -> StopType:
-        if transcript.stop_string is not None:
+        if stopping_word(transcript):
             return "word"
         return "limit" if transcript.finish_reason == "length" else "eos"
 
@@ -134,3 +134,8 @@ class LlamaWire:
             if value is not None:
                 chosen[field] = value
         return chosen
+
+
+def stopping_word(transcript: Transcript) -> str:
+    """The stop string that ended an answer, as text or as the id of the control token that it spells; empty if none."""
+    return transcript.stop_reason if isinstance(transcript.stop_reason, str) else ""
