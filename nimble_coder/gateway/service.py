@@ -163,11 +163,12 @@ class Service:
         return await aside(len(text), self.encoder.encode, pieces)
 
     def room(self, ids: Sequence[int], asked: Sampling, wanted: int | None, default: int) -> int:
-        """The most tokens of an answer to a prompt; raises `ApiError` where fewer are wanted than it has to have."""
+        """The most tokens of an answer to a prompt, by default no fewer than it must have; raises `ApiError` where
+        fewer are wanted than that."""
         if wanted is not None and 0 <= wanted < (asked.min_tokens or 0):
             text = f"min_tokens is {asked.min_tokens}, above the most that is asked for, {wanted}: send less"
             raise ApiError(400, text, "invalid_input", "min_tokens")
-        return self.limits.room(len(ids), wanted, default)
+        return self.limits.room(len(ids), wanted, max(default, asked.min_tokens or 0))
 
     def jobs(
         self,

@@ -58,6 +58,20 @@ def test_fewer_tokens_than_there_have_to_be_are_refused(http: httpx.Client, path
     assert http.post(path, json={**body, "min_tokens": 2}).status_code == 200
 
 
+@pytest.mark.parametrize("size", [1, 400])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", {}), ("/v1/completions", {"suffix": "\n"}), ("/v1/fim/completions", {}), ("/infill", {})],
+)
+def test_the_usual_length_is_no_less_than_there_has_to_be(
+    http: httpx.Client, path: str, body: dict[str, Any], size: int
+) -> None:
+    """However long an infill's prompt is, which is cut for it."""
+    prompt = PROMPT * (size if body or path != "/v1/completions" else 1)
+    answer = http.post(path, json={**body, "prompt": prompt, "min_tokens": 150, "logit_bias": ENDS}).json()
+    assert (answer["usage"]["completion_tokens"] if "usage" in answer else answer["tokens_predicted"]) == 150
+
+
 @pytest.mark.parametrize("ignore_eos", [False, True])
 def test_the_id_that_ends_it_is_told_and_shown_where_asked_for(http: httpx.Client, ignore_eos: bool) -> None:
     usual = complete(http, return_token_ids=True)["choices"][0]

@@ -27,7 +27,7 @@ async def mistral_fim(front: Front, exchange: Exchange) -> None:
     service = front.service
     asked, _ = await service.read(exchange, FimRequest)
     model = service.check_model(asked.model)
-    ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked.wanted_tokens)
+    ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked)
     room = service.room(ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1)
@@ -49,7 +49,7 @@ async def llama_infill(front: Front, exchange: Exchange) -> None:
     """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
     service = front.service
     asked, _ = await service.read(exchange, InfillRequest)
-    ids, truncated = await infill_prompt(service, read_infill(asked), asked.wanted_tokens)
+    ids, truncated = await infill_prompt(service, read_infill(asked), asked)
     await answer_llama(service, exchange, asked, [ids], truncated)
 
 

@@ -12,7 +12,7 @@ from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
-from nimble_coder.gateway.requests.schemas.llama import ContextText
+from nimble_coder.gateway.requests.schemas.llama import ContextText, InfillRequest
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
 from nimble_coder.gateway.service import Job, Service, aside, wants_every_step
 
@@ -77,7 +77,7 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
             raise ApiError(400, text, "unsupported", "logprobs")
         context = context_files(asked.input_extra)
         infill = Infill(prompt or "", asked.suffix, context, *names(asked.repo_name, asked.filename))
-        return [(await infill_prompt(service, infill, asked.wanted_tokens))[0]]
+        return [(await infill_prompt(service, infill, asked))[0]]
     if prompt is None or prompt == []:
         raise ApiError(
             400, "prompt is missing: send a string, token ids, or a list of either", "empty_prompt", "prompt"
@@ -125,12 +125,15 @@ async def places_of(service: Service, asked: CompletionRequest, place: int, ids:
     return [offsets.next(service.tokenizer.token_bytes(token)) for token in ids]
 
 
-async def infill_prompt(service: Service, infill: Infill, max_tokens: int | None) -> tuple[list[int], bool]:
+async def infill_prompt(
+    service: Service, infill: Infill, asked: OpenAISampling | InfillRequest
+) -> tuple[list[int], bool]:
     """An infill prompt that leaves room for what is asked for, at least half of the context for the prompt; and
     whether it had to be cut."""
-    limits = service.limits
+    limits, max_tokens = service.limits, asked.wanted_tokens
     is_open = max_tokens is None or max_tokens < 0
-    wanted = service.settings.fim_max_tokens if is_open else max(max_tokens or 0, 1)
+    default = max(service.settings.fim_max_tokens, asked.min_tokens or 0)
+    wanted = default if is_open else max(max_tokens or 0, 1)
     budget = min(limits.max_input_len, limits.max_seq_len - min(wanted, limits.max_seq_len // 2))
     return await aside(infill.size, encode_infill, service.encoder, infill, budget)
 

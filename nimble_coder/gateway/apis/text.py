@@ -97,5 +97,5 @@ async def render_infill(front: Front, exchange: Exchange) -> None:
     service = front.service
     asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
     service.check_model(asked.model)
-    ids, _ = await infill_prompt(service, read_infill(asked), asked.wanted_tokens)
+    ids, _ = await infill_prompt(service, read_infill(asked), asked)
     await respond_prompts(service, exchange, [ids])
