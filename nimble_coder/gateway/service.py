@@ -129,7 +129,8 @@ class Service:
         `ApiError` for what cannot be read or must not be ignored."""
         body = await exchange.body(self.settings.max_body_bytes)
         asked = decode(kind, body)
-        if ignored := check_fields(kind, body, self.engine, self.settings.strict_sampling):
+        ignored = await aside(len(body), check_fields, kind, body, self.engine, self.settings.strict_sampling)
+        if ignored:
             exchange.extra_headers = [*exchange.extra_headers, (b"x-nimble-ignored", header(ignored))]
         return asked, len(body)
 

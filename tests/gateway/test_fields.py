@@ -1,5 +1,6 @@
 """Every field that clients send is honoured, neutral, ignored and said, or refused, as the table of fields says."""
 
+import asyncio
 import copy
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.requests.documentation import page
 from nimble_coder.gateway.requests.field_check import HONOURED, OBJECTS, ROUTES, check_fields, header
 from nimble_coder.gateway.requests.fields import FIELDS, GROUPS, INSIDE, TOOL, Engine, Field, Otherwise
@@ -18,6 +20,8 @@ from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.triton import Addresses
@@ -269,6 +273,36 @@ def test_fields_that_are_no_json_are_an_error_as_everywhere() -> None:
         else:
             assert ignored == ["zzz"]
     assert header(["a", "b c"]) == b"a, ?"
+
+
+async def turns_of_others(artifact: Artifact, body: bytes) -> int:
+    """How often the event loop comes round to others while a request is read and its fields are checked."""
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(_: Any) -> None:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "POST", "path": SENT["chat"][0], "headers": []}
+    task = asyncio.create_task(others())
+    await service.read(Exchange(scope, receive, send), ChatRequest)
+    task.cancel()
+    return turns
+
+
+def test_the_fields_of_a_large_body_are_checked_beside_the_event_loop(artifact: Artifact) -> None:
+    message = {"role": "user", "content": "hi"}
+    small, large = (json.dumps({"messages": [message] * count}).encode() for count in (1, 20_000))
+    assert asyncio.run(turns_of_others(artifact, small)) < asyncio.run(turns_of_others(artifact, large))
 
 
 def first_token(http: httpx.Client, **more: Any) -> int:
