@@ -81,6 +81,7 @@ USER = [{"role": "user", "content": "1 + 1?"}]
         (None, ""),
         ("auto", ""),
         ("required", '<tool_call>\n{"name": "add", "arguments":'),
+        ("any", '<tool_call>\n{"name": "add", "arguments":'),
         (ADD, '<tool_call>\n{"name": "add", "arguments":'),
     ],
 )
@@ -103,6 +104,17 @@ def test_of_several_tools_a_demanded_one_has_a_name_that_is_offered() -> None:
     assert named.opening == '<tool_call>\n{"name": "add", "arguments":'
     assert named.guide
     assert "größe" not in named.guide.text
+
+
+@pytest.mark.parametrize(("mode", "opening"), [("auto", ""), ("required", '<tool_call>\n{"name": "add", "arguments":')])
+def test_a_choice_of_several_tools_offers_no_others(
+    chats: ChatPrompts, tokenizer: TextTokenizer, mode: str, opening: str
+) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [ADD]}}
+    text = text_of(chats, tokenizer, USER, tools=[TOOL, other], tool_choice=choice)
+    assert text == text_of(chats, tokenizer, USER, tools=[TOOL], tool_choice=mode)
+    assert text.endswith(f"<|im_start|>assistant\n{opening}")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +168,7 @@ def test_without_tools_or_choice_none_is_rendered(chats: ChatPrompts) -> None:
         ({"tool_choice": "required"}, "demands a call, and"),
         ({"tool_choice": ADD}, "demands 'add', and"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "demands 'sub', and"),
-        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice is not known"),
+        ({"tools": [TOOL], "tool_choice": "all"}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": {**ADD, "type": "banana"}}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": "required", "continue_final_message": True}, "only a new turn"),

@@ -18,13 +18,11 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
     if asked.text and asked.response_format:
         of_format(asked.response_format, TEXT_FORMAT)
     shared: dict[str, Any] = {name: getattr(asked, name) for name in Sampling.__struct_fields__}
-    tools = offered(asked)
-    choice, names = choice_of(asked.tool_choice)
     return ChatRequest(
         **shared,
         messages=messages_of(asked),
-        tools=[tool for tool in tools if names is None or tool.function.name in names],
-        tool_choice=choice,
+        tools=offered(asked),
+        tool_choice=choice_of(asked.tool_choice),
         parallel_tool_calls=asked.parallel_tool_calls,
     )
 
@@ -82,15 +80,15 @@ def offered(asked: ResponsesRequest) -> list[Tool]:
     return tools
 
 
-def choice_of(choice: str | dict[str, Any] | None) -> tuple[str | dict[str, Any] | None, list[Any] | None]:
-    """`tool_choice` in a chat's shape, and the names of the functions that it leaves, where it says which."""
+def choice_of(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    """`tool_choice` in a chat's shape."""
     if not isinstance(choice, dict) or "function" in choice:
-        return choice, None
+        return choice
     match choice:
         case {"type": "function", "name": name}:
-            return {"type": "function", "function": {"name": name}}, None
+            return {"type": "function", "function": {"name": name}}
         case {"type": "allowed_tools", "tools": [*tools]}:
-            names = [tool.get("name") for tool in tools if isinstance(tool, dict)]
-            return choice.get("mode", "auto"), names
+            allowed = [{"function": tool} for tool in tools]
+            return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": allowed}}
     text = f"tool_choice of type {str(choice.get('type'))[:40]!r} is not available here: choose a function"
     raise ApiError(400, text, "unsupported", "tool_choice")

@@ -1,5 +1,6 @@
 """What clients send to `/v1/chat/completions`. Names and meaning: OpenAI's API reference; vLLM's server."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -113,11 +114,31 @@ class ChatRequest(OpenAISampling, kw_only=True):
     @property
     def offered(self) -> list[Tool]:
         """The functions that may be called, under either name."""
-        return [Tool(function=function) for function in self.functions or []] if self.is_legacy else self.tools or []
+        if self.is_legacy:
+            return [Tool(function=function) for function in self.functions or []]
+        allowed = self._allowed
+        return [tool for tool in self.tools or [] if allowed is None or tool.function.name in allowed[1]]
 
     @property
     def choice(self) -> str | dict[str, Any] | None:
-        """Which of them must be, in the shape of `tool_choice`."""
+        """Which of them must be, in the shape of `tool_choice`; "any" is Mistral's word for "required"."""
         if not self.is_legacy:
-            return self.tool_choice
+            choice = self.tool_choice if self._allowed is None else self._allowed[0]
+            return "required" if choice == "any" else choice
         return {"function": self.function_call} if isinstance(self.function_call, dict) else self.function_call
+
+    @property
+    def _allowed(self) -> tuple[str, frozenset[str]] | None:
+        """The choice among some of the tools, and their names, where `tool_choice` leaves no others."""
+        match self.tool_choice:
+            case {"type": "allowed_tools", "allowed_tools": {"tools": [*tools], **others}}:
+                return str(others.get("mode", "auto")), frozenset(names_of(tools))
+        return None
+
+
+def names_of(tools: list[Any]) -> Iterator[str]:
+    """The functions that a `tool_choice` names in a list of tools."""
+    for tool in tools:
+        match tool:
+            case {"function": {"name": str(name)}}:
+                yield name
