@@ -20,7 +20,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from nimble_coder.contract.request import FORM_NAME, MOST_GUIDE, Guide, GuideType, RequestError
 from nimble_coder.engine.deep_stack import run_deep
-from nimble_coder.engine.endless import is_endless, references
+from nimble_coder.engine.endless import check_finite
 from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.schema_numbers import check_integers, with_told_bounds
@@ -49,8 +49,6 @@ FREE_SECONDS, SECONDS_PER_TOKEN = 1.0, 0.005
 takes 150 ms, all within `LIMITS`, and every other request waits."""
 MOST_PROPERTIES = 500
 """Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
-MOST_REFERENCES = 500
-"""To different places: the time to compile a chain of them grows with the square of its length, 0.2 s for so many."""
 TEXTS_AND_SCHEMAS = re.compile(rf"{TEXTS.pattern}|(?P<mark>%json\s*)")
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
@@ -225,11 +223,8 @@ def check_schema(schema: Any) -> None:
     """Raises ValueError for a schema that takes too long to compile, or that no finite value has."""
     check_properties(schema)
     check_integers(schema)
-    if len(set(references(schema))) > MOST_REFERENCES:
-        raise ValueError(f"it refers to more than {MOST_REFERENCES} places: write some of them where they are used")
+    check_finite(schema)
     check_patterns(schema)
-    if is_endless(schema):
-        raise ValueError("only an endless value has it: let what refers to itself be left out somewhere")
 
 
 def check_properties(schema: Any) -> None:

@@ -15,7 +15,8 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine import form
-from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, MOST_REFERENCES, SECONDS_PER_TOKEN, Forms
+from nimble_coder.engine.endless import MOST_REFERENCES
+from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, SECONDS_PER_TOKEN, Forms
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.gateway.requests.forms import call_guide, turn_guide
@@ -222,6 +223,17 @@ BAD = {
     "a deep grammar": ("ebnf_grammar", "root ::= " + "(" * 20_000),
     "lark": ("lark", "start: foo"),
     "references in a chain": ("json_schema", json.dumps({"$ref": "#/a/0/0", "a": references(600)})),
+    "endless in every place": (
+        "json_schema",
+        json.dumps(
+            {
+                "$ref": "#/b",
+                "b": {"allOf": [*[{}] * 2000, {"$ref": "#/b"}]},
+                "c": [{"$ref": f"#{'/' * count}b"} for count in range(60)],
+                "a": {str(i): {"$ref": f"#/a/{i + 1}"} for i in range(300)},
+            }
+        ),
+    ),
     "the least integer": ("json_schema", f'{{"const": {-(2**63)}}}'),
     "the least integer deep": ("json_schema", f'{{"enum": [{{"a": [{-(2**63) + 100}]}}]}}'),
     "a large negative number": ("json_schema", '{"type": "integer", "enum": [-1e19, 1]}'),

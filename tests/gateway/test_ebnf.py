@@ -132,6 +132,11 @@ REFUSED: dict[str, tuple[GuideType, Any, str]] = {
         {"properties": {"a": {"$ref": "#"}}, "required": ["a"], "type": "object"},
         "endl",
     ),
+    "many references": (
+        GuideType.JSON_SCHEMA,
+        {"$defs": {str(i): {"$ref": f"#/$defs/{i + 1}"} for i in range(600)}},
+        "500",
+    ),
     "itself": (GuideType.JSON_SCHEMA, {"$ref": "#"}, "endless"),
     "itself or null": (GuideType.JSON_SCHEMA, {"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "itself"),
     "nothing": (GuideType.JSON_SCHEMA, {"$ref": "#/$defs/a"}, "not in it"),

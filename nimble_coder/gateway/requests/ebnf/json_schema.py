@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nimble_coder.engine.endless import is_endless, resolve
+from nimble_coder.engine.endless import check_finite, resolve
 from nimble_coder.gateway.requests.ebnf.grammar import MOST_COPIES, FormError, Grammar, literal, repeated
 from nimble_coder.gateway.requests.forms import guidance_of
 
@@ -91,8 +91,10 @@ class SchemaGrammar:
 
     def body(self) -> str:
         """What a rule holds that is the whole; raises `FormError`."""
-        if is_endless(self._schema):
-            raise FormError("only an endless value has the schema: let what refers to itself be left out somewhere")
+        try:
+            check_finite(self._schema)
+        except ValueError as error:
+            raise FormError(str(error)) from None
         return self._of(self._schema, Place())
 
     def _of(self, part: Any, place: Place) -> str:
