@@ -181,10 +181,27 @@ def test_a_choice_that_cannot_be_kept_is_refused(chats: ChatPrompts, fields: dic
     assert (caught.value.status, caught.value.param) == (400, "tool_choice")
 
 
-def test_a_tool_that_is_no_function_is_refused(chats: ChatPrompts) -> None:
-    with pytest.raises(ApiError, match="type 'banana' is not available") as caught:
-        chats.encode(request(USER, tools=[TOOL, {**TOOL, "type": "banana"}]))
-    assert (caught.value.status, caught.value.param) == (400, "tools[1].type")
+@pytest.mark.parametrize(
+    ("tool", "reason", "field"),
+    [
+        ({**TOOL, "type": "banana"}, "type 'banana' is not available", "type"),
+        ({"type": "web_search_preview"}, "type 'web_search_preview' is not available", "type"),
+        ({"type": "custom", "custom": {"name": "x"}}, "type 'custom' is not available", "type"),
+        ({"type": "function"}, "a function has no name", "function"),
+    ],
+)
+def test_a_tool_that_is_no_function_is_refused(
+    chats: ChatPrompts, tool: dict[str, Any], reason: str, field: str
+) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        chats.encode(request(USER, tools=[TOOL, tool]))
+    assert (caught.value.status, caught.value.param) == (400, f"tools[1].{field}")
+
+
+def test_a_type_that_is_null_is_none(chats: ChatPrompts) -> None:
+    part = {"type": None, "text": USER[0]["content"]}
+    plain = chats.encode(request(USER, tools=[TOOL]))
+    assert chats.encode(request([{"role": "user", "content": [part]}], tools=[{**TOOL, "type": None}])) == plain
 
 
 def test_the_last_message_can_be_continued(chats: ChatPrompts, tokenizer: TextTokenizer) -> None:

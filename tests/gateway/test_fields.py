@@ -193,6 +193,7 @@ SEARCH = {"type": "web_search_preview", "search_context_size": "low"}
         ("responses", {"input": [INPUT_IMAGE]}, "unsupported_content"),
         ("responses", {"input": [{"type": "computer_call", "action": {"type": "wait"}}]}, "unsupported"),
         ("responses", {"tools": [SEARCH]}, "unsupported"),
+        ("chat", {"tools": [SEARCH]}, "unsupported"),
     ],
 )
 def test_what_is_refused_anyway_is_not_said_to_be_ignored(

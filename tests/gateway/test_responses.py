@@ -268,6 +268,11 @@ def test_what_changes_nothing_is_said(http: httpx.Client) -> None:
     assert answer.json()["store"] is False
 
 
+def test_types_that_are_null_are_the_usual_ones(http: httpx.Client) -> None:
+    item = {"type": None, "role": "user", "content": [{"type": None, "text": "hi"}]}
+    post(http, **{**SHORT, "input": [item]}, tools=[{**STORE, "type": None}])
+
+
 def test_what_a_client_says_of_itself_is_repeated(http: httpx.Client) -> None:
     own = {"user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "metadata": {"a": "b"}}
     answer = http.post(PATH, json={**SHORT, **own, "text": {"format": {"type": "json_object"}}})

@@ -132,7 +132,7 @@ def calling_of(request: ChatRequest) -> Calling:
     which the portable engine holds to.
     """
     for place, tool in enumerate(request.tools or []):
-        check_type(tool.type, place)
+        check_tool(tool.type, tool.function, f"tools[{place}]", "function")
     for tool in request.offered:
         field = "functions" if request.is_legacy else "tools"
         check_parameters(tool.function.name, tool.function.parameters, field)
@@ -166,11 +166,14 @@ def calling_of(request: ChatRequest) -> Calling:
     )
 
 
-def check_type(kind: str, place: int) -> None:
-    """Raises `ApiError` for tools that are no functions: OpenAI would run them."""
-    if kind != "function":
+def check_tool(kind: str | None, function: Function, place: str, field: str) -> None:
+    """Raises `ApiError` for tools that are no functions, which OpenAI would run, and for a function without a name,
+    which that field of the tool has."""
+    if kind not in (None, "function"):
         text = f"a tool of type {kind[:40]!r} is not available here: only functions are, which the client runs"
-        raise ApiError(400, text, "unsupported", f"tools[{place}].type")
+        raise ApiError(400, text, "unsupported", f"{place}.type")
+    if not function.name:
+        raise ApiError(400, "a function has no name: send one", "invalid_input", f"{place}.{field}")
 
 
 def held(calling: Calling, request: ChatRequest) -> Calling:
@@ -227,8 +230,9 @@ def text_in(content: str | Sequence[ContentPart | str] | None, field: str) -> st
             texts.append(part)
             continue
         said = [text for text in (part.text, part.refusal) if text is not None]
-        if not said or part.type not in TEXT_PARTS:
-            text = f"content of type {part.type[:40]!r} is not supported: this model reads text only"
+        kind = part.type or "text"
+        if not said or kind not in TEXT_PARTS:
+            text = f"content of type {kind[:40]!r} is not supported: this model reads text only"
             raise ApiError(400, text, "unsupported_content", field)
         texts += said
     return "\n".join(texts)

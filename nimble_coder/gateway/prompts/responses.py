@@ -3,7 +3,7 @@
 from typing import Any
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.prompts.chat import check_type, text_in
+from nimble_coder.gateway.prompts.chat import check_tool, text_in
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT, of_format
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
 from nimble_coder.gateway.requests.schemas.responses import PASSED_OVER, InputItem, ResponsesRequest
@@ -41,7 +41,7 @@ def messages_of(asked: ResponsesRequest) -> list[Message]:
 
 def add(messages: list[Message], item: InputItem, field: str) -> None:
     """One item: a call belongs to the assistant's message before it."""
-    match item.type:
+    match item.type or "message":
         case "message":
             if item.role not in ROLES:
                 text = f"role {(item.role or '')[:40]!r} is not known: use one of {', '.join(ROLES)}"
@@ -73,9 +73,7 @@ def offered(asked: ResponsesRequest) -> list[Tool]:
     """The functions that may be called; raises `ApiError` for tools that OpenAI would run."""
     tools = []
     for place, tool in enumerate(asked.tools or []):
-        check_type(tool.type, place)
-        if not tool.offered.name:
-            raise ApiError(400, "a function has no name: send one", "invalid_input", f"tools[{place}].name")
+        check_tool(tool.type, tool.offered, f"tools[{place}]", "name")
         tools.append(Tool(function=tool.offered))
     return tools
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
 from nimble_coder.gateway.requests.schemas.values import Alternatives, Kept, Length
@@ -17,7 +17,7 @@ TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 class ContentPart(Struct, kw_only=True):
     """A part of a message's content."""
 
-    type: str = "text"
+    type: str | None = "text"
     text: str | None = None
     refusal: str | None = None
     """What an assistant said instead of a text."""
@@ -67,8 +67,9 @@ class Function(Struct, kw_only=True):
 class Tool(Struct, kw_only=True):
     """An element of `tools`."""
 
-    function: Function
-    type: str = "function"
+    function: Function = field(default_factory=lambda: Function(name=""))
+    """Without a name where none was sent: a tool of another type has no function."""
+    type: str | None = "function"
 
     def as_json(self) -> dict[str, Any]:
         """As the prompt shows it."""

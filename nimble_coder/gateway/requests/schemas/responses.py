@@ -34,7 +34,7 @@ class TextOptions(Struct, kw_only=True):
 class InputItem(Struct, kw_only=True):
     """An element of a Responses request's `input`: a message, a call, or what one gave."""
 
-    type: str = "message"
+    type: str | None = "message"
     role: str | None = None
     content: str | list[ContentPart | str] | None = None
     call_id: str | None = None
@@ -46,7 +46,7 @@ class InputItem(Struct, kw_only=True):
 class OfferedTool(Struct, kw_only=True):
     """A tool of a Responses request, whose function stands in it without an object around; a chat's is taken too."""
 
-    type: str = "function"
+    type: str | None = "function"
     name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
