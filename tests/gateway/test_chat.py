@@ -212,10 +212,17 @@ def test_the_last_message_can_be_continued(chats: ChatPrompts, tokenizer: TextTo
     assert text_of(chats, tokenizer, [{**message, "prefix": False} for message in messages]).endswith("assistant\n")
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_message_that_was_continued_before_is_passed_over(chats: ChatPrompts) -> None:
+    messages: list[dict[str, Any]] = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    plain = chats.encode(request(messages))
+    messages[1]["prefix"] = True
+    assert chats.encode(request(messages)) == plain
+
+
+@pytest.mark.parametrize("index", [0, 2])
 def test_a_message_that_cannot_be_continued_is_refused(chats: ChatPrompts, index: int) -> None:
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
-    with pytest.raises(ApiError, match="prefix is for the last message") as caught:
+    with pytest.raises(ApiError, match="prefix is for messages of the assistant") as caught:
         chats.encode(request([*messages[:index], {**messages[index], "prefix": True}, *messages[index + 1 :]]))
     assert (caught.value.status, caught.value.param) == (400, f"messages[{index}].prefix")
 

@@ -118,10 +118,11 @@ class ChatPrompts:
 
 
 def check_prefixes(messages: Sequence[Message]) -> None:
-    """Raises `ApiError` where a message that is to be gone on with is not the last, or not the assistant's."""
+    """Raises `ApiError` where a message that is to be gone on with is not the assistant's. Only the last one is gone on
+    with; those before it keep what they asked for in their turn."""
     for index, message in enumerate(messages):
-        if message.prefix and (message.role != "assistant" or index + 1 < len(messages)):
-            text = "prefix is for the last message, where that is the assistant's: leave it out elsewhere"
+        if message.prefix and message.role != "assistant":
+            text = "prefix is for messages of the assistant: leave it out elsewhere"
             raise ApiError(400, text, "invalid_input", f"messages[{index}].prefix")
 
 

@@ -324,7 +324,7 @@ SERVING = (
 
 INSIDE = (
     Field("messages.refusal", OPENAI, "No.", ("",)),
-    Field("messages.prefix", MISTRAL, True, (False,)),
+    Field("messages.prefix", f"{MISTRAL}, DeepSeek", True, (False,)),
     Field("messages.name", OPENAI, "ann", otherwise=ACCEPTED),
     Field("messages.id", OPENAI, "msg_1", otherwise=ACCEPTED),
     Field("messages.parsed", SDK, {"a": 1}, otherwise=ACCEPTED),

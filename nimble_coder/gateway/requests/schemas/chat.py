@@ -48,7 +48,7 @@ class Message(Struct, kw_only=True):
     refusal: str | None = None
     """What an assistant said instead of a content; a part of a content may say it too."""
     prefix: bool | None = None
-    """Mistral's: the answer goes on with this message, the last one."""
+    """Mistral's and DeepSeek's: the answer goes on with this message where it is the last."""
 
     def __post_init__(self) -> None:
         if self.function_call and not self.tool_calls:
