@@ -207,6 +207,13 @@ def test_what_is_refused_anyway_is_not_said_to_be_ignored(
         assert "x-nimble-ignored" not in answer.headers
 
 
+def test_false_and_what_is_empty_ask_for_nothing_inside_and_numbers_are_not_false() -> None:
+    nothing: dict[str, Any] = {"a": False, "b": "", "c": [], "d": {}}
+    body = {**nothing, "messages": [{"role": "user", **nothing, "e": 0}], "prompt_logprobs": 0, "n_probs": 0.0}
+    named = ["a", "b", "c", "d", "messages.e", "prompt_logprobs"]
+    assert check_fields(ChatRequest, json.dumps(body).encode(), Engine.PORTABLE, False) == named
+
+
 @pytest.mark.parametrize("engine", Engine)
 @pytest.mark.parametrize("strict", [False, True])
 def test_engines_that_can_less_honour_less(engine: Engine, strict: bool) -> None:

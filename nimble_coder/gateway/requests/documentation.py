@@ -26,8 +26,8 @@ routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `resp
   with the code `unsupported`: it forces the form of an answer, forbids tokens, or is content that no model here reads.
 - `NIMBLE_STRICT_SAMPLING=true` refuses what would be ignored, too.
 
-`outer.inner` is a field of an object, or of each object in a list. Within these false and what is empty ask for nothing
-in a field that stands in no table, and a function's result may name the function again.
+`outer.inner` is a field of an object, or of each object in a list. In these, and not beside them, false and what is
+empty ask for nothing in a field that stands in no table; 0 is a number and is named.
 
 On `/v2` the inputs are those of Triton's models, and the portable engine takes as request
 parameters of `tensorrt_llm` {PARAMETERS} as numbers, and `logit_bias` as JSON of biases by token id.

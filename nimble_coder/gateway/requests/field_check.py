@@ -12,7 +12,7 @@ from msgspec.inspect import ListType, StructType, Type, UnionType, type_info
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import FIELDS, FORM, Engine, Otherwise
 from nimble_coder.gateway.requests.reading import json_errors
-from nimble_coder.gateway.requests.schemas.chat import RESULTS, TEXT_PARTS, ChatRequest
+from nimble_coder.gateway.requests.schemas.chat import TEXT_PARTS, ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
@@ -89,9 +89,9 @@ def unmet(kind: type[Struct], fields: Iterator[tuple[str, Any]], engine: Engine,
         field = FIELDS.get(name)
         if name in HONOURED[kind] and (field is None or field.needs <= engine):
             continue
-        if field and (field.otherwise is Otherwise.ACCEPTED or value in field.neutral):
+        if field and (field.otherwise is Otherwise.ACCEPTED or is_among(value, field.neutral)):
             continue
-        if field is None and "." in name and value in NOTHING:
+        if field is None and "." in name and is_among(value, NOTHING):
             continue
         if field and field.otherwise is Otherwise.REFUSED:
             raise ApiError(400, f"{name} is not available {place(kind, name)}: leave it out", "unsupported", name)
@@ -102,13 +102,18 @@ def unmet(kind: type[Struct], fields: Iterator[tuple[str, Any]], engine: Engine,
         yield name
 
 
+def is_among(value: Any, values: Sequence[Any]) -> bool:
+    """Whether it is one of them, as JSON tells them apart: in Python 0 is false and 1 is true."""
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values)
+
+
 def given(kind: type[Struct] | None, fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
     """Every field that is not null, and what stands in it where its type reads that, by names behind the object's."""
     types = reads(kind) if kind else {}
     for key, value in fields.items():
         name, inner = outer + key, types.get(key)
-        if value is None or (name == "messages.name" and fields.get("role") in RESULTS):
-            continue  # a function's result names it once more: the call before it does
+        if value is None:
+            continue
         is_object = name in OBJECTS and isinstance(value, dict)
         if not is_object:
             yield name, value
