@@ -45,7 +45,9 @@ class Joined:
         pointer, every = part.get("$ref"), part.get("allOf")
         count = sum(name in part for name in ("pattern", "format"))
         if isinstance(pointer, str) and pointer.startswith("#"):
-            count += self.of(resolve(self._schema, pointer), depth)
+            target = resolve(self._schema, pointer)
+            # A list is no schema, and would be read again for each reference to it.
+            count += self.of(target, depth) if isinstance(target, dict) else 0
         if isinstance(every, list):
             count += sum(self.of(each, depth) for each in every)
         for name in ("anyOf", "oneOf"):

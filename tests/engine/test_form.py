@@ -234,6 +234,7 @@ BAD = {
             }
         ),
     ),
+    "references to a list": ("json_schema", json.dumps({"a": [1] * 6000, "anyOf": [{"$ref": "#/a"}] * 2500})),
     "the least integer": ("json_schema", f'{{"const": {-(2**63)}}}'),
     "the least integer deep": ("json_schema", f'{{"enum": [{{"a": [{-(2**63) + 100}]}}]}}'),
     "a large negative number": ("json_schema", '{"type": "integer", "enum": [-1e19, 1]}'),
