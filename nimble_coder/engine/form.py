@@ -49,7 +49,8 @@ FREE_SECONDS, SECONDS_PER_TOKEN = 1.0, 0.005
 takes 150 ms, all within `LIMITS`, and every other request waits."""
 MOST_PROPERTIES = 500
 """Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
-TEXTS_AND_SCHEMAS = re.compile(rf"{TEXTS.pattern}|(?P<mark>%json\s*)")
+MARK = re.compile(r"(?P<mark>%json\s*)")
+TEXTS_AND_SCHEMAS = re.compile(rf"{TEXTS.pattern}|{MARK.pattern}")
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
 
@@ -195,17 +196,14 @@ def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
 
 
 def check_schemas(lark: str) -> None:
-    """Checks every schema in Lark; raises ValueError. Within one, the mark may be part of a text."""
-    covered = 0
-    for found in re.finditer(r"%json\s*", lark):
+    """Checks all in Lark that could be a schema, whatever it stands in: one that is missed can end the process. Raises
+    ValueError for a wrong one; what is no JSON belongs to a text, or llguidance refuses it."""
+    for found in MARK.finditer(lark):
         try:
-            schema, end = DECODER.raw_decode(lark, found.end())
+            schema, _ = DECODER.raw_decode(lark, found.end())
         except ValueError:
-            if found.start() >= covered:
-                raise
-        else:
-            check_schema(schema)
-            covered = max(covered, end)
+            continue
+        check_schema(schema)
 
 
 def with_bounds(lark: str) -> str:

@@ -268,6 +268,11 @@ def test_a_schemas_text_may_speak_of_schemas(forms: Forms) -> None:
         forms.open(turn_guide([("store", parameters, True)], None, None), {END})
 
 
+@pytest.mark.parametrize("text", ["# %json {", '// %json {"', r'/%json \{/ "%json"'])
+def test_what_is_no_schema_in_lark_is_none(forms: Forms, text: str) -> None:
+    forms.open(Guide(GuideType.LARK, f'start: "a" %json {{"const": 1}} {text}'), {END})
+
+
 DEEP = {
     "rules": ("lark", "\n".join(["start: r0", *(f"r{i}: r{i + 1}" for i in range(3500)), 'r3500: "a"'])),
     "references": ("json_schema", json.dumps({"$ref": "#/a/0/0", "a": references(MOST_REFERENCES - 1)})),
