@@ -31,6 +31,7 @@ OBJECTS: dict[str, Any] = {
     "nothing": {},
     "an object": OBJECT,
     "properties alone": {"properties": {"a": {"const": 1}}},
+    "a type that is null": {"type": None},
     "types": {"type": ["object", "null"]},
     "a choice": {"anyOf": [OBJECT, {"type": "string"}]},
     "one of them": {"oneOf": [OBJECT, {"type": "string"}]},

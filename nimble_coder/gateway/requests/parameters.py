@@ -18,8 +18,8 @@ def check_parameters(name: str, parameters: dict[str, Any] | None, field: str) -
 
 def of_objects(parameters: dict[str, Any]) -> dict[str, Any]:
     """The same schema, which only objects have: without a type, or with several, others might have it."""
-    kind = parameters.get("type", "object")
-    return {**parameters, "type": "object"} if kind == "object" or isinstance(kind, list) else parameters
+    kind = parameters.get("type")
+    return {**parameters, "type": "object"} if kind is None or isinstance(kind, list) else parameters
 
 
 class Objects:
