@@ -1,6 +1,7 @@
 """Finds JSON Schemas that only an endless value could have: a grammar compiler takes them, and no answer would end."""
 
 from typing import Any
+from urllib.parse import unquote
 
 MOST_REFERENCES = 500
 """To different places: the time to compile a chain of them grows with the square of its length, 0.2 s for so many."""
@@ -36,9 +37,11 @@ def references(part: Any) -> list[str]:
 def resolve(schema: Any, pointer: str) -> Any:
     """What a local reference means; true, which anything has, where there is nothing."""
     part = schema
-    for name in pointer.removeprefix("#").strip("/").split("/"):
-        if name:
-            name = name.replace("~1", "/").replace("~0", "~")  # noqa: PLW2901 - RFC 6901's escapes
+    for written in unquote(pointer).removeprefix("#").strip("/").split("/"):
+        name = written.replace("~1", "/").replace("~0", "~")  # RFC 6901's escapes
+        if isinstance(part, list):
+            part = part[int(name)] if name.isdecimal() and int(name) < len(part) else True
+        elif name:
             part = part.get(name, True) if isinstance(part, dict) else True
     return part
 

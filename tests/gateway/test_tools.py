@@ -161,6 +161,8 @@ BAD_SCHEMAS: dict[str, dict[str, Any]] = {
     "too long": {"description": "a" * 70_000},
     "somewhere else": {"$ref": "http://127.0.0.1:1/schema.json"},
     "a file": {"$ref": "file:///etc/hostname"},
+    "a place of its own": {"properties": {"a": {"$id": "x", "$ref": "#/a"}}},
+    "an anchor": {"properties": {"a": {"$ref": "#x"}}, "$defs": {"x": {"$anchor": "x"}}},
 }
 
 
@@ -170,6 +172,57 @@ def test_what_cannot_be_checked_is_said_and_no_call(name: str) -> None:
     with pytest.raises(ValueError, match="the parameters of 'add'"):
         strict.check()
     assert parse_by(replace(CALLING, strict=strict), [OTHER])[0] == (OTHER, [])
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """A schema by which a validator looks at a value twice as often with each level."""
+    names = [(f"#/$defs/d{level + 1}", f"#/%24defs/d{level + 1}") for level in range(levels)]
+    parts = {f"d{level}": {"allOf": [{"$ref": name} for name in two]} for level, two in enumerate(names)}
+    return {"$ref": "#/$defs/d0", "$defs": {**parts, f"d{levels}": {"type": "object"}}}
+
+
+TWICE = {"properties": {"a": {"$ref": "#"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments"),
+    [
+        (doubling(40), {"a": 1}),
+        ({"allOf": [TWICE, TWICE], "type": "object"}, json.loads('{"a": ' * 40 + "{}" + "}" * 40)),
+        ({"items": {"enum": []}, "allOf": [{"$ref": "#/x/0"}], "x": [{"minProperties": 2}]}, {"a": 1}),
+    ],
+    ids=["by references", "by levels of the value", "in a list"],
+)
+def test_no_schema_takes_long_and_what_would_is_no_call(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    strict = StrictArguments([("add", schema, True)])
+    call = json.dumps({"name": "add", "arguments": arguments})
+    assert parse_by(replace(CALLING, strict=strict), [call])[0] == (call, [])
+
+
+TREE = {
+    "$id": "tree",
+    "$ref": "#/$defs/node",
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {
+                "a": {"type": "integer"},
+                "left": {"$ref": "#/$defs/node"},
+                "right": {"$ref": "#/$defs/node"},
+            },
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+def test_a_recursive_schema_is_looked_at_as_often_as_its_value_is_large() -> None:
+    value: dict[str, Any] = {"a": 1}
+    for _ in range(8):
+        value = {"a": 1, "left": json.loads(json.dumps(value)), "right": value}
+    strict = StrictArguments([("add", TREE, True)])
+    call = json.dumps({"name": "add", "arguments": value})
+    assert parse_by(replace(CALLING, strict=strict), [call])[0] == ("", wanted(call))
 
 
 def test_no_pattern_takes_long_whatever_it_is_held_against() -> None:

@@ -7,6 +7,7 @@ import jsonschema_rs
 
 from nimble_coder.contract.request import MOST_GUIDE
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction
+from nimble_coder.gateway.answers.validation_work import check_references, is_much
 from nimble_coder.gateway.requests.forms import Function, schema_of
 
 MOST_PATTERNS = 64
@@ -33,11 +34,12 @@ class StrictArguments:
 
     def allow(self, call: CalledFunction) -> bool:
         """Whether a call may have the arguments, JSON's text, that it has: any, where its function is not strict; none,
-        where its schema is none."""
+        where its schema is none or would be looked at for long."""
         if call.name not in self._functions:
             return True
         try:
-            return bool(self._validator(call.name).is_valid(json.loads(call.arguments)))
+            validator, arguments = self._validator(call.name), json.loads(call.arguments)
+            return not is_much(schema_of(self._functions[call.name]), arguments) and bool(validator.is_valid(arguments))
         except (ValueError, RecursionError):
             return False
 
@@ -49,6 +51,7 @@ class StrictArguments:
                 raise ValueError(f"they have {len(text)} characters, {MOST_GUIDE} is the limit")
             if text.count('"pattern') > MOST_PATTERNS:
                 raise ValueError(f"they have more than {MOST_PATTERNS} patterns")
+            check_references(schema)
             self._validators[name] = jsonschema_rs.validator_for(
                 schema, validate_formats=True, retriever=fetch_nothing, pattern_options=REGEX
             )
