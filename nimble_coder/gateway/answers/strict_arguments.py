@@ -20,12 +20,12 @@ class StrictArguments:
     """The schemas of the functions that are strict; each is compiled when it is first asked for."""
 
     def __init__(self, functions: Iterable[Function] = ()) -> None:
-        self._functions = {function[0]: function for function in functions if function[2]}
+        self._schemas = {function[0]: schema_of(function) for function in functions if function[2]}
         self._validators: dict[str, jsonschema_rs.Validator] = {}
 
     def check(self) -> None:
         """Raises ValueError, which names the function, where a schema is none or takes too long to compile."""
-        for name in self._functions:
+        for name in self._schemas:
             try:
                 self._validator(name)
             except (ValueError, RecursionError) as error:
@@ -35,17 +35,17 @@ class StrictArguments:
     def allow(self, call: CalledFunction) -> bool:
         """Whether a call may have the arguments, JSON's text, that it has: any, where its function is not strict; none,
         where its schema is none or would be looked at for long."""
-        if call.name not in self._functions:
+        if call.name not in self._schemas:
             return True
         try:
             validator, arguments = self._validator(call.name), json.loads(call.arguments)
-            return not is_much(schema_of(self._functions[call.name]), arguments) and bool(validator.is_valid(arguments))
+            return not is_much(self._schemas[call.name], arguments) and bool(validator.is_valid(arguments))
         except (ValueError, RecursionError):
             return False
 
     def _validator(self, name: str) -> jsonschema_rs.Validator:
         if name not in self._validators:
-            schema = schema_of(self._functions[name])
+            schema = self._schemas[name]
             text = json.dumps(schema)
             if len(text) > MOST_GUIDE:
                 raise ValueError(f"they have {len(text)} characters, {MOST_GUIDE} is the limit")
