@@ -61,7 +61,7 @@ def test_a_list_of_prompts_has_a_list_of_answers(http: httpx.Client, encoder: Pr
         ([["x", 99999]], "not a token id"),
         ([[]], "prompt is empty"),
         ([""], "prompt is empty"),
-        ([[[1]]], "Expected `int | str`"),
+        ([[[1]]], "prompt[0][0] is a list: send a whole number or a text"),
     ],
 )
 def test_prompts_that_are_none_are_refused(http: httpx.Client, prompt: Any, reason: str) -> None:

@@ -49,7 +49,7 @@ def test_there_are_integer_fields() -> None:
 @pytest.mark.parametrize(("kind", "name"), integer_fields())
 def test_an_integer_may_be_written_as_a_float(kind: type[Struct], name: str) -> None:
     assert decode(kind, body_of(kind, {name: 2.0})) == decode(kind, body_of(kind, {name: 2}))
-    with pytest.raises(ApiError, match=r"Expected `.*int.*`, got `float`") as caught:
+    with pytest.raises(ApiError, match=rf"^{name} is a number: send .*a whole number") as caught:
         decode(kind, body_of(kind, {name: 2.5}))
     assert (caught.value.status, caught.value.param) == (400, name)
 
@@ -63,9 +63,40 @@ def test_what_is_no_such_integer_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("offered", [{"tools": [{"function": {"name": ""}}]}, {"functions": [{"name": ""}]}])
 def test_a_function_needs_a_name(offered: dict[str, Any]) -> None:
-    with pytest.raises(ApiError, match="length >= 1") as refused:
+    with pytest.raises(ApiError, match="name is out of bounds: send a text of length >= 1") as refused:
         decode(ChatRequest, body_of(ChatRequest, offered))
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message", "param"),
+    [
+        (CompletionRequest, "[]", "the body is a list: send an object", None),
+        (CompletionRequest, '{"prompt": {}}', "prompt is an object: send a text or a list or null", "prompt"),
+        (
+            CompletionRequest,
+            '{"max_tokens": -3}',
+            "max_tokens is out of bounds: send a whole number >= -2",
+            "max_tokens",
+        ),
+        (CompletionRequest, '{"max_tokens": 1e400}', "max_tokens: Number out of range", "max_tokens"),
+        (CompletionRequest, '{"echo": "yes"}', "echo is a text: send true or false or null", "echo"),
+        (ChatRequest, "{}", "messages is missing: send it", "messages"),
+        (ChatRequest, '{"messages": [{}]}', "messages[0].role is missing: send it", "messages[0].role"),
+        (
+            ChatRequest,
+            '{"messages": [], "response_format": {"type": null}}',
+            "response_format.type is null: send a text",
+            "response_format.type",
+        ),
+        (CompletionRequest, '{"zzz": ' + "[" * 100_000, "the body is nested too deeply", None),
+        (CompletionRequest, '{"prompt": "a\udcff"}', "the body is not UTF-8: byte 1 of a text is 0xff", None),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(kind: type[Struct], body: str, message: str, param: str | None) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(kind, body.encode(errors="surrogateescape"))
+    assert (caught.value.status, caught.value.message, caught.value.param) == (400, message, param)
 
 
 def test_integers_in_lists_may_be_written_so_too() -> None:

@@ -1,5 +1,6 @@
 """Reads a request's JSON into the type that its route has in `schemas/`."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,6 +12,19 @@ from nimble_coder.gateway.errors import ApiError
 
 Body = TypeVar("Body", bound=Struct)
 DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+KINDS = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+"""msgspec's names of what JSON has."""
+PLACE = re.compile(r"(?P<fault>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
+OTHER = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<given>[^`]*)`")
+BOUND = re.compile(r"Expected `(?P<kind>\w+)` (?P<bound>.*)", re.DOTALL)
+MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
 def whole(number: str) -> int | float:
@@ -34,10 +48,36 @@ def json_errors() -> Iterator[None]:
     try:
         yield
     except msgspec.ValidationError as error:
-        _, _, place = str(error).partition(" - at `$.")
-        raise ApiError(400, str(error), "invalid_type", place.rstrip("`") or None) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_wanted(str(error)) from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply", "invalid_json") from None
+    except UnicodeDecodeError as error:
+        text = f"the body is not UTF-8: byte {error.start} of a text is {error.object[error.start]:#04x}"
+        raise ApiError(400, text, "invalid_json") from None
+    except msgspec.DecodeError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from None
+
+
+def not_wanted(error: str) -> ApiError:
+    """What msgspec says of JSON of another type, in our words: the place, what is there, and what to send."""
+    found = PLACE.fullmatch(error)
+    assert found  # noqa: S101 - it matches any text
+    fault, place = found["fault"], found["place"] or ""
+    if missing := MISSING.fullmatch(fault):
+        place = f"{place}.{missing['name']}".removeprefix(".")
+        text = f"{place} is missing: send it"
+    elif other := OTHER.fullmatch(fault):
+        text = f"{place or 'the body'} is {shown(other['given'])}: send {shown(other['wanted'])}"
+    elif bound := BOUND.fullmatch(fault):
+        text = f"{place} is out of bounds: send {shown(bound['kind'])} {bound['bound']}"
+    else:
+        text = f"{place}: {fault}" if place else fault
+    return ApiError(400, text, "invalid_type", place or None)
+
+
+def shown(kinds: str) -> str:
+    """Types by what a client calls them."""
+    return " or ".join(KINDS.get(kind, kind) for kind in kinds.split(" | "))
 
 
 def read(kind: type[Body], body: bytes) -> Body:
