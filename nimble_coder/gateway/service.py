@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TypeVar
 
+from msgspec import Struct
+
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL, Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.manifest import NAME
@@ -44,7 +46,7 @@ from nimble_coder.text.tokenizer import TextTokenizer
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Asked = TypeVar("Asked", bound=Sampling)
+Asked = TypeVar("Asked", bound=Struct)
 
 SUFFIXES = "suffixes"
 """The drafter of the portable engine on CPUs."""
@@ -164,12 +166,18 @@ class Service:
         return await aside(len(text), self.encoder.encode, pieces)
 
     def room(self, ids: Sequence[int], asked: Sampling, wanted: int | None, default: int) -> int:
-        """The most tokens of an answer to a prompt, by default no fewer than it must have; raises `ApiError` where
-        fewer are wanted than that."""
-        if wanted is not None and 0 <= wanted < (asked.min_tokens or 0):
-            text = f"min_tokens is {asked.min_tokens}, above the most that is asked for, {wanted}: send less"
+        """The most tokens of an answer to a prompt, by default no fewer than it must have; raises `ApiError` for a
+        prompt that cannot be taken, and where fewer are wanted, or fit behind it, than the answer must have."""
+        self.limits.check_prompt(len(ids))
+        least = asked.min_tokens or 0
+        if wanted is not None and 0 <= wanted < least:
+            text = f"min_tokens is {least}, above the most that is asked for, {wanted}: send less"
             raise ApiError(400, text, "invalid_input", "min_tokens")
-        return self.limits.room(len(ids), wanted, max(default, asked.min_tokens or 0))
+        room = self.limits.room(len(ids), wanted, max(default, least))
+        if room < least:
+            text = f"min_tokens is {least}, and {room} tokens fit behind the prompt: send less"
+            raise ApiError(400, text, "invalid_input", "min_tokens")
+        return room
 
     def jobs(
         self,
@@ -182,9 +190,8 @@ class Service:
         echo: str = "",
         guide: Guide | None = None,
     ) -> list[Job]:
-        """The generations of a client's prompt; raises `ApiError` for what the engine must not see. They are held
-        to the form of `guide`, else to the one that the request asks for."""
-        self.limits.check_prompt(len(ids))
+        """The generations of a client's prompt, each of the most tokens that `room` gives; raises `ApiError` for what
+        the engine must not see. They are held to the form of `guide`, else to the one that the request asks for."""
         if asked.drafting:
             lookahead = self.limits.choose_lookahead(asked.asked_lookahead, len(ids))
         else:
@@ -194,7 +201,7 @@ class Service:
         form = guide or (guide_of(asked) if is_portable else self._ebnf(asked))
         is_fim = self.encoder.id("<|fim_middle|>") in ids
         ends = () if asked.ignore_eos else self.encoder.fim_end_ids if is_fim else tuple(self.tokenizer.end_ids)
-        min_tokens = min(asked.min_tokens or 0, max_tokens)
+        min_tokens = asked.min_tokens or 0
         if form and not is_portable:  # which must not go on behind the form's end, nor be asked to
             ends, min_tokens = (*ends, *self.tokenizer.end_ids), 0
             if asked.bad_words:

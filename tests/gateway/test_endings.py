@@ -1,6 +1,7 @@
 """Where an answer ends: end tokens, stop strings and limits, in whole characters, and counted rightly."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -58,6 +59,42 @@ def test_fewer_tokens_than_there_have_to_be_are_refused(http: httpx.Client, path
     assert http.post(path, json={**body, "min_tokens": 2}).status_code == 200
 
 
+@pytest.mark.parametrize("limit", [{}, {"max_tokens": 2**40}, {"max_tokens": -1}])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": PROMPT}),
+        ("/v1/completions", {"prompt": PROMPT, "suffix": "\n"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": PROMPT}]}),
+        ("/v1/responses", {"input": PROMPT}),
+        ("/v1/fim/completions", {"prompt": PROMPT}),
+        ("/infill", {"input_prefix": PROMPT}),
+        ("/completion", {"prompt": PROMPT}),
+    ],
+)
+def test_more_tokens_than_fit_behind_the_prompt_are_refused(
+    http: httpx.Client, path: str, body: dict[str, Any], limit: dict[str, int]
+) -> None:
+    """Where a limit is cut to what fits, since it promises nothing: this does."""
+    limit = {} if path == "/v1/responses" else limit
+    answer = http.post(path, json={**body, **limit, "min_tokens": 8192})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "min_tokens")
+    found = re.fullmatch(r"min_tokens is 8192, and (\d+) tokens fit behind the prompt: send less", error["message"])
+    assert found
+    fits = {"min_tokens": int(found[1]), "stop_token_ids": [5], "logit_bias": {"5": 100}}
+    refused = http.post(path, json={**body, **limit, **fits, "min_tokens": int(found[1]) + 1})
+    assert refused.json()["error"]["param"] == "min_tokens"
+
+
+def test_as_many_tokens_as_fit_are_written(http: httpx.Client) -> None:
+    prompt = [5] * 8100
+    answer = complete(http, prompt=prompt, max_tokens=None, min_tokens=92, logit_bias=ENDS)
+    assert answer["usage"]["completion_tokens"] == 92
+    refused = http.post("/v1/completions", json={"prompt": prompt, "min_tokens": 93})
+    assert refused.json()["error"]["message"] == "min_tokens is 93, and 92 tokens fit behind the prompt: send less"
+
+
 @pytest.mark.parametrize("size", [1, 400])
 @pytest.mark.parametrize(
     ("path", "body"),
@@ -87,6 +124,36 @@ def test_the_id_that_ends_it_is_told_and_shown_where_asked_for(http: httpx.Clien
     body |= {"prompt": PROMPT, "max_tokens": 9, "stream": True, "include_stop_str_in_output": True}
     *chunks, last = [json.loads(e)["choices"][0] for e in events(http.post("/v1/completions", json=body).text)[:-1]]
     assert ("".join(chunk["text"] for chunk in chunks), last["stop_reason"]) == (shown["text"], stop)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/fim/completions"])
+def test_a_chats_choices_say_too_what_of_the_request_ended_them(http: httpx.Client, path: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": PROMPT}
+    usual = http.post(path, json={**body, "max_tokens": 9, "return_token_ids": True}).json()["choices"][0]
+    text, ids = usual["message"]["content"], usual["token_ids"]
+    for more, reason in (({"stop": [text[2]]}, text[2]), ({"stop_token_ids": [ids[3]]}, ids[3]), ({}, None)):
+        asked = {**body, "max_tokens": 9, **more}
+        assert http.post(path, json=asked).json()["choices"][0]["stop_reason"] == reason
+        streamed = [json.loads(e) for e in events(http.post(path, json={**asked, "stream": True}).text)[:-1]]
+        *choices, last = [choice for chunk in streamed for choice in chunk["choices"]]
+        assert last["stop_reason"] == reason
+        assert not any("stop_reason" in choice for choice in choices)
+
+
+@pytest.mark.parametrize("word", ["<|endoftext|>", "<|im_end|>"])
+def test_the_models_own_end_is_no_stop_string_though_one_spells_it(http: httpx.Client, word: str) -> None:
+    """As in llama.cpp (`process_token`) and vLLM (`check_stop`), which look for the end first."""
+    asked = {"prompt": "x", "stop": [word], "logit_bias": [[word, 90]], "include_stop_str_in_output": True}
+    choice = http.post("/v1/completions", json=asked).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"], choice["stop_reason"]) == ("", "stop", None)
+    for path in ("/completion", "/infill"):
+        answer = http.post(path, json=asked).json()
+        assert (answer["content"], answer["stop_type"], answer["stopping_word"]) == ("", "eos", "")
+    ignoring = {**asked, "ignore_eos": True}
+    choice = http.post("/v1/completions", json=ignoring).json()["choices"][0]
+    assert (choice["text"], choice["stop_reason"]) == (word, word)
+    answer = http.post("/completion", json=ignoring).json()
+    assert (answer["content"], answer["stop_type"], answer["stopping_word"]) == (word, "word", word)
 
 
 @pytest.mark.parametrize("stop", ["foo", "oo(", "= f", ")"])

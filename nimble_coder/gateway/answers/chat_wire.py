@@ -86,7 +86,8 @@ class ChatWire:
             shown = self._shown(index, self._parser(index).finish())
             before = b"".join(self._chunk(index, each, b"null", None) for each in shown)
             reason = self._parser(index).reason(reason_of(transcript))
-        return before + self._chunk(index, b"{}", encode(reason), usage)
+        ended = b'%b,"stop_reason":%b' % (encode(reason), encode(transcript.stop_reason))
+        return before + self._chunk(index, b"{}", ended, usage)
 
     def _shown(self, index: int, pieces: Iterable[Piece]) -> Iterator[bytes]:
         """Deltas of a message, one a piece."""
@@ -127,7 +128,8 @@ class ChatWire:
                 else:
                     message.tool_calls = [CalledTool(self._call_id(index, n), call) for n, call in enumerate(calls)]
         log_probs = self._log_probs(transcript.token_ids, transcript.log_probs, transcript.top)
-        return ChatChoice(index, message, log_probs, reason, transcript.token_ids if self._include_ids else UNSET)
+        ids = transcript.token_ids if self._include_ids else UNSET
+        return ChatChoice(index, message, log_probs, reason, transcript.stop_reason, ids)
 
     def _log_probs(self, token_ids: list[int], values: list[float], top: list[Ranked]) -> ChatLogProbs | None:
         """OpenAI's `logprobs` of a chat."""

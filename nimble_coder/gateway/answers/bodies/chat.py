@@ -62,6 +62,8 @@ class ChatChoice(Struct):
     message: AssistantMessage
     logprobs: ChatLogProbs | None
     finish_reason: ChatFinishReason
+    stop_reason: int | str | None
+    """The stop string that ended it, or the one of `stop_token_ids`; vLLM's."""
     token_ids: list[int] | UnsetType = UNSET
 
 
@@ -108,6 +110,8 @@ class ChatChunkChoice(Struct):
     delta: ChatDelta
     logprobs: ChatLogProbs | None
     finish_reason: ChatFinishReason | None
+    stop_reason: int | str | UnsetType | None = UNSET
+    """In the choice's last chunk."""
     token_ids: list[int] | UnsetType = UNSET
 
 

@@ -27,7 +27,7 @@ class CompletionChoice(Struct):
     logprobs: CompletionLogProbs | None
     finish_reason: FinishReason
     stop_reason: int | str | None
-    """The stop string that ended it, or the one of `stop_token_ids`."""
+    """The stop string that ended it, or the one of `stop_token_ids`; vLLM's."""
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
