@@ -297,6 +297,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a grammar": ({"grammar": "root ::= other"}, "other"),
     "no schema": ({"response_format": {"type": "json_schema"}}, "schema"),
     "an unknown format": ({"response_format": {"type": "xml"}}, "xml"),
+    "a schema without a type": ({"response_format": {"json_schema": NAMED}}, "send type json_schema"),
+    "a schema of a text": ({"response_format": {"type": "text", "schema": SCHEMA}}, "send type json_schema"),
     "structural tags": ({"structured_outputs": {"structural_tag": "{}"}}, "structural_tag"),
     "two inner fields": (
         {"structured_outputs": {"regex": "a", "choice": ["a"]}},

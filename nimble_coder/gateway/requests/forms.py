@@ -62,6 +62,9 @@ def of_format(given: ResponseFormat, field: str = "response_format") -> Guide | 
     named = given.json_schema
     schema = given.schema if named is None else named.schema
     match given.type:
+        case "text" if schema is not None:
+            text = f"{field} has a schema, which its type, text, does not hold an answer to: send type json_schema"
+            raise ApiError(400, text, "invalid_input", f"{field}.type")
         case "text":
             return None
         case "json_object":
