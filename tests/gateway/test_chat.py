@@ -198,6 +198,24 @@ def test_a_tool_that_is_no_function_is_refused(
     assert (caught.value.status, caught.value.param) == (400, f"tools[1].{field}")
 
 
+@pytest.mark.parametrize(
+    ("call", "reason", "field"),
+    [
+        ({"type": "custom", "custom": {"name": "x", "input": "y"}}, "a call of type 'custom' is not", "type"),
+        ({"type": "custom", "function": {"name": "x"}}, "a call of type 'custom' is not", "type"),
+        ({"type": "function"}, "function is missing", "function"),
+        ({"function": None}, "function is missing", "function"),
+    ],
+)
+def test_a_past_call_that_is_no_functions_is_refused(
+    chats: ChatPrompts, call: dict[str, Any], reason: str, field: str
+) -> None:
+    good = {"type": None, "function": {"name": "x"}}
+    with pytest.raises(ApiError, match=reason) as caught:
+        chats.encode(request([*USER, {"role": "assistant", "tool_calls": [good, call]}]))
+    assert (caught.value.status, caught.value.param) == (400, f"messages[1].tool_calls[1].{field}")
+
+
 def test_a_type_that_is_null_is_none(chats: ChatPrompts) -> None:
     part = {"type": None, "text": USER[0]["content"]}
     plain = chats.encode(request(USER, tools=[TOOL]))

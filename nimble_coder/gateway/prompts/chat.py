@@ -97,14 +97,16 @@ class ChatPrompts:
         if not message.tool_calls:
             return [self._start, f"{role}\n{text}", self._end, "\n"]
         said = [f"\n{text}"] if text else []
-        return [self._start, role, *said, *self._calls(message.tool_calls), self._end, "\n"]
+        calls = self._calls(message.tool_calls, f"messages[{index}].tool_calls")
+        return [self._start, role, *said, *calls, self._end, "\n"]
 
-    def _calls(self, calls: Sequence[ToolCall]) -> list[Piece]:
+    def _calls(self, calls: Sequence[ToolCall], field: str) -> list[Piece]:
         opening, closing = self._encoder.id(CALL_TAG), self._encoder.id("</tool_call>")
         pieces: list[Piece] = []
-        for call in calls:
-            text = arguments_of(call.function)
-            name = json.dumps(call.function.name, ensure_ascii=False)
+        for place, call in enumerate(calls):
+            function = function_of(call, f"{field}[{place}]")
+            text = arguments_of(function)
+            name = json.dumps(function.name, ensure_ascii=False)
             pieces += ["\n", opening, f'\n{{"name": {name}, "arguments": {text}}}\n', closing]
         return pieces
 
@@ -202,6 +204,16 @@ def chosen_name(choice: str | dict[str, Any] | None) -> str:
             return name
     text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
     raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+
+
+def function_of(call: ToolCall, place: str) -> FunctionCall:
+    """What a past call has called; raises `ApiError` where that is no function."""
+    if call.type not in (None, "function"):
+        text = f"a call of type {call.type[:40]!r} is not available here: only functions' calls are"
+        raise ApiError(400, text, "unsupported", f"{place}.type")
+    if call.function is None:
+        raise ApiError(400, f"{place}.function is missing: send it", "invalid_input", f"{place}.function")
+    return call.function
 
 
 def arguments_of(call: FunctionCall) -> str:

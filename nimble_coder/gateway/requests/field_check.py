@@ -34,6 +34,7 @@ UNGUIDED = ", whose lookahead cannot be guided: serve the model with the portabl
 MOST_SHOWN = 32
 KINDS: dict[str, tuple[str, ...]] = {
     "messages.content": TEXT_PARTS,
+    "messages.tool_calls": ("function",),
     "tools": ("function",),
     "input": ITEMS,
     "input.content": TEXT_PARTS,

@@ -329,7 +329,6 @@ INSIDE = (
     Field("messages.id", OPENAI, "msg_1", otherwise=ACCEPTED),
     Field("messages.parsed", SDK, {"a": 1}, otherwise=ACCEPTED),
     Field("messages.tool_call_id", OPENAI, "call_1", otherwise=ACCEPTED),
-    Field("messages.tool_calls.type", OPENAI, "custom", ("function",)),
     Field("messages.tool_calls.index", OPENAI, 1, otherwise=ACCEPTED),
     Field("messages.tool_calls.function.parsed_arguments", SDK, {"a": 1}, otherwise=ACCEPTED),
     Field("messages.tool_calls.extra_content", GOOGLE, {"google": {"thought_signature": "AAAA"}}, otherwise=ACCEPTED),

@@ -33,7 +33,9 @@ class FunctionCall(Struct, kw_only=True):
 class ToolCall(Struct, kw_only=True):
     """A message's `tool_calls` element."""
 
-    function: FunctionCall
+    function: FunctionCall | None = None
+    """None in a call of another type."""
+    type: str | None = "function"
     id: str | None = None
 
 
