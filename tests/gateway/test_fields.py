@@ -102,6 +102,44 @@ def test_what_asks_for_nothing_is_accepted_in_silence(http: httpx.Client, route:
             assert (answer.status_code, answer.headers.get("x-nimble-ignored")) == (200, None), (field, answer.text)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "x", "add_special": True, "add_special_tokens": False}),
+        ("/tokenize", {"messages": [{"role": "user", "content": "x", "yyy": 1}]}),
+        ("/detokenize", {"tokens": [5]}),
+        ("/v1/completions/render", {"prompt": "x", "temperature": 0.5}),
+        ("/v1/chat/completions/render", {"messages": [{"role": "user", "content": "x", "yyy": 1}], "max_tokens": 2}),
+        ("/infill/render", {"input_prefix": "x", "n_predict": 2}),
+    ],
+)
+def test_routes_that_do_not_generate_say_what_they_do_not_read(
+    http: httpx.Client, strict: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    wanted = ["messages.yyy"] if "messages" in body else []
+    assert http.post(path, json={**body, "zzz": 1}).headers["x-nimble-ignored"] == ", ".join([*wanted, "zzz"])
+    assert http.post(path, json=body).headers.get("x-nimble-ignored") == (wanted[0] if wanted else None)
+    for client, more in ((strict, {"zzz": 1}), (http, {"chat_template": "x"})):
+        refused = client.post(path, json={**body, **more})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported")
+
+
+def test_a_prompt_is_rendered_of_what_would_be_answered(http: httpx.Client) -> None:
+    for path, base in SENT.values():
+        if path not in ("/v1/completions", "/v1/chat/completions"):
+            continue
+        body = {**base, "mirostat": 2, "prediction": {"content": "x"}, "seed": 7, "stream_options": {"zzz": 1}}
+        answers = [http.post(each, json=body) for each in (path, f"{path}/render")]
+        assert len({answer.headers["x-nimble-ignored"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("names", [("prompt", "content"), ("content", "messages"), ("prompt", "messages")])
+def test_one_text_alone_is_made_tokens_of(http: httpx.Client, names: tuple[str, str]) -> None:
+    texts = {"prompt": "", "content": "x", "messages": [{"role": "user", "content": "x"}]}
+    refused = http.post("/tokenize", json={name: texts[name] for name in names})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, names[1])
+
+
 CALL = {"name": "now", "arguments": "{}"}
 AROUND: dict[str, tuple[str, dict[str, Any]]] = {
     "messages": ("chat", {"role": "assistant", "content": [{"text": "hi"}], "tool_calls": [{"function": CALL}]}),

@@ -137,7 +137,7 @@ def success(route: Route, shown: Mapping[Any, Any]) -> dict[str, Any]:
         schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0] if schemas else {"type": "string"}
         is_stream = answer.content_type == "text/event-stream"
         content[answer.content_type] = {"schema": event(schema) if is_stream else schema}
-    headers = {**REQUEST_ID, **({**DECODING, **IGNORED} if route.is_generating else {})}
+    headers = {**REQUEST_ID, **(DECODING if route.is_generating else {}), **(IGNORED if route.body else {})}
     return {"description": "The answer", "headers": headers, "content": content}
 
 

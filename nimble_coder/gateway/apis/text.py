@@ -7,7 +7,6 @@ from nimble_coder.gateway.apis.openai import completion_prompts, infill_prompt
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
-from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
@@ -18,9 +17,9 @@ from nimble_coder.gateway.service import Service, aside
 async def tokenize(front: Front, exchange: Exchange) -> None:
     """`POST /tokenize`: control strings are control tokens unless `parse_special` is false."""
     service = front.service
-    body = await exchange.body(service.settings.max_body_bytes)
-    asked = decode(TokenizeRequest, body)
+    asked, size = await service.read(exchange, TokenizeRequest)
     service.check_model(asked.model)
+    check_one_text(asked)
     if asked.messages is not None:
         chat = ChatRequest(
             messages=asked.messages,
@@ -28,13 +27,21 @@ async def tokenize(front: Front, exchange: Exchange) -> None:
             add_generation_prompt=asked.add_generation_prompt,
             continue_final_message=asked.continue_final_message,
         )
-        ids = await aside(len(body), service.chats.encode, chat)
+        ids = await aside(size, service.chats.encode, chat)
     else:
-        text = asked.prompt if asked.prompt is not None else asked.content
-        if text is None:
-            raise ApiError(400, "send the text as prompt or as content, or send messages", "empty_prompt", "prompt")
+        text = asked.prompt or asked.content or ""
         ids = await service.encode(text, control=asked.parse_special is not False)
-    await exchange.respond(200, await aside(len(body), tokenized, service, asked, ids))
+    await exchange.respond(200, await aside(size, tokenized, service, asked, ids))
+
+
+def check_one_text(asked: TokenizeRequest) -> None:
+    """Raises `ApiError` where there is no text, or more than one."""
+    given = [name for name in ("prompt", "content", "messages") if getattr(asked, name) is not None]
+    if not given:
+        raise ApiError(400, "send the text as prompt or as content, or send messages", "empty_prompt", "prompt")
+    if len(given) > 1:
+        text = f"{' and '.join(given)} each have a text: send one of them"
+        raise ApiError(400, text, "invalid_input", given[-1])
 
 
 def tokenized(service: Service, asked: TokenizeRequest, ids: list[int]) -> bytes:
@@ -57,7 +64,7 @@ def piece_of(spelled: bytes) -> str | list[int]:
 async def detokenize(front: Front, exchange: Exchange) -> None:
     """`POST /detokenize`."""
     service = front.service
-    asked = decode(DetokenizeRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, DetokenizeRequest)
     service.check_model(asked.model)
     ids = service.encoder.check_ids(asked.tokens, service.limits.vocab_size, "tokens")
     text = await aside(len(ids), service.tokenizer.decode, ids, False)
@@ -74,7 +81,7 @@ async def respond_prompts(service: Service, exchange: Exchange, prompts: list[li
 async def render_completion(front: Front, exchange: Exchange) -> None:
     """`POST /v1/completions/render`."""
     service = front.service
-    asked = decode(CompletionRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, CompletionRequest)
     service.check_model(asked.model)
     prompts = await completion_prompts(service, asked)
     await respond_prompts(
@@ -85,17 +92,16 @@ async def render_completion(front: Front, exchange: Exchange) -> None:
 async def render_chat(front: Front, exchange: Exchange) -> None:
     """`POST /v1/chat/completions/render`."""
     service = front.service
-    body = await exchange.body(service.settings.max_body_bytes)
-    asked = decode(ChatRequest, body)
+    asked, size = await service.read(exchange, ChatRequest)
     service.check_model(asked.model)
-    ids = await aside(len(body), service.chats.encode, asked)
+    ids = await aside(size, service.chats.encode, asked)
     await respond_prompts(service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens)])
 
 
 async def render_infill(front: Front, exchange: Exchange) -> None:
     """`POST /infill/render`."""
     service = front.service
-    asked = decode(InfillRequest, await exchange.body(service.settings.max_body_bytes))
+    asked, _ = await service.read(exchange, InfillRequest)
     service.check_model(asked.model)
     ids, _ = await infill_prompt(service, read_infill(asked), asked)
     await respond_prompts(service, exchange, [ids])

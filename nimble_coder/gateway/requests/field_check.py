@@ -17,6 +17,7 @@ from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.gateway.requests.schemas.responses import ITEMS, ResponsesRequest
+from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 OBJECTS = frozenset(name.partition(".")[0] for name in FIELDS) - FIELDS.keys()
 """Fields that only hold others, which the table has one by one."""
@@ -27,6 +28,7 @@ ROUTES: dict[str, type[Struct]] = {
     "fim": FimRequest,
     "llama": InfillRequest,
 }
+"""Those that generate. A prompt is rendered from the body that would be answered."""
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names that a header may hold."""
 FORMS = frozenset(field.name for field in FORM)
@@ -71,7 +73,8 @@ def honoured(kind: type[Struct], outer: str = "") -> Iterator[str]:
             yield from honoured(inner, f"{outer}{name}.")
 
 
-HONOURED: dict[type[Struct], frozenset[str]] = {kind: frozenset(honoured(kind)) - OBJECTS for kind in ROUTES.values()}
+BODIES: tuple[type[Struct], ...] = (*ROUTES.values(), TokenizeRequest, DetokenizeRequest)
+HONOURED: dict[type[Struct], frozenset[str]] = {kind: frozenset(honoured(kind)) - OBJECTS for kind in BODIES}
 
 
 def check_fields(kind: type[Struct], body: bytes, engine: Engine, strict: bool) -> list[str]:

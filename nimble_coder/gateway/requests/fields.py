@@ -88,6 +88,7 @@ PROMPTS = (
     Field("safe_prompt", MISTRAL, True, (False,)),
     Field("add_generation_prompt", VLLM, False, (True,)),
     Field("continue_final_message", VLLM, True, (False,)),
+    Field("add_special", LLAMA, True, otherwise=ACCEPTED),
     Field("add_special_tokens", VLLM, True, otherwise=ACCEPTED),
     Field("chat_template", VLLM, "{{ messages }}", ("",), REFUSED),
     Field("chat_template_kwargs", VLLM, {"enable_thinking": False}, ({},)),
