@@ -14,7 +14,6 @@ import triton_python_backend_utils as pb_utils
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.fields import LOOKAHEAD
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
-from nimble_coder.processes.children import end_with_parent
 from nimble_coder.triton.bridge import Bridge
 from nimble_coder.triton.metrics import MetricsReporter
 
@@ -24,7 +23,6 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the engine that the model's configuration names."""
-        end_with_parent()  # a Triton that is killed, or gives up waiting, does not end its stubs
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}

@@ -1,26 +1,14 @@
-"""Child processes that do not outlive this one, and those of theirs that do."""
+"""Child processes as the kernel tells of them, and those of theirs that they leave behind."""
 
 import ctypes
 import os
-import shutil
 import signal
-import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 """include/uapi/linux/prctl.h"""
-
-
-def tethered(command: list[str], number: signal.Signals) -> list[str]:
-    """The command, told by the kernel with that signal when the thread that starts it ends, however that ends.
-
-    `setpriv` of util-linux becomes the command; where there is none the command stays as it is.
-    """
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", number.name.removeprefix("SIG"), *command] if setpriv else command
 
 
 def adopt_orphans() -> None:
@@ -71,21 +59,6 @@ def reap_orphans() -> int:
             os.waitpid(child, os.WNOHANG)
             reaped += 1
     return reaped
-
-
-def end_with_parent() -> None:
-    """Ends this process soon after its parent, from a thread of its own.
-
-    Unlike the kernel's signal this does not mind which thread of the parent started it, and that that thread ends.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def how_ended(code: int) -> str:

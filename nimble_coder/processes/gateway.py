@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 
 from build_engine.exit_codes import ExitCode
-from nimble_coder.processes.children import how_ended, tethered
+from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.log import Log, open_log
 from nimble_coder.processes.triton import Addresses
+from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
 
 ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 6.0
@@ -66,8 +67,8 @@ class GatewayProcesses:
         with open_log(self.log, "gateway") as output:
             for _ in range(self.workers):
                 process = subprocess.Popen(
-                    tethered(COMMAND, signal.SIGKILL),
-                    env={**THRIFTY, **os.environ, **self.environment()},
+                    COMMAND,
+                    env={**THRIFTY, **os.environ, **self.environment(), **owned()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

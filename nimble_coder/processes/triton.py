@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nimble_coder.environment import env_names
-from nimble_coder.processes.children import State, how_ended, session_commands, tethered
+from nimble_coder.processes.children import State, how_ended, session_commands
 from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.log import Log, ProcessLog, open_log
@@ -26,6 +26,7 @@ from nimble_coder.processes.ports import HeldPorts, check_listenable
 from nimble_coder.processes.triton_container import ContainerTriton
 from nimble_coder.processes.triton_installation import STUB, Installation, shared_libpython
 from nimble_coder.processes.triton_stack import enough_stack
+from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
 
 SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
@@ -132,8 +133,7 @@ class TritonServer:
             raise
         with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
-                # SIGTERM, so that its stubs and its shared memory go with it.
-                tethered(command, signal.SIGTERM),
+                command,
                 env=self._environment(library),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -275,6 +275,7 @@ class TritonServer:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "NIMBLE_ENGINE_DEVICE": self.device,
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others
+            **owned(),
         }
         if library:
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(

@@ -12,8 +12,9 @@ from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.local import local_model
 from build_engine.profiles import Profile
-from nimble_coder.processes.children import how_ended, tethered
+from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.log import ProcessLog
+from nimble_coder.processes.watcher import owned
 from nimble_coder.settings.model import Settings
 
 SECONDS_BETWEEN = 30.0
@@ -68,8 +69,8 @@ class StartBuild:
         command = build_command(self._settings, self._profile, self._download_only)
         with self._log.open("build") as output:
             process = subprocess.Popen(
-                tethered(command, signal.SIGKILL),
-                env={**os.environ, **hub_environment(self._settings)},
+                command,
+                env={**os.environ, **hub_environment(self._settings), **owned()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=output,

@@ -150,15 +150,30 @@ def test_an_engine_that_does_not_run_any_more_ends_the_service_and_is_named(serv
     assert "the engine's process" in served.last_line
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed(served: Service) -> None:
-    everything = served.children("")
+def assert_nothing_outlives_the_supervisor(service: Service) -> None:
+    everything = service.children("")
     assert len(everything) >= 3
-    os.kill(served.process.pid, signal.SIGKILL)
-    served.process.wait()
-    deadline = time.monotonic() + 60  # Triton waits 10 s for what will not end
+    os.kill(service.process.pid, signal.SIGKILL)
+    service.process.wait()
+    deadline = time.monotonic() + 60
     while left := [pid for pid in everything if is_alive(pid)]:
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.1)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(served: Service) -> None:
+    assert_nothing_outlives_the_supervisor(served)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed_while_models_load(
+    start: Start, artifact: Artifact, tmp_path: Path
+) -> None:
+    service = start(NIMBLE_ARTIFACT=artifact.directory, TMPDIR=tmp_path)
+    service.wait_until(lambda: bool(service.children("/tensorrt_llm/1/")))
+    # Triton's C++ code in it may wait with Python's lock held, at no moment that a test could choose.
+    os.kill(service.children("/tensorrt_llm/1/")[0], signal.SIGSTOP)
+    assert_nothing_outlives_the_supervisor(service)
+    assert [path.name for path in tmp_path.glob("nimble-*")] == []
 
 
 def test_the_folders_of_a_supervisor_that_is_killed_are_gone_after_the_next_start(
