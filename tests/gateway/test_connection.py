@@ -26,6 +26,9 @@ PARTS = 5
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     """An application whose answers to `/slow` take twice as long as a head may, and whose others come at once."""
     exchange = Exchange(scope, receive, send)
+    if exchange.path == "/whole":
+        await exchange.respond(200, b"whole", b"text/plain")
+        return
     await exchange.start(200, b"text/plain")
     for _ in range(PARTS):
         if exchange.path == "/slow":
@@ -146,6 +149,31 @@ def test_a_body_counts_as_no_header(port: int) -> None:
         for _ in range(2):
             connection.sendall(head.encode() + body)
             assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("more", [b"", b"connection: keep-alive\r\n", b"expect: 100-continue\r\ncontent-length: 0\r\n"])
+@pytest.mark.parametrize("path", [b"/", b"/slow"])
+def test_a_client_of_http_1_0_gets_no_chunks_but_the_end_of_the_connection(port: int, path: bytes, more: bytes) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"GET " + path + b" HTTP/1.0\r\nhost: x\r\n" + more + b"\r\n")
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head
+    assert b"\r\nconnection: close" in head
+    assert body == b"part" * PARTS
+
+
+@pytest.mark.parametrize("length", [b"", b"content-length: 4\r\n"])
+def test_a_whole_answer_and_none_to_http_1_0(port: int, length: bytes) -> None:
+    """What has a length keeps it; HEAD has no body."""
+    with connected(port) as connection:
+        connection.sendall(b"HEAD / HTTP/1.0\r\nhost: x\r\n\r\n")
+        assert read_to_end(connection).endswith(b"\r\n\r\n")
+    with connected(port) as connection:
+        connection.sendall(b"POST /whole HTTP/1.0\r\nhost: x\r\n" + length + b"\r\n" + b"body"[: 4 * bool(length)])
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: 5" in head
+    assert body == b"whole"
 
 
 LAST = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"

@@ -15,6 +15,16 @@ from nimble_coder.gateway.exchange import BODY_SECONDS
 HEAD_BYTES = 65_536
 
 
+class OpenLength(int):
+    """The length of a body that ends where its connection does: uvicorn counts a length down and wants 0 at the end."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+    def __sub__(self, other: int) -> "OpenLength":
+        return self
+
+
 class LastTransport(asyncio.Transport):
     """What a connection's last request answers through: how it closes is the connection's to say."""
 
@@ -77,8 +87,13 @@ class Connection(HttpToolsProtocol):
         self._is_in_head = False
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before and not self.cycle.keep_alive:
+        if self.cycle is before:
+            return
+        if not self.cycle.keep_alive:
             self.cycle.transport = LastTransport(self.transport, self._end)
+        if self.scope["http_version"] == "1.0":  # which knows neither chunks nor the status 100
+            self.cycle.chunked_encoding, self.cycle.expected_content_length = False, OpenLength()
+            self.cycle.waiting_for_100_continue = False
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
