@@ -11,6 +11,7 @@ from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.usage import figures_of, usage_of
 from nimble_coder.gateway.answers.wire import Wire
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
 from nimble_coder.gateway.service import Job, Service
@@ -77,7 +78,8 @@ class Answer:
 
         delivery = self._delivery
         texts = await together([collect(choice) for choice in range(len(self._jobs))])
-        body = delivery.wire.whole(texts, self._transcripts, self._usage())
+        scores = sum(transcript.scores for transcript in self._transcripts)
+        body = await aside(scores, delivery.wire.whole, texts, self._transcripts, self._usage())
         await self._exchange.respond(200, body, JSON, delivery.headers)
 
     async def _stream(self) -> None:
@@ -100,13 +102,17 @@ class Answer:
             async for delta in steps:
                 is_shown = delta.text or (delivery.every_step and delta.token_ids)
                 if is_shown and (chunk := wire.delta(choice, delta, usage_now())):
-                    before = opening if is_echoed else opening + wire.echo(choice, transcript)
+                    before = opening if is_echoed else opening + await self._echo(choice)
                     await self._write(before + chunk)
                     opening, is_echoed = b"", True
         is_last = all(each.finish_reason is not None for each in self._transcripts)
         usage = self._usage() if delivery.final_usage and is_last else usage_now()
-        before = opening if is_echoed else opening + wire.echo(choice, transcript)
+        before = opening if is_echoed else opening + await self._echo(choice)
         await self._write(before + wire.ending(choice, transcript, usage))
+
+    async def _echo(self, choice: int) -> bytes:
+        transcript = self._transcripts[choice]
+        return await aside(transcript.scores, self._delivery.wire.echo, choice, transcript)
 
     async def _write(self, chunk: bytes) -> None:
         if not self._exchange.status:

@@ -1,9 +1,8 @@
 """The gateway's core: what requests share, and how one becomes generations (`delivery.py` has the way back)."""
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimi
 from nimble_coder.gateway.access.tls import Tls
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.answers.transcript import Ending
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange, Headers
 from nimble_coder.gateway.policy import Policy, policy_of
@@ -45,13 +45,10 @@ from nimble_coder.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 Asked = TypeVar("Asked", bound=Struct)
 
 SUFFIXES = "suffixes"
 """The drafter of the portable engine on CPUs."""
-LONG_TEXT = 16_384
-"""Characters; about 5 ms to tokenise."""
 
 
 @dataclass(frozen=True)
@@ -316,10 +313,3 @@ def check_strict(calling: Calling, is_guided: bool) -> None:
 def wants_every_step(asked: Sampling) -> bool:
     """Whether decoding steps may not be merged on their way."""
     return isinstance(asked, OpenAISampling) and bool(asked.return_token_ids or asked.wants_log_probs)
-
-
-async def aside(size: int, function: Callable[..., Result], *args: object) -> Result:
-    """Runs a function of texts that are `size` long together; beside the event loop where others would have to wait."""
-    if size < LONG_TEXT:
-        return function(*args)
-    return await asyncio.to_thread(function, *args)

@@ -1,6 +1,6 @@
 """A checkpoint's tokenizer, as the serving stage uses it."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -12,6 +12,8 @@ PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 OTHERS = tuple(byte for byte in range(256) if byte not in PRINTABLE)
 BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(OTHERS)}
 """Byte-level BPE's spelling of bytes as characters (GPT-2's `bytes_to_unicode`)."""
+REMEMBERED = 16_384
+"""Tokens whose bytes are not spelled again: log probabilities name the same ones all the time, twenty at each place."""
 
 
 class TextTokenizer:
@@ -23,6 +25,8 @@ class TextTokenizer:
         One that is late reads its vocabulary when it is first used, also where the directory has gone by then.
         """
         self.directory = directory
+        self.token_bytes = lru_cache(REMEMBERED)(self._token_bytes)
+        """What a token stands for: of a character that several tokens make up, this one's bytes."""
         self._control = ControlTokens(directory, self._id_of)
         with (directory / "tokenizer.json").open("rb") as file:
             self._file = mmap(file.fileno(), 0, access=ACCESS_READ)
@@ -59,8 +63,7 @@ class TextTokenizer:
         """The ids of all tokens that are added to the vocabulary, special or not, by what they spell."""
         return {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
 
-    def token_bytes(self, token: int) -> bytes:
-        """What a token stands for: of a character that several tokens make up, this one's bytes."""
+    def _token_bytes(self, token: int) -> bytes:
         text = self._tokenizer.id_to_token(token) or ""
         if all(letter in BYTES for letter in text):
             return bytes(BYTES[letter] for letter in text)

@@ -1,17 +1,27 @@
 """Log probabilities: of the chosen tokens, of the most likely ones in their place, and of an echoed prompt."""
 
+import asyncio
 import unicodedata
+from collections.abc import AsyncIterator, Awaitable
 from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
+from tritonclient.grpc import service_pb2
 
+from build_engine.artifact import Artifact
+from nimble_coder.contract.encoding import OF_PROMPT, Generation
 from nimble_coder.contract.response import Ranked
+from nimble_coder.gateway.answers.chat_wire import ChatWire
 from nimble_coder.gateway.answers.transcript import Ending, Transcript
-from nimble_coder.gateway.answers.wire import CompletionWire
+from nimble_coder.gateway.answers.wire import CompletionWire, Wire
+from nimble_coder.gateway.delivery import Answer, Delivery
+from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
-from nimble_coder.gateway.upstream.token_stream import Step
+from nimble_coder.gateway.service import Job, Service
+from nimble_coder.gateway.settings import GatewaySettings
+from nimble_coder.gateway.upstream.token_stream import Step, TokenStreams
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import events
 
@@ -224,3 +234,82 @@ def test_offsets_count_whole_characters_and_no_tokens_that_do_not_show(tokenizer
         piece = tokenizer.token_bytes(token).decode(errors="replace")
         if "\ufffd" not in piece and token not in tokenizer.special_ids:
             assert text[place:].startswith(piece)
+
+
+RANKED: Ranked = [(token, -1.0 - token) for token in range(20)]
+
+
+async def turns_of_others(work: Awaitable[None]) -> int:
+    """How often the event loop comes round to others meanwhile."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await work
+    task.cancel()
+    return turns
+
+
+async def send_answer(artifact: Artifact, places: int, route: str, stream: bool) -> None:
+    """An answer that has the log probabilities of so many tokens: a chat's own, a completion's of its prompt."""
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+    ids = [5] * places
+    last = Step([5] * places, is_final=True, log_probs=[-1.0] * places, top=[RANKED] * places)
+    echoed = Step([5], is_final=True, log_probs=[-1.0], top=[RANKED], prompt=[(-1.0, RANKED)] * (places - 1))
+
+    async def generate(*_: object) -> AsyncIterator[Step]:
+        yield last if route == "chat" else echoed
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()  # the client stays
+        raise AssertionError
+
+    async def send(_: Any) -> None:
+        """What is sent is not looked at."""
+
+    wire: Wire = ChatWire("id", "m", service.tokenizer.token_bytes)
+    if route == "completions":
+        wire = CompletionWire("id", "m", service.tokenizer, False, False, ["x"], [ids], [[*range(places)]])
+    service.streams.generate = generate  # type: ignore[method-assign, assignment]
+    job = Job(Generation(ids, places, (), None, streaming=stream), Ending(places, frozenset()))
+    exchange = Exchange({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+    await Answer(service, exchange, [job], Delivery(wire, places, stream)).send()
+
+
+@pytest.mark.parametrize(("route", "stream"), [("chat", False), ("completions", False), ("completions", True)])
+def test_thousands_of_log_probabilities_are_written_beside_the_event_loop(
+    artifact: Artifact, route: str, stream: bool
+) -> None:
+    few, many = (asyncio.run(turns_of_others(send_answer(artifact, places, route, stream))) for places in (2, 10_000))
+    assert few < many
+
+
+async def read_answer(places: int) -> None:
+    """One message with the log probabilities of so long a prompt."""
+    message = service_pb2.ModelStreamInferResponse()
+    width = 1 + 2 * len(RANKED)
+    message.infer_response.outputs.add(name=OF_PROMPT, datatype="FP32", shape=[1, places, width])
+    message.infer_response.raw_output_contents.append(bytes(4 * width * places))
+    message.infer_response.parameters["triton_final_response"].bool_param = True
+
+    class OneMessage:
+        async def call(self, *_: object) -> "OneMessage":
+            return self
+
+        async def read(self) -> list[bytes]:
+            return [message.SerializeToString()]
+
+    streams = TokenStreams("127.0.0.1", 1)
+    streams._channel = OneMessage()  # type: ignore[assignment]
+    async for step in streams.generate(Generation([5], 1, (), None), "id"):
+        assert len(step.prompt) == places
+
+
+def test_the_log_probabilities_of_a_long_prompt_are_read_beside_the_event_loop() -> None:
+    few, many = (asyncio.run(turns_of_others(read_answer(places))) for places in (2, 10_000))
+    assert few < many

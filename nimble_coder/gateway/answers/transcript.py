@@ -92,6 +92,11 @@ class Transcript:
         return self._stop_id if self._ending.shows_stop and isinstance(self._stop_id, str) else ""
 
     @property
+    def scores(self) -> int:
+        """How many log probabilities there are of it and of its prompt: what it takes to write them goes by that."""
+        return len(self.log_probs) + sum(map(len, self.top)) + sum(len(ranked) + 1 for _, ranked in self.prompt)
+
+    @property
     def tokens(self) -> int:
         return len(self.token_ids)
 

@@ -192,7 +192,8 @@ class CompletionWire:
         """The most likely tokens and the chosen one; of tokens that read alike, the most likely."""
         found = {self._text(token): value} if top else {}
         for other, its in top:
-            found[self._text(other)] = max(its, found.get(self._text(other), its))
+            text = self._text(other)
+            found[text] = max(its, found.get(text, its))
         return found
 
     def _text(self, token: int) -> str:

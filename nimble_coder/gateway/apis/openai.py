@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from nimble_coder.gateway.answers.bodies.management import Model, Models
 from nimble_coder.gateway.answers.chat_wire import ChatWire
 from nimble_coder.gateway.answers.wire import CompletionWire, Offsets, Wire, encode
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
@@ -14,7 +15,7 @@ from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.llama import ContextText, InfillRequest
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
-from nimble_coder.gateway.service import Job, Service, aside, wants_every_step
+from nimble_coder.gateway.service import Job, Service, wants_every_step
 
 MOST_CHOICES = 128
 """Prompts times `n` of one request."""

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from nimble_coder.gateway.answers.response_wire import ResponseWire
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.prompts.responses import as_chat
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
-from nimble_coder.gateway.service import aside
 
 
 async def responses(front: Front, exchange: Exchange) -> None:

@@ -4,6 +4,7 @@ from nimble_coder.gateway.answers.bodies.tokens import RenderedPrompt, RenderedP
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.apis.fim import read_infill
 from nimble_coder.gateway.apis.openai import completion_prompts, infill_prompt
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
@@ -11,7 +12,7 @@ from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
-from nimble_coder.gateway.service import Service, aside
+from nimble_coder.gateway.service import Service
 
 
 async def tokenize(front: Front, exchange: Exchange) -> None:

@@ -15,12 +15,13 @@ from tritonclient.grpc import service_pb2
 
 from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.limits import draining
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve.guard import KServeGuard, stops
 from nimble_coder.gateway.kserve.reflection import Reflection
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
-from nimble_coder.gateway.service import Service, aside
+from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.telemetry.tracing import Attributes
 from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 

@@ -9,12 +9,13 @@ from msgspec import Struct
 
 from nimble_coder.gateway.access.limits import draining, engine_lost
 from nimble_coder.gateway.answers.bodies.management import Live, Ready
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import EVENT_STREAM, JSON_LENGTH, Exchange
 from nimble_coder.gateway.kserve.guard import KServeGuard, split_body
 from nimble_coder.gateway.kserve.json_bodies import read_generate, read_infer, write_generate, write_infer
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
-from nimble_coder.gateway.service import Service, aside
+from nimble_coder.gateway.service import Service
 from nimble_coder.processes.triton_stack import largest_body
 
 GENERATING = re.compile(r"models/([^/]+)(?:/versions/([^/]+))?/(infer|generate|generate_stream)")

@@ -15,10 +15,11 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.kserve.guard import KServeGuard
 from nimble_coder.gateway.kserve.json_bodies import DTYPES
-from nimble_coder.gateway.service import Service, aside
+from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"

@@ -8,6 +8,7 @@ from tritonclient.grpc import service_pb2
 
 from nimble_coder.contract.encoding import COUNTS, LOG_PROBS, OF_PROMPT, TOP, Generation, infer_request, stop_request
 from nimble_coder.contract.response import TOKENS_PER_BLOCK, Ranked
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.upstream.http2 import CallError, Channel
 
@@ -75,7 +76,7 @@ class TokenStreams:
                 while messages := await call.read():
                     self.heard = self.received = time.monotonic()
                     for part in [[message] for message in messages] if generation.every_step else [messages]:
-                        step = read_step(part)
+                        step = await aside(sum(map(len, part)), read_step, part)
                         finished = step.is_final
                         yield step
                         if finished:
