@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.processes.work_directory import KINDS, SHARED_MEMORY, WorkDirectory, sweep
+from nimble_coder.processes import work_directory
+from nimble_coder.processes.work_directory import KINDS, NEW, SHARED_MEMORY, WorkDirectory, locked, sweep
 
 KILLED = """
 import os, signal
@@ -36,14 +37,51 @@ def test_a_directory_of_a_killed_process_is_swept(kind: str) -> None:
     assert not region.exists()
 
 
+@pytest.mark.parametrize("begun", [[], [NEW]])
+def test_a_directory_whose_process_was_killed_before_it_had_marked_it_is_swept(
+    tmp_path: Path, begun: list[str]
+) -> None:
+    left = WorkDirectory("triton").path
+    left.mkdir()
+    for name in begun:
+        (left / name).touch()
+    sweep()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("begun", [[], [NEW]])
+def test_one_that_is_swept_before_its_process_has_marked_it_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, begun: list[str]
+) -> None:
+    swept: list[Path] = []
+
+    def late(directory: Path) -> int:
+        if not swept:
+            for name in begun:
+                (directory / name).touch()
+            sweep()
+            assert not directory.exists()
+            swept.append(directory)
+        return locked(directory)
+
+    monkeypatch.setattr(work_directory, "locked", late)
+    own = WorkDirectory("serving")
+    assert own.create() == swept[0]
+    sweep()
+    assert own.path.is_dir()
+    own.remove()
+
+
 def test_directories_in_use_and_those_of_others_stay(tmp_path: Path) -> None:
     own = WorkDirectory("serving")
     assert own.create() == own.create() == own.path
-    other = tmp_path / "nimble-serving-without-owner"
-    other.mkdir()
+    others = [tmp_path / "nimble-serving-without-owner", tmp_path / "nimble-serving-0123456789ab"]
+    for other in others:
+        other.mkdir()
+    (others[1] / "file").touch()
     sweep()
     assert own.path.is_dir()
-    assert other.is_dir()
+    assert all(other.is_dir() for other in others)
     own.remove()
     assert not own.path.exists()
     own.remove()

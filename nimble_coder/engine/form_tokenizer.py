@@ -1,8 +1,8 @@
 """The tokenizer that forms are compiled for: the text of a control token is text like any other to it."""
 
+import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -25,9 +25,10 @@ def form_tokenizer(directory: Path, vocab_size: int, placeholder: int) -> LLToke
     """
     stand_in = {"id": placeholder, "content": f"<{secrets.token_hex()}>", "special": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    with tempfile.NamedTemporaryFile() as file:
+    # In memory, under a name that ends with this process: the library reads a file.
+    with os.fdopen(os.memfd_create("tokenizer.json"), "wb") as file:
         write_with(directory / "tokenizer.json", msgspec.json.encode([{**stand_in, **flags}]), file)
-        return LLTokenizer(file.name, vocab_size, placeholder)
+        return LLTokenizer(f"/proc/self/fd/{file.fileno()}", vocab_size, placeholder)
 
 
 def write_with(source: Path, added_tokens: bytes, target: IO[bytes]) -> None:

@@ -1,6 +1,5 @@
 """Runs a new engine behind Triton, as it will be served, and lets the build stage judge what it generates."""
 
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from build_engine.verify import Batch, Progress, Verification, VerificationError
 from nimble_coder.client.grpc import Completion, CompletionClient, CompletionError
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.triton import Addresses, TritonServer
+from nimble_coder.processes.work_directory import WorkDirectory
 
 LOADING = 900.0
 """Seconds that a large engine may take to load."""
@@ -50,23 +50,24 @@ class ServedEngine:
 
 def verify_served(profile: Profile, repository: Path, checkpoint: Checkpoint, progress: Progress) -> Verification:
     """Serves the repository on free ports and verifies its engine; raises `VerificationError`."""
-    with tempfile.TemporaryDirectory(prefix="nimble-verify-") as scratch:
-        server = TritonServer(repository, Addresses.free(), log=Path(scratch) / "triton.log")
-        try:
-            with server:
-                server.wait_ready(LOADING)
-                # Its end breaks the streams that the client waits for.
-                watchdog = threading.Timer(GENERATING, server.stop)
-                watchdog.start()
-                try:
-                    with CompletionClient(server.addresses.grpc) as client:
-                        reference = Reference(checkpoint)
-                        if (repository / PLAIN_MODEL).is_dir():
-                            verify_companion(ServedEngine(client, PLAIN_MODEL), profile, reference, progress)
-                        return verify(ServedEngine(client), profile, reference, progress)
-                finally:
-                    watchdog.cancel()
-        except TritonError as error:
-            raise VerificationError(f"Triton cannot serve the engine: {error}") from None
-        except CompletionError as error:
-            raise VerificationError(f"the engine failed while generating: {error}") from None
+    work = WorkDirectory("verify")
+    try:
+        with TritonServer(repository, Addresses.free(), log=work.create() / "triton.log") as server:
+            server.wait_ready(LOADING)
+            # Its end breaks the streams that the client waits for.
+            watchdog = threading.Timer(GENERATING, server.stop)
+            watchdog.start()
+            try:
+                with CompletionClient(server.addresses.grpc) as client:
+                    reference = Reference(checkpoint)
+                    if (repository / PLAIN_MODEL).is_dir():
+                        verify_companion(ServedEngine(client, PLAIN_MODEL), profile, reference, progress)
+                    return verify(ServedEngine(client), profile, reference, progress)
+            finally:
+                watchdog.cancel()
+    except TritonError as error:
+        raise VerificationError(f"Triton cannot serve the engine: {error}") from None
+    except CompletionError as error:
+        raise VerificationError(f"the engine failed while generating: {error}") from None
+    finally:
+        work.remove()

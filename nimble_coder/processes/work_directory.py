@@ -9,10 +9,13 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 OWNER = ".owner"
-KINDS = ("serving", "triton", "metrics")
+NEW = f"{OWNER}.new"
+TOKEN_BYTES = 6
+KINDS = ("serving", "triton", "metrics", "verify")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's name
 
 
@@ -21,16 +24,15 @@ class WorkDirectory:
 
     def __init__(self, kind: str) -> None:
         assert kind in KINDS  # noqa: S101 - others would never be swept
-        self.path = Path(tempfile.gettempdir()) / f"nimble-{kind}-{secrets.token_hex(6)}"
+        self.path = Path(tempfile.gettempdir()) / f"nimble-{kind}-{secrets.token_hex(TOKEN_BYTES)}"
         self._lock: int | None = None
 
     def create(self) -> Path:
         """Makes it, unless that has been done, and marks it as in use."""
-        if self._lock is None:
+        while self._lock is None:
             self.path.mkdir(0o700)
-            self._lock = os.open(self.path / f"{OWNER}.new", os.O_CREAT | os.O_WRONLY, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            (self.path / f"{OWNER}.new").rename(self.path / OWNER)  # so that nobody finds it unlocked
+            with suppress(FileNotFoundError):  # swept away meanwhile, since it had no mark yet
+                self._lock = locked(self.path)
         return self.path
 
     def remove(self) -> None:
@@ -39,6 +41,18 @@ class WorkDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def locked(directory: Path) -> int:
+    """Marks a directory as in use, for as long as the number that is returned is open; raises `FileNotFoundError`."""
+    lock = os.open(directory / NEW, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (directory / NEW).rename(directory / OWNER)  # so that nobody finds the mark unlocked
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 def clear(path: Path) -> None:
@@ -51,15 +65,22 @@ def clear(path: Path) -> None:
 def sweep() -> None:
     """Removes what services that are no more have left."""
     for kind in KINDS:
-        for owner in Path(tempfile.gettempdir()).glob(f"nimble-{kind}-*/{OWNER}"):
-            try:
-                lock = os.open(owner, os.O_WRONLY)
-            except OSError:  # somebody else's, or gone meanwhile
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                clear(owner.parent)
-            except BlockingIOError:
-                continue  # in use
-            finally:
-                os.close(lock)
+        for directory in Path(tempfile.gettempdir()).glob(f"nimble-{kind}-{'[0-9a-f]' * 2 * TOKEN_BYTES}"):
+            with suppress(OSError):  # somebody else's, in use, or gone meanwhile
+                sweep_one(directory)
+
+
+def sweep_one(directory: Path) -> None:
+    """Removes a directory, unless a process has it; raises `OSError` where that cannot be."""
+    try:
+        lock = os.open(directory / OWNER, os.O_WRONLY)
+    except FileNotFoundError:
+        # Its process was killed before it could mark it, or is about to: then that one makes it again.
+        (directory / NEW).unlink(missing_ok=True)
+        directory.rmdir()
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        clear(directory)
+    finally:
+        os.close(lock)

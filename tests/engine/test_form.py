@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -325,6 +326,11 @@ def test_ten_thousand_values_are_compiled_within_a_second(forms: Forms) -> None:
     form = forms.open(Guide(GuideType.JSON_SCHEMA, json.dumps({"enum": list(range(10_000))})), {END})
     form.hold(np.zeros(VOCAB, np.float32))
     assert time.process_time() - started < 1
+
+
+def test_reading_the_tokenizer_leaves_nothing_where_the_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    Forms(EMBEDDED, VOCAB).open(Guide(GuideType.REGEX, "a+"), [])
 
 
 def test_compiled_forms_are_bounded_however_many_are_sent(forms: Forms) -> None:
