@@ -6,7 +6,6 @@ import resource
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections import namedtuple
 from datetime import timedelta
@@ -163,7 +162,10 @@ def test_ports_tls_cache_and_clock(artifact: Artifact, machine: Machine, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2 << 30, 2 << 30, 1000))
     assert "cache" in wrong(findings(NIM_CACHE_PATH=machine.home / "cache"))
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert {"cache", "temporary files"} <= wrong(findings(NIM_CACHE_PATH=machine.home / "cache"))
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    found = findings(NIM_CACHE_PATH=machine.home / "cache")
+    assert {"cache", "temporary files"} <= wrong(found)
+    assert "/nowhere (TMPDIR)" in found["temporary files"].seen
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert doctor.check_clock(None).is_wrong
 
@@ -174,7 +176,7 @@ def test_a_temporary_directory_that_libraries_cannot_be_loaded_from(
     mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", tmp_path]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     found = doctor.check_temporary(needs_gpu=False)
     subprocess.run(["umount", tmp_path], check=True)
     assert found.is_wrong

@@ -4,11 +4,9 @@ import json
 import os
 import resource
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 from build_engine.artifact import Artifact
@@ -33,6 +31,7 @@ from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes
 from nimble_coder.gateway.access.certificate import SOON, valid_until
 from nimble_coder.processes.errors import HostError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import KEPT, lacking, without_unwritable
+from nimble_coder.processes.temporary_directory import TemporaryDirectoryError, check_temporary_directory
 from nimble_coder.processes.triton_installation import shared_libpython
 from nimble_coder.processes.triton_stack import STACK, shortage
 from nimble_coder.settings.loading import Loaded
@@ -282,9 +281,10 @@ def _shown(limit: float) -> str:
 
 def check_temporary(needs_gpu: bool) -> Finding:
     """The portable engine's backends are laid out there, and loaded from there."""
-    place = Path(tempfile.gettempdir())
-    if not os.access(place, os.W_OK):
-        return Finding("temporary files", "wrong", f"{place} cannot be written", "mount a tmpfs at /tmp")
+    try:
+        place = check_temporary_directory()
+    except TemporaryDirectoryError as error:
+        return Finding("temporary files", "wrong", str(error), "mount a tmpfs at /tmp, or set TMPDIR")
     if not needs_gpu and os.statvfs(place).f_flag & os.ST_NOEXEC:
         return Finding("temporary files", "wrong", f"{place} is mounted noexec", "docker run --tmpfs /tmp:exec")
     return Finding("temporary files", "ok", str(place))

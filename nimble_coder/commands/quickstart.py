@@ -32,6 +32,7 @@ from nimble_coder.environment import env_names
 from nimble_coder.processes.errors import PortTakenError
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.stopping import stop_signals
+from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.settings.loading import load
 
@@ -138,6 +139,7 @@ def main() -> None:
             s = loaded.settings
             addresses = Addresses.free() if args.free_ports else Addresses(s.http_port, s.grpc_port, s.metrics_port)
             addresses.check_free()
+            check_temporary_directory()
             cache = Cache(args.cache or s.cache_path)
             profile = choose(args.model, args.source)
             say(f"building engine and model repository of {profile.served_names[0]}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nimble_coder.processes.gateway import COMMAND
+from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import SECRETS
 from nimble_coder.settings.loading import Loaded, is_secret
 from nimble_coder.settings.model import Settings
@@ -20,8 +21,9 @@ WORK = "WORK"
 
 
 def report(loaded: Loaded) -> str:
-    """Starts nothing and writes nothing; raises what starting would raise before anything runs."""
+    """Starts nothing and leaves nothing; raises what starting would raise before anything runs."""
     check_files(loaded)
+    check_temporary_directory()
     server_context(loaded.settings)
     choice = choose(loaded.settings)
     if choice.artifact:

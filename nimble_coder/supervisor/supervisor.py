@@ -11,6 +11,7 @@ from nimble_coder.processes.children import adopt_orphans, reap_orphans
 from nimble_coder.processes.errors import OutOfMemoryError, TritonError
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.triton_stack import shortage
 from nimble_coder.settings.loading import Loaded
@@ -47,6 +48,7 @@ class Supervisor:
         adopt_orphans()
         settings, killed = self._loaded.settings, oom_kills()
         check_files(self._loaded)
+        check_temporary_directory()  # before an engine is built
         tls = server_context(settings)
         settings.listening.check_free()
         if missing := shortage():

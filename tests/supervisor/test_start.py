@@ -157,6 +157,16 @@ def test_a_disk_that_is_full(start: Start, full_disk: Path) -> None:
     assert "is full: make room" in last
 
 
+def test_a_temporary_directory_that_is_not_there_is_named_before_anything_is_built(
+    start: Start, tmp_path: Path
+) -> None:
+    service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo", TMPDIR=tmp_path / "absent")
+    code, last = ended(service)
+    assert code == ExitCode.MACHINE
+    assert f"the temporary directory {tmp_path}/absent (TMPDIR) cannot be used: No such file or directory" in last
+    assert not any("building" in line for line in service.output)
+
+
 def test_loading_that_takes_too_long(start: Start, artifact: Artifact) -> None:
     code, last = ended(start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_STARTUP_SECONDS="1e-9"))
     assert code == ExitCode.NOT_READY

@@ -1,0 +1,66 @@
+"""A temporary directory that cannot be used is named before anything is started."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nimble_coder.processes.temporary_directory import NAMED_BY, TemporaryDirectoryError, check_temporary_directory
+
+
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMED_BY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of its own, mounted as the parameter says."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def complaint() -> str:
+    with pytest.raises(TemporaryDirectoryError) as raised:
+        check_temporary_directory()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", NAMED_BY)
+def test_the_one_that_is_named_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, str(tmp_path))
+    assert str(check_temporary_directory()) == tempfile.gettempdir() == str(tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", NAMED_BY)
+def test_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "/nowhere")
+    assert f"/nowhere ({name}) cannot be used: No such file or directory" in complaint()
+
+
+def test_one_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
+    assert f"{tmp_path}/file (TMPDIR) cannot be used: Not a directory" in complaint()
+
+
+@pytest.mark.parametrize(
+    ("mounted", "why"),
+    [("ro", "Read-only file system"), ("size=1m", "No space left on device"), ("nr_inodes=1", "No space left")],
+    indirect=["mounted"],
+)
+def test_one_that_has_no_room_or_is_read_only(mounted: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    monkeypatch.setenv("TMPDIR", str(mounted))
+    assert f"{mounted} (TMPDIR) cannot be used: {why}" in complaint()
+
+
+def test_no_usual_one_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    assert "the temporary directory cannot be used: No usable temporary directory found in ['/nowhere']" in complaint()
