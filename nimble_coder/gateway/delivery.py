@@ -14,7 +14,8 @@ from nimble_coder.gateway.answers.wire import Wire
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
-from nimble_coder.gateway.service import Job, Service
+from nimble_coder.gateway.job import Job
+from nimble_coder.gateway.service import Service
 
 Result = TypeVar("Result")
 

@@ -132,7 +132,7 @@ class Health:
         except ApiError as error:
             self._look_for_loss(error)
             return f"a generation failed: {error}"
-        self._service.usual_drafter = usual_drafter(await self._triton.metrics()) or self._service.usual_drafter
+        self._service.drafting.usual = usual_drafter(await self._triton.metrics()) or self._service.drafting.usual
         self._generated = True
         return ""
 

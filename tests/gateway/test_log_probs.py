@@ -18,8 +18,9 @@ from nimble_coder.gateway.answers.transcript import Ending, Transcript
 from nimble_coder.gateway.answers.wire import CompletionWire, Wire
 from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.job import Job
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
-from nimble_coder.gateway.service import Job, Service
+from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.upstream.token_stream import Step, TokenStreams
 from nimble_coder.text.tokenizer import TextTokenizer

@@ -16,10 +16,11 @@ from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.job import Job, headers_of, make_jobs, room_of
 from nimble_coder.gateway.prompts.fim import Infill
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaPrompt
-from nimble_coder.gateway.service import Job, Service
+from nimble_coder.gateway.service import Service
 
 
 async def mistral_fim(front: Front, exchange: Exchange) -> None:
@@ -28,9 +29,9 @@ async def mistral_fim(front: Front, exchange: Exchange) -> None:
     asked, _ = await service.read(exchange, FimRequest)
     model = service.check_model(asked.model)
     ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked)
-    room = service.room(ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
+    room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
-    jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1)
+    jobs = make_jobs(service, ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
     wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
@@ -101,9 +102,9 @@ async def answer_llama(
         asked.repetition_penalty = asked.repeat_penalty
     jobs: list[Job] = []
     for ids in prompts:
-        room = service.room(ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
-        jobs += service.jobs(ids, asked, room, stream, exchange.client, asked.n_cmpl or 1)
+        room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
+        jobs += make_jobs(service, ids, asked, room, stream, exchange.client, asked.n_cmpl or 1)
     check_choices(jobs)
     wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
-    delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=service.headers(asked, jobs))
+    delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=headers_of(service, asked, jobs))
     await Answer(service, exchange, jobs, delivery).send()

@@ -10,12 +10,13 @@ from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.job import Job, headers_of, make_jobs, room_of, wants_every_step
 from nimble_coder.gateway.prompts.fim import ContextFile, Infill, encode_infill
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.llama import ContextText, InfillRequest
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
-from nimble_coder.gateway.service import Job, Service, wants_every_step
+from nimble_coder.gateway.service import Service
 
 MOST_CHOICES = 128
 """Prompts times `n` of one request."""
@@ -37,8 +38,8 @@ async def completions(front: Front, exchange: Exchange) -> None:
         echo = echo_of(service, asked, place, ids) if asked.echo else ""
         if asked.scores_prompt:
             places += [await places_of(service, asked, place, ids)] * copies
-        room = service.room(ids, asked, asked.wanted_tokens, default)
-        jobs += service.jobs(ids, asked, room, bool(asked.stream), exchange.client, copies, echo)
+        room = room_of(service, ids, asked, asked.wanted_tokens, default)
+        jobs += make_jobs(service, ids, asked, room, bool(asked.stream), exchange.client, copies, echo)
     wire = CompletionWire(
         exchange.request_id,
         model,
@@ -159,9 +160,9 @@ async def chat(front: Front, exchange: Exchange) -> None:
     given = await aside(size, service.chats.encode, asked)
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
-    room = service.room(ids, asked, limit, service.limits.max_seq_len)
+    room = room_of(service, ids, asked, limit, service.limits.max_seq_len)
     token_bytes, calling = service.tokenizer.token_bytes, service.calling(asked)
-    jobs = service.jobs(ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1, guide=calling.guide)
+    jobs = make_jobs(service, ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1, guide=calling.guide)
     wire = ChatWire(
         exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
     )
@@ -186,7 +187,7 @@ async def answer_openai(
         every_step=wants_every_step(asked),
         continuous_usage=asked.wants_continuous_usage,
         final_usage=final_usage,
-        headers=service.headers(asked, jobs),
+        headers=headers_of(service, asked, jobs),
     )
     await Answer(service, exchange, jobs, delivery).send()
 

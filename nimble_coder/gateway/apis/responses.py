@@ -7,6 +7,7 @@ from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
+from nimble_coder.gateway.job import headers_of, make_jobs, room_of
 from nimble_coder.gateway.prompts.responses import as_chat
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
@@ -20,12 +21,12 @@ async def responses(front: Front, exchange: Exchange) -> None:
     chat = as_chat(asked)
     ids = await aside(size, service.chats.encode, chat)
     calling = service.calling(chat)
-    room = service.room(ids, asked, asked.max_output_tokens, service.limits.max_seq_len)
-    jobs = service.jobs(ids, chat, room, bool(asked.stream), exchange.client, guide=calling.guide)
+    room = room_of(service, ids, asked, asked.max_output_tokens, service.limits.max_seq_len)
+    jobs = make_jobs(service, ids, chat, room, bool(asked.stream), exchange.client, guide=calling.guide)
     if asked.text and asked.text.format:
         names = {"response_format": TEXT_FORMAT}
         jobs = [replace(job, form_fields=tuple(names.get(name, name) for name in job.form_fields)) for job in jobs]
     wire = ResponseWire(exchange.request_id, model, asked, calling)
     exchange.failing = wire.failing
-    delivery = Delivery(wire, len(ids), stream=bool(asked.stream), headers=service.headers(chat, jobs))
+    delivery = Delivery(wire, len(ids), stream=bool(asked.stream), headers=headers_of(service, chat, jobs))
     await Answer(service, exchange, jobs, delivery).send()

@@ -81,7 +81,7 @@ class KServeGuard:
         is_stop = model in ENGINE_MODELS and content.get("stop") is True
         length = None if is_stop else self.check(model, values, rows)
         generations = 0 if is_stop else generations_of(values, rows)
-        if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):
+        if length is not None and (chosen := self._service.drafting.choose_lookahead(None, length, generations)):
             content |= dict(zip(LOOKAHEAD, astuple(chosen), strict=True))
         written = msgspec.json.encode(content)
         return CheckedBody(written + binary, None if header_length is None else len(written), generations)
@@ -106,7 +106,7 @@ class KServeGuard:
             return 0
         length = self.check(request.model_name, values, rows)
         generations = generations_of(values, rows)
-        if length is not None and (chosen := self._service.choose_lookahead(None, length, generations)):
+        if length is not None and (chosen := self._service.drafting.choose_lookahead(None, length, generations)):
             for name, value in zip(LOOKAHEAD, astuple(chosen), strict=True):
                 added = request.inputs.add(name=name, datatype="INT32", shape=[rows, 1])
                 if raw:
