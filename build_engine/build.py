@@ -23,6 +23,7 @@ from build_engine.memory import GIB, MIB, plan_companion, weight_bytes
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import places_at, render_repository
 from build_engine.verify import SKIPPED, Verifier, advice
+from build_engine.vocabulary import check_vocabulary
 from build_engine.weights import local_weights, own_weights
 
 Progress = Callable[[str], None]
@@ -74,6 +75,7 @@ def build(
     place = cache.place(profile.name, key)
     if found := finished(place, progress):  # without the lock: a cache may be mounted read-only
         return found
+    check_vocabulary(checkpoint)
     with cache.lock(place, progress):
         if found := finished(place, progress):
             return found

@@ -14,6 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from build_engine.exit_codes import ExitCode
 
+HEAD = "lm_head.weight"
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""What safetensors calls the types of weights that are numbers by themselves; others go with scales."""
+
 
 class CheckpointError(ValueError):
     """The directory is not a Qwen2 checkpoint that can be served; says what is missing or wrong."""
@@ -41,34 +45,39 @@ class ModelShape:
     def from_config(cls, config: dict[str, Any]) -> "ModelShape":
         """Reads a Hugging Face `config.json`; raises `CheckpointError` for what this project cannot run."""
         architectures = config.get("architectures") or []
-        if "Qwen2ForCausalLM" not in architectures:
+        if not isinstance(architectures, list) or "Qwen2ForCausalLM" not in architectures:
             raise CheckpointError(f"architecture {architectures} is not served; this is for Qwen2ForCausalLM only")
-        rope = config.get("rope_parameters") or {}  # the name since transformers 5
-        scaling = config.get("rope_scaling") or {}
-        kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-        if kind != "default":
-            raise CheckpointError(f"RoPE scaling {kind!r} is not supported; remove rope_scaling from config.json")
+        if (kind := config.get("model_type", "qwen2")) != "qwen2":
+            raise CheckpointError(f"model_type {kind!r} is not served; this is for qwen2 only")
+        if quantization := config.get("quantization_config"):
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+            raise CheckpointError(
+                f"the weights are quantised ({method or 'quantization_config'}), which is not read: give the original "
+                f"checkpoint, which --precision quantises, or a GGUF file"
+            )
         if config.get("use_sliding_window"):
             raise CheckpointError("sliding-window attention is not supported; set use_sliding_window to false")
         if config.get("hidden_act", "silu") != "silu":
             raise CheckpointError(f"activation {config['hidden_act']!r} is not Qwen2's silu")
-        try:
-            heads = int(config["num_attention_heads"])
-            shape = cls(
-                vocab_size=int(config["vocab_size"]),
-                hidden_size=int(config["hidden_size"]),
-                intermediate_size=int(config["intermediate_size"]),
-                num_hidden_layers=int(config["num_hidden_layers"]),
-                num_attention_heads=heads,
-                num_key_value_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-                rms_norm_eps=float(config["rms_norm_eps"]),
-                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-                max_position_embeddings=int(config["max_position_embeddings"]),
-                tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-            )
-        except KeyError as missing:
-            raise CheckpointError(f"config.json lacks {missing}") from None
+        tied = config.get("tie_word_embeddings") or False
+        if not isinstance(tied, bool):
+            raise CheckpointError(f"config.json has {tied!r:.40} as tie_word_embeddings, and true or false is needed")
+        hidden, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
+        shape = cls(
+            vocab_size=_whole(config, "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=_whole(config, "intermediate_size"),
+            num_hidden_layers=_whole(config, "num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=_whole(config, "num_key_value_heads", heads),
+            head_dim=_whole(config, "head_dim", hidden // heads),
+            rms_norm_eps=_positive(config, "rms_norm_eps"),
+            rope_theta=_rotary_base(config),
+            max_position_embeddings=_whole(config, "max_position_embeddings"),
+            tie_word_embeddings=tied,
+        )
+        if shape.head_dim % 2:
+            raise CheckpointError(f"heads of {shape.head_dim} dimensions cannot be turned: RoPE takes them by twos")
         if shape.num_attention_heads % shape.num_key_value_heads:
             raise CheckpointError("num_attention_heads is not a multiple of num_key_value_heads")
         return shape
@@ -91,7 +100,7 @@ class ModelShape:
             yield prefix + "mlp.down_proj.weight", (h, i)
         yield "model.norm.weight", (h,)
         if not self.tie_word_embeddings:
-            yield "lm_head.weight", (self.vocab_size, h)
+            yield HEAD, (self.vocab_size, h)
 
 
 @dataclass(frozen=True)
@@ -111,14 +120,13 @@ class Checkpoint:
         """
         if not directory.is_dir():
             raise CheckpointError(f"{directory} is not a directory: give the folder that holds config.json")
+        if (directory / "adapter_config.json").is_file() and not any(directory.glob("model*.safetensors")):
+            raise CheckpointError(f"{directory} holds a LoRA adapter: merge it into its model, and save that")
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if not (directory / name).is_file():
                 raise CheckpointError(f"{directory} lacks {name}; download the whole checkpoint")
         shape = ModelShape.from_config(read_json(directory / "config.json"))
-        files = _weight_files(directory)
-        checkpoint = cls(directory, shape, files)
-        checkpoint._check_tensors()
-        return checkpoint
+        return cls(directory, shape, _checked_tensors(directory, shape))
 
     @property
     def name(self) -> str:
@@ -139,23 +147,6 @@ class Checkpoint:
         """Every file that determines the result, sorted by name."""
         names = {*self.weight_files.values(), "config.json", *(f.name for f in self.tokenizer_files)}
         return [self.directory / name for name in sorted(names)]
-
-    def _check_tensors(self) -> None:
-        expected = dict(self.shape.tensors())
-        for file in sorted({*self.weight_files.values()}):
-            try:
-                with safe_open(self.directory / file, framework="numpy") as tensors:
-                    for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                        found = tuple(tensors.get_slice(name).get_shape())
-                        if name in expected and found != expected[name]:
-                            raise CheckpointError(
-                                f"{file}: {name} has shape {list(found)}, config.json says {list(expected[name])}"
-                            )
-            except (OSError, SafetensorError) as error:
-                raise unreadable(self.directory / file, error) from None
-        absent = [name for name in expected if name not in self.weight_files]
-        if absent:
-            raise CheckpointError(f"{self.directory} lacks {len(absent)} tensors, the first is {absent[0]}")
 
 
 def unreadable(path: Path, error: Exception) -> "CheckpointError":
@@ -185,20 +176,95 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _weight_files(directory: Path) -> dict[str, str]:
-    """Tensor name to file name, from the shard index or from the one file there is."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        files = {str(k): str(v) for k, v in read_json(index).get("weight_map", {}).items()}
-        gone = sorted({name for name in files.values() if not (directory / name).is_file()})
-        if gone:
+def _checked_tensors(directory: Path, shape: ModelShape) -> dict[str, str]:
+    """Tensor name to the name of the file that holds it; raises `CheckpointError` where they are not a model's."""
+    files, kinds = dict[str, str](), dict[str, tuple[str, tuple[int, ...]]]()
+    for file in _weight_files(directory):
+        try:
+            with safe_open(directory / file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    if name in files:
+                        raise CheckpointError(f"{directory}: {name} is in {files[name]} and in {file}")
+                    piece = tensors.get_slice(name)
+                    files[name], kinds[name] = file, (piece.get_dtype(), tuple(piece.get_shape()))
+        except (OSError, SafetensorError) as error:
+            raise unreadable(directory / file, error) from None
+    if shape.num_hidden_layers > len(files):  # a number of layers may be absurd
+        raise CheckpointError(
+            f"{directory} has {len(files)} tensors, config.json says {shape.num_hidden_layers} layers"
+        )
+    expected = dict(shape.tensors())
+    for name, (dtype, size) in kinds.items():
+        if name in expected and dtype not in FLOATS:
+            raise CheckpointError(f"{files[name]}: {name} is in {dtype}; weights are read in {', '.join(FLOATS)}")
+        if name in expected and size != expected[name]:
+            raise CheckpointError(
+                f"{files[name]}: {name} has shape {list(size)}, config.json says {list(expected[name])}"
+            )
+    if absent := [name for name in expected if name not in files]:
+        raise CheckpointError(f"{directory} lacks {len(absent)} tensors, the first is {absent[0]}")
+    tied = {HEAD} if shape.tie_word_embeddings else set[str]()  # a second time
+    strange = sorted(name for name in {*files} - {*expected} - tied if not name.endswith(".inv_freq"))
+    if strange:
+        raise CheckpointError(
+            f"{directory} has {len(strange)} tensors that a Qwen2 of {shape.num_hidden_layers} layers does not have, "
+            f"the first is {strange[0]}: without them it would be another model"
+        )
+    return {name: files[name] for name in expected}
+
+
+def _weight_files(directory: Path) -> list[str]:
+    """The names of the files with weights, from the shard index, or of the one there is."""
+    index, single = "model.safetensors.index.json", "model.safetensors"
+    if (directory / index).is_file():
+        weight_map = read_json(directory / index).get("weight_map")
+        values = [*weight_map.values()] if isinstance(weight_map, dict) else []
+        if not values or any(not isinstance(name, str) or Path(name).name != name for name in values):
+            raise CheckpointError(f"{directory / index} has no weight_map of tensors to names of files beside it")
+        files = sorted({*values})
+        if gone := [name for name in files if not (directory / name).is_file()]:
             raise CheckpointError(f"{directory} lacks {len(gone)} weight files, the first is {gone[0]}")
         return files
-    single = directory / "model.safetensors"
-    if not single.is_file():
-        raise CheckpointError(f"{directory} holds no model.safetensors; weights must be in safetensors format")
-    try:
-        with safe_open(single, framework="numpy") as tensors:
-            return dict.fromkeys(tensors.keys(), single.name)
-    except (OSError, SafetensorError) as error:
-        raise unreadable(single, error) from None
+    if not (directory / single).is_file():
+        raise CheckpointError(f"{directory} holds no {single}; weights must be in safetensors format")
+    return [single]
+
+
+def _whole(config: dict[str, Any], name: str, default: int | None = None) -> int:
+    """A count that `config.json` has; raises `CheckpointError` where it is none."""
+    found = _given(config, name, default)
+    if type(found) is not int or found < 1:
+        raise CheckpointError(f"config.json has {found!r:.40} as {name}, and a whole number above 0 is needed")
+    return found
+
+
+def _positive(config: dict[str, Any], name: str, default: float | None = None) -> float:
+    """A number above zero that `config.json` has; raises `CheckpointError` where it is none."""
+    found = _given(config, name, default)
+    if type(found) not in (int, float) or not 0 < found < float("inf"):
+        raise CheckpointError(f"config.json has {found!r:.40} as {name}, and a number above 0 is needed")
+    return float(found)
+
+
+def _given(config: dict[str, Any], name: str, default: float | None) -> Any:
+    """A value of `config.json`, where null is none."""
+    found = config.get(name)
+    if found is None and default is None:
+        raise CheckpointError(f"config.json lacks {name!r}")
+    return default if found is None else found
+
+
+def _rotary_base(config: dict[str, Any]) -> float:
+    """RoPE's base where that is all there is to it; raises `CheckpointError` for every kind of scaling."""
+    base = config
+    for name in ("rope_scaling", "rope_parameters"):  # the second is the name since transformers 5
+        rope = config.get(name) or {}
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"config.json has {rope!r:.40} as {name}, and an object is needed")
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        others = sorted({*rope} - {"rope_type", "type", "rope_theta"})
+        if kind != "default" or others:
+            what = repr(kind) if kind != "default" else f"by {others[0]}"
+            raise CheckpointError(f"RoPE scaling {what} is not supported: take it out of {name} in config.json")
+        base = rope if rope.get("rope_theta") is not None else base
+    return _positive(base, "rope_theta", 10000.0)

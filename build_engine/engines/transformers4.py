@@ -19,7 +19,8 @@ def as_transformers_4(model_dir: Path) -> Iterator[Path]:
     config = read_json(model_dir / "config.json")
     shape = ModelShape.from_config(config)
     dtype = config.pop("dtype", None)
-    config.pop("rope_parameters", None)
+    for name in ("rope_parameters", "rope_scaling"):  # that there is none may be said in words that 4 does not know
+        config.pop(name, None)
     older = {"rope_theta": shape.rope_theta, **({"torch_dtype": dtype} if dtype else {})}
     with tempfile.TemporaryDirectory(prefix="nimble-checkpoint-") as scratch:
         for path in model_dir.iterdir():

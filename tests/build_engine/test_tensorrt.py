@@ -156,6 +156,7 @@ def test_a_fine_tune_saved_by_transformers_5_keeps_its_rotary_base(
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "fine-tune"))
     config = json.loads((checkpoint / "config.json").read_text())
     config["rope_parameters"] = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
+    config["rope_scaling"] = {"type": "default", "rope_type": "default"}
     (checkpoint / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
     assert EngineConfig.read(make(profile, h100, checkpoint).engine).shape.rope_theta == 1e6
 

@@ -89,7 +89,7 @@ def test_an_interrupted_download_resumes_where_it_was(hub: Hub, machine: Machine
 def large(hub: Hub) -> None:
     """Makes the weights larger than the pieces of 10 MiB in which they arrive."""
     tensors = load_file(hub.directory / WEIGHTS)
-    tensors["padding"] = np.zeros(6_000_000, np.float32)
+    tensors["padding.inv_freq"] = np.zeros(6_000_000, np.float32)
     save_file(tensors, hub.directory / WEIGHTS)
 
 

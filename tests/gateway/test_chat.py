@@ -1,6 +1,7 @@
 """Chat prompts are what the checkpoint's own template gives, with users' texts kept apart."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of
+from nimble_coder.gateway.prompts.chat import QWEN_SYSTEM, ChatPrompts, calling_of, default_system
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
@@ -290,3 +291,27 @@ def test_what_cannot_be_rendered_is_refused(chats: ChatPrompts, messages: list[d
     with pytest.raises(ApiError, match=reason) as caught:
         chats.encode(request(messages))
     assert caught.value.status == 400
+
+
+TEMPLATE = "{%- if not system %}{{- '<|im_start|>system\\nYou are Coder.<|im_end|>\\n' }}{%- endif %}"
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "system"),
+    [
+        (TEMPLATE, None, "You are Coder."),
+        ([{"name": "tool_use", "template": ""}, {"name": "default", "template": TEMPLATE}], None, "You are Coder."),
+        (None, TEMPLATE, "You are Coder."),
+        ("another", TEMPLATE, "You are Coder."),
+        (None, None, QWEN_SYSTEM),
+        ([{"name": "tool_use", "template": TEMPLATE}, "x"], None, QWEN_SYSTEM),
+        (5, None, QWEN_SYSTEM),
+    ],
+)
+def test_the_system_message_is_the_templates_wherever_that_lies(
+    tmp_path: Path, found: object, own: str | None, system: str
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": found}))
+    if own is not None:
+        (tmp_path / "chat_template.jinja").write_text(own)
+    assert default_system(tmp_path) == system

@@ -253,7 +253,18 @@ def text_in(content: str | Sequence[ContentPart | str] | None, field: str) -> st
 
 def default_system(tokenizer_directory: Path) -> str:
     """What the checkpoint's template says where a chat has no system message: the first such text in it."""
-    path = tokenizer_directory / "tokenizer_config.json"
-    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    found = re.search(r"<\|im_start\|>system\\n([^'{<]+)<\|im_end\|>", template or "")
+    found = re.search(r"<\|im_start\|>system\\n([^'{<]+)<\|im_end\|>", chat_template(tokenizer_directory))
     return found[1] if found else QWEN_SYSTEM
+
+
+def chat_template(tokenizer_directory: Path) -> str:
+    """The checkpoint's template, empty where it has none: a file of its own, as newer versions of transformers save it,
+    or in `tokenizer_config.json`, where there may be several."""
+    own, config = tokenizer_directory / "chat_template.jinja", tokenizer_directory / "tokenizer_config.json"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    if isinstance(found, list):
+        named = [each for each in found if isinstance(each, dict)]
+        found = next((each.get("template") for each in named if each.get("name") == "default"), None)
+    return found if isinstance(found, str) else ""

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 __version__ = "0.19.0"
+ROTARY_SCALING = ("none", "linear", "dynamic", "longrope", "llama3", "yarn", "mrope")
+"""RotaryScalingType in functional.py."""
 
 
 def record(call: str, **arguments: object) -> None:
@@ -32,6 +34,9 @@ def write_checkpoint(
 ) -> None:
     """A checkpoint in TensorRT-LLM's layout."""
     config = json.loads((Path(model_dir) / "config.json").read_text())
+    kind = (config.get("rope_scaling") or {}).get("type", "none")
+    if kind not in ROTARY_SCALING:
+        raise ValueError(f"Unsupported rotary scaling type: {kind}")
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     if 0 in ranks:
