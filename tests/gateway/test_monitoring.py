@@ -27,7 +27,7 @@ CLUSTER = {
     "container_spec_memory_limit_bytes",
 }
 """Of kube-state-metrics (docs/metrics/workload/pod-metrics.md) and cAdvisor (docs/storage/prometheus.md)."""
-SCRAPED = {"job", "namespace", "pod"}
+SCRAPED = {"job", "namespace", "service", "pod"}
 """Labels that the scraping adds."""
 
 

@@ -17,7 +17,7 @@ THE_IMAGES = {"host", "cache_path", "baked_artifact"}
 THE_CHARTS = {
     *("http_port", "grpc_port", "metrics_port"),
     *("api_keys", "api_keys_file", "admin_key", "hf_token"),
-    *("tls_certificate", "tls_key", "tls_client_ca"),
+    *("tls_certificate", "tls_key", "tls_client_ca", "tls_mode"),
 }
 """What the chart's own values say, or what is secret."""
 LISTS = {"served_model_names", "cors_origins"}

@@ -63,7 +63,9 @@ def test_workers_of_a_group_are_reached_by_their_group_alone() -> None:
     spec = rendered.one("NetworkPolicy", "-group")["spec"]
     group = spec["podSelector"]
     assert spec["ingress"] == [{"from": [{"podSelector": group}]}]
-    assert spec["egress"] == [{"to": [{"podSelector": group}]}]
+    among, names = spec["egress"]
+    assert among == {"to": [{"podSelector": group}]}
+    assert [(port["port"], port["protocol"]) for port in names["ports"]] == [(53, "UDP"), (53, "TCP")]
     budget = rendered.one("PodDisruptionBudget")["spec"]["selector"]
     for selector in (group, budget):
         assert selects(selector, labels)
@@ -254,7 +256,10 @@ def test_keda_scales_in_the_autoscalers_place() -> None:
     assert spec["scaleTargetRef"]["name"] == rendered.one("Deployment")["metadata"]["name"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 4)
     running, waiting, own = spec["triggers"]
-    assert running["metadata"]["query"] == f'sum(num_requests_running{{job="nimble-coder", namespace="{NAMESPACE}"}})'
+    service = rendered.one("Service", "-metrics")["metadata"]["name"]
+    pods = f'job="nimble-coder", namespace="{NAMESPACE}", service="{service}"'  # of this release, and no other's
+    assert running["metadata"]["query"] == f"sum(num_requests_running{{{pods}}})"
+    assert waiting["metadata"]["query"].startswith(f"sum(avg_over_time(nv_trt_llm_request_metrics{{{pods}, ")
     assert (running["metadata"]["threshold"], waiting["metadata"]["threshold"]) == ("8", "2")
     assert own["type"] == "cron"
 
@@ -290,8 +295,21 @@ def test_helm_test_has_no_private_key_and_cannot_show_a_certificate() -> None:
     spec = render({"tls": {"secret": "certificate"}}).one("Pod", "-test")["spec"]
     (tls,) = [volume for volume in spec["volumes"] if volume["name"] == "tls"]
     assert [item["key"] for item in tls["secret"]["items"]] == ["ca.crt"]
+    assert tls["secret"]["optional"] is True  # `kubectl create secret tls` makes none, and the pod would wait for it
     assert "--tls" in spec["containers"][0]["args"][0]
     assert render(EVERYTHING, MTLS).all("Pod") == []
+
+
+def test_helm_test_runs_where_the_image_does() -> None:
+    spec = render(EVERYTHING).one("Pod", "-test")["spec"]
+    assert spec["nodeSelector"] == EVERYTHING["nodeSelector"]
+    assert spec["tolerations"] == render(EVERYTHING).pod["tolerations"]
+
+
+def test_the_notes_call_a_service_under_tls_by_the_name_in_its_certificate() -> None:
+    notes = render({"tls": {"secret": "certificate"}}).notes
+    assert f"curl -s --connect-to ::localhost: https://{NAME}.{NAMESPACE}.svc:8000/v1/completions" in notes
+    assert "connect-to" not in render().notes
 
 
 def test_the_notes_say_how_to_call_it() -> None:

@@ -322,6 +322,20 @@ def test_a_download_needs_no_gpu_and_leaves_the_building_to_the_pods(tmp_path: P
     assert loaded(rendered, tmp_path).settings.build_on_start is True
 
 
+def test_the_job_runs_where_the_pods_do_unless_it_only_downloads() -> None:
+    named = {"nodeSelector": {"kubernetes.io/arch": "amd64"}}
+    asked = merged(CPU, BUILT, {"cache": {"enabled": True}, "settings": {"model_profile": "demo"}}, named)
+    for downloads, selector in ((False, named["nodeSelector"]), (True, None)):
+        job = render(asked, {"build": {"downloadOnly": downloads}}).one("Job", "-build")["spec"]["template"]["spec"]
+        assert job.get("nodeSelector") == selector
+
+
+@pytest.mark.parametrize(("values", "name"), [({"create": False, "name": "theirs"}, "theirs"), ({}, None)])
+def test_the_job_has_the_service_account_that_is_there_before_the_release(values: Values, name: str | None) -> None:
+    job = render(BUILT, {"serviceAccount": values}).one("Job", "-build")
+    assert job["spec"]["template"]["spec"].get("serviceAccountName") == name
+
+
 def test_one_engine_on_several_nodes_is_served_by_the_leaders_of_groups() -> None:
     rendered = render(NODES, {"replicas": 3})
     assert rendered.all("Deployment") == []

@@ -1,12 +1,14 @@
 """What the chart refuses, and that it says why."""
 
 import json
+import re
+from collections.abc import Iterator
 
 import helm_python as helm
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, CPU, CUDA, NODES, Values, merged, render
+from tests.helm.chart import BUILT, CHART, CPU, CUDA, EVERYTHING, KEDA, NODES, Rendered, Values, merged, render
 from tests.helm.settings_schema import SCHEMA, settings_schema
 
 SEVERAL = "cache.accessMode is ReadWriteOnce, which only one pod can mount, but there are to be several"
@@ -37,6 +39,15 @@ SHARED = {"cache": {"accessMode": "ReadWriteMany"}}
         ({"podAnnotations": {"scrape": True}}, "at '/podAnnotations/scrape': got boolean, want string"),
         ({"extraEnv": [{"value": "x"}]}, "at '/extraEnv/0': missing property 'name'"),
         ({"cache": None}, "at '': missing property 'cache'"),
+        ({"cache": {"size": None}}, "at '/cache': missing property 'size'"),
+        ({"fullnameOverride": "1st"}, "at '/fullnameOverride'"),
+        ({"podLabels": {"app.kubernetes.io/component": "x"}}, "invalid propertyName 'app.kubernetes.io/component'"),
+        ({"podLabels": {"team": "two words"}}, "at '/podLabels/team'"),
+        ({"nodeSelector": {"zone": "a/b"}}, "at '/nodeSelector/zone'"),
+        ({"metrics": {"rules": {"labels": {"helm.sh/chart": "x"}}}}, "invalid propertyName 'helm.sh/chart'"),
+        ({"ingress": {"hosts": ["https://coder.example.com"]}}, "at '/ingress/hosts/0'"),
+        ({"gateway": {"httpHostnames": ["Coder.example.com"]}}, "at '/gateway/httpHostnames/0'"),
+        ({"settings": {"tls_mode": "tls"}}, "additional properties 'tls_mode' not allowed"),
     ],
 )
 def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
@@ -75,6 +86,20 @@ def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
         (merged(NODES, {"autoscaling": {"enabled": True}}), "set replicas, which are whole groups"),
         (merged(NODES, {"build": {"enabled": True}}), "build.enabled builds for one node"),
         (merged(NODES, {"strategy": {"type": "Recreate"}}), "strategy is a Deployment's"),
+        (merged(CUDA, {"gpu": {"count": 2}}), "the portable engine of the image -cuda runs on one device"),
+        ({"autoscaling": {"keda": {"enabled": True}}}, "autoscaling.keda.enabled needs autoscaling.enabled"),
+        (merged(CPU, {"cache": {"existingClaim": "filled"}}), "cache.enabled is false, which mounts none"),
+        ({"build": {"downloadOnly": True}}, "the Job that build.enabled makes"),
+        ({"gateway": {"httpHostnames": ["a.b"]}}, "need gateway.parentRefs"),
+        ({"extraEnv": [{"name": "NIMBLE_CONFIG", "value": "/x"}]}, "extraEnv sets NIMBLE_CONFIG"),
+        (
+            {"extraEnv": [{"name": "HF_TOKEN", "value": "x"}], "huggingFace": {"secret": "hub"}},
+            "extraEnv sets HF_TOKEN, which huggingFace.secret",
+        ),
+        (
+            {"extraEnv": [{"name": "NIMBLE_ADMIN_KEY", "value": "x"}], "adminKey": {"secret": "admin"}},
+            "extraEnv sets NIMBLE_ADMIN_KEY, which huggingFace.secret or adminKey.secret sets",
+        ),
         ({"tls": {"clientCaSecret": "clients"}}, "tls.clientCaSecret needs tls.secret"),
         ({"auth": {"enabled": False}, "apiKeys": {"secret": "keys"}}, "auth.enabled is false, which lets everybody in"),
         ({"build": {"enabled": True}}, "build.enabled needs cache.existingClaim"),
@@ -113,6 +138,48 @@ def test_what_cannot_work_together_is_refused(values: Values, message: str) -> N
 )
 def test_what_can_is_not(values: Values) -> None:
     assert render(values).documents
+
+
+@pytest.mark.parametrize("release", ["1st", "my.coder"])
+def test_a_release_whose_name_no_service_may_have_is_refused(release: str) -> None:
+    with helm.Chart.load(CHART) as chart, pytest.raises(helm.HelmRenderError, match="set fullnameOverride"):
+        chart.render({}, name=release, namespace="tools")
+
+
+@pytest.mark.parametrize("release", ["a" * 53, "ab-" * 17 + "a", "coder-nimble-coder"])
+def test_no_name_is_longer_than_kubernetes_takes(release: str) -> None:
+    with helm.Chart.load(CHART) as chart:
+        files = chart.render(merged(EVERYTHING, {"settings": None}), name=release, namespace="tools")
+    names = [each["metadata"]["name"] for each in Rendered(files).documents]
+    assert [name for name in names if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)] == []
+
+
+def paths(values: Values, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Of every value and every group of them."""
+    for name, value in values.items():
+        yield (*above, name)
+        if isinstance(value, dict):
+            yield from paths(value, (*above, name))
+
+
+def without(path: tuple[str, ...]) -> Values:
+    """As `--set a.b=null`, which takes a default away."""
+    values: Values | None = None
+    for name in reversed(path):
+        values = {name: values}
+    assert values
+    return values
+
+
+def test_a_default_that_is_taken_away_is_not_needed_or_is_missed_by_its_name() -> None:
+    chosen = merged(EVERYTHING, BUILT, KEDA)
+    for path in paths(yaml.safe_load((CHART / "values.yaml").read_text())):
+        try:
+            assert "%!" not in str(render(chosen, without(path)).files), path
+        except helm.HelmValuesError as refused:
+            assert f"missing property '{path[-1]}'" in str(refused)  # noqa: PT017 - not all are refused
+        except helm.HelmRenderError as refused:
+            assert "deployment.yaml:1:4): " in str(refused), path  # noqa: PT017 - the checks' own words
 
 
 def test_every_value_is_in_the_schema() -> None:

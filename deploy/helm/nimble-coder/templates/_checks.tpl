@@ -1,5 +1,9 @@
 {{/* Values that are right one by one, but cannot work together. */}}
 {{- define "nimble-coder.checks" -}}
+{{- $name := include "nimble-coder.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "%s cannot be the name of a Service, which begins with a letter and has no dots: set fullnameOverride" $name) }}
+{{- end }}
 {{- $gpus := int .Values.gpu.count }}
 {{- $settings := .Values.settings | default dict }}
 {{- $profile := $settings.model_profile | default "" }}
@@ -30,6 +34,9 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and (gt $gpus 1) (hasSuffix "-cuda" .Values.image.suffix) }}
+{{- fail (printf "gpu.count is %d, but the portable engine of the image %s runs on one device" $gpus .Values.image.suffix) }}
+{{- end }}
 {{- if and (gt $ranks 1) (lt $gpus $ranks) (not .Values.multiNode.enabled) }}
 {{- fail (printf "gpu.count is %d, but the engine is split over %d GPUs: set gpu.count=%d" $gpus $ranks $ranks) }}
 {{- end }}
@@ -38,6 +45,9 @@
 {{- fail (printf "sharedMemory is %s, but the ranks of an engine on %d GPUs need 1Gi or more" .Values.sharedMemory $gpus) }}
 {{- end }}
 {{- with .Values.autoscaling }}
+{{- if and .keda.enabled (not .enabled) }}
+{{- fail "autoscaling.keda.enabled needs autoscaling.enabled" }}
+{{- end }}
 {{- if and .enabled (not (int .minReplicas)) (not (and .keda.enabled .keda.triggers)) }}
 {{- fail "autoscaling.minReplicas is 0: that needs autoscaling.keda.enabled, and in autoscaling.keda.triggers one that sees requests while there is no pod" }}
 {{- end }}
@@ -50,6 +60,12 @@
 {{- end }}
 {{- if and .Values.cache.enabled (eq .Values.cache.accessMode "ReadOnlyMany") (not .Values.cache.existingClaim) }}
 {{- fail "cache.accessMode is ReadOnlyMany, but a new claim is empty: name a filled one in cache.existingClaim" }}
+{{- end }}
+{{- if and .Values.cache.existingClaim (not .Values.cache.enabled) (not .Values.build.enabled) }}
+{{- fail "cache.existingClaim names a claim, but cache.enabled is false, which mounts none: choose one" }}
+{{- end }}
+{{- if and .Values.build.downloadOnly (not .Values.build.enabled) }}
+{{- fail "build.downloadOnly is about the Job that build.enabled makes: set both" }}
 {{- end }}
 {{- if and .Values.build.enabled (not .Values.cache.existingClaim) }}
 {{- fail "build.enabled needs cache.existingClaim: the Job runs before Helm has made anything else of the release" }}
@@ -66,12 +82,23 @@
 {{- if and .Values.tls.clientCaSecret (not .Values.tls.secret) }}
 {{- fail "tls.clientCaSecret needs tls.secret: clients' certificates are asked for under TLS only" }}
 {{- end }}
+{{- range .Values.extraEnv }}
+{{- if eq .name "NIMBLE_CONFIG" }}
+{{- fail "extraEnv sets NIMBLE_CONFIG, which names the file with the values of settings: set those" }}
+{{- end }}
+{{- if or (and (eq .name "HF_TOKEN") $.Values.huggingFace.secret) (and (eq .name "NIMBLE_ADMIN_KEY") $.Values.adminKey.secret) }}
+{{- fail (printf "extraEnv sets %s, which huggingFace.secret or adminKey.secret sets too: choose one" .name) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress.enabled needs ingress.hosts" }}
 {{- end }}
 {{- with .Values.gateway }}
 {{- if and .parentRefs (not .httpHostnames) (not .grpcHostnames) }}
 {{- fail "gateway.parentRefs needs gateway.httpHostnames, gateway.grpcHostnames or both" }}
+{{- end }}
+{{- if and (not .parentRefs) (or .httpHostnames .grpcHostnames) }}
+{{- fail "gateway.httpHostnames and grpcHostnames need gateway.parentRefs: the Gateways that are to serve them" }}
 {{- end }}
 {{- range .httpHostnames }}
 {{- if has . $.Values.gateway.grpcHostnames }}
