@@ -34,6 +34,10 @@ class Kind:
     """How requests of this kind differ (their prompts' lengths, say): the standard deviation of the logarithm of a lone
     request's time to first token."""
 
+    def seconds(self, at_once: int = 1) -> float:
+        """Of a whole answer of the median prompt, with so many on the pod."""
+        return at(self.first, at_once) + (self.answer_tokens - 1) * at(self.between, at_once)
+
 
 def at(curve: Curve, at_once: int) -> float:
     """Between two levels that were measured on a straight line; beyond the last in proportion, as a full pod has it."""
@@ -54,6 +58,8 @@ def read_kinds(file: Path) -> dict[str, Kind]:
         by_name: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             by_name.setdefault(row["scenario"], []).append(row)
+        if not by_name:
+            raise PlanError(f"{file} has no results: nothing was measured")
         return {name: _kind(name, found) for name, found in by_name.items()}
     except OSError as error:
         raise PlanError(f"{file} cannot be read: {error.strerror}") from None

@@ -17,6 +17,9 @@ from nimble_coder.planning.measured import Kind, at
 BALANCE = 1.5
 """A pod with so many times the mean of requests passes what comes on, as deploy/haproxy and deploy/envoy have it."""
 
+MOST_PODS = 4096
+"""Of a plan."""
+
 INSTANT = 1e-7
 """Seconds of work that count as none: less than the clock's rounding may not be waited for."""
 
@@ -140,9 +143,14 @@ class Outcome:
     finished: float
     """The share of requests that had come to their end when the last one came."""
 
+    @property
+    def keeps_up(self) -> bool:
+        """Whether requests end as they come."""
+        return self.finished > 0.9
+
     def meets(self, ttft: float, itl: float) -> bool:
         """Whether 95 of 100 requests have both."""
-        return self.ttft_p95 <= ttft and self.itl_p95 <= itl and self.finished > 0.9
+        return self.ttft_p95 <= ttft and self.itl_p95 <= itl and self.keeps_up
 
 
 def outcome(
@@ -163,6 +171,17 @@ def outcome(
     return Outcome(pods, of(first, 0.5), of(first, 0.95), of(between, 0.5), of(between, 0.95), len(done) / len(came))
 
 
+def most_a_second(kinds: Sequence[tuple[Kind, float]], max_at_once: int) -> float:
+    """Requests that a pod ends a second at its best: n / T(n), which is greatest at a level that was measured, since
+    the whole time T is a straight line between two."""
+    levels = {n for kind, _ in kinds for n in (*kind.first, *kind.between) if 1 <= n <= max_at_once}
+    total = sum(weight for _, weight in kinds)
+    return max(
+        n * total / sum(weight * max(kind.seconds(n), INSTANT) for kind, weight in kinds)
+        for n in {1, max_at_once, *levels}
+    )
+
+
 def fewest(
     kinds: Sequence[tuple[Kind, float]],
     rate: float,
@@ -170,10 +189,12 @@ def fewest(
     itl: float,
     max_at_once: int,
     requests: int,
-    most: int = 4096,
+    most: int = MOST_PODS,
 ) -> Outcome | None:
     """With the fewest pods that meet both objectives; None where `most` do not."""
-    low, high = 0, 1
+    # Fewer than these cannot keep up, and simulating them would take longest.
+    high = max(1, min(most, int(0.9 * rate / most_a_second(kinds, max_at_once))))
+    low = high - 1
     while not (found := outcome(kinds, rate, high, max_at_once, requests)).meets(ttft, itl):
         low, high = high, high * 2
         if high > most:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from nimble_coder.cli import app
 from nimble_coder.planning.measured import Kind, PlanError, at, read_kinds, spread
-from nimble_coder.planning.simulation import fewest, outcome, poisson, simulate
+from nimble_coder.planning.simulation import fewest, most_a_second, outcome, poisson, simulate
 
 SHARED = Kind("shared", 1, {1: 0.1, 2: 0.2}, {1: 0.0, 2: 0.0})
 """All of its work is before the first token, and two at once take twice as long: processor sharing."""
@@ -100,11 +100,30 @@ def measured(place: Path) -> Path:
     return file
 
 
+def test_pods_that_do_not_keep_up_are_told(tmp_path: Path) -> None:
+    command = ["plan", str(measured(tmp_path)), "--rate", "1000", "--replicas", "1", "--requests", "6000"]
+    assert "0% of the requests had ended" in CliRunner().invoke(app, command).output
+    told = json.loads(CliRunner().invoke(app, [*command, "--format", "json"]).output)
+    assert (told["finished"], told["ttft_p95"]) == (0.0, None)
+
+
+def test_a_pod_ends_no_more_a_second_than_it_does_at_its_best() -> None:
+    """So that no plan begins with pods that cannot keep up, each of which takes as long to simulate as all others."""
+    halting = Kind("halting", 1, {1: 0.1, 4: 0.2, 8: 0.8}, {1: 0.0})
+    assert most_a_second([(halting, 1.0)], 64) == pytest.approx(4 / 0.2)
+    assert most_a_second([(halting, 1.0)], 2) == pytest.approx(2 / at(halting.first, 2))
+    assert most_a_second([(halting, 1.0), (SHARED, 3.0)], 1) == pytest.approx(1 / 0.1)
+    assert not outcome([(halting, 1.0)], 20 / 0.9, 1, 4, 5_000).keeps_up
+
+
 def test_what_bench_writes_is_read(tmp_path: Path) -> None:
     chat = read_kinds(measured(tmp_path))["chat"]
     assert chat == Kind("chat", 32.0, {1: 0.1, 4: 0.4}, {1: 0.01, 4: 0.04}, math.log(2) / 1.2816)
     (tmp_path / "other.json").write_text('{"results": [{"scenario": "chat", "rate": 2}]}')
     with pytest.raises(PlanError, match="is not what `nimble-coder bench"):
+        read_kinds(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text('{"results": []}')
+    with pytest.raises(PlanError, match="nothing was measured"):
         read_kinds(tmp_path / "other.json")
 
 
@@ -134,7 +153,15 @@ def test_the_command_tells_pods_and_gpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [(["--rate", "inf"], "above zero, and finite"), (["--rate", "1", "--mix", "chat=x"], "'x' is no weight of chat")],
+    [
+        (["--rate", "inf"], "above zero, and finite"),
+        (["--rate", "1", "--mix", "chat=x"], "'x' is no weight of chat"),
+        (["--rate", "1", "--mix", "chat=0,infill=0"], "all weights are 0"),
+        (["--rate", "1", "--mix", "chat=1,chat=2"], "chat has two weights"),
+        (["--rate", "1000", "--requests", "5125"], "--requests 5126"),
+        (["--rate", "1", "--replicas", "4097"], "4096"),
+        (["--rate", "1", "--ttft", "0.01", "--requests", "50"], "not even 4096 pods have"),
+    ],
 )
 def test_a_load_that_is_none_is_refused(tmp_path: Path, options: list[str], reason: str) -> None:
     done = CliRunner().invoke(app, ["plan", str(measured(tmp_path)), *options])
