@@ -78,6 +78,13 @@ def test_prometheus_understands_every_panel_of_the_dashboard(tmp_path: Path) -> 
     succeeds("promtool", "check", "rules", tmp_path / "rules.yaml")
 
 
+def test_prometheus_scrapes_whichever_service_of_compose_runs() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    (job,) = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text())["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert set(found["names"]) == {name for name, service in services.items() if "build" in service}
+
+
 def test_compose_gives_prometheus_the_rules() -> None:
     volumes = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["prometheus"]["volumes"]
     (rules,) = [volume for volume in volumes if volume.endswith(":/etc/prometheus/rules.yaml:ro")]
