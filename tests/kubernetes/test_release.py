@@ -1,7 +1,6 @@
 """A release from its installation to its end, by the real Helm on a real cluster."""
 
 import base64
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from tests.helm.chart import NAME, RELEASE, Values, merged
 from tests.kubernetes.client import Client
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.release import NAMESPACE, SECONDS, pods, restarts, url_of
+from tests.standin.certificate import make_certificate
 
 ROLLING: Values = {"cache": {"enabled": False}}
 HANG = """
@@ -111,11 +111,9 @@ def test_no_request_fails_while_pods_are_replaced(
 
 def store_certificate(cluster: Cluster, place: Path) -> str:
     """A new one for the Service in the Secret; returns it as PEM."""
-    key, certificate = place / "key.pem", place / "certificate.pem"
-    name = f"{NAME}.{NAMESPACE}.svc"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={NAME}"]
-    command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    named = ("-days", "1", "-addext", f"subjectAltName=DNS:{NAME}.{NAMESPACE}.svc")
+    certificate = make_certificate(place / "certificate.pem", NAME, *named)
+    key = certificate.with_suffix(".key")
     files = {"tls.crt": certificate.read_text(), "tls.key": key.read_text(), "ca.crt": certificate.read_text()}
     metadata = {"name": "certificate", "namespace": NAMESPACE}
     secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata}
