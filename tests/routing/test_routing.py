@@ -87,6 +87,19 @@ def test_grpc_is_spread_over_the_replicas(behind: str, fleet: Fleet) -> None:
     assert min(replica.metric(calls) - was for replica, was in zip(fleet.replicas, before, strict=True)) > 0
 
 
+METRICS = {"haproxy": f"http://{HOST}:8404/metrics", "envoy": f"http://{HOST}:9901/stats/prometheus"}
+
+
+def test_a_proxy_tells_its_metrics_and_takes_no_orders(behind: str) -> None:
+    """Envoy's own page of them also ends it and shows its configuration."""
+    page = httpx.get(METRICS[behind], timeout=10)
+    assert page.status_code == 200
+    assert f"{behind}_" in page.text
+    base = METRICS[behind].partition("/metrics")[0].partition("/stats")[0]
+    assert httpx.post(f"{base}/quitquitquit", timeout=10).status_code in (404, 503)
+    assert httpx.get(f"{base}/config_dump", timeout=10).status_code in (404, 503)
+
+
 def first_piece(base: str) -> float:
     """Seconds to the first piece of an answer that goes on for long: its end would bring what is kept."""
     body = {
