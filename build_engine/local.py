@@ -29,8 +29,8 @@ def open_local(source: Path) -> "Checkpoint | GgufModel":
     """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`."""
     if not (source.exists() or source.is_symlink()):
         raise CheckpointError(
-            f"{source} does not exist: give the folder that holds config.json, or a GGUF file; a published model is "
-            f"named by --model-name, a profile by --profile"
+            f"{source} does not exist: give the folder that holds config.json, or a GGUF file; for the names of "
+            f"published models and of profiles there are other options"
         )
     if is_gguf(source):
         from build_engine.gguf.model import GgufModel  # noqa: PLC0415 - nothing else needs the package

@@ -64,6 +64,16 @@ def test_a_port_that_is_chosen_is_free_for_nobody_else_until_it_is_let_go(two_po
     assert set(HeldPorts(2).ports) == set(two_ports)
 
 
+def test_a_port_that_cannot_be_shared_once_it_is_bound_is_chosen_and_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(host: str, port: int) -> None:
+        raise OSError
+
+    monkeypatch.setattr(ports, "check_listenable", refuse)
+    (port,) = HeldPorts(1).ports
+    with socket.socket() as alone:
+        alone.bind(("127.0.0.1", port))
+
+
 def test_whoever_it_was_chosen_for_listens_on_it() -> None:
     held = HeldPorts(2)
     with socket.create_server(("127.0.0.1", held.ports[0])) as triton, listen("127.0.0.1", held.ports[1]) as gateway:

@@ -56,6 +56,8 @@ def test_the_cores_of_the_engines_step_are_told(artifact: Artifact, machine: Mac
     assert findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_ENGINE_THREADS=usable)["cores"].verdict == "ok"
     more = findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_ENGINE_THREADS=usable + 1)["cores"]
     assert (more.verdict, more.remedy) == ("warning", f"leave NIMBLE_ENGINE_THREADS out, or set at most {usable}")
+    far = findings(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_ENGINE_THREADS=100_000)["cores"]
+    assert far.seen.endswith(f"the engine's step is to have {Cores.here().affinity} threads instead of 100000")
 
 
 def test_what_a_compiled_engine_needs_is_asked_of_the_machine(

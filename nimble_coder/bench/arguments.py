@@ -6,13 +6,22 @@ from pathlib import Path
 
 from build_engine.cache import try_writing
 from build_engine.checkpoint import Checkpoint, CheckpointError
+from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.torch_engine import choose_device
 
 
 def positive_int(text: str) -> int:
-    """Of rounds, tokens, threads: no measurement has none of them."""
+    """Of rounds, tokens: no measurement has none of them."""
     if not natural(text):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    """Of a step on a CPU: the engine would take fewer than are asked for beyond the processors, and a step that is
+    measured alone would fail."""
+    if positive_int(text) > (most := Cores.here().affinity):
+        raise argparse.ArgumentTypeError(f"{text} is more than the {most} processors that this process may run on")
     return int(text)
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.arguments import add_device, new_file, positive_int
+from nimble_coder.bench.arguments import add_device, new_file, positive_int, thread_count
 from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.load.drafting import Drafting
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=WAYS, help="W,N,G or draft:N, each")
     parser.add_argument("--rounds", type=positive_int, default=2)
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
-    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    parser.add_argument("--threads", type=thread_count, default=1, help="of a step on a CPU")
     add_device(parser)
     parser.add_argument("--json", type=new_file, help="a file for every figure")
     args = parser.parse_args()

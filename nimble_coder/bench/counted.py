@@ -18,7 +18,7 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.arguments import positive_int
+from nimble_coder.bench.arguments import positive_int, thread_count
 from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.load.drafting import WAYS, Drafting
 from nimble_coder.bench.lookahead import PROMPTS
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=positive_int, default=96)
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
-    parser.add_argument("--threads", type=positive_int, default=1, help="of a step")
+    parser.add_argument("--threads", type=thread_count, default=1, help="of a step")
     args = parser.parse_args()
     tokenizer, costs = TextTokenizer(args.model), OtherSteps(step_times(args.step_ms))
     texts = {kind: list(PROMPTS[kind](args.count).values())[: args.count] for kind in args.prompts}

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.arguments import checkpoint_directory, existing_file, positive_int
+from nimble_coder.bench.arguments import checkpoint_directory, existing_file, positive_int, thread_count
 from nimble_coder.bench.asking import post
 from nimble_coder.bench.checkpoint_engine import checkpoint_engine
 from nimble_coder.bench.load.scenarios import scenarios
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--count", type=positive_int, default=4, help="of edits")
     parser.add_argument("--max-tokens", type=positive_int, default=256)
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16", help="of this engine")
-    parser.add_argument("--threads", type=positive_int, default=2, help="of a step, of both")
+    parser.add_argument("--threads", type=thread_count, default=2, help="of a step, of both")
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.model)
     asked = scenarios()["edit"].take(args.count)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from build_engine.lookahead import PLAIN
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.arguments import add_device, positive_int
+from nimble_coder.bench.arguments import add_device, positive_int, thread_count
 from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.infill import KINDS, holes
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="fp32")
     parser.add_argument("--temperature", type=float, default=0.0, help="sample, each prompt with a seed of its own")
     parser.add_argument("--top-p", type=float, default=1.0, help="where sampled")
-    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    parser.add_argument("--threads", type=thread_count, default=1, help="of a step on a CPU")
     add_device(parser)
     parser.add_argument("--configs", nargs="+", type=Drafting.parse, default=CONFIGS, help=f"{WAYS}, each")
     args = parser.parse_args()

@@ -25,7 +25,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.engines.torch import build_torch_engine
 from build_engine.precision import INT8, STEP_PRECISIONS, Precision
 from build_engine.profiles import find_profile
-from nimble_coder.bench.arguments import checkpoint_directory, positive_int
+from nimble_coder.bench.arguments import checkpoint_directory, positive_int, thread_count
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.native import CompiledStep
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=STEP_PRECISIONS, default=["bf16", "int8", "int4"])
     parser.add_argument("--int8-kv-cache", action="store_true", help="each also with keys and values in 8 bits")
     parser.add_argument("--tokens", type=positive_int, default=TOKENS, help="of each module")
-    parser.add_argument("--threads", type=positive_int, default=1)
+    parser.add_argument("--threads", type=thread_count, default=1)
     args = parser.parse_args()
     if not find_step():
         raise SystemExit("the step was not compiled here: install a C++ compiler, and this package again")

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.arguments import positive_int
+from nimble_coder.bench.arguments import positive_int, thread_count
 from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--requests", type=positive_int, default=10, help="of each file")
     parser.add_argument("--max-tokens", type=positive_int, default=64)
     parser.add_argument("--precision", choices=STEP_PRECISIONS, default="bf16")
-    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    parser.add_argument("--threads", type=thread_count, default=1, help="of a step on a CPU")
     args = parser.parse_args()
     tokenizer = TextTokenizer(args.model)
     options = TorchEngineOptions(threads=args.threads, device="cpu", tokenizer=args.model)

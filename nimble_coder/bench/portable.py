@@ -32,7 +32,7 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.precision import PRECISIONS
 from build_engine.profiles import find_profile
 from build_engine.weights import own_weights
-from nimble_coder.bench.arguments import positive_int
+from nimble_coder.bench.arguments import positive_int, thread_count
 from nimble_coder.bench.coding_prompts import coding_prompts
 from nimble_coder.bench.llama_cpp import FORMATS, LlamaCpp, write_gguf
 from nimble_coder.bench.ratio import Ratio
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_int, default=5)
     parser.add_argument("--requests", type=positive_int, default=10_000, help="requests of the memory measurement")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of the engine and transformers")
-    parser.add_argument("--threads", type=positive_int, default=1, help="the engine's")
+    parser.add_argument("--threads", type=thread_count, default=1, help="the engine's")
     parser.add_argument("--lookahead", type=LookaheadConfig.parse, default=LookaheadConfig(1, 4, 1), metavar="W,N,G")
     kept = next((os.environ[name] for name in env_names("cache_path") if os.environ.get(name)), DEFAULT_CACHE)
     parser.add_argument("--cache", type=Path, default=Path(kept))

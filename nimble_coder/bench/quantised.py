@@ -21,7 +21,7 @@ from rich.table import Table
 
 from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig
-from nimble_coder.bench.arguments import existing_file, positive_int
+from nimble_coder.bench.arguments import existing_file, positive_int, thread_count
 from nimble_coder.bench.coding_prompts import humaneval_chats
 from nimble_coder.bench.llama_cpp import LlamaCpp
 from nimble_coder.bench.ratio import Ratio
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--gguf", type=existing_file, required=True)
-    parser.add_argument("--threads", type=positive_int, default=2)
+    parser.add_argument("--threads", type=thread_count, default=2)
     parser.add_argument("--prompts", type=positive_int, default=4)
     parser.add_argument("--max-tokens", type=positive_int, default=64)
     parser.add_argument("--rounds", type=positive_int, default=5)

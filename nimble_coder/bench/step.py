@@ -24,7 +24,7 @@ from build_engine.eight_bits import is_rounded, quantise, scales_of
 from build_engine.engines.torch import stored
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import INT8, PRECISIONS, STEP_PRECISIONS
-from nimble_coder.bench.arguments import add_device, natural, positive_int
+from nimble_coder.bench.arguments import add_device, natural, positive_int, thread_count
 from nimble_coder.engine.batch import Batch, BatchBuilder
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.kv_cache import KVCache
@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
     add_device(parser)
-    parser.add_argument("--threads", type=positive_int, default=1, help="on the CPU")
+    parser.add_argument("--threads", type=thread_count, default=1, help="on the CPU")
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16", help="of the compiled step")
     parser.add_argument("--cached", type=natural, default=512, help="tokens already in the KV cache")
     parser.add_argument("--int8-kv-cache", action="store_true", help="keys and values of the compiled step in 8 bits")

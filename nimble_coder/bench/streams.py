@@ -16,7 +16,7 @@ from rich.table import Table
 
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import STEP_PRECISIONS
-from nimble_coder.bench.arguments import add_device, positive_int
+from nimble_coder.bench.arguments import add_device, positive_int, thread_count
 from nimble_coder.bench.checkpoint_engine import add_model, checkpoint_engine
 from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.lookahead import machine
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_int, default=3)
     parser.add_argument("--max-tokens", type=positive_int, default=128)
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16")
-    parser.add_argument("--threads", type=positive_int, default=1, help="of a step on a CPU")
+    parser.add_argument("--threads", type=thread_count, default=1, help="of a step on a CPU")
     add_device(parser)
     args = parser.parse_args()
     configs = [LookaheadConfig.parse(text) for text in args.configs]

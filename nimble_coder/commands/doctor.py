@@ -243,7 +243,9 @@ def check_cores(settings: Settings, choice: Choice | None) -> Finding:
     if choice is None or not choice.profile.is_portable:
         return Finding("cores", "ok", str(cores))
     if asked and asked > cores.usable:
-        seen = f"{cores}, but the engine's step is to have {asked} threads"
+        given = min(asked, cores.affinity)
+        cut = f"{given} threads instead of {asked}" if given < asked else f"{asked} threads"
+        seen = f"{cores}, but the engine's step is to have {cut}"
         return Finding("cores", "warning", seen, f"leave NIMBLE_ENGINE_THREADS out, or set at most {cores.usable}")
     if asked:
         return Finding("cores", "ok", f"{cores}; the engine's step has {asked} threads, as asked")

@@ -25,7 +25,6 @@ from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.schema_numbers import check_integers, with_told_bounds
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
-from nimble_coder.text.added_tokens import added_tokens
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -125,12 +124,13 @@ class Form:
 class Forms:
     """Compiles forms for one tokenizer. Any thread may ask."""
 
-    def __init__(self, tokenizer: Path, vocab_size: int) -> None:
-        """Reads the directory's `tokenizer.json`: that takes 100 MiB for 150,000 tokens and a second, in which no other
-        thread of Python runs; at the first form, every stream would stand still for it."""
+    def __init__(self, tokenizer: Path, vocab_size: int, control: Mapping[str, int]) -> None:
+        """Reads the directory's `tokenizer.json`, whose control tokens are given (`added_tokens`): that takes 100 MiB
+        for 150,000 tokens and a second, in which no other thread of Python runs; at the first form, every stream would
+        stand still for it."""
         self._vocab_size = vocab_size
         # Which end llguidance is told of does not matter: those of a request take its place. It is special.
-        self._control = added_tokens(tokenizer)
+        self._control = control
         self._placeholder = min(self._control.values())
         self._tokenizer = form_tokenizer(tokenizer, vocab_size, self._placeholder)
         self._lock = threading.Lock()

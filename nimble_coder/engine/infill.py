@@ -1,10 +1,7 @@
 """An infill's prompt in the order of its file, for drafters: the model reads what is behind the hole first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from nimble_coder.text.added_tokens import added_tokens
 
 
 @dataclass(frozen=True)
@@ -16,11 +13,10 @@ class InfillMarks:
     middle: int
 
     @classmethod
-    def read(cls, tokenizer: Path) -> "InfillMarks | None":
-        """From the `tokenizer.json` of a directory; None where the model has no such tokens."""
-        ids = added_tokens(tokenizer)
+    def among(cls, control: Mapping[str, int]) -> "InfillMarks | None":
+        """By the ids of all control tokens; None where the model has no such ones."""
         names = [f"<|fim_{name}|>" for name in ("prefix", "suffix", "middle")]
-        return cls(*map(ids.__getitem__, names)) if ids.keys() >= {*names} else None
+        return cls(*map(control.__getitem__, names)) if control.keys() >= {*names} else None
 
     def in_file_order(self, prompt: Sequence[int]) -> list[int]:
         """What is behind the hole, then what is before it, so that the answer goes on where its file does.

@@ -33,6 +33,7 @@ from nimble_coder.engine.protocol import Statistics
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Scheduler, Work
 from nimble_coder.engine.sequence import Limits, Sequence
+from nimble_coder.text.added_tokens import added_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,9 @@ class TorchEngine:
         self._options = options
         self._max_seq_len = min(config.max_seq_len, options.max_seq_len or config.max_seq_len)
         self._limits = Limits(self._max_seq_len, rows_per_step(lookahead))
-        self._forms = Forms(options.tokenizer, config.shape.vocab_size) if options.tokenizer else None
-        self._infills = InfillMarks.read(options.tokenizer) if options.tokenizer else None
+        control = added_tokens(options.tokenizer) if options.tokenizer else {}
+        self._forms = Forms(options.tokenizer, config.shape.vocab_size, control) if options.tokenizer else None
+        self._infills = InfillMarks.among(control)
         size = (engine_dir / WEIGHTS).stat().st_size
         platform = choose_platform(config, size, lookahead, options)
         cache = self._make_cache(size, platform)
@@ -368,7 +370,10 @@ def choose_platform(
     if config.kv_cache_dtype == INT8 and not libraries:
         raise EngineConfigError(no_int8_kv_cache(config, device, bool(compiled)))
     cores = Cores.here()
-    threads = options.threads or cores.threads(weights)
+    asked = options.threads or cores.threads(weights)
+    threads = min(asked, cores.affinity)
+    if asked > threads and device == "cpu":
+        logger.warning("the step cannot have %d threads: this process may run on %d processors", asked, threads)
     where = f"{threads} threads ({cores})" if device == "cpu" else device
     made = libraries[0].name if libraries else "PyTorch's operators" if device == "cpu" else "CUDA graphs"
     logger.info("the step runs on %s, on %s", made, where)

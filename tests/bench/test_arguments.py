@@ -27,6 +27,9 @@ def refusal(
     ("benchmark", "arguments", "message"),
     [
         ("step", ["--threads", "0"], "--threads: 0 is not above zero"),
+        ("step", ["--threads", "-1"], "--threads: '-1' is not a whole number"),
+        ("step", ["--threads", "100000"], "--threads: 100000 is more than the "),
+        ("lookahead", ["--threads", "100000"], "--threads: 100000 is more than the "),
         ("step", ["--rounds", "0"], "--rounds: 0 is not above zero"),
         ("step", ["--cached", "-1"], "--cached: '-1' is not a whole number, zero or more"),
         ("step", ["--device", "tpu"], "--device: invalid choice: 'tpu'"),

@@ -21,6 +21,7 @@ from nimble_coder.engine.form import KEPT, MOST_PROPERTIES, SECONDS_PER_TOKEN, F
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.gateway.requests.forms import call_guide, turn_guide
+from nimble_coder.text.added_tokens import added_tokens
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
@@ -69,7 +70,7 @@ def tokenizer() -> TextTokenizer:
 
 @pytest.fixture(scope="module")
 def forms() -> Forms:
-    return Forms(EMBEDDED, VOCAB)
+    return Forms(EMBEDDED, VOCAB, added_tokens(EMBEDDED))
 
 
 def references(count: int) -> list[list[object]]:
@@ -330,7 +331,7 @@ def test_ten_thousand_values_are_compiled_within_a_second(forms: Forms) -> None:
 
 def test_reading_the_tokenizer_leaves_nothing_where_the_process_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    Forms(EMBEDDED, VOCAB).open(Guide(GuideType.REGEX, "a+"), [])
+    Forms(EMBEDDED, VOCAB, added_tokens(EMBEDDED)).open(Guide(GuideType.REGEX, "a+"), [])
 
 
 def test_compiled_forms_are_bounded_however_many_are_sent(forms: Forms) -> None:

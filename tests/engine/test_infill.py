@@ -1,6 +1,5 @@
 """An infill's prompt in the order of its file, and what drafts gain by it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from nimble_coder.contract.request import Request
 from nimble_coder.engine.drafter import Texts, make_drafter
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.infill import InfillMarks
+from nimble_coder.text.added_tokens import added_tokens
 from tests.conftest import EMBEDDED
 from tests.engine.conftest import LoadEngine
 
@@ -52,16 +52,29 @@ def test_an_answer_is_drafted_by_what_stands_before_its_hole_not_at_the_end_of_t
     assert in_file_order.likelihoods[1] > 2 * as_it_stands.likelihoods[1]
 
 
-def test_marks_come_from_the_tokenizer_and_a_model_without_them_has_none(tmp_path: Path) -> None:
-    assert InfillMarks.read(EMBEDDED) is not None
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 0, "content": "<|fim_prefix|>"}]}))
-    assert InfillMarks.read(tmp_path) is None
+def test_marks_are_among_the_control_tokens_and_a_model_without_them_has_none() -> None:
+    assert InfillMarks.among(added_tokens(EMBEDDED)) is not None
+    assert InfillMarks.among({"<|fim_prefix|>": 0}) is None
+    assert InfillMarks.among({}) is None
+
+
+def test_an_engine_reads_its_control_tokens_once(load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    whole = Path.read_bytes
+
+    def reading(self: Path) -> bytes:
+        read.append(self)
+        return whole(self)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    load_engine(EMBEDDED)
+    assert [path.name for path in read if path.suffix == ".json"].count("tokenizer.json") == 1
 
 
 def test_the_third_time_a_hole_is_drafted_from_its_earlier_answers(load_engine: LoadEngine, free_rows: None) -> None:
     """A token has changed behind the hole each time; what is drafted and accepted depends on no clock."""
     engine = load_engine(EMBEDDED, precision="fp32")
-    marks = InfillMarks.read(EMBEDDED)
+    marks = InfillMarks.among(added_tokens(EMBEDDED))
     assert marks is not None
     before, behind = [300 + i * i % 41 for i in range(40)], [400 + i * i % 37 for i in range(40)]
     found = []

@@ -282,6 +282,23 @@ def test_where_memory_holds_fewer_sequences_the_others_wait(
     assert sorted(found) == ids
 
 
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_step_has_no_more_threads_than_there_are_processors(
+    make_checkpoint: MakeCheckpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_compiled: bool,
+) -> None:
+    directory = make_checkpoint()
+    artifact = build(TINY_PROFILE, directory, Cache(directory.parent / "other"), silent)
+    if not is_compiled:
+        monkeypatch.setattr(torch_engine, "find_step", list)
+    engine = TorchEngine(artifact.engine, TINY_PROFILE.lookahead, TorchEngineOptions(threads=100_000))
+    assert "the step cannot have 100000 threads: this process may run on" in caplog.text
+    assert collect_all(engine, [engine.enqueue(Request(PROMPT, 2))])[-1].is_final
+    engine.shutdown()
+
+
 @pytest.mark.parametrize(("device", "where"), [("cpu", "this CPU, whose step is not compiled"), ("cuda", "a GPU")])
 def test_an_int8_kv_cache_is_refused_where_nothing_runs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, where: str

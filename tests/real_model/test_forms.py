@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from build_engine.checkpoint import Checkpoint
 from nimble_coder.contract.request import Guide, GuideType
 from nimble_coder.engine.form import Forms
+from nimble_coder.text.added_tokens import added_tokens
 from tests.real_model.material import TIME, WEATHER, user
 
 FORMATS = FormatChecker()
@@ -184,7 +185,8 @@ def test_every_answer_is_valid_and_drafting_changes_none(http: httpx.Client, nam
 
 def test_a_form_takes_no_time_before_the_first_token(checkpoint: Checkpoint) -> None:
     """CPU time of the engine: a new form at most 100 ms at the median, one that it has at most 5 ms."""
-    forms = Forms(checkpoint.directory, checkpoint.shape.vocab_size)
+    control = added_tokens(checkpoint.directory)
+    forms = Forms(checkpoint.directory, checkpoint.shape.vocab_size, control)
     taken: dict[str, list[float]] = {"new": [], "cached": []}
     for _, schema in SCHEMAS.values():
         guide = Guide(GuideType.JSON_SCHEMA, json.dumps(schema))
