@@ -112,7 +112,7 @@ class Cache:
                     f"the file system of the cache {self.root} is full: make room (nimble-coder cache prune), or "
                     f"choose another place with --cache"
                 ) from None
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
                 raise CacheReadOnlyError(
                     f"the cache {self.root} cannot be written: {error.strerror}; choose another place with --cache"
                 ) from None

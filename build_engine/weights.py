@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_url, snapshot_download
 
@@ -147,6 +148,11 @@ def check_hub_settings() -> None:
     if not constants.ENDPOINT.lower().startswith(("http://", "https://")):
         text = f"HF_ENDPOINT is {constants.ENDPOINT!r}: give a URL that begins with https:// or http://, or unset it"
         raise HubSettingError(text)
+    if "@" in urlparse(constants.ENDPOINT).netloc:
+        text = "HF_ENDPOINT has a password in it, which logs would show: leave it out, and set HF_TOKEN"
+        raise HubSettingError(text)
+    if not os.environ.get("HF_TOKEN", "").isascii():
+        raise HubSettingError("HF_TOKEN has letters that no token has: copy it again")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper()
     if offline not in ("", *constants.ENV_VARS_TRUE_VALUES, "0", "NO", "OFF", "FALSE"):
         raise HubSettingError(f"HF_HUB_OFFLINE is {offline.lower()!r}: give 1 to download nothing, or 0")
@@ -167,7 +173,7 @@ def import_weights(source: Path, repo: str, cache: Cache, progress: Progress) ->
     wanted = [path for path in source.iterdir() if path.name in hashes or any(fnmatch(path.name, w) for w in WANTED)]
     cache.check_space(sum(path.stat().st_size for path in wanted), f"importing {repo}")
     with cache.lock(snapshot.directory, progress), cache.writing():
-        if not snapshot.directory.is_dir():
+        if any(snapshot.verified().get(name) != known for name, known in hashes.items()):
             snapshot.directory.parent.mkdir(parents=True, exist_ok=True)
             with cache.draft(snapshot.directory) as draft:
                 for path in wanted:
@@ -184,7 +190,15 @@ def git_sha1(path: Path) -> str:
 
 
 def _describe(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
-    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    try:
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    except ImportError as error:  # of what a SOCKS proxy needs
+        raise WeightsError(f"the proxy that {' or '.join(_proxies())} names cannot be used: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:  # a login page of the network, say, with status 200
+        raise WeightsError(
+            f"{constants.ENDPOINT} does not answer as a hub does ({error!r:.80}): check HF_ENDPOINT, and what the "
+            f"network puts before it"
+        ) from None
     files = [
         RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else None)
         for s in info.siblings or []
@@ -252,8 +266,9 @@ def _persist(action: Callable[[], Any], repo: str, revision: str, progress: Prog
                 raise WeightsError(hopeless) from error
             if attempt == attempts:
                 raise HubUnreachableError(
-                    f"{repo} could not be downloaded in {attempts} attempts ({_brief(error)}): check the network, or "
-                    f"set HF_ENDPOINT to a mirror; the next attempt resumes where this one ended"
+                    f"{repo} could not be downloaded in {attempts} attempts ({_brief(error)}): check "
+                    f"{' and '.join(['the network', *_proxies()])}, or set HF_ENDPOINT to a mirror; the next attempt "
+                    f"resumes where this one ended"
                 ) from error
             wait = min(LONGEST_WAIT, max(FIRST_WAIT * 2.0 ** (attempt - 1), _retry_after(error)))
             progress(f"{_brief(error)}; trying again in {wait:.0f} s ({attempt} of {attempts})")
@@ -275,6 +290,12 @@ def _refusal(error: Exception, repo: str, revision: str) -> str | None:
             return f"{constants.ENDPOINT} refuses access to {repo} ({status}): set HF_TOKEN to a token that may read it"
         return None if status in (408, 429) or status >= 500 else f"{repo}: {_brief(error)}"
     return None
+
+
+def _proxies() -> list[str]:
+    """The variables that send requests over a proxy."""
+    names = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+    return [name for name in (*names, *map(str.lower, names)) if os.environ.get(name)]
 
 
 def _retry_after(error: Exception) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine.cache import Cache
-from build_engine.checkpoint import Checkpoint, sha256
+from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.gguf.model import Floats, GgufModel
 from build_engine.gguf.tokenizer import write_tokenizer
 from build_engine.snapshot import Snapshot
@@ -32,14 +32,13 @@ def convert(source: Path, cache: Cache, progress: Callable[[str], None]) -> Path
     content = json.dumps([CONVERSION, *map(sha256, model.files)])
     snapshot = Snapshot(cache, f"gguf/{model.name}", hashlib.sha256(content.encode()).hexdigest()[:40])
     place = snapshot.directory
-    if place.is_dir():
-        progress(f"already converted: {place}")
+    if converted(place, progress):
         return place
     _, width = WIDTHS[model.dtype]
     size = width * sum(prod(shape) for _, shape in model.shape.tensors())
     cache.check_space(size, f"converting {source.name}")
     with cache.lock(place, progress), cache.writing():
-        if not place.is_dir():
+        if not converted(place, progress):
             place.parent.mkdir(parents=True, exist_ok=True)
             with cache.draft(place) as draft:
                 (draft / "config.json").write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
@@ -49,6 +48,19 @@ def convert(source: Path, cache: Cache, progress: Callable[[str], None]) -> Path
         snapshot.name("main")
     progress(f"converted: {place}")
     return place
+
+
+def converted(place: Path, progress: Callable[[str], None]) -> bool:
+    """Whether a whole checkpoint is there already; a damaged one is reported and made again."""
+    if not place.is_dir():
+        return False
+    try:
+        Checkpoint.open(place)
+    except CheckpointError as error:
+        progress(f"{error} (converting again)")
+        return False
+    progress(f"already converted: {place}")
+    return True
 
 
 def write_weights(model: GgufModel, path: Path, progress: Callable[[str], None]) -> None:

@@ -173,6 +173,19 @@ def test_a_model_in_several_files_is_read_from_the_first(
         GgufModel.open(model.files[0])
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_conversion_that_was_damaged_is_made_again(tiny: Path, cache: Cache, damage: str) -> None:
+    weights = convert(tiny, cache, lambda _: None) / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    if damage == "cut":
+        weights.write_bytes(content[:-9])
+    said: list[str] = []
+    assert convert(tiny, cache, said.append) == weights.parent
+    assert weights.read_bytes() == content
+    assert any("(converting again)" in line for line in said)
+
+
 def test_a_file_is_converted_once_with_progress_and_its_place_follows_its_content(tiny: Path, cache: Cache) -> None:
     said: list[str] = []
     first = convert(tiny, cache, said.append)

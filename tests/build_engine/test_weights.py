@@ -263,6 +263,49 @@ def test_a_variable_of_the_hub_that_means_nothing_ends_at_once(
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HF_ENDPOINT", "http://me:secret@127.0.0.1:9", "HF_ENDPOINT has a password in it"),
+        ("HF_TOKEN", "hf_ключ", "HF_TOKEN has letters that no token has"),
+    ],
+)
+def test_a_secret_that_is_no_good_is_refused_and_not_shown(
+    hub: Hub, machine: Machine, name: str, value: str, said: str
+) -> None:
+    machine.set(**{name: value})
+    answer = download(machine)
+    assert (answer.returncode, hub.requests) == (2, [])
+    assert said in answer.stderr
+    assert "secret" not in answer.stderr + answer.stdout
+    assert "ключ" not in answer.stderr
+
+
+def test_a_login_page_is_told_from_a_hub(hub: Hub, machine: Machine) -> None:
+    hub.faults.append(Fault("/api/models", "status", 99, 200))
+    answer = download(machine)
+    assert answer.returncode == 4
+    assert f"{hub.url} does not answer as a hub does (KeyError('id')): check HF_ENDPOINT" in answer.stderr
+
+
+def test_a_proxy_that_is_not_there_is_named(hub: Hub, machine: Machine) -> None:
+    machine.set(HTTP_PROXY="http://127.0.0.1:9", NO_PROXY="")
+    answer = quick(machine)
+    assert answer.returncode == 4
+    assert "check the network and HTTP_PROXY" in answer.stderr
+    machine.set(HTTP_PROXY="", ALL_PROXY="socks5://127.0.0.1:9")
+    answer = quick(machine)
+    assert answer.returncode == 4
+    assert "the proxy that ALL_PROXY names cannot be used" in answer.stderr
+
+
+def test_a_cache_that_is_a_file_is_no_cache(hub: Hub, machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = download(machine, "--cache", str(tmp_path / "file"))
+    assert answer.returncode == 9
+    assert "File exists; choose another place" in answer.stderr
+
+
 def test_two_processes_on_one_cache_download_once(hub: Hub, machine: Machine) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: machine.run("download-to-cache", "-p", PROFILE), range(2))
@@ -283,6 +326,19 @@ def test_an_air_gapped_machine_imports_a_directory(machine: Machine, tiny_checkp
     assert directory.is_relative_to(machine.cache)
     machine.set(HF_HUB_OFFLINE="1")
     assert snapshot(download(machine)) == directory
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "gone"])
+def test_a_copy_that_was_damaged_is_made_again(machine: Machine, tiny_checkpoint: Path, damage: str) -> None:
+    cache, content = Cache(machine.cache), (tiny_checkpoint / WEIGHTS).read_bytes()
+    first = import_weights(tiny_checkpoint, REPO, cache, lambda _: None)
+    if damage == "gone":
+        (first.directory / WEIGHTS).unlink()
+    else:
+        (first.directory / WEIGHTS).write_bytes(content[:-7] + b"damaged")
+    again = import_weights(tiny_checkpoint, REPO, cache, lambda _: None)
+    assert again == first
+    assert (again.directory / WEIGHTS).read_bytes() == content
 
 
 def test_an_imported_hub_snapshot_keeps_its_commit(machine: Machine, tiny_checkpoint: Path, tmp_path: Path) -> None:
