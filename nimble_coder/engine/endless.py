@@ -1,7 +1,8 @@
 """Finds JSON Schemas that only an endless value could have: a grammar compiler takes them, and no answer would end."""
 
 from typing import Any
-from urllib.parse import unquote
+
+from nimble_coder.engine.schema_references import resolve
 
 MOST_REFERENCES = 500
 """To different places: the time to compile a chain of them grows with the square of its length, 0.2 s for so many."""
@@ -32,18 +33,6 @@ def references(part: Any) -> list[str]:
         return []
     own = [part["$ref"]] if isinstance(part.get("$ref"), str) and part["$ref"].startswith("#") else []
     return own + [pointer for each in part.values() for pointer in references(each)]
-
-
-def resolve(schema: Any, pointer: str) -> Any:
-    """What a local reference means; true, which anything has, where there is nothing."""
-    part = schema
-    for written in unquote(pointer).removeprefix("#").strip("/").split("/"):
-        name = written.replace("~1", "/").replace("~0", "~")  # RFC 6901's escapes
-        if isinstance(part, list):
-            part = part[int(name)] if name.isdecimal() and int(name) < len(part) else True
-        elif name:
-            part = part.get(name, True) if isinstance(part, dict) else True
-    return part
 
 
 class Finite:

@@ -24,6 +24,7 @@ from nimble_coder.engine.endless import check_finite
 from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.schema_numbers import check_integers, with_told_bounds
+from nimble_coder.engine.schema_references import check_references
 from nimble_coder.engine.slow_schema import MOST_JOINED, check_patterns
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ class Forms:
             )
         try:
             grammar = grammar_of(guide, self._control)
+        except RecursionError:
+            raise RequestError(f"{FORM_NAME} is nested too deeply") from None
         except Exception as error:  # the converter of grammars raises Exception itself
             raise RequestError(f"{FORM_NAME} is no {guide.type.value}: {brief(str(error))}") from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
@@ -218,8 +221,9 @@ def with_bounds(lark: str) -> str:
 
 
 def check_schema(schema: Any) -> None:
-    """Raises ValueError for a schema that takes too long to compile, or that no finite value has."""
+    """Raises ValueError for a schema that takes too long to compile, that no finite value has, or that may hide it."""
     check_properties(schema)
+    check_references(schema)
     check_integers(schema)
     check_finite(schema)
     check_patterns(schema)

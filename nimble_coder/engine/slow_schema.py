@@ -3,7 +3,7 @@
 from math import lcm
 from typing import Any
 
-from nimble_coder.engine.endless import resolve
+from nimble_coder.engine.schema_references import resolve
 
 MOST_JOINED = 6
 """Patterns and formats that hold for one string: 8 took a core 5 ms, each two more ten times as long."""

@@ -73,6 +73,63 @@ def forms() -> Forms:
     return Forms(EMBEDDED, VOCAB, added_tokens(EMBEDDED))
 
 
+PATTERNS = [{"type": "string", "pattern": f".*a{i}.*"} for i in range(40)]
+
+
+def hidden(reference: str, more: dict[str, object], place: str = "$defs", name: str | None = None) -> str:
+    """Forty patterns for one string, each of which refers to the next one by something else than its place, or by one
+    that is easily misread; `name` is the keyword that each is told apart by."""
+    parts = {f"d{i}": {**part, "$ref": reference.format(i + 1)} for i, part in enumerate(PATTERNS)}
+    named = {key: {**part, **({name: key} if name else {})} for key, part in parts.items()} | {"d40": {}}
+    return json.dumps({"$ref": reference.format(0), place: named, **more})
+
+
+def within(part: str, more: dict[str, object]) -> str:
+    """A schema with another one in it, in which references mean places in that one."""
+    return json.dumps({**more, "type": "object", "properties": {"a": json.loads(part)}, "required": ["a"]})
+
+
+HIDING = {
+    "anchors": hidden("#d{}", {}, name="$anchor"),
+    "identifiers": hidden("d{}", {"$id": "http://a/b"}, name="$id"),
+    "the whole's identifier": hidden("http://a/b#/$defs/d{}", {"$id": "http://a/b"}),
+    "the whole's name": hidden("b#/$defs/d{}", {"$id": "http://a/b"}),
+    "a part's identifier": within(
+        hidden("#/$defs/d{}", {"$id": "http://a/c"}), {"$defs": {f"d{i}": {} for i in range(41)}}
+    ),
+    "a part's identifier in draft 4": within(
+        hidden("#/$defs/d{}", {"id": "http://a/c"}),
+        {"$schema": "http://json-schema.org/draft-04/schema#", "$defs": {f"d{i}": {} for i in range(41)}},
+    ),
+    "a name that is empty": hidden("#//d{}", {}, place=""),
+    "a place with a sign": json.dumps(
+        {"$ref": "#/a/+0", "a": [{**part, "$ref": f"#/a/+{i + 1}"} for i, part in enumerate(PATTERNS)] + [{}]}
+    ),
+    "a slash that is encoded": hidden("#/$defs%2Fd{}", {}),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_no_reference_hides_what_takes_minutes(forms: Forms, name: str) -> None:
+    started = time.process_time()
+    for text in (HIDING[name], json.dumps({**json.loads(HIDING[name]), "x-guidance": {"lenient": True}})):
+        with pytest.raises(RequestError, match=r"more than 6 patterns|is not in the schema|has it mean another place"):
+            forms.open(Guide(GuideType.JSON_SCHEMA, text), {END})
+    assert time.process_time() - started < 1
+
+
+def test_names_that_move_no_reference_are_left_alone(forms: Forms) -> None:
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "http://a/b",
+        "type": "object",
+        "properties": {"id": {"$ref": "#/$defs/x"}, "$id": {"$ref": "#/%24defs/x"}},
+        "required": ["id", "$id"],
+        "$defs": {"x": {"$id": "x", "$anchor": "y", "type": "integer", "examples": [{"id": "z"}]}},
+    }
+    forms.open(Guide(GuideType.JSON_SCHEMA, json.dumps(schema)), {END})
+
+
 def references(count: int) -> list[list[object]]:
     """Schemas that each refer to the next one, in lists of 400."""
     chain: list[object] = [{"allOf": [{"$ref": f"#/a/{i // 400}/{i % 400}"}]} for i in range(1, count)]
@@ -231,7 +288,8 @@ BAD = {
             {
                 "$ref": "#/b",
                 "b": {"allOf": [*[{}] * 2000, {"$ref": "#/b"}]},
-                "c": [{"$ref": f"#{'/' * count}b"} for count in range(60)],
+                "c": [{"$ref": f"#/{'%63' * count}{'c' * (60 - count)}"} for count in range(60)],
+                "c" * 60: {},
                 "a": {str(i): {"$ref": f"#/a/{i + 1}"} for i in range(300)},
             }
         ),

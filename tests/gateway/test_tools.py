@@ -163,6 +163,20 @@ BAD_SCHEMAS: dict[str, dict[str, Any]] = {
     "a file": {"$ref": "file:///etc/hostname"},
     "a place of its own": {"properties": {"a": {"$id": "x", "$ref": "#/a"}}},
     "an anchor": {"properties": {"a": {"$ref": "#x"}}, "$defs": {"x": {"$anchor": "x"}}},
+    "a place of its own in draft 4": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "properties": {"a": {"id": "http://a/x", "$ref": "#/a"}},
+        "a": {},
+    },
+    "another draft's place": {
+        "properties": {
+            "a": {"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://a/x", "allOf": [{"$ref": "#/a"}]}
+        },
+        "a": {},
+    },
+    "a reference that moves": {"properties": {"a": {"$dynamicRef": "#"}}},
+    "what is left over": {"allOf": [{"type": "object"}], "unevaluatedProperties": False},
+    "what is left over of a list": {"properties": {"a": {"unevaluatedItems": False}}},
 }
 
 
@@ -190,8 +204,15 @@ TWICE = {"properties": {"a": {"$ref": "#"}}}
         (doubling(40), {"a": 1}),
         ({"allOf": [TWICE, TWICE], "type": "object"}, json.loads('{"a": ' * 40 + "{}" + "}" * 40)),
         ({"items": {"enum": []}, "allOf": [{"$ref": "#/x/0"}], "x": [{"minProperties": 2}]}, {"a": 1}),
+        ({**doubling(40), "$ref": "#/a", "a": {"propertyNames": {"$ref": "#/$defs/d0"}}}, {"a": 1}),
+        (
+            json.loads(
+                json.dumps(doubling(40)).replace("/$defs", "/").replace("/%24defs", "/").replace('"$defs"', '""')
+            ),
+            {"a": 1},
+        ),
     ],
-    ids=["by references", "by levels of the value", "in a list"],
+    ids=["by references", "by levels of the value", "in a list", "by names", "by a name that is empty"],
 )
 def test_no_schema_takes_long_and_what_would_is_no_call(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
     strict = StrictArguments([("add", schema, True)])

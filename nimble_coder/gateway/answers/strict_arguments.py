@@ -6,8 +6,9 @@ from collections.abc import Iterable
 import jsonschema_rs
 
 from nimble_coder.contract.request import MOST_GUIDE
+from nimble_coder.engine.schema_references import check_references
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction
-from nimble_coder.gateway.answers.validation_work import check_references, is_much
+from nimble_coder.gateway.answers.validation_work import check_keywords, is_much
 from nimble_coder.gateway.requests.forms import Function, schema_of
 
 MOST_PATTERNS = 64
@@ -52,6 +53,7 @@ class StrictArguments:
             if text.count('"pattern') > MOST_PATTERNS:
                 raise ValueError(f"they have more than {MOST_PATTERNS} patterns")
             check_references(schema)
+            check_keywords(schema)
             self._validators[name] = jsonschema_rs.validator_for(
                 schema, validate_formats=True, retriever=fetch_nothing, pattern_options=REGEX
             )

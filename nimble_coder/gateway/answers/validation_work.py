@@ -7,7 +7,7 @@ the value. Thirty levels take minutes. Here each pair of a schema's part and a v
 from collections.abc import Iterator
 from typing import Any
 
-from nimble_coder.engine.endless import resolve
+from nimble_coder.engine.schema_references import resolve
 
 MOST_LOOKS = 200_000
 """At a value by a part of a schema: some 20 ms."""
@@ -17,27 +17,18 @@ SAME_LISTS = ("allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies")
 SAME = ("not", "if", "then", "else")
 """Parts that look at the same value."""
 EACH_LISTS = ("patternProperties", "prefixItems")
-EACH = ("items", "additionalProperties", "unevaluatedProperties", "additionalItems", "contains", "unevaluatedItems")
-"""Parts that look at what is in the value, and may look at all of it. Names are looked at by `propertyNames` alone."""
-MOVING = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef")
-"""What makes references mean something else than a place in the schema."""
+EACH = ("items", "additionalProperties", "additionalItems", "contains", "propertyNames")
+"""Parts that look at what is in the value, and may look at all of it."""
+UNFOLLOWED = ("$dynamicRef", "$recursiveRef", "unevaluatedProperties", "unevaluatedItems")
+"""Keywords that have a validator look where nobody here could say, or at all that stands beside them once more."""
 
 
-def check_references(part: Any, is_within: bool = False) -> None:
-    """Raises ValueError where a schema refers to something else than its own places, which nobody here could follow. An
-    `$id` of the whole changes nothing."""
-    if isinstance(part, list):
-        for each in part:
-            check_references(each, is_within=True)
-    if not isinstance(part, dict):
-        return
-    pointer = part.get("$ref", "#")
-    if isinstance(pointer, str) and pointer != "#" and not pointer.startswith("#/"):
-        raise ValueError(f"{pointer[:80]!r} is not in the schema: refer to its places, as in '#/$defs/name'")
-    for name, each in part.items():
-        if name in MOVING and isinstance(each, str) and (is_within or name != "$id"):
-            raise ValueError(f"{name} is not available: refer to places, as in '#/$defs/name'")
-        check_references(each, is_within=True)
+def check_keywords(part: Any) -> None:
+    """Raises ValueError where a schema has a keyword whose looks cannot be counted."""
+    if isinstance(part, dict) and (found := next((name for name in UNFOLLOWED if name in part), None)):
+        raise ValueError(f"{found} is not available: leave it out")
+    for each in parts_of(part):
+        check_keywords(each)
 
 
 def is_much(schema: Any, value: Any) -> bool:
@@ -72,7 +63,7 @@ class Work:
         yield from ((other, value) for other in same)
         if isinstance(value, dict):
             yield from ((named[name], value[name]) for name in named.keys() & value.keys())
-            yield from ((other, inner) for other in each for inner in value.values())
+            yield from ((other, inner) for other in each for inner in (*value.values(), *value))
         elif isinstance(value, list):
             yield from ((other, inner) for other in each for inner in value)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nimble_coder.engine.endless import resolve
+from nimble_coder.engine.schema_references import resolve
 from nimble_coder.gateway.errors import ApiError
 
 OTHERS = ("string", "number", "integer", "boolean", "null", "array")

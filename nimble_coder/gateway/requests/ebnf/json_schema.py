@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nimble_coder.engine.endless import check_finite, resolve
+from nimble_coder.engine.endless import check_finite
+from nimble_coder.engine.schema_references import resolve
 from nimble_coder.gateway.requests.ebnf.grammar import MOST_COPIES, FormError, Grammar, literal, repeated
 from nimble_coder.gateway.requests.forms import guidance_of
 
