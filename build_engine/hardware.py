@@ -57,6 +57,7 @@ class Gpu:
     sm: int
     memory_mib: int
     free_mib: int
+    """0 where nvidia-smi does not tell, as the one before: a share of a GPU (MIG), or memory that is the CPU's too."""
     bus: str = ""
 
     @property
@@ -66,7 +67,8 @@ class Gpu:
         return next(found, "unknown")
 
     def __str__(self) -> str:
-        return f"GPU {self.index}: {self.product}, compute capability {self.sm / 10}, {self.memory_mib} MiB"
+        memory = f"{self.memory_mib} MiB" if self.memory_mib else "of untold memory"
+        return f"GPU {self.index}: {self.product}, compute capability {self.sm / 10}, {memory}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Hardware:
 
     gpus: tuple[Gpu, ...]
     driver: str | None
+    """Its version, where that is known."""
     note: str = ""
 
 
@@ -96,18 +99,28 @@ def detect_hardware() -> Hardware:
         answer = subprocess.run(
             ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=60,
             check=False,
         )
+    except OSError as error:
+        return Hardware((), None, f"nvidia-smi cannot be run: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Hardware((), None, "nvidia-smi did not answer within 60 s: the driver hangs")
     if answer.returncode:
         words = (answer.stdout + answer.stderr).strip().splitlines()
         return Hardware((), None, f"nvidia-smi failed: {words[-1] if words else answer.returncode}")
     rows = list(csv.reader(io.StringIO(answer.stdout), skipinitialspace=True))
-    gpus = tuple(_gpu(row) for row in rows if len(row) == len(fields.split(",")))
-    return Hardware(gpus, rows[0][-1] if gpus else None, "" if gpus else "nvidia-smi lists no GPU")
+    rows = [row for row in rows if len(row) == len(fields.split(","))]
+    gpus = tuple(_gpu(row) for row in rows if row[0].isdecimal() and CAPABILITY.fullmatch(row[2]))
+    driver = next((row[-1] for row in rows if re.match(r"\d+\.", row[-1])), None)
+    what = f"only {', '.join(rows[0])}, which describes none" if rows else "no GPU"
+    return Hardware(gpus, driver, "" if gpus else f"nvidia-smi lists {what}")
+
+
+CAPABILITY = re.compile(r"\d+\.\d+")
+"""What a GPU that has failed, or that its driver does not know, has not: then it is `[N/A]`."""
 
 
 def _gpu(row: list[str]) -> Gpu:

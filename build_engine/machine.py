@@ -8,7 +8,7 @@ from build_engine.engine_config import TORCH_ENGINE, TORCH_ENGINES, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import Profile
 from build_engine.selection import matching_gpus
-from build_engine.versions import IncompatibleError, check_version, installed_tensorrt_llm
+from build_engine.versions import IncompatibleError, check_driver_for_container, check_version, installed_tensorrt_llm
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def check_machine(profile: Profile, allow_unproven: bool = False) -> Machine:
         return Machine(hardware, TORCH_ENGINE)
     found = check_version(installed_tensorrt_llm(), allow_unproven)
     matching_gpus(profile, hardware)
+    if hardware.driver:
+        check_driver_for_container(hardware.driver)
     return Machine(hardware, found)
 
 

@@ -22,7 +22,7 @@ from build_engine.profiles import (
     cuda_profile,
     torch_profile,
 )
-from build_engine.versions import FP8_SM, IncompatibleError, check_compute_capability, installed_tensorrt_llm
+from build_engine.versions import FP8_SM, IncompatibleError, check_compute_capability, compiles_here
 
 if TYPE_CHECKING:
     from build_engine.gguf.model import GgufModel
@@ -68,6 +68,10 @@ def assess(profile: Profile, hardware: Hardware) -> Assessment:
     if plan is None:
         raise ProfileError(f"profile {profile.name} is tied to {profile.gpu} but its model is not in the catalogue")
     free = min(gpu.free_mib for gpu in gpus) * MIB
+    if not free:
+        reason = f"needs {_gib(plan.required)} per GPU, nvidia-smi does not tell how much is free"
+        remedy = "name the profile where there is so much, as on a share of a GPU (MIG)"
+        return Assessment(profile, Fit.LOW_MEMORY, reason, remedy, plan)
     if plan.required > free:
         return _low_memory(profile, plan, gpus, free)
     reason = (
@@ -157,13 +161,16 @@ def assess_all(profiles: Iterable[Profile], hardware: Hardware) -> list[Assessme
     return sorted((assess(profile, hardware) for profile in profiles), key=lambda a: order.index(a.fit))
 
 
-def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel: int | None = None) -> Profile:
+def select_profile(
+    hardware: Hardware, model: str | None = None, tensor_parallel: int | None = None, allow_unproven: bool = False
+) -> Profile:
     """The profile for this machine where nobody chose one (`NIM_MODEL_PROFILE`, `--profile`).
 
     1. What cannot run here is left out. 2. The model asked for; without one, the first of `DEFAULT_MODELS` that has a
-    profile for this GPU. 3. TensorRT where it is installed, then the portable engine on CUDA, then that for any
-    machine. 4. bf16 before what is quantised, which changes the model's output. 5. Fewer GPUs first, or the number
-    asked for. A machine without a usable GPU gets `demo` where no model is asked for.
+    profile for this GPU. 3. TensorRT where what is installed is not refused (or unproven and not allowed), then the
+    portable engine on CUDA, then that for any machine. 4. bf16 before what is quantised, which changes the model's
+    output. 5. Fewer GPUs first, or the number asked for. A machine without a usable GPU gets `demo` where no model is
+    asked for.
     """
     wanted = [find_model(model).name] if model else list(DEFAULT_MODELS)
     for name in wanted:
@@ -174,7 +181,7 @@ def select_profile(hardware: Hardware, model: str | None = None, tensor_parallel
         verdicts = assess_all((p for p in candidates if model or p.gpu != ANY), hardware)
         runnable = [a.profile for a in verdicts if a.fit is Fit.RUNNABLE]
         if runnable:
-            return min(runnable, key=preference(installed_tensorrt_llm() is not None))
+            return min(runnable, key=preference(compiles_here(allow_unproven)))
         if model:
             here = {gpu.type for gpu in hardware.gpus}
             closest = min(verdicts, key=lambda a: (a.fit is Fit.INCOMPATIBLE, a.profile.gpu not in here))
@@ -195,7 +202,7 @@ def preference(has_tensorrt: bool) -> Callable[[Profile], tuple[bool, bool, bool
     return rank
 
 
-def profile_of(checkpoint: "Checkpoint | GgufModel", hardware: Hardware) -> Profile:
+def profile_of(checkpoint: "Checkpoint | GgufModel", hardware: Hardware, allow_unproven: bool = False) -> Profile:
     """The profile for a checkpoint that somebody brings, where nobody chose one; it is called after the checkpoint.
 
     That of the published model of the same shape on this machine, else the portable engine's.
@@ -203,12 +210,12 @@ def profile_of(checkpoint: "Checkpoint | GgufModel", hardware: Hardware) -> Prof
     name = checkpoint.name
     own = (cuda_profile if any(gpu.sm >= CUDA_SM for gpu in hardware.gpus) else torch_profile)(name, name)
     if name.lower() in MODELS and MODELS[name.lower()].shape == checkpoint.shape:
-        return select_profile(hardware, name)
+        return select_profile(hardware, name, allow_unproven=allow_unproven)
     alike = [model.name for model in MODELS.values() if model.shape == checkpoint.shape and model.is_instruct]
     if not alike:
         length = min(own.max_seq_len, checkpoint.shape.max_position_embeddings)
         return replace(own, max_seq_len=length, max_input_len=length - 1)
-    best = select_profile(hardware, alike[0])
+    best = select_profile(hardware, alike[0], allow_unproven=allow_unproven)
     return replace(best, name=best.name.replace(alike[0], name), model=name)
 
 

@@ -92,6 +92,9 @@ LOOKAHEAD_SM = (80, 86, 87, 89, 90)
 """Compute capabilities (x10) with multi-token XQA kernels: the cubins in TensorRT-LLM's decoderXQA directory."""
 FP8_SM = 89
 """The first compute capability (x10) with FP8 tensor cores."""
+DRIVER, LEAST_DRIVER = 575, 525
+"""Of CUDA 12.9, which the container 25.05 has; and the least for any CUDA 12 (CUDA Toolkit release notes, tables of
+driver versions)."""
 CUDA_DRIVERS = {"nvidia-cuda-runtime": ("13", 580), "nvidia-cuda-runtime-cu12": ("12", 525)}
 """What PyTorch's CUDA builds bring, with CUDA's major version and the least driver for it:
 docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
@@ -145,6 +148,23 @@ def installed_cuda() -> tuple[str, int] | None:
             continue
         return found
     return None
+
+
+def compiles_here(allow_unproven: bool = False) -> bool:
+    """Whether TensorRT engines can be compiled with what is installed here."""
+    try:
+        check_version(installed_tensorrt_llm(), allow_unproven)
+    except IncompatibleError:
+        return False
+    return True
+
+
+def check_driver_for_container(driver: str) -> None:
+    """Raises `IncompatibleError` where a driver is too old for the CUDA of NVIDIA's container."""
+    if int(driver.split(".", maxsplit=1)[0]) < LEAST_DRIVER:
+        raise IncompatibleError(
+            f"driver {driver} is too old for the CUDA of {CONTAINER}: install {DRIVER} or later on this machine"
+        )
 
 
 def check_driver_for_pytorch(driver: str) -> None:

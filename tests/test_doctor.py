@@ -24,7 +24,7 @@ from nimble_coder.engine.cores import Cores
 from nimble_coder.gateway.access.certificate import valid_until
 from nimble_coder.settings.loading import load
 from tests.standin.certificate import make_certificate
-from tests.standin.machine import A100, B200, T4, Machine
+from tests.standin.machine import A100, B200, H100, T4, Machine
 from tests.supervisor.conftest import COMMAND
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
@@ -80,6 +80,14 @@ def test_an_engine_that_cannot_run_here_is_wrong(h100: Machine, tiny_checkpoint:
 @pytest.mark.parametrize(("driver", "verdict"), [("575.57.08", "ok"), ("535.86.10", "warning"), ("470.1", "wrong")])
 def test_the_driver_must_know_the_containers_cuda(driver: str, verdict: str) -> None:
     assert doctor.check_driver(Hardware((), driver), needed=True).verdict == verdict
+
+
+def test_a_driver_that_is_not_told_is_doubtful(machine: Machine) -> None:
+    machine.gpus(H100)
+    machine.set(STANDIN_DRIVER="[N/A]")
+    hardware = detect_hardware()
+    for found in (doctor.check_driver(hardware, needed=True), doctor.check_cuda_driver(hardware)):
+        assert (found.verdict, found.seen) == ("warning", "nvidia-smi does not tell its version")
 
 
 def test_a_gpu_without_the_kernels_is_not_enough(machine: Machine) -> None:

@@ -55,7 +55,7 @@ CompanionOption = Annotated[bool, typer.Option("--companion", help="With a plain
 RevisionOption = Annotated[str, typer.Option(help="Branch, tag or commit of the model on the hub.")]
 
 
-def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profile":
+def chosen_profile(name: str, model: str | None, source: Path | None, allow_unproven: bool = False) -> "Profile":
     """The profile asked for, or the automatic choice: for a model, else for a checkpoint that is given, else for this
     machine."""
     from build_engine.hardware import detect_hardware
@@ -66,8 +66,9 @@ def chosen_profile(name: str, model: str | None, source: Path | None) -> "Profil
     if name not in AUTOMATIC:
         return find_profile(name)
     if source and (not model or local_model(model)):
-        return profile_of(open_local(source), detect_hardware())
-    return select_profile(detect_hardware(), model.removeprefix("hf://") if model else None)
+        return profile_of(open_local(source), detect_hardware(), allow_unproven)
+    named = model.removeprefix("hf://") if model else None
+    return select_profile(detect_hardware(), named, allow_unproven=allow_unproven)
 
 
 def shape_of(profile: "Profile", source: Path | None) -> "ModelShape":
@@ -181,7 +182,7 @@ def build_engine(
         source = source or local_model(model)
         if precision is not None and precision not in PRECISIONS:
             raise ProfileError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        base = chosen_profile(profile, model, source)
+        base = chosen_profile(profile, model, source, allow_unproven)
         chosen = base.with_limits(
             lookahead=LookaheadConfig.parse(lookahead) if lookahead else None,
             precision=precision,

@@ -16,9 +16,11 @@ from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import CUDA, CUDA_SM
 from build_engine.versions import (
     CONTAINER,
+    DRIVER,
     IncompatibleError,
     check_compute_capability,
     check_container,
+    check_driver_for_container,
     check_driver_for_pytorch,
     check_version,
     installed_tensorrt_llm,
@@ -39,9 +41,6 @@ from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.tls import server_context
 
-DRIVER, LEAST_DRIVER = 575, 525
-"""Of CUDA 12.9, which the container 25.05 has; and the least for any CUDA 12 (CUDA Toolkit release notes, tables of
-driver versions)."""
 SHARED_MEMORY, SHARED_MEMORY_RANKS = 32 * MIB, GIB
 """For Triton's Python models, and for several ranks of one engine (NCCL)."""
 OPEN_FILES = 4096
@@ -123,15 +122,20 @@ def _has_kernels(sm: int) -> bool:
 def check_driver(hardware: Hardware, needed: bool) -> Finding:
     """Whether the driver is new enough for the container's CUDA."""
     if hardware.driver is None:
-        return Finding(
-            "driver", "wrong" if needed else "ok", hardware.note, "install NVIDIA's driver" if needed else ""
-        )
-    major = int(hardware.driver.split(".")[0])
-    if major >= DRIVER:
+        return _no_driver(hardware, needed)
+    try:
+        check_driver_for_container(hardware.driver)
+    except IncompatibleError:
+        return Finding("driver", "wrong", hardware.driver, f"install driver {DRIVER} or later")
+    if int(hardware.driver.split(".")[0]) >= DRIVER:
         return Finding("driver", "ok", hardware.driver)
-    if major >= LEAST_DRIVER:
-        return Finding("driver", "warning", hardware.driver, f"install {DRIVER} where the engine does not load")
-    return Finding("driver", "wrong", hardware.driver, f"install driver {DRIVER} or later")
+    return Finding("driver", "warning", hardware.driver, f"install {DRIVER} where the engine does not load")
+
+
+def _no_driver(hardware: Hardware, needed: bool) -> Finding:
+    if hardware.gpus:
+        return Finding("driver", "warning", "nvidia-smi does not tell its version", f"see that it is {DRIVER} or later")
+    return Finding("driver", "wrong" if needed else "ok", hardware.note, "install NVIDIA's driver" if needed else "")
 
 
 def is_on_cuda(settings: Settings, choice: Choice | None) -> bool:
@@ -154,7 +158,7 @@ def check_cuda_gpu(hardware: Hardware) -> Finding:
 def check_cuda_driver(hardware: Hardware) -> Finding:
     """Whether the driver is new enough for the CUDA that PyTorch brought along."""
     if hardware.driver is None:
-        return Finding("driver", "wrong", hardware.note, "install NVIDIA's driver")
+        return _no_driver(hardware, needed=True)
     try:
         check_driver_for_pytorch(hardware.driver)
     except IncompatibleError as error:

@@ -65,7 +65,9 @@ def _entry(assessment: Assessment) -> dict[str, object]:
 def report_text(hardware: Hardware, model: str | None) -> str:
     """For people; profiles that fail for the same reason stand together."""
     lines = ["SYSTEM INFO"]
-    lines += [f"- {gpu}, {gpu.free_mib} MiB free" for gpu in hardware.gpus] or [f"- no GPU: {hardware.note}"]
+    lines += [
+        f"- {gpu}, {f'{gpu.free_mib} MiB' if gpu.free_mib else 'nobody tells what is'} free" for gpu in hardware.gpus
+    ] or [f"- no GPU: {hardware.note}"]
     lines += [f"- TensorRT-LLM: {compiler()}", "MODEL PROFILES"]
     verdicts = assessments(hardware, model)
     for fit in Fit:

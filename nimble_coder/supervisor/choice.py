@@ -59,7 +59,8 @@ def check_gpu(hardware: Hardware) -> None:
             f"({seen}): start the container with --gpus all, where the NVIDIA container toolkit is installed, or set "
             f"NIMBLE_ENGINE_DEVICE=cpu"
         )
-    check_driver_for_pytorch(hardware.driver or "0")
+    if hardware.driver:
+        check_driver_for_pytorch(hardware.driver)
 
 
 def _choose(settings: Settings) -> Choice:

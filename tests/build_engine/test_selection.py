@@ -59,6 +59,27 @@ def test_without_tensorrt_llm_the_portable_engine_runs_on_the_gpu(
     assert select_profile(detect_hardware(), model).name == expected
 
 
+@pytest.mark.parametrize(
+    ("version", "allow_unproven", "engine"),
+    [
+        ("0.19.0", False, "tensorrt"),
+        ("0.20.0", True, "torch"),
+        ("1.1.0", False, "torch"),
+        ("1.1.0", True, "tensorrt"),
+        ("1.4.0", True, "torch"),
+    ],
+)
+def test_a_tensorrt_llm_that_no_build_would_take_is_not_chosen_by_itself(
+    machine: Machine, version: str, allow_unproven: bool, engine: str
+) -> None:
+    machine.gpus(H100)
+    machine.tensorrt_llm(version)
+    assert select_profile(detect_hardware(), allow_unproven=allow_unproven).engine == engine
+    flag = ["--allow-unproven"] if allow_unproven else []
+    printed = machine.call("build-engine", "--dry-run", *flag).stdout
+    assert ("trtllm-build" in printed) == (engine == "tensorrt")
+
+
 def test_the_portable_engine_runs_on_the_gpu_with_most_room(machine: Machine) -> None:
     machine.gpus(T4, [*A10G[:3], 9000], A10G)
     profile = PROFILES["qwen2.5-coder-1.5b-torch-cuda-bf16-w15n15g15"]
@@ -90,6 +111,7 @@ def test_a_model_that_runs_nowhere_here_is_refused_with_the_closest_profile(mach
         ([B200], H100_7B, Fit.INCOMPATIBLE, "compute capability 10.0", "torch engine"),
         ([T4], H100_7B, Fit.INCOMPATIBLE, "compute capability 7.5", "torch engine"),
         ([[*H100[:3], 9000]], H100_7B, Fit.LOW_MEMORY, "8.8 GiB of 79.6 GiB are free", "nvidia-smi"),
+        ([[*H100[:3], "[N/A]"]], H100_7B, Fit.LOW_MEMORY, "does not tell how much is free", "MIG"),
         ([H100], H100_7B, Fit.RUNNABLE, "sequences of full length", ""),
         ([], "demo", Fit.RUNNABLE, "any machine", ""),
     ],

@@ -18,6 +18,7 @@ from build_engine.engine_config import EngineConfig
 from build_engine.engines.tensorrt import EngineBuildError, check_profile, outcome
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import PROFILES, Profile, ProfileError
+from build_engine.versions import IncompatibleError
 from tests.standin.machine import Machine
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
@@ -168,6 +169,17 @@ def test_an_engine_with_another_rotary_base_than_its_checkpoint_is_not_published
     with pytest.raises(EngineBuildError, match=r"says rope_theta 10000\.0, planned was 1000000\.0"):
         make(SEVEN, h100, tiny_checkpoint)
     assert h100.artifacts == []
+
+
+def test_a_driver_that_is_too_old_for_the_container_is_refused_before_anything_is_built(
+    h100: Machine, tiny_checkpoint: Path
+) -> None:
+    h100.set(STANDIN_DRIVER="470.82.01")
+    with pytest.raises(IncompatibleError, match=r"driver 470\.82\.01 is too old .*: install 575 or later"):
+        make(SEVEN, h100, tiny_checkpoint)
+    assert h100.calls == []
+    h100.set(STANDIN_DRIVER="[N/A]")
+    make(SEVEN, h100, tiny_checkpoint)
 
 
 def test_the_disk_has_to_hold_a_tied_head_twice(
