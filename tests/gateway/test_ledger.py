@@ -1,6 +1,9 @@
 """The limits hold over all workers of a service, and what one of them does the others see at once."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +37,36 @@ def test_an_allowance_refills_steadily(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [ledger.take("a", 3) for _ in range(2)] == [0.0, pytest.approx(20)]
     now += 500
     assert [ledger.take("a", 3) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(20)]
+
+
+FULL_DISK = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from nimble_coder.gateway.access.ledger import Ledger
+from nimble_coder.gateway.telemetry.metrics import GatewayMetrics
+place = Path(sys.argv[1])
+ledger, metrics = Ledger(place), GatewayMetrics(place)
+with suppress(OSError), (place / "filler").open("wb", 0) as file:
+    while True:
+        file.write(bytes(4096))
+for number in range(500):
+    ledger.take(str(number), 3)
+    metrics.requests.labels("/v1/completions", str(number)).inc()
+metrics.whole.observe(1.0)
+print(metrics.page().decode().count("nimble_http_requests_total{"))
+"""
+
+
+def test_a_disk_that_fills_up_ends_no_worker(tmp_path: Path) -> None:
+    mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    subprocess.run(["umount", tmp_path], check=True)
+    assert (done.returncode, done.stdout) == (0, "500\n"), done.stderr
 
 
 def test_more_clients_than_there_is_room_for_lose_nobody_elses_limit(monkeypatch: pytest.MonkeyPatch) -> None:

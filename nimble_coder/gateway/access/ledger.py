@@ -27,7 +27,9 @@ class Ledger:
         """The descriptor that the lock belongs to; it is open as long as the process is."""
         if directory is not None:
             self._file = os.open(directory / "ledger", os.O_RDWR | os.O_CREAT, 0o600)
-            os.truncate(self._file, SIZE)  # zeros where the first worker makes it, no change for the others
+            # Zeros where the first worker makes it, no change for the others. And its room on the disk, once for all:
+            # where a disk is full, to write into what is mapped of it ends the process (SIGBUS).
+            os.posix_fallocate(self._file, 0, SIZE)
         self._memory = mmap.mmap(self._file, SIZE)
 
     @property

@@ -3,6 +3,7 @@
 Per request, not per token: what a stream costs while it runs is its own tokens and nothing else.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ LATENCY = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 6
 PER_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 STEPS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8)
+RESERVED = 256 << 10
+"""Bytes of each file of a worker's metrics; a series takes some 250."""
 
 
 class GatewayMetrics:
@@ -59,6 +62,8 @@ class GatewayMetrics:
         self.key_finished = Counter("nimble_key_requests", "Generations of an API key", ["key"], registry=own)
         self.key_tokens = Counter("nimble_key_tokens", "Tokens of an API key", ["key", "kind"], registry=own)
         self.per_step = Histogram("nimble_tokens_per_step", "Tokens per decoding step", registry=own, buckets=STEPS)
+        if workers_directory is not None:
+            reserve(workers_directory)
 
     def record(self, prompt_tokens: int, transcripts: Sequence[Transcript], key: str = "") -> None:
         """Adds a request that has ended, however it did; where its key has a name, to what the key has used too."""
@@ -90,3 +95,11 @@ class GatewayMetrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self._directory))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def reserve(directory: Path) -> None:
+    """Takes the disk's room for this worker's files, which are mapped: where the disk is full later, to write into them
+    would end the process (SIGBUS)."""
+    for path in directory.glob(f"*_{os.getpid()}.db"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVED)
