@@ -5,9 +5,11 @@ import asyncio
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -189,3 +191,26 @@ def test_an_engine_that_dies_ends_what_it_ran_and_the_service(
         with pytest.raises((GatewayError, TritonError)):
             serving.wait()
     assert "Traceback" not in log.read_text(errors="replace")
+
+
+def test_an_artefact_that_goes_while_it_is_served_is_missed_by_no_first_request(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    directory = tmp_path / "artefact"
+    shutil.copytree(artifact.directory, directory)
+    with running_service(directory, tmp_path / "serving.log") as serving:
+        shutil.rmtree(directory)
+        bodies: dict[str, dict[str, object]] = {
+            "/v1/completions": {"prompt": PROMPT, "max_tokens": 4, "response_format": {"type": "json_object"}},
+            "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
+            "/infill": {"input_prefix": "def ", "input_suffix": "return", "n_predict": 4},
+            "/v2/models/ensemble/generate": {"text_input": PROMPT, "max_tokens": 4},
+            "/v2/models/tensorrt_llm_bls/generate": {"text_input": PROMPT, "max_tokens": 4},
+            "/v2/models/ensemble/generate_stream": {"text_input": PROMPT, "max_tokens": 4, "stream": True},
+        }
+        with CheckingClient(base_url=serving.addresses.http, timeout=60) as http:
+            answers = {path: http.post(path, json=body) for path, body in bodies.items()}
+            answers |= {path: http.get(path) for path in ("/v1/models", "/v1/manifest", "/v2/models/ensemble", "/")}
+        with CompletionClient(serving.addresses.grpc) as client:
+            assert client.stream(PROMPT, 4).finish().text
+    assert {path: answer.text for path, answer in answers.items() if answer.status_code != 200} == {}

@@ -41,6 +41,8 @@ class UnaryInference:
     def __init__(self, service: Service, guard: KServeGuard) -> None:
         self._service, self._guard = service, guard
         self._triton = grpc_channel(service.settings)
+        repository = service.artifact.repository  # which may go while it is served
+        self._texts = {model: (repository / model / "config.pbtxt").read_text(encoding="utf-8") for model in STREAMING}
         self._configs: dict[str, model_config_pb2.ModelConfig] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -51,8 +53,7 @@ class UnaryInference:
     def config(self, model: str) -> model_config_pb2.ModelConfig:
         """A model's configuration, as Triton has it."""
         if model not in self._configs:
-            text = (self._service.artifact.repository / model / "config.pbtxt").read_text(encoding="utf-8")
-            self._configs[model] = text_format.Parse(text, model_config_pb2.ModelConfig())
+            self._configs[model] = text_format.Parse(self._texts[model], model_config_pb2.ModelConfig())
         return self._configs[model]
 
     async def answer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
