@@ -33,6 +33,7 @@ from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes
 from nimble_coder.gateway.access.certificate import SOON, valid_until
 from nimble_coder.processes.errors import HostError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import KEPT, lacking, without_unwritable
+from nimble_coder.processes.open_files import LEAST, WANTED, open_files
 from nimble_coder.processes.temporary_directory import TemporaryDirectoryError, check_temporary_directory
 from nimble_coder.processes.triton_installation import shared_libpython
 from nimble_coder.processes.triton_stack import STACK, shortage
@@ -217,10 +218,11 @@ def check_shared_memory(ranks: int) -> Finding:
 
 def check_open_files() -> Finding:
     """A connection is a file."""
-    soft = _limit(resource.RLIMIT_NOFILE)
-    if soft >= OPEN_FILES:
-        return Finding("open files", "ok", _shown(soft))
-    return Finding("open files", "warning", _shown(soft), f"--ulimit nofile={OPEN_FILES * 16}: a stream needs two")
+    files = open_files()
+    if files >= OPEN_FILES:
+        return Finding("open files", "ok", str(files))
+    verdict: Verdict = "warning" if files >= LEAST else "wrong"
+    return Finding("open files", verdict, str(files), f"--ulimit nofile={WANTED}: a stream needs two")
 
 
 def check_locked_memory(ranks: int) -> Finding:

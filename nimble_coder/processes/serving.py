@@ -14,6 +14,7 @@ from build_engine.repository import places_of, render_repository
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.log import Log
+from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.processes.work_directory import WorkDirectory, sweep
@@ -53,6 +54,7 @@ class Serving:
         artifact = Artifact.open(self.artifact)
         check_serves(artifact)
         check_temporary_directory()
+        take_open_files()
         sweep()
         self._work = WorkDirectory("serving")
         try:

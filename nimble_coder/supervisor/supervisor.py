@@ -10,6 +10,7 @@ from nimble_coder.gateway.settings import GatewayOptions
 from nimble_coder.processes.children import adopt_orphans, reap_orphans
 from nimble_coder.processes.errors import OutOfMemoryError, TritonError
 from nimble_coder.processes.log import ProcessLog
+from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses
@@ -48,7 +49,8 @@ class Supervisor:
         adopt_orphans()
         settings, killed = self._loaded.settings, oom_kills()
         check_files(self._loaded)
-        check_temporary_directory()  # before an engine is built
+        check_temporary_directory()  # before an engine is built, as the next one
+        take_open_files()
         tls = server_context(settings)
         settings.listening.check_free()
         if missing := shortage():

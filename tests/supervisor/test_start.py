@@ -167,6 +167,13 @@ def test_a_temporary_directory_that_is_not_there_is_named_before_anything_is_bui
     assert not any("building" in line for line in service.output)
 
 
+def test_a_limit_of_open_files_with_which_triton_would_hang(start: Start, artifact: Artifact) -> None:
+    few = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
+    code, last = ended(start(prefix=few, NIMBLE_ARTIFACT=artifact.directory))
+    assert code == ExitCode.MACHINE
+    assert "the hard limit of open files is 64" in last
+
+
 def test_loading_that_takes_too_long(start: Start, artifact: Artifact) -> None:
     code, last = ended(start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_STARTUP_SECONDS="1e-9"))
     assert code == ExitCode.NOT_READY
