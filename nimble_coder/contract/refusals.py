@@ -13,9 +13,10 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
         re.compile(
             r"expected number of inputs|data-type is|unexpected total byte size|unable to find data for input tensor"
             r"|unexpected (explicit tensor|additional input) data|additional bytes for model"
-            r"|unexpected inference (in|out)put|(string (elements|data|length indicator)|bytes) for inference input"
+            r"|unexpected inference (in|out)put"
+            r"|(string (elements( \d+)?|data|length indicator)|bytes) for inference input"
             r"|byte size mismatch for input|batch[- ]size (must be|does not match)|has no shape but model requires"
-            r"|invalid value (type )?for|reserved for Triton usage|version string"
+            r"|invalid value (type )?for|reserved for Triton usage|model version specified|version string"
             r"|(must|must not|can ?not) be specified (along|without|when)"
         ),
         400,

@@ -23,6 +23,8 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 BODY_SECONDS = 60.0
 """How long a body may take: 8 MiB, the usual limit, at 1.2 Mbit/s; and the head before it. What never ends would be
 held for ever."""
+UNREAD_SECONDS = 120.0
+"""How long a client may take nothing of what waits for it: a generation has its place until its last token is sent."""
 HEAD_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that a refusal still has its status; then it goes alone, since
 clients and proxies give up on a server that says nothing."""

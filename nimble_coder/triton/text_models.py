@@ -57,6 +57,8 @@ def postprocess(tokenizer: TextTokenizer, tokens: Array, lengths: Array, skip_sp
     if lengths.size and lengths.min() < 0:
         raise ValueError(f"SEQUENCE_LENGTH holds {lengths.min()}, which is out of range: lengths go from 0 on")
     rows = [row for beams in tokens for row in beams]  # a row without tokens too: an end id that comes alone is none
+    if len(rows) != lengths.size:
+        raise ValueError(f"SEQUENCE_LENGTH holds {lengths.size}, out of range: TOKENS_BATCH has {len(rows)} rows")
     shown = [row[:length].tolist() for row, length in zip(rows, lengths.reshape(-1), strict=True)]
     least = min((min(ids) for ids in shown if ids), default=0)
     if least < 0:

@@ -1,17 +1,21 @@
-"""A head that never ends is given up, and nothing else is: over real sockets, with the gateway's own configuration."""
+"""A head that never ends and an answer that nobody reads are given up, and nothing else is: over real sockets, with the
+gateway's own configuration."""
 
 import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import uvloop
+from uvicorn.server import ServerState
 
-from nimble_coder.gateway.asgi.connection import HEAD_BYTES
+from nimble_coder.gateway.asgi.connection import HEAD_BYTES, Connection
 from nimble_coder.gateway.exchange import Exchange, Receive, Scope, Send
 from nimble_coder.gateway.server import HttpServer, listen, uvicorn_config
 from nimble_coder.gateway.settings import GatewaySettings
@@ -21,11 +25,18 @@ SECONDS = 1.0
 """For a head in these tests."""
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 PARTS = 5
+LARGE, LARGE_PARTS = 1 << 20, 64
+"""Bytes of each part of `/large`, and how many there are: more than the kernel takes in."""
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     """An application whose answers to `/slow` take twice as long as a head may, and whose others come at once."""
     exchange = Exchange(scope, receive, send)
+    if exchange.path == "/large":
+        await exchange.start(200, b"text/plain")
+        for _ in range(LARGE_PARTS):
+            await exchange.write(b"x" * LARGE)
+        return
     if exchange.path == "/whole":
         await exchange.respond(200, b"whole", b"text/plain")
         return
@@ -39,7 +50,8 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
-    monkeypatch.setattr("nimble_coder.gateway.asgi.connection.BODY_SECONDS", SECONDS)
+    for name in ("BODY_SECONDS", "UNREAD_SECONDS"):
+        monkeypatch.setattr(f"nimble_coder.gateway.asgi.connection.{name}", SECONDS)
     settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
     listener = listen("127.0.0.1", 0)
     server = HttpServer(uvicorn_config(answer, settings, tls=False))  # type: ignore[arg-type] # any application
@@ -125,6 +137,39 @@ def test_an_answer_may_take_longer_and_a_connection_may_rest_longer(port: int) -
         connection.settimeout(30)
         connection.sendall(REQUEST)
         assert read_answer(connection).count(b"part") == PARTS
+
+
+def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(REQUEST.replace(b"/", b"/large", 1))
+        time.sleep(2 * SECONDS)
+        found = read_to_end(connection)
+        assert found.startswith(b"HTTP/1.1 200 ")
+        assert len(found) < LARGE * LARGE_PARTS
+
+
+def test_an_answer_that_is_read_in_time_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However often its client has to catch up."""
+    monkeypatch.setattr("nimble_coder.gateway.asgi.connection.UNREAD_SECONDS", 0.01)
+    settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
+    transport = Mock(asyncio.Transport)
+
+    async def run() -> None:
+        config = uvicorn_config(answer, settings, tls=False)  # type: ignore[arg-type] # any application
+        config.load()
+        connection = Connection(config, ServerState(), {})
+        connection.connection_made(transport)
+        for _ in range(3):
+            connection.pause_writing()
+            connection.resume_writing()
+        await asyncio.sleep(0.1)
+        transport.abort.assert_not_called()
+        connection.pause_writing()
+        await asyncio.sleep(0.1)
+        transport.abort.assert_called_once()
+        connection.connection_lost(None)
+
+    asyncio.run(run())
 
 
 def test_a_head_that_comes_in_pieces_is_read(port: int) -> None:

@@ -50,6 +50,16 @@ PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
         ("invalid value for 'priority', expected value >= 0.", 400, "invalid_input"),
         ("parameter keys starting with 'triton_' are reserved for Triton usage. Only", 400, "invalid_input"),
         ("incomplete string length indicator for inference input 'x' for model 'ensemble'", 400, "invalid_input"),
+        (
+            "unexpected number of string elements 2 for inference input 'x' for model 'ensemble', expecting 1",
+            400,
+            "invalid_input",
+        ),
+        (
+            "invalid model version specified '-1' , version should be an integral value > 0",
+            400,
+            "invalid_input",
+        ),
         ("Streaming is only supported if model is deployed using decoupled mode.", 400, "unsupported"),
         ("the connection to 127.0.0.1:1 was lost", 503, "engine_unavailable"),
         ("model is not ready", 503, "engine_unavailable"),

@@ -189,3 +189,15 @@ def test_a_negative_id_before_a_text_s_end_or_a_negative_length_is_the_client_s_
     ]
     answer = infer(http, json.dumps({"inputs": tensors_of}), "postprocessing")
     assert (answer.status_code, "out of range" in answer.text) == (status, status == 400), answer.text
+
+
+@pytest.mark.parametrize("lengths", [[], [1, 2]])
+def test_a_number_of_lengths_that_is_not_that_of_the_rows_is_the_client_s_mistake(
+    http: httpx.Client, lengths: list[int]
+) -> None:
+    tensors_of = [
+        {"name": "TOKENS_BATCH", "shape": [1, 1, 3], "datatype": "INT32", "data": [5, 6, 7]},
+        {"name": "SEQUENCE_LENGTH", "shape": [1, len(lengths)], "datatype": "INT32", "data": lengths},
+    ]
+    answer = infer(http, json.dumps({"inputs": tensors_of}), "postprocessing")
+    assert (answer.status_code, "TOKENS_BATCH has 1 rows" in answer.text) == (400, True), answer.text

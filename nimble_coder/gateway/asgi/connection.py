@@ -1,4 +1,5 @@
-"""An HTTP connection whose request heads have a limit of time and of size: uvicorn's have neither with httptools.
+"""An HTTP connection whose request heads have a limit of time and of size, and its answers one of time: uvicorn's have
+none of them with httptools.
 
 It also closes so that a client that is still sending reads why it was refused.
 """
@@ -10,7 +11,7 @@ from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import BODY_SECONDS
+from nimble_coder.gateway.exchange import BODY_SECONDS, UNREAD_SECONDS
 
 HEAD_BYTES = 65_536
 
@@ -47,7 +48,8 @@ class LastTransport(asyncio.Transport):
 
 
 class Connection(HttpToolsProtocol):
-    """Closes itself where a head does not end: the first one, and one that a connection that is kept alive begins.
+    """Closes itself where a head does not end, the first one and one that a connection that is kept alive begins, and
+    where an answer is not read.
 
     What waits for a next head and has none of it yet, uvicorn's own timer ends. Nothing here happens per token.
     """
@@ -56,6 +58,8 @@ class Connection(HttpToolsProtocol):
         """See `asyncio.Protocol`; under TLS, the handshake is over."""
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        """Set while more waits to be sent than should."""
         self._size = 0
         self._is_in_head = True
         self._is_over = False
@@ -65,7 +69,18 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._stop_waiting()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`: the client takes less than it is sent."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._is_read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -132,6 +147,11 @@ class Connection(HttpToolsProtocol):
     def _wait(self) -> None:
         text = f"the headers have not arrived in {BODY_SECONDS:.0f} s: send the request again"
         self._timer = self.loop.call_later(BODY_SECONDS, self._refuse, ApiError(408, text, "request_timeout"))
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -17,7 +18,7 @@ from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.limits import draining
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
+from nimble_coder.gateway.exchange import BODY_SECONDS, READERS, UNREAD_SECONDS
 from nimble_coder.gateway.kserve.guard import KServeGuard, stops
 from nimble_coder.gateway.kserve.reflection import Reflection
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
@@ -206,7 +207,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             relay = Relay(self._service, self._guard, client, upstream, context)
             self._relays.add(relay)
             try:
-                with self._service.admission.abandonable():
+                with self._service.admission.abandonable(), suppress(grpc.aio.InternalError):  # the client has gone
                     await relay.run(requests)
             finally:
                 self._relays.discard(relay)
@@ -335,8 +336,13 @@ class Relay:
         await self._write(answer.SerializeToString())
 
     async def _write(self, message: bytes) -> None:
-        async with self._writing:
-            await self._context.write(message)
+        """Raises `ApiError` where the client takes nothing, and gRPC's own `InternalError` where it goes meanwhile."""
+        try:
+            async with self._writing, asyncio.timeout(UNREAD_SECONDS):
+                await self._context.write(message)
+        except TimeoutError:
+            text = f"nothing was read of the stream in {UNREAD_SECONDS:.0f} s: read it as it comes"
+            raise ApiError(408, text, "request_timeout") from None
 
 
 def read_request(message: bytes) -> service_pb2.ModelInferRequest:

@@ -1,0 +1,78 @@
+"""A gRPC stream whose client reads nothing, or goes while something is written to it, gives its places back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2
+
+from build_engine.artifact import Artifact
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.kserve.grpc_proxy import Relay
+from nimble_coder.gateway.kserve.guard import KServeGuard
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.settings import GatewaySettings
+
+
+class Upstream:
+    """Triton's side of a stream: it answers without end."""
+
+    def __init__(self) -> None:
+        self.is_cancelled, self.taken = False, 0
+
+    async def write(self, _: bytes) -> None:
+        self.taken += 1
+
+    async def done_writing(self) -> None:
+        """The client may go on."""
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0)
+            if self.taken:
+                answer = service_pb2.ModelStreamInferResponse()
+                answer.infer_response.parameters["triton_final_response"].bool_param = False
+                yield answer.SerializeToString()
+
+
+class Unread:
+    """The context of a client that reads nothing."""
+
+    async def write(self, _: bytes) -> None:
+        await asyncio.Event().wait()
+
+
+class Gone:
+    """That of one that has gone."""
+
+    async def write(self, _: bytes) -> None:
+        raise grpc.aio.InternalError
+
+
+@pytest.mark.parametrize(("context", "error"), [(Unread(), ApiError), (Gone(), grpc.aio.InternalError)])
+def test_a_stream_that_nobody_reads_gives_its_places_back(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, context: Any, error: type[Exception]
+) -> None:
+    monkeypatch.setattr("nimble_coder.gateway.kserve.grpc_proxy.UNREAD_SECONDS", 0.1)
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+    upstream = Upstream()
+    request = service_pb2.ModelInferRequest(model_name="ensemble")
+    request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield request.SerializeToString()
+
+    async def run() -> None:
+        relay = Relay(service, KServeGuard(service), "client", upstream, context)
+        with pytest.raises(error):
+            await asyncio.wait_for(relay.run(requests()), 30)
+
+    asyncio.run(run())
+    assert upstream.taken == 1
+    assert upstream.is_cancelled
+    assert service.admission.own == 0
