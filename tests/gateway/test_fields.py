@@ -3,14 +3,18 @@
 import asyncio
 import copy
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from build_engine.artifact import Artifact
+from nimble_coder.gateway.apis import fim, openai, responses
+from nimble_coder.gateway.asgi.route import Handler
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.requests.documentation import page
@@ -349,6 +353,50 @@ def test_the_fields_of_a_large_body_are_checked_beside_the_event_loop(artifact: 
     message = {"role": "user", "content": "hi"}
     small, large = (json.dumps({"messages": [message] * count}).encode() for count in (1, 20_000))
     assert asyncio.run(turns_of_others(artifact, small)) < asyncio.run(turns_of_others(artifact, large))
+
+
+@pytest.mark.parametrize("size", [1, 20_000])
+@pytest.mark.parametrize(
+    ("module", "handler", "body"),
+    [
+        (openai, openai.completions, {"prompt": "x"}),
+        (openai, openai.chat, {"messages": [{"role": "user", "content": "x"}]}),
+        (responses, responses.responses, {"input": "x"}),
+        (fim, fim.mistral_fim, {"prompt": "x"}),
+        (fim, fim.llama_infill, {"prompt": "x"}),
+        (fim, fim.llama_completion, {"prompt": "x"}),
+    ],
+)
+def test_generations_of_a_large_body_are_made_beside_the_event_loop(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, module: Any, handler: Handler, body: dict[str, Any], size: int
+) -> None:
+    """Biases and bad words are tokenised there."""
+    found = list[threading.Thread]()
+
+    def make_jobs(*_: object, **__: object) -> None:
+        found.append(threading.current_thread())
+        raise ApiError(400, "enough")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps({**body, "user": "x" * size}).encode()}
+
+    monkeypatch.setattr(module, "make_jobs", make_jobs)
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    front: Any = SimpleNamespace(service=service)
+    with pytest.raises(ApiError, match="enough"):
+        asyncio.run(handler(front, Exchange(scope, receive, None)))  # type: ignore[arg-type] # nothing is sent
+    assert [thread is threading.main_thread() for thread in found] == [size == 1]
+
+
+def test_biases_by_text_are_bounded_together(http: httpx.Client) -> None:
+    for path, base in SENT.values():
+        for asked in ({"y" * 16_385: 1}, {f"{i} {'y' * 60}": 1 for i in range(300)}, [["y" * 20_000, False]]):
+            answer = http.post(path, json={**base, "logit_bias": asked})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logit_bias")
+            assert "16384 is the limit" in answer.json()["error"]["message"]
+    fits = {str(i): 0 for i in range(1000)} | {"y" * 16_000: 0}
+    assert http.post(path, json={**base, "logit_bias": fits}).status_code == 200
 
 
 def first_token(http: httpx.Client, **more: Any) -> int:

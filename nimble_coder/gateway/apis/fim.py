@@ -12,6 +12,7 @@ from nimble_coder.gateway.apis.openai import (
     infill_prompt,
     names,
 )
+from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.delivery import Answer, Delivery
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
@@ -26,12 +27,13 @@ from nimble_coder.gateway.service import Service
 async def mistral_fim(front: Front, exchange: Exchange) -> None:
     """`POST /v1/fim/completions`; answers in the shape of a chat."""
     service = front.service
-    asked, _ = await service.read(exchange, FimRequest)
+    asked, size = await service.read(exchange, FimRequest)
     model = service.check_model(asked.model)
     ids, _ = await infill_prompt(service, Infill(asked.prompt, asked.suffix or ""), asked)
     room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
-    jobs = make_jobs(service, ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1)
+    client = exchange.client
+    jobs = await aside(size, make_jobs, service, ids, asked, room, bool(asked.stream), client, asked.n or 1)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
     wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
@@ -49,17 +51,17 @@ def read_infill(asked: InfillRequest) -> Infill:
 async def llama_infill(front: Front, exchange: Exchange) -> None:
     """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
     service = front.service
-    asked, _ = await service.read(exchange, InfillRequest)
+    asked, size = await service.read(exchange, InfillRequest)
     ids, truncated = await infill_prompt(service, read_infill(asked), asked)
-    await answer_llama(service, exchange, asked, [ids], truncated)
+    await answer_llama(service, exchange, asked, size, [ids], truncated)
 
 
 async def llama_completion(front: Front, exchange: Exchange) -> None:
     """`POST /completion`: raw prompts, control tokens written out."""
     service = front.service
-    asked, _ = await service.read(exchange, InfillRequest)
+    asked, size = await service.read(exchange, InfillRequest)
     prompts = [await raw_prompt(service, prompt) for prompt in raw_prompts(asked.prompt)]
-    await answer_llama(service, exchange, asked, prompts, truncated=False)
+    await answer_llama(service, exchange, asked, size, prompts, truncated=False)
 
 
 def raw_prompts(prompt: LlamaPrompt | None) -> Sequence[str | Sequence[str | int]]:
@@ -92,18 +94,24 @@ async def raw_prompt(service: Service, prompt: str | Sequence[str | int]) -> lis
     return service.encoder.check_ids(ids, service.limits.vocab_size)
 
 
+def llama_jobs(service: Service, asked: InfillRequest, prompts: Sequence[list[int]], client: str) -> list[Job]:
+    """The generations of all prompts, in their order."""
+    jobs = list[Job]()
+    for ids in prompts:
+        room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
+        jobs += make_jobs(service, ids, asked, room, bool(asked.stream), client, asked.n_cmpl or 1)
+    return jobs
+
+
 async def answer_llama(
-    service: Service, exchange: Exchange, asked: InfillRequest, prompts: Sequence[list[int]], truncated: bool
+    service: Service, exchange: Exchange, asked: InfillRequest, size: int, prompts: Sequence[list[int]], truncated: bool
 ) -> None:
-    """Generates and answers in llama.cpp's format."""
+    """Generates and answers in llama.cpp's format; `size` is the body's in bytes."""
     model = service.check_model(asked.model)
     stream = bool(asked.stream)
     if asked.repetition_penalty is None:
         asked.repetition_penalty = asked.repeat_penalty
-    jobs: list[Job] = []
-    for ids in prompts:
-        room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
-        jobs += make_jobs(service, ids, asked, room, stream, exchange.client, asked.n_cmpl or 1)
+    jobs = await aside(size * len(prompts), llama_jobs, service, asked, prompts, exchange.client)
     check_choices(jobs)
     wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
     delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=headers_of(service, asked, jobs))

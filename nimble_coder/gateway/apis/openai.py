@@ -25,21 +25,16 @@ MOST_CHOICES = 128
 async def completions(front: Front, exchange: Exchange) -> None:
     """`POST /v1/completions`."""
     service = front.service
-    asked, _ = await service.read(exchange, CompletionRequest)
+    asked, size = await service.read(exchange, CompletionRequest)
     model = service.check_model(asked.model)
     given = await completion_prompts(service, asked)
     prompts = [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in given]
     copies = asked.n or 1
     check_best_of(asked.best_of or copies, copies)
-    jobs, places = [], list[list[int]]()
-    for place, ids in enumerate(prompts):
-        is_infill = service.encoder.id("<|fim_middle|>") in ids
-        default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
-        echo = echo_of(service, asked, place, ids) if asked.echo else ""
-        if asked.scores_prompt:
-            places += [await places_of(service, asked, place, ids)] * copies
-        room = room_of(service, ids, asked, asked.wanted_tokens, default)
-        jobs += make_jobs(service, ids, asked, room, bool(asked.stream), exchange.client, copies, echo)
+    jobs = await aside(size * len(prompts), completion_jobs, service, asked, prompts, exchange.client)
+    places = list[list[int]]()
+    for place, ids in enumerate(prompts if asked.scores_prompt else []):
+        places += [await places_of(service, asked, place, ids)] * copies
     wire = CompletionWire(
         exchange.request_id,
         model,
@@ -51,6 +46,18 @@ async def completions(front: Front, exchange: Exchange) -> None:
         places=places,
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
+
+
+def completion_jobs(service: Service, asked: CompletionRequest, prompts: list[list[int]], client: str) -> list[Job]:
+    """The generations of all prompts, in their order."""
+    jobs = list[Job]()
+    for place, ids in enumerate(prompts):
+        is_infill = service.encoder.id("<|fim_middle|>") in ids
+        default = service.settings.fim_max_tokens if is_infill else service.settings.default_max_tokens
+        echo = echo_of(service, asked, place, ids) if asked.echo else ""
+        room = room_of(service, ids, asked, asked.wanted_tokens, default)
+        jobs += make_jobs(service, ids, asked, room, bool(asked.stream), client, asked.n or 1, echo)
+    return jobs
 
 
 def check_best_of(best_of: int, copies: int) -> None:
@@ -161,8 +168,11 @@ async def chat(front: Front, exchange: Exchange) -> None:
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = room_of(service, ids, asked, limit, service.limits.max_seq_len)
-    token_bytes, calling = service.tokenizer.token_bytes, service.calling(asked)
-    jobs = make_jobs(service, ids, asked, room, bool(asked.stream), exchange.client, asked.n or 1, guide=calling.guide)
+    calling = await aside(size, service.calling, asked)
+    token_bytes, client = service.tokenizer.token_bytes, exchange.client
+    jobs = await aside(
+        size, make_jobs, service, ids, asked, room, bool(asked.stream), client, asked.n or 1, "", calling.guide
+    )
     wire = ChatWire(
         exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
     )

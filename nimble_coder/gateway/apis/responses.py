@@ -20,9 +20,10 @@ async def responses(front: Front, exchange: Exchange) -> None:
     model = service.check_model(asked.model)
     chat = as_chat(asked)
     ids = await aside(size, service.chats.encode, chat)
-    calling = service.calling(chat)
+    calling = await aside(size, service.calling, chat)
     room = room_of(service, ids, asked, asked.max_output_tokens, service.limits.max_seq_len)
-    jobs = make_jobs(service, ids, chat, room, bool(asked.stream), exchange.client, guide=calling.guide)
+    client = exchange.client
+    jobs = await aside(size, make_jobs, service, ids, chat, room, bool(asked.stream), client, 1, "", calling.guide)
     if asked.text and asked.text.format:
         names = {"response_format": TEXT_FORMAT}
         jobs = [replace(job, form_fields=tuple(names.get(name, name) for name in job.form_fields)) for job in jobs]
