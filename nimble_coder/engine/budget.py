@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from time import perf_counter
 
 from nimble_coder.engine.tree import SURE, TokenTree
 
@@ -62,7 +63,8 @@ class StepCosts:
         """Times steps; `seconds_of` runs one of so many rows."""
         seconds_of(rows[-1])  # the first one pays for allocations
         rounds: list[list[float]] = []  # all rows in turn: what disturbs for long disturbs all of them
-        while len(rounds) < FEWEST_REPEATS or (len(rounds) < REPEATS and sum(map(sum, rounds)) < LONGEST):
+        started = perf_counter()
+        while len(rounds) < FEWEST_REPEATS or (len(rounds) < REPEATS and perf_counter() < started + LONGEST):
             rounds.append([seconds_of(count) for count in rows])
         return cls(dict(zip(rows, map(min, *rounds), strict=True)))
 

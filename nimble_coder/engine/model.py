@@ -1,5 +1,7 @@
 """What runs a step: the seam between the compiled step and PyTorch's."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,3 +56,13 @@ class Model(Protocol):
 
     def run(self, batch: Batch) -> Outcome:
         """One forward pass; stores the keys and values of all rows in the cache, row by row behind the cached ones."""
+
+    def seconds(self, batch: Batch) -> float:
+        """How long `run` takes. It may be told from a part of the work, which leaves the cache's entries wrong."""
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -13,7 +13,7 @@ from torch.nn import functional
 from build_engine.checkpoint import ModelShape
 from nimble_coder.engine.batch import Batch, Segment
 from nimble_coder.engine.linear import Linear
-from nimble_coder.engine.model import Outcome
+from nimble_coder.engine.model import Outcome, seconds_of
 from nimble_coder.engine.rotary import rotary_angles
 from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.torch_logits import TorchLogits
@@ -56,6 +56,10 @@ class Qwen2:
         self._cos, self._sin = rotary_tables(shape, cache.capacity, self._embedding.dtype, self._embedding.device)
 
     @torch.inference_mode()
+    def seconds(self, batch: Batch) -> float:
+        """See `Model.seconds`."""
+        return seconds_of(lambda: self.run(batch))
+
     def run(self, batch: Batch) -> Outcome:
         """See `Model.run`."""
         logits = self.logits(batch)

@@ -1,6 +1,5 @@
 """Runs a step's work on the model and brings its choices back, a piece of work at a time."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +27,7 @@ class ModelRunner:
             tree = TokenTree(0)
             tree.add_path(0, [0] * (rows * (slot + 1) // sequences - rows * slot // sequences - 1))
             builder.add_tree(slot, cached, tree)
-        batch = builder.build(wants_logits=False)
-        started = time.perf_counter()
-        self._model.run(batch)
-        return time.perf_counter() - started
+        return self._model.seconds(builder.build(wants_logits=False))
 
     def run(self, work: list[Work]) -> list[list[int] | Exception]:
         """One forward pass. For each piece of work, the chosen token behind every node of its tree, or behind the

@@ -65,6 +65,7 @@ struct Step {
     int64_t segments;
     const Segment* segment;
     const uint64_t* visible;
+    int64_t layers;  // the first so many; fewer than all only to time them
     int64_t wanted;
     const int64_t* wanted_rows;
     int64_t* choices;  // [wanted]: each row's most likely token, the smallest of equals
@@ -220,7 +221,7 @@ class Qwen2 : public Model {
         };
         for (int row = part.first(rows); row < part.last(rows); ++row)
             embedding_->copy_row(step.tokens[row], &hidden_[size_t(row) * hidden]);
-        for (size_t index = 0; index < layers_.size(); ++index) {
+        for (int64_t index = 0; index < step.layers; ++index) {
             const Layer& layer = layers_[index];
             normalise(part, rows, nullptr, layer.attention_norm, *layer.qkv);
             team_.barrier();

@@ -3,6 +3,7 @@
 import ctypes
 import random
 import subprocess
+import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ from nimble_coder.bench.step import random_weights
 from nimble_coder.engine.batch import BatchBuilder, Segment
 from nimble_coder.engine.compiled import SOURCE, find_step
 from nimble_coder.engine.likely import Floats
-from nimble_coder.engine.model import Model
+from nimble_coder.engine.model import Model, seconds_of
 from nimble_coder.engine.native import CompiledStep, Memory, NativeQwen2, Shape, Step, Tensor
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_kv_cache import TorchKVCache
@@ -225,6 +226,19 @@ def test_a_nodes_choice_is_that_of_its_path_alone(kind: Precision, kept: str | N
             alone = logits(model, 1, 0, PROMPT + path)
             assert np.array_equal(outcome.logits[:][end], alone)
             assert outcome.choices[end] == int(alone.argmax())
+
+
+def test_a_deep_models_step_is_timed_by_few_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # the machine's other work is none of a step's
+    model = native(LIBRARIES[0], replace(SHAPE, num_hidden_layers=40), "int8")
+    builder = BatchBuilder()
+    builder.add_chunk(0, 0, PROMPT[:16], is_last=True)
+    batch = builder.build(wants_logits=False)
+    whole = min(seconds_of(lambda: model.run(batch)) for _ in range(20))
+    asking = min(seconds_of(lambda: model.seconds(batch)) for _ in range(20))
+    told = min(model.seconds(batch) for _ in range(20))
+    assert asking < 0.5 * whole
+    assert 0.7 < told / whole < 1.5
 
 
 def test_the_structures_are_as_large_as_the_compilers(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from nimble_coder.engine.batch import Batch
 from nimble_coder.engine.cuda import kernels
 from nimble_coder.engine.cuda.matrix import Matrix, Rows
 from nimble_coder.engine.cuda.plan import Layout, Plan
-from nimble_coder.engine.model import Outcome
+from nimble_coder.engine.model import Outcome, seconds_of
 from nimble_coder.engine.rotary import rotary_angles
 from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.torch_logits import TorchLogits
@@ -80,6 +80,10 @@ class CudaQwen2:
         logger.info("recorded %d steps in %.1f s", len(self._steps), time.monotonic() - started)
 
     @torch.inference_mode()
+    def seconds(self, batch: Batch) -> float:
+        """See `Model.seconds`."""
+        return seconds_of(lambda: self.run(batch))
+
     def run(self, batch: Batch) -> Outcome:
         """See `Model.run`."""
         rows = len(batch.tokens)
