@@ -37,6 +37,10 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         for _ in range(LARGE_PARTS):
             await exchange.write(b"x" * LARGE)
         return
+    if exchange.path == "/echo":
+        body = await exchange.body(LARGE)
+        await exchange.respond(200, exchange.method.encode() + b" " + body, b"text/plain")
+        return
     if exchange.path == "/whole":
         await exchange.respond(200, b"whole", b"text/plain")
         return
@@ -252,3 +256,30 @@ def test_a_body_that_nobody_waits_for_is_given_up(port: int, rest: bytes) -> Non
                 connection.sendall(rest or b"1\r\nx\r\n")
                 threading.Event().wait(SECONDS / 20)
             pytest.fail("it goes on reading")
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 3\r\n\r\none", b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n"]
+)
+def test_a_request_that_offers_http_2_is_answered_like_others(port: int, body: bytes, piece: int) -> None:
+    """Java's HttpClient writes one like this."""
+    sent = b"POST /echo HTTP/1.1\r\nHost: x\r\n" + OFFER + body
+    last = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\ntwo"
+    with connected(port) as connection:
+        for start in range(0, len(sent), piece):
+            connection.sendall(sent[start : start + piece])
+        connection.sendall(last)
+        found = read_to_end(connection)
+    assert found.count(b"HTTP/1.1 200 ") == 2
+    assert b"POST one" in found
+    assert found.endswith(b"POST two")
+
+
+def test_an_offer_with_connect_is_no_loop(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 ")

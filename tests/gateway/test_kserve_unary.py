@@ -204,6 +204,8 @@ TENSOR = {"name": "max_tokens", "shape": [1, 1], "datatype": "INT32", "data": [4
         ({"inputs": [TENSOR | {"data": ["4"]}]}, b"", "does not hold"),
         ({"inputs": [TENSOR | {"datatype": "BYTES"}]}, b"", "texts only"),
         ({"inputs": [TENSOR | {"datatype": "BOOL"}]}, b"", "does not hold"),
+        ({"inputs": [TENSOR | {"shape": [2**63, 1]}]}, b"", "64 bits"),
+        ({"inputs": [TENSOR | {"shape": [1, -(2**63) - 1]}]}, b"", "64 bits"),
         ({"inputs": [TENSOR | {"parameters": {"binary_data_size": -1}}]}, b"", "binary_data_size"),
         ({"inputs": [TENSOR]}, b"1234", "4 bytes of binary data, its inputs 0"),
         ({"inputs": [TENSOR | {"parameters": {"shared_memory_region": "x"}}]}, b"", "shared memory"),

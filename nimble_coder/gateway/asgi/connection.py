@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nimble_coder.gateway.errors import ApiError
@@ -47,6 +48,32 @@ class LastTransport(asyncio.Transport):
         self._close()
 
 
+class Parser:
+    """httptools' parser, which passes over an offer to go on in HTTP/2 instead of taking the request's body for a part
+    of that. Java's client makes one with its first request, unless it is told otherwise."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._renew()
+
+    def feed_data(self, data: bytes) -> None:
+        """See `httptools.HttpRequestParser`."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            if not self._connection.passes_over:
+                raise
+            head = self._connection.head_without_offer()
+            self._renew()
+            self.feed_data(head + data[offer.args[0] :])
+
+    def _renew(self) -> None:
+        self._parser = HttpRequestParser(self._connection)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.get_http_version, self.get_method = self._parser.get_http_version, self._parser.get_method
+        self.should_keep_alive, self.should_upgrade = self._parser.should_keep_alive, self._parser.should_upgrade
+
+
 class Connection(HttpToolsProtocol):
     """Closes itself where a head does not end, the first one and one that a connection that is kept alive begins, and
     where an answer is not read.
@@ -57,6 +84,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """See `asyncio.Protocol`; under TLS, the handshake is over."""
         super().connection_made(transport)
+        self.parser = Parser(self)  # type: ignore[assignment] # has what is used of one
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         """Set while more waits to be sent than should."""
@@ -98,6 +126,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
+        if self.passes_over:
+            return
         self._stop_waiting()
         self._is_in_head = False
         before = self.cycle
@@ -112,11 +142,24 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
+        if self.passes_over:
+            return
         self._size = 0
         self._is_in_head = True
         super().on_message_complete()
         if self._is_over:
             self.transport.close()
+
+    @property
+    def passes_over(self) -> bool:
+        """Whether the request that is being read offers another protocol than this server has."""
+        return self.parser.should_upgrade() and self._get_upgrade() is not None and not self._should_upgrade()
+
+    def head_without_offer(self) -> bytes:
+        """The head that has just been read."""
+        kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url), *(b"%b: %b" % each for each in kept)]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
         """See `HttpToolsProtocol`: what has come of a body that was refused is of no use."""

@@ -30,8 +30,8 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
     place = 0
     for tensor in tensors_of(content, "inputs"):
         name, datatype, shape = text_field(tensor, "name"), text_field(tensor, "datatype"), tensor.get("shape")
-        if not isinstance(shape, list) or not all(is_whole(size) for size in shape):
-            raise invalid(name, f"its shape is {str(shape)[:40]}, and not a list of whole numbers")
+        if not isinstance(shape, list) or not all(is_whole(size) and -(2**63) <= size < 2**63 for size in shape):
+            raise invalid(name, f"its shape is {str(shape)[:40]}, and not a list of whole numbers of 64 bits")
         size = parameters_of("input", tensor).get("binary_data_size")
         if size is None:
             raw = pack(name, datatype, flat(tensor.get("data", [])))
