@@ -1,9 +1,13 @@
 """One stream for what all processes say."""
 
+import errno
 import io
 import json
+import os
 import re
 import subprocess
+
+import pytest
 
 from nimble_coder.processes.log import ProcessLog
 
@@ -46,3 +50,18 @@ def test_as_json_each_line_is_an_object_with_its_level() -> None:
     ]
     assert lines[0]["message"] == GLOG
     assert lines[2]["message"] == "as it is"
+
+
+class FullDisk(io.StringIO):
+    """A file that cannot be written."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_stream_that_cannot_be_written_any_more_holds_up_no_process(as_json: bool) -> None:
+    log = ProcessLog(as_json, FullDisk())
+    written(log, "triton", b'{"message": "many"}\n' * 10_000 + b"last\n")  # more than a pipe holds
+    log.say("supervisor", "done")
+    assert log.recent["triton"][-1] == "last"

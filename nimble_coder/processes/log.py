@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TextIO
@@ -47,9 +48,7 @@ class ProcessLog:
 
     def say(self, name: str, text: str, level: str = "info") -> None:
         """A line of this process's own, or of another's."""
-        text = json_line(name, level, text) if self._json else f"[{name}] {text}"
-        with self._writing:
-            print(text, file=self._stream, flush=True)
+        self._write(json_line(name, level, text) if self._json else f"[{name}] {text}")
 
     def close(self, seconds: float = 2.0) -> None:
         """Waits until all that the processes have written is out; they must have ended."""
@@ -69,11 +68,15 @@ class ProcessLog:
                     continue
                 lines.append(line)
                 if self._json and line.startswith("{"):
-                    with self._writing:
-                        print(line, file=self._stream, flush=True)
+                    self._write(line)
                     continue
                 level = GLOG.match(line)
                 self.say(name, line, LEVELS[level[1]] if level else "info")
+
+    def _write(self, line: str) -> None:
+        """Where nobody reads the stream any more, or its disk is full, the line is lost, and the service goes on."""
+        with self._writing, suppress(OSError):
+            print(line, file=self._stream, flush=True)
 
 
 Log = Path | ProcessLog | None

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ import httpx
 import pytest
 
 from build_engine.artifact import Artifact
+from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.work_directory import OWNER
-from tests.supervisor.conftest import Service, Start, is_alive
+from tests.supervisor.conftest import COMMAND, Service, Start, environment_of, is_alive
 
 LONG = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
 SHORT = {"prompt": "import os\nimport ", "max_tokens": 2}
@@ -202,6 +204,20 @@ def test_sigterm_before_it_is_ready_ends_it_with_130(start: Start, artifact: Art
     service.process.terminate()
     assert service.process.wait(60) == 130
     assert service.last_line == "[supervisor] interrupted"
+
+
+def test_a_service_whose_log_nobody_reads_any_more_ends_as_any_other(artifact: Artifact) -> None:
+    addresses = Addresses.free()
+    environment = environment_of(addresses, NIMBLE_ARTIFACT=artifact.directory)
+    with subprocess.Popen([*COMMAND, "serve"], env=environment, stderr=subprocess.PIPE) as process:
+        service = Service(process, addresses, Path(os.devnull))
+        assert process.stderr is not None
+        assert any(b"ready after" in line for line in process.stderr)
+        process.stderr.close()
+        with one_stream(service) as (_, lines):
+            process.terminate()
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert process.wait(60) == 0
 
 
 def test_a_second_signal_does_not_wait_for_what_runs(served: Service) -> None:
