@@ -102,6 +102,17 @@ def test_for_an_air_gap_the_checkpoint_alone_is_fetched(make_checkpoint: MakeChe
     assert not list((tmp_path / "cache" / "artifacts").glob("[!.]*"))
 
 
+def test_the_hubs_token_may_be_in_a_file(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """Variables are shown by `docker inspect`."""
+    (tmp_path / "token").write_text("hf_private\n")
+    with Hub("Qwen/Qwen2.5-Coder-0.5B-Instruct", make_checkpoint(), token="hf_private") as hub:
+        settings = {"NIMBLE_CACHE_PATH": tmp_path / "cache", "NIM_MODEL_PROFILE": PORTABLE, "HF_ENDPOINT": hub.url}
+        with_file = {"HF_TOKEN": "", "HF_TOKEN_PATH": tmp_path / "token"}  # as compose.yaml sets the variable
+        done = run("prepare", "--download-only", **settings, **with_file)
+    assert done.returncode == 0, done.stderr
+    assert "hf_private" not in done.stderr
+
+
 def test_what_fails_says_so_with_the_builds_own_exit_code(tmp_path: Path) -> None:
     settings = {"NIMBLE_CACHE_PATH": tmp_path, "NIM_MODEL_PROFILE": PORTABLE, "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = run("prepare", HF_HUB_OFFLINE=1, **settings)
