@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def test_the_base_image_is_the_version_tables() -> None:
 def test_compose_accepts_every_profile(profiles: list[str]) -> None:
     selected = [part for profile in profiles for part in ("--profile", profile)]
     succeeds("docker-compose", "--file", "compose.yaml", *selected, "config", "--quiet")
+
+
+def test_compose_takes_the_secrets_of_the_page_as_files(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "container.md").read_text()
+    (block,) = re.findall(r"  ```yaml\n(  # compose.override.*?)\n  ```", page, re.DOTALL)
+    (tmp_path / "override.yaml").write_text(textwrap.dedent(block))
+    command = ["docker-compose", "--file", "compose.yaml", "--file", str(tmp_path / "override.yaml"), "config"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    service = yaml.safe_load(done.stdout)["services"]["nimble-coder"]
+    files = {f"/run/secrets/{each['source'] if isinstance(each, dict) else each}" for each in service["secrets"]}
+    assert {service["environment"][name] for name in ("NIMBLE_API_KEYS_FILE", "HF_TOKEN_PATH")} == files
 
 
 def test_compose_builds_targets_that_exist() -> None:
@@ -99,7 +112,7 @@ def test_the_lock_pins_what_the_project_asks_for_and_what_it_is_tested_with(lock
     assert {name: version for name, version in locked.items() if version not in tested.get(name, SpecifierSet())} == {}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for wanted in [*project["dependencies"], *extras["build"], *extras["serve"]]:
+    for wanted in [*project["dependencies"], *extras["build"], *extras["serve"], *extras["telemetry"]]:
         name = normal(re.split(r"[\[<>= ]", wanted)[0])
         assert name in locked or name == "nimble-coder", f"run scripts/lock: {wanted} is not in requirements/{lock}"
 
