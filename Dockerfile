@@ -164,7 +164,7 @@ COPY . .
 ARG BASE_IMAGE
 RUN /opt/nimble-coder/requirements/pip install --no-index --no-deps --no-build-isolation \
         --target /opt/nimble-coder/package . \
-    && python3 /opt/nimble-coder/requirements/lacking.py check "nimble-coder[serve]" build_engine nimble_coder \
+    && python3 /opt/nimble-coder/requirements/lacking.py check "nimble-coder[telemetry]" build_engine nimble_coder \
     && tagged="${BASE_IMAGE%@*}" \
     && nimble-coder version --check-container "${tagged##*:}"
 
@@ -199,7 +199,8 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=hf_token \
     --mount=type=cache,id=engines,target=/var/cache/nimble-coder \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca REQUESTS_CA_BUNDLE=/run/secrets/ca; fi \
     && HF_TOKEN_PATH=/run/secrets/hf_token nimble-coder create-model-store --profile "${PROFILE:?name a profile}" \
-        --model-store /opt/nimble-coder/artifact --cache /var/cache/nimble-coder
+        --model-store /opt/nimble-coder/artifact --cache /var/cache/nimble-coder \
+    && venv/bin/python requirements/sbom.py nimble-coder-with-engine artifact/manifest.json >sbom.spdx.json
 
 FROM build AS runtime
 EXPOSE 8000 8001 8002
@@ -210,6 +211,7 @@ CMD ["serve"]
 
 FROM runtime AS runtime-with-engine
 COPY --from=engine /opt/nimble-coder/artifact artifact
+COPY --from=engine /opt/nimble-coder/sbom.spdx.json .
 ENV NIMBLE_BAKED_ARTIFACT=/opt/nimble-coder/artifact
 
 # mpirun starts the ranks on other nodes over SSH, which knows users by their names.

@@ -1,9 +1,9 @@
 """What is in an image, as SPDX 2.3, with licences: Python distributions, Debian packages, and what neither knows of.
 
-    python3 requirements/sbom.py NAME >sbom.spdx.json
+    python3 requirements/sbom.py NAME [MANIFEST] >sbom.spdx.json
 
-For the Dockerfile: only the standard library, with the Python whose packages are meant. The format:
-https://spdx.github.io/spdx-spec/v2.3/
+MANIFEST is that of the engine that is in the image too. For the Dockerfile: only the standard library, with the Python
+whose packages are meant. The format: https://spdx.github.io/spdx-spec/v2.3/
 """
 
 import json
@@ -85,11 +85,21 @@ def without_a_manager() -> list[Package]:
     ]
 
 
-def document(name: str) -> dict[str, Any]:
+def baked(manifest: Path) -> Package:
+    """The weights in the image, under the licence of their model's card."""
+    from build_engine.catalog import MODELS  # noqa: PLC0415 - the images' first layer has this file without it
+
+    model = json.loads(manifest.read_text(encoding="utf-8"))["profile"]["model"]
+    told = MODELS[model].license if model in MODELS else "as the checkpoint says, which was given by its path"
+    return package("other", model, NO_VERSION, told if told == "Apache-2.0" else "", told)
+
+
+def document(name: str, manifest: Path | None = None) -> dict[str, Any]:
     """The whole SPDX document; its time is SOURCE_DATE_EPOCH's where that is set."""
     own = {each.metadata["Name"].lower(): of_python(each) for each in distributions()}
     paragraphs = DPKG.read_text(errors="replace").split("\n\n") if DPKG.is_file() else []
-    packages = [*without_a_manager(), *own.values(), *(each for each in map(of_debian, paragraphs) if each)]
+    weights = [baked(manifest)] if manifest else []
+    packages = [*without_a_manager(), *weights, *own.values(), *(each for each in map(of_debian, paragraphs) if each)]
     packages.sort(key=lambda each: str(each["SPDXID"]))
     seconds = os.environ.get("SOURCE_DATE_EPOCH")
     made = datetime.fromtimestamp(int(seconds), UTC) if seconds else datetime.now(UTC)
@@ -113,4 +123,4 @@ def document(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(document(sys.argv[1]), sys.stdout, indent=1)
+    json.dump(document(sys.argv[1], *map(Path, sys.argv[2:])), sys.stdout, indent=1)

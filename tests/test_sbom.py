@@ -65,6 +65,27 @@ def test_what_no_package_manager_knows_is_in_it(document: dict[str, Any]) -> Non
     assert "PSF" in others["nimble-coder-embedded-model"]["licenseComments"]
 
 
+@pytest.mark.parametrize(
+    ("model", "declared", "told"),
+    [
+        ("qwen2.5-coder-7b-instruct", "Apache-2.0", "Apache-2.0"),
+        ("qwen2.5-coder-3b", "NOASSERTION", "Qwen-Research"),
+        ("mine", "NOASSERTION", "as the checkpoint says"),
+    ],
+)
+def test_weights_in_the_image_are_under_their_own_licence(tmp_path: Path, model: str, declared: str, told: str) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"profile": {"model": model}}))
+    command = [sys.executable, str(SCRIPT), "test-image", str(manifest)]
+    root = str(SCRIPT.parents[1])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout)
+    jsonschema.Draft7Validator(SCHEMA).validate(document)
+    (weights,) = [each for each in document["packages"] if each["name"] == model]
+    assert weights["licenseDeclared"] == declared
+    assert weights["licenseComments"].startswith(told)
+
+
 def test_it_has_what_spdx_demands(document: dict[str, Any]) -> None:
     """Clauses 6 and 7 of the specification."""
     assert (document["spdxVersion"], document["dataLicense"]) == ("SPDX-2.3", "CC0-1.0")

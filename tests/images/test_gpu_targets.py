@@ -16,6 +16,7 @@ from tests.images.podman import HARDENED, Container, Podman, PodmanError, say
 from tests.images.service import complete_over_grpc, complete_over_http, get, wait_ready
 from tests.standin.hub import Hub
 from tests.standin.machine import L4
+from tests.test_sbom import check
 
 ONE_GPU = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 TWO_GPUS = "qwen2.5-coder-32b-instruct-h100-fp8-tp2-w15n15g15"
@@ -191,6 +192,10 @@ def test_an_image_with_its_engine_needs_neither_hub_nor_cache(
     assert found_in_layers(podman, WITH_ENGINE, "class CompletionClient")
     assert found_in_layers(podman, WITH_ENGINE, token) == []
     assert token not in podman.run("history", "--no-trunc", WITH_ENGINE)
+    listed = json.loads(podman.run("run", "--rm", "--entrypoint=cat", WITH_ENGINE, "/opt/nimble-coder/sbom.spdx.json"))
+    check(listed)
+    (weights,) = [each for each in listed["packages"] if each["name"] == "qwen2.5-coder-7b-instruct"]
+    assert weights["licenseDeclared"] == "Apache-2.0"
     with podman.start(WITH_ENGINE) as container:
         wait_ready(container)
         assert ARTIFACT in container.log

@@ -8,14 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from openai import InternalServerError
 
 from build_engine.exit_codes import ExitCode
 from tests.images.layers import found_in_layers
-from tests.images.podman import HARDENED, Container, Podman, say
+from tests.images.podman import HARDENED, SUBNET, Container, Podman, say
 from tests.images.service import complete_over_grpc, complete_over_http, get, stream, wait_ready
 from tests.test_sbom import check
 
@@ -125,6 +127,33 @@ def test_sigterm_lets_a_stream_finish_and_refuses_new_work(podman: Podman, cpu_i
         assert received[-1] == "[DONE]"
         assert json.loads(received[-2])["choices"][0]["finish_reason"] == "length"
         assert container.wait(60) == 0
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Of OpenTelemetry, as far as a test looks at it."""
+
+    paths: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.paths.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+
+
+def test_spans_reach_a_collector(podman: Podman, cpu_image: str) -> None:
+    """Which is on the host's address of the network: it has one as soon as a container is on it."""
+    host = SUBNET.replace(".0/24", ".1")
+    port = random.Random(os.getpid()).randrange(20_000, 30_000)
+    told = (f"OTEL_EXPORTER_OTLP_ENDPOINT=http://{host}:{port}", "OTEL_BSP_SCHEDULE_DELAY=100")
+    options = [*HARDENED, *(f"--env={each}" for each in told)]
+    with podman.start(cpu_image, options=options) as container:
+        wait_ready(container)
+        with HTTPServer((host, port), Collector) as collector:
+            collector.timeout = 30
+            assert complete_over_http(container, "def add(a, b):", 8)
+            collector.handle_request()
+    assert Collector.paths == ["/v1/traces"]
 
 
 @pytest.mark.parametrize(
