@@ -87,6 +87,11 @@ def test_the_metrics_are_never_published_with_the_api() -> None:
     assert ports(metrics) == {"metrics": (8002, "http")}
 
 
+def test_the_ports_of_the_api_have_no_metrics_unless_asked_for() -> None:
+    assert "metrics_on_http_port: false" in render(EVERYTHING).settings
+    assert "metrics_on_http_port: true" in render({"settings": {"metrics_on_http_port": True}}).settings
+
+
 def test_the_ports_say_what_they_speak() -> None:
     assert ports(render().one("Service")) == {"http": (8000, "http"), "grpc": (8001, "kubernetes.io/h2c")}
     encrypted = render({"tls": {"secret": "certificate"}}).one("Service")

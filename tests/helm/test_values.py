@@ -93,6 +93,12 @@ def test_the_schema_names_what_is_wrong(values: Values, message: str) -> None:
         ({"gateway": {"httpHostnames": ["a.b"]}}, "need gateway.parentRefs"),
         ({"extraEnv": [{"name": "NIMBLE_CONFIG", "value": "/x"}]}, "extraEnv sets NIMBLE_CONFIG"),
         (
+            {"extraEnv": [{"name": "NIMBLE_DRAIN_SECONDS", "value": "600"}]},
+            "extraEnv sets NIMBLE_DRAIN_SECONDS, by which",
+        ),
+        ({"extraEnv": [{"name": "NIM_SERVER_PORT", "value": "80"}]}, "extraEnv sets NIM_SERVER_PORT"),
+        (merged(BUILT, {"cache": {"accessMode": "ReadWriteOncePod"}}), "writes beside the pod"),
+        (
             {"extraEnv": [{"name": "HF_TOKEN", "value": "x"}], "huggingFace": {"secret": "hub"}},
             "extraEnv sets HF_TOKEN, which huggingFace.secret",
         ),

@@ -70,6 +70,9 @@
 {{- if and .Values.build.enabled (not .Values.cache.existingClaim) }}
 {{- fail "build.enabled needs cache.existingClaim: the Job runs before Helm has made anything else of the release" }}
 {{- end }}
+{{- if and .Values.build.enabled (eq .Values.cache.accessMode "ReadWriteOncePod") }}
+{{- fail "cache.accessMode is ReadWriteOncePod, but the Job of an upgrade writes beside the pod: use ReadWriteOnce or ReadWriteMany" }}
+{{- end }}
 {{- if and .Values.build.enabled .Values.build.downloadOnly (not $profile) (not $settings.model_name) }}
 {{- fail "build.downloadOnly needs settings.model_profile or settings.model_name: without a GPU the Job cannot choose for the pods" }}
 {{- end }}
@@ -83,8 +86,8 @@
 {{- fail "tls.clientCaSecret needs tls.secret: clients' certificates are asked for under TLS only" }}
 {{- end }}
 {{- range .Values.extraEnv }}
-{{- if eq .name "NIMBLE_CONFIG" }}
-{{- fail "extraEnv sets NIMBLE_CONFIG, which names the file with the values of settings: set those" }}
+{{- if regexMatch "^(NIMBLE_(CONFIG|DRAIN_SECONDS|(HTTP|GRPC|METRICS)_PORT)|NIM_(SERVER|HTTP_API|GRPC_API)_PORT)$" .name }}
+{{- fail (printf "extraEnv sets %s, by which probes, Services and the grace period go: they know settings, and the usual ports" .name) }}
 {{- end }}
 {{- if or (and (eq .name "HF_TOKEN") $.Values.huggingFace.secret) (and (eq .name "NIMBLE_ADMIN_KEY") $.Values.adminKey.secret) }}
 {{- fail (printf "extraEnv sets %s, which huggingFace.secret or adminKey.secret sets too: choose one" .name) }}

@@ -277,6 +277,8 @@ rollingUpdate:
 {{- if and .Values.build.enabled (not .Values.build.downloadOnly) (not (hasKey $settings "build_on_start")) }}
 {{- $_ := set $settings "build_on_start" false }}
 {{- end }}
+{{- /* Whoever reaches the API would read them. */}}
+{{- if not (hasKey $settings "metrics_on_http_port") }}{{ $_ := set $settings "metrics_on_http_port" false }}{{ end }}
 {{- if .Values.metrics.perKey }}{{ $_ := set $settings "metrics_per_key" true }}{{ end }}
 {{- /* A pod that is taken away while it streams may finish, however long that takes; one that idles ends at once. */}}
 {{- if and .Values.autoscaling.enabled (not (hasKey $settings "drain_seconds")) }}
