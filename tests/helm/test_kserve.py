@@ -7,6 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from nimble_coder.settings.loading import load
 from tests.helm.chart import ROOT, Document, render
 from tests.helm.custom import check_custom
 
@@ -41,6 +42,13 @@ def test_it_is_the_pod_of_the_chart() -> None:
     mounted = {mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     assert mounted == {"/tmp", "/dev/shm", "/etc/nimble-coder/keys"}  # noqa: S108 - the pod's
     assert PREDICTOR["terminationGracePeriodSeconds"] == render().pod["terminationGracePeriodSeconds"]
+
+
+def test_its_variables_are_settings_that_the_chart_has_too() -> None:
+    environment = {each["name"]: each["value"] for each in CONTAINER["env"]}
+    found, chart = load({}, environment).settings, yaml.safe_load(render().settings)
+    assert (found.build_on_start, str(found.api_keys_file)) == (False, chart["api_keys_file"])
+    assert (found.jsonl_logging, found.metrics_on_http_port) == (chart["jsonl_logging"], chart["metrics_on_http_port"])
 
 
 def test_the_service_is_of_the_runtime() -> None:
