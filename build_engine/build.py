@@ -197,6 +197,7 @@ class Job:
         if profile.engine == "tensorrt":
             self.compile()
         else:
+            self.cache.check_space(weight_bytes(profile, self.checkpoint.shape), f"building {profile.name}")
             from build_engine.engines.torch import build_torch_engine  # noqa: PLC0415 - PyTorch takes seconds to load
 
             build_torch_engine(self.checkpoint, profile, self.draft / ENGINE, self.progress)

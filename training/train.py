@@ -1,7 +1,7 @@
 """Trains the embedded model from scratch and writes it as a Hugging Face checkpoint with its model card.
 
     python -m training.train --output build_engine/embedded_model
-    python -m training.train --output /tmp/model --steps 2 --batch 2    # a look at all of it, in a minute
+    python -m training.train --output /tmp/model --steps 2 --batch 2    # a look at all of it, in some minutes
 
 Needs the `train` extra. Deterministic for one interpreter, one machine and one thread count (fixed seed).
 """

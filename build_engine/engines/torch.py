@@ -50,17 +50,27 @@ def build_torch_engine(
             tensor: torch.Tensor = files[checkpoint.weight_files[name]].get_tensor(name)
             return tensor
 
-        weights: dict[str, torch.Tensor] = {}
-        calibration = Calibration(checkpoint) if numbers.matrices == "int4" else None
-        for name, tensor in told(fused_weights(checkpoint, source), checkpoint.shape.num_hidden_layers, progress):
-            if packs:
-                weights[name] = stored(name, tensor, numbers, calibration)
-            elif numbers.matrices == "fp8" and is_rounded(name, tensor):
-                weights[name], weights[scales_of(name)] = quantise(tensor)
-            else:
-                weights[name] = tensor.to(getattr(torch, numbers.dtype))
-        write(weights, engine_dir / WEIGHTS)
+        tensors: Iterator[Named]
+        layers = checkpoint.shape.num_hidden_layers
+        named = told(fused_weights(checkpoint, source), layers, progress)
+        if packs:
+            calibration = Calibration(checkpoint) if numbers.matrices == "int4" else None
+            tensors = ((name, stored(name, tensor, numbers, calibration)) for name, tensor in named)
+        else:
+            tensors = rows_of(named, numbers)
+        write(tensors, engine_dir / WEIGHTS, room=ENTRY * (OTHERS + A_LAYER * layers))
     EngineConfig.of(profile, checkpoint.shape, TORCH_ENGINE).write(engine_dir)
+
+
+def rows_of(named: Iterator[Named], numbers: Numbers) -> Iterator[Named]:
+    """The engine's tensors as a GPU reads them: in rows, and of 8 bits with their scales."""
+    for name, tensor in named:
+        if numbers.matrices == "fp8" and is_rounded(name, tensor):
+            rounded, scales = quantise(tensor)
+            yield name, rounded
+            yield scales_of(name), scales
+        else:
+            yield name, tensor.to(getattr(torch, numbers.dtype))
 
 
 def stored(name: str, tensor: torch.Tensor, numbers: Numbers, calibration: Calibration | None = None) -> torch.Tensor:
@@ -85,21 +95,29 @@ ALIGNMENT = 64
 """Of the first tensor in the file, and so of all: a cache line."""
 
 
-def write(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes a safetensors file; raises `OSError`.
+ENTRY, OTHERS, A_LAYER = 160, 3, 12
+"""Bytes that a tensor takes in the header at most, and how many there are at most, scales counted."""
 
-    Not by that library: it would align the tensors to 8 bytes. Format: its README, "Format".
+
+def write(tensors: Iterator[Named], path: Path, room: int) -> None:
+    """Writes a safetensors file, never more of it in memory than a tensor; raises `OSError`.
+
+    Its header comes first, is known last, and gets `room`. Not by that library: it would take all tensors at once, and
+    align them to 8 bytes. Format: its README, "Format".
     """
+    length = room + -(8 + room) % ALIGNMENT
     header, end = {}, 0
-    for name, tensor in weights.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in weights.values():
+        file.seek(8 + length)
+        for name, tensor in tensors:
+            start, end = end, end + tensor.nbytes
+            header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
             file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        text = json.dumps(header).encode()
+        if len(text) > length:
+            raise AssertionError(f"{len(header)} tensors need {len(text)} bytes, {length} are kept for them")
+        file.seek(0)
+        file.write(length.to_bytes(8, "little") + text.ljust(length))
 
 
 def fused_weights(checkpoint: Checkpoint, source: Source) -> Iterator[Named]:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import asdict
 
 from build_engine.catalog import SHAPES, find_model
-from build_engine.hardware import GPU_TYPES, Hardware
+from build_engine.hardware import GPU_TYPES, Gpu, Hardware
 from build_engine.profiles import EMBEDDED, PROFILES, Profile, ProfileError
 from build_engine.selection import Assessment, Fit, assess_all, select_profile
 from build_engine.versions import CONTAINER, IncompatibleError, check_version, installed_tensorrt_llm
@@ -65,9 +65,7 @@ def _entry(assessment: Assessment) -> dict[str, object]:
 def report_text(hardware: Hardware, model: str | None) -> str:
     """For people; profiles that fail for the same reason stand together."""
     lines = ["SYSTEM INFO"]
-    lines += [
-        f"- {gpu}, {f'{gpu.free_mib} MiB' if gpu.free_mib else 'nobody tells what is'} free" for gpu in hardware.gpus
-    ] or [f"- no GPU: {hardware.note}"]
+    lines += [f"- {gpu}, {free_memory(gpu)}" for gpu in hardware.gpus] or [f"- no GPU: {hardware.note}"]
     lines += [f"- TensorRT-LLM: {compiler()}", "MODEL PROFILES"]
     verdicts = assessments(hardware, model)
     for fit in Fit:
@@ -79,6 +77,11 @@ def report_text(hardware: Hardware, model: str | None) -> str:
     chosen = automatic(hardware, model)
     lines.append(f"Taken where none is chosen: {chosen.name}" if chosen else "No profile runs here.")
     return "\n".join(lines)
+
+
+def free_memory(gpu: Gpu) -> str:
+    """For people."""
+    return f"{gpu.free_mib} MiB free" if gpu.free_mib else "what is free is not told"
 
 
 def proposals(hardware: Hardware, model: str | None) -> list[str]:

@@ -156,9 +156,21 @@ def test_a_disk_too_small_for_the_engine_is_refused_before_the_first_command(
     assert h100.calls == []
 
 
-def test_a_disk_that_fills_up_publishes_nothing(tiny_checkpoint: Path, small_disk: Path) -> None:
+def test_a_disk_too_small_for_a_portable_engine_is_refused_before_it_is_packed(
+    tiny_checkpoint: Path, small_disk: Path
+) -> None:
+    fill(small_disk, 50_000)
+    said: list[str] = []
+    with pytest.raises(CacheError, match=r"building demo needs 0\.0 GB, .* make room"):
+        build(PROFILES["demo"], tiny_checkpoint, Cache(small_disk / "cache"), said.append)
+
+
+def test_a_disk_that_fills_up_publishes_nothing(
+    tiny_checkpoint: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(small_disk, 50_000)
     cache = Cache(small_disk / "cache")
+    monkeypatch.setattr(cache, "check_space", lambda *_: None)  # there was room when the build began
     with pytest.raises(CacheError, match="is full: make room"):
         build(PROFILES["demo"], tiny_checkpoint, cache, lambda _: None)
     assert [path for path in cache.artifacts.iterdir() if path.is_dir()] == []

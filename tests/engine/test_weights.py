@@ -1,17 +1,19 @@
 """The engine's file is mapped as it is, whichever of its versions it has."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.checkpoint import Checkpoint
 from build_engine.engine_config import WEIGHTS, EngineConfig
-from build_engine.engines.torch import build_torch_engine
+from build_engine.engines.torch import ENTRY, build_torch_engine, write
 from build_engine.lookahead import LookaheadConfig
 from build_engine.precision import Precision
 from build_engine.profiles import CUDA, CUDA_PRECISIONS, find_profile
@@ -52,6 +54,22 @@ def test_packed_weights_are_not_copied(make_checkpoint: MakeCheckpoint, tmp_path
     places = [line.split()[0].split("-") for line in mapped.splitlines() if line.endswith(WEIGHTS)]
     inside = [any(int(a, 16) <= t.array.ctypes.data < int(b, 16) for a, b in places) for t in kept.values()]
     assert all(inside)
+
+
+def test_a_build_holds_one_tensor_of_the_engine_at_a_time(tmp_path: Path) -> None:
+    alive = WeakSet[torch.Tensor]()
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for number in range(8):
+            tensor = torch.full((3, 5), number, dtype=torch.bfloat16)
+            alive.add(tensor)
+            assert len(alive) <= 2  # this one, and the one that was written last
+            yield f"layers.{number}", tensor
+            del tensor
+
+    write(tensors(), tmp_path / WEIGHTS, room=8 * ENTRY)
+    kept = load_file(tmp_path / WEIGHTS)
+    assert [int(kept[f"layers.{number}"].sum()) for number in range(8)] == [15 * number for number in range(8)]
 
 
 def test_what_was_built_in_8_bits_for_gpus_is_served_in_16_where_nothing_multiplies_them(
