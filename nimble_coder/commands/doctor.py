@@ -33,6 +33,7 @@ from nimble_coder.engine.memory import GIB, MIB, OTHERS, free_memory, slot_bytes
 from nimble_coder.gateway.access.certificate import SOON, valid_until
 from nimble_coder.processes.errors import HostError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import KEPT, lacking, without_unwritable
+from nimble_coder.processes.kernel_limits import narrow_limits
 from nimble_coder.processes.open_files import LEAST, WANTED, open_files
 from nimble_coder.processes.temporary_directory import TemporaryDirectoryError, check_temporary_directory
 from nimble_coder.processes.triton_installation import shared_libpython
@@ -83,6 +84,7 @@ def examine(loaded: Loaded) -> list[Finding]:
         check_open_files(),
         check_locked_memory(ranks),
         check_stack(needs_gpu),
+        check_kernel_limits(),
         check_cores(settings, choice),
         check_memory(settings, choice),
         check_temporary(needs_gpu),
@@ -241,6 +243,14 @@ def check_stack(needs_gpu: bool) -> Finding:
     if not needs_gpu or soft >= STACK:
         return Finding("stack", "ok", _shown(soft))
     return Finding("stack", "warning", _shown(soft), f"--ulimit stack={STACK}")
+
+
+def check_kernel_limits() -> Finding:
+    """What Triton dies of without a word."""
+    narrow = "; ".join(narrow_limits())
+    if narrow:
+        return Finding("kernel limits", "warning", narrow, "lift them, or a start may fail")
+    return Finding("kernel limits", "ok", "room for the address space, processes and threads")
 
 
 def check_cores(settings: Settings, choice: Choice | None) -> Finding:

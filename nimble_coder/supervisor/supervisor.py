@@ -9,6 +9,7 @@ from build_engine.artifact import Artifact
 from nimble_coder.gateway.settings import GatewayOptions
 from nimble_coder.processes.children import adopt_orphans, reap_orphans
 from nimble_coder.processes.errors import OutOfMemoryError, TritonError
+from nimble_coder.processes.kernel_limits import narrow_limits
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.serving import Serving
@@ -53,8 +54,8 @@ class Supervisor:
         take_open_files()
         tls = server_context(settings)
         settings.listening.check_free()
-        if missing := shortage():
-            self._say(missing)
+        for missing in filter(None, (shortage(), *narrow_limits())):
+            self._log.say(NAME, missing, "warning")
         try:
             with StartPage(settings.listening, self._reason, tls) as page:
                 artifact = self._find(choose(settings))
