@@ -162,6 +162,8 @@ class Forms:
             grammar = grammar_of(guide, self._control)
         except RecursionError:
             raise RequestError(f"{FORM_NAME} is nested too deeply") from None
+        except OverflowError:
+            raise RequestError(f"{FORM_NAME} has a number that no float of 64 bits holds") from None
         except Exception as error:  # the converter of grammars raises Exception itself
             raise RequestError(f"{FORM_NAME} is no {guide.type.value}: {brief(str(error))}") from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)

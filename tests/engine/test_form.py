@@ -317,6 +317,18 @@ def test_a_bad_form_is_refused_within_a_second(forms: Forms, name: str) -> None:
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"items":' * 600 + "{}" + "}" * 600, "is nested too deeply"),
+        (json.dumps({"type": "integer", "minimum": 10**400}), "has a number that no float of 64 bits holds"),
+    ],
+)
+def test_what_python_cannot_do_is_said_in_words(forms: Forms, text: str, said: str) -> None:
+    with pytest.raises(RequestError, match=rf"guided_decoding_guide\) {said}$"):
+        forms.open(Guide(GuideType.JSON_SCHEMA, text), {END})
+
+
 def test_what_a_regular_expression_has_wrong_is_said(forms: Forms) -> None:
     with pytest.raises(RequestError, match=r"parse error: look-around, .* is not supported"):
         forms.open(Guide(GuideType.JSON_SCHEMA, '{"type": "string", "pattern": "(?=a)b"}'), {END})

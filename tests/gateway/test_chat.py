@@ -157,10 +157,29 @@ def test_functions_are_tools_by_an_older_name(chats: ChatPrompts, choice: Any) -
     assert chats.encode(both) == chats.encode(request(USER, tools=[TOOL]))
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"function_call": {"name": "add"}}, "function_call demands 'add', and"),
+        ({"functions": [TOOL["function"]], "function_call": {"name": "sub"}}, "function_call demands 'sub', and"),
+        ({"functions": [TOOL["function"]], "function_call": "all"}, "function_call is not known: use none, auto or"),
+        ({"functions": [TOOL["function"]], "function_call": {}}, "function_call is not known"),
+    ],
+)
+def test_a_choice_by_its_older_name_that_cannot_be_kept_is_refused(
+    chats: ChatPrompts, fields: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        chats.encode(request(USER, **fields))
+    assert (caught.value.status, caught.value.param) == (400, "function_call")
+
+
 def test_without_tools_or_choice_none_is_rendered(chats: ChatPrompts) -> None:
     plain = chats.encode(request(USER))
     assert chats.encode(request(USER, tools=[TOOL], tool_choice="none")) == plain
     assert chats.encode(request(USER, tools=[], tool_choice="auto")) == plain
+    assert chats.encode(request(USER, function_call="auto")) == plain
+    assert chats.encode(request(USER, function_call="none")) == plain
 
 
 @pytest.mark.parametrize(
@@ -284,7 +303,7 @@ def test_control_strings_of_tools_and_results_stay_text(chats: ChatPrompts, enco
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "'image_url' is not supported"),
         ([{"role": "user", "content": [{"type": "image_url", "text": "x"}]}], "'image_url' is not supported"),
         ([{"role": "tool", "content": [{"type": "input_audio", "refusal": "x"}]}], "'input_audio' is not supported"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "'text' is not supported"),
+        ([{"role": "user", "content": ["x", {"type": "text"}]}], r"^messages\[0\].content\[1\].text is missing"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(chats: ChatPrompts, messages: list[dict[str, Any]], reason: str) -> None:

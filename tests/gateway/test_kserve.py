@@ -305,6 +305,20 @@ def test_messages_that_are_none_are_refused(gateway: Serving) -> None:
         assert [answer.error_message for answer in answers] == ["the message is not a ModelInferRequest"]
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[]", "the body is a list: send an object"),
+        (b'{"id": "\xff"}', "the body is not UTF-8: byte 0 of a text is 0xff"),
+        (b'{"id": ' + b"[" * 100_000, "the body is nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["infer", "generate", "generate_stream"])
+def test_what_is_no_object_is_refused_in_words(http: httpx.Client, verb: str, body: bytes, reason: str) -> None:
+    refused = http.post(f"/v2/models/ensemble/{verb}", content=body)
+    assert (refused.status_code, refused.json()["error"]) == (400, reason)
+
+
 @pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000, b"-1", b"1.0", b""])
 def test_a_header_length_that_is_no_number_is_refused(http: httpx.Client, length: bytes) -> None:
     headers = [(b"Inference-Header-Content-Length", length)]

@@ -45,6 +45,10 @@ TOOLS_TAIL = (
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 CALL_TAG = "<tool_call>"
+CHOICES = {
+    "tool_choice": 'none, auto, required or {"type": "function", "function": {"name": ...}}',
+    "function_call": 'none, auto or {"name": ...}',
+}
 
 
 class ChatPrompts:
@@ -147,13 +151,14 @@ def calling_of(request: ChatRequest) -> Calling:
     if choice in (None, "auto"):
         strict = StrictArguments(as_function(tool.function) for tool in request.offered)
         return Calling(names, finish_reason=reason, most=most, is_legacy=request.is_legacy, strict=strict)
-    name = None if choice == "required" else chosen_name(choice)
+    field = request.choice_field
+    name = None if choice == "required" else chosen_name(choice, field)
     if not names or name not in (None, *names):
-        text = f"tool_choice demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
-        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+        text = f"{field} demands {'a call' if name is None else repr(name[:80])}, and there is no such tool"
+        raise ApiError(400, text, "invalid_tool_choice", field)
     if request.continues or request.add_generation_prompt is False:
-        text = "tool_choice demands a call, which only a new turn of the assistant can begin with"
-        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+        text = f"{field} demands a call, which only a new turn of the assistant can begin with"
+        raise ApiError(400, text, "invalid_tool_choice", field)
     # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
     functions = [as_function(tool.function) for tool in request.offered if name in (None, tool.function.name)]
     is_only = len(functions) == 1
@@ -197,13 +202,12 @@ def as_function(function: Function) -> FormFunction:
     return function.name, function.parameters, bool(function.strict)
 
 
-def chosen_name(choice: str | dict[str, Any] | None) -> str:
-    """The function that a `tool_choice` names."""
+def chosen_name(choice: str | dict[str, Any] | None, field: str) -> str:
+    """The function that a `tool_choice` names, or what that was called before."""
     match choice:
         case {"function": {"name": str(name)}, **others} if others.get("type") in (None, "function"):
             return name
-    text = 'tool_choice is not known: use none, auto, required or {"type": "function", "function": {"name": ...}}'
-    raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
+    raise ApiError(400, f"{field} is not known: use {CHOICES[field]}", "invalid_tool_choice", field)
 
 
 def function_of(call: ToolCall, place: str) -> FunctionCall:
@@ -238,15 +242,17 @@ def text_in(content: str | Sequence[ContentPart | str] | None, field: str) -> st
     if content is None or isinstance(content, str):
         return content or ""
     texts = []
-    for part in content:
+    for place, part in enumerate(content):
         if isinstance(part, str):
             texts.append(part)
             continue
         said = [text for text in (part.text, part.refusal) if text is not None]
         kind = part.type or "text"
-        if not said or kind not in TEXT_PARTS:
+        if kind not in TEXT_PARTS:
             text = f"content of type {kind[:40]!r} is not supported: this model reads text only"
             raise ApiError(400, text, "unsupported_content", field)
+        if not said:
+            raise ApiError(400, f"{field}[{place}].text is missing: send it", "invalid_input", f"{field}[{place}].text")
         texts += said
     return "\n".join(texts)
 

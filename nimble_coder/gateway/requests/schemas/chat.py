@@ -111,8 +111,15 @@ class ChatRequest(OpenAISampling, kw_only=True):
 
     @property
     def is_legacy(self) -> bool:
-        """Whether functions are offered by their older name."""
-        return bool(self.functions) and not self.tools
+        """Whether functions are offered or chosen by the older names."""
+        return not self.tools and (
+            bool(self.functions) or (self.function_call is not None and self.tool_choice is None)
+        )
+
+    @property
+    def choice_field(self) -> str:
+        """Where `choice` is from."""
+        return "function_call" if self.is_legacy else "tool_choice"
 
     @property
     def offered(self) -> list[Tool]:
