@@ -19,7 +19,7 @@ from build_engine.guide_tokens import write_guide_tokens
 from build_engine.hardware import GPU_TYPES
 from build_engine.machine import Machine, check_machine
 from build_engine.manifest import Manifest, ManifestError, record_files
-from build_engine.memory import GIB, MIB, plan_companion, weight_bytes
+from build_engine.memory import GIB, MIB, plan_companion, plan_memory, weight_bytes
 from build_engine.profiles import Profile, ProfileError
 from build_engine.repository import places_at, render_repository
 from build_engine.verify import SKIPPED, Verifier, advice
@@ -104,13 +104,16 @@ def build(
 
 
 def check_plan(profile: Profile, shape: ModelShape, options: BuildOptions) -> None:
-    """Raises `ProfileError` where a model of that shape cannot be built as is asked, on whatever machine."""
+    """Raises `ProfileError` where a model of that shape cannot be built as is asked, on whatever machine, and
+    `IncompatibleError` where no GPU of the profile's type could run that."""
     if profile.is_portable:
         profile.check_positions(shape.max_position_embeddings)
     else:
         tensorrt.check_profile(profile, shape)
     if options.companion:
         check_companion(profile, shape)
+    elif not profile.is_portable:
+        check_memory(profile, "an engine", plan_memory(profile, shape).required, "fewer requests at once")
     if options.calibration and (profile.is_portable or profile.precision != "fp8"):
         raise ProfileError("only TensorRT engines of fp8 are calibrated with a data set: leave the calibration out")
 
@@ -121,11 +124,16 @@ def check_companion(profile: Profile, shape: ModelShape) -> None:
         raise ProfileError("the torch engine decodes plainly on request: it needs no companion, leave it out")
     if profile.lookahead.is_plain:
         raise ProfileError("an engine without lookahead samples: it needs no companion, leave it out")
-    needed, there = plan_companion(profile, shape).required, GPU_TYPES[profile.gpu].memory_mib * MIB
+    check_memory(profile, "an engine and its companion", plan_companion(profile, shape).required, "no companion")
+
+
+def check_memory(profile: Profile, what: str, needed: int, instead: str) -> None:
+    """Raises `ProfileError` where a GPU of the profile's type has less memory than is needed."""
+    there = GPU_TYPES[profile.gpu].memory_mib * MIB
     if needed > there:
         raise ProfileError(
-            f"an engine and its companion need {needed / GIB:.1f} GiB per GPU, {profile.gpu.upper()} has "
-            f"{there / GIB:.1f}: leave the companion out, or choose a smaller model, shorter lengths or more GPUs"
+            f"{what} of {profile.name} would take {needed / GIB:.1f} GiB per GPU, {profile.gpu.upper()} has "
+            f"{there / GIB:.1f}: choose {instead}, a smaller model, shorter lengths or more GPUs"
         )
 
 

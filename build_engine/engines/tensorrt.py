@@ -13,9 +13,11 @@ from pathlib import Path
 from build_engine.checkpoint import ModelShape
 from build_engine.engine_config import EngineConfig
 from build_engine.exit_codes import ExitCode
+from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from build_engine.precision import PRECISIONS
 from build_engine.profiles import Profile, ProfileError
+from build_engine.versions import check_compute_capability
 
 LAST_LINES = 20
 CHECKED = (
@@ -168,8 +170,10 @@ def last_lines(log: Path) -> list[str]:
 
 
 def check_profile(profile: Profile, shape: ModelShape) -> None:
-    """Raises `ProfileError` where a model cannot be built as the profile says."""
+    """Raises `ProfileError` where a model cannot be built as the profile says, `IncompatibleError` where no GPU of its
+    type could run that."""
     profile.check_positions(shape.max_position_embeddings)
+    check_compute_capability(GPU_TYPES[profile.gpu].sm, profile.precision == "fp8")
     if shape.num_attention_heads % profile.tensor_parallel:
         raise ProfileError(
             f"{shape.num_attention_heads} attention heads cannot be split over {profile.tensor_parallel} GPUs: "

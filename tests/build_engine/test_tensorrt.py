@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, Artifact
-from build_engine.build import BuildOptions, build
+from build_engine.build import BuildOptions, build, check_plan
 from build_engine.cache import Cache
+from build_engine.catalog import find_model
 from build_engine.checkpoint import Checkpoint
 from build_engine.dry_run import shell_script
 from build_engine.engine_config import EngineConfig
@@ -97,7 +98,7 @@ def test_the_torch_engine_refuses_a_companion(machine: Machine, tiny_checkpoint:
     ("changes", "message"),
     [
         ({"lookahead": LookaheadConfig(1, 1, 0)}, "an engine without lookahead samples"),
-        ({"max_batch_size": 800_000}, r"companion need \d+\.\d GiB per GPU, H100 has 79\.6"),
+        ({"max_batch_size": 800_000}, r"companion of .* take \d+\.\d GiB per GPU, H100 has 79\.6"),
     ],
 )
 def test_a_companion_that_is_not_needed_or_has_no_room_is_refused(
@@ -106,6 +107,24 @@ def test_a_companion_that_is_not_needed_or_has_no_room_is_refused(
     with pytest.raises(ProfileError, match=message):
         make(SEVEN.with_limits(**changes), h100, tiny_checkpoint, BuildOptions(companion=True))
     assert h100.calls == []
+
+
+def test_what_no_gpu_of_a_type_could_run_is_refused_on_any_machine(machine: Machine) -> None:
+    """Before the download, and without a GPU to ask: the compiler would take minutes to say so."""
+    dry = ["build-engine", "--dry-run", "-p"]
+    large = machine.call(*dry, SEVEN.name, "--lookahead", "15,15,15", "--max-batch-size", "256")
+    assert large.returncode == 2
+    assert "an engine of" in large.stderr
+    assert "H100 has 79.6: choose fewer requests at once" in large.stderr
+    fp8 = machine.call(*dry, "qwen2.5-coder-7b-instruct-a100-bf16-tp1-w7n7g7", "--precision", "fp8")
+    assert fp8.returncode == 3
+    assert "compute capability 8.0 has no FP8 arithmetic" in fp8.stderr
+
+
+def test_every_profile_of_the_table_fits_its_gpu() -> None:
+    for profile in PROFILES.values():
+        if not profile.is_portable:
+            check_plan(profile, find_model(profile.model).shape, BuildOptions())
 
 
 def test_a_plain_engine_is_built_for_1_1_0(h100: Machine, tiny_checkpoint: Path) -> None:
