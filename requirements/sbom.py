@@ -90,7 +90,8 @@ def baked(manifest: Path) -> Package:
     from build_engine.catalog import MODELS  # noqa: PLC0415 - the images' first layer has this file without it
 
     model = json.loads(manifest.read_text(encoding="utf-8"))["profile"]["model"]
-    told = MODELS[model].license if model in MODELS else "as the checkpoint says, which was given by its path"
+    published = {each.repo: each.license for each in MODELS.values()}
+    told = published.get(model, "as the checkpoint says, which was given by its path")
     return package("other", model, NO_VERSION, told if told == "Apache-2.0" else "", told)
 
 

@@ -14,6 +14,8 @@ import jsonschema
 import pytest
 from packaging.licenses import canonicalize_license_expression
 
+from build_engine.profiles import find_profile
+
 SCRIPT = Path(__file__).parents[1] / "requirements" / "sbom.py"
 
 
@@ -66,14 +68,17 @@ def test_what_no_package_manager_knows_is_in_it(document: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("model", "declared", "told"),
+    ("profile", "declared", "told"),
     [
-        ("qwen2.5-coder-7b-instruct", "Apache-2.0", "Apache-2.0"),
-        ("qwen2.5-coder-3b", "NOASSERTION", "Qwen-Research"),
-        ("mine", "NOASSERTION", "as the checkpoint says"),
+        ("qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8", "Apache-2.0", "Apache-2.0"),
+        ("qwen2.5-coder-3b-torch-bf16-w1n4g1", "NOASSERTION", "Qwen-Research"),
+        ("", "NOASSERTION", "as the checkpoint says"),
     ],
 )
-def test_weights_in_the_image_are_under_their_own_licence(tmp_path: Path, model: str, declared: str, told: str) -> None:
+def test_weights_in_the_image_are_under_their_own_licence(
+    tmp_path: Path, profile: str, declared: str, told: str
+) -> None:
+    model = find_profile(profile).model if profile else "mine"
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"profile": {"model": model}}))
     command = [sys.executable, str(SCRIPT), "test-image", str(manifest)]

@@ -241,7 +241,7 @@ def test_keys_have_rows_of_the_dashboard_only_if_asked_for() -> None:
     assert len({panel["id"] for panel in with_keys["panels"]}) == len(with_keys["panels"])
     assert min(panel["gridPos"]["y"] for panel in more) >= max(p["gridPos"]["y"] + 8 for p in without["panels"])
     names = [[variable["name"] for variable in each["templating"]["list"]] for each in (with_keys, without)]
-    assert names == [["datasource", "namespace", "key"], ["datasource", "namespace"]]
+    assert names == [["datasource", "namespace", "service", "key"], ["datasource", "namespace", "service"]]
 
 
 def test_the_autoscaler_alone_decides_how_many_pods_there_are() -> None:

@@ -162,5 +162,13 @@ def test_the_rules_and_the_dashboard_are_the_files() -> None:
     assert (ROOT / "deploy/monitoring/rules.yaml").resolve() == CHART / "files/rules.yaml"
 
 
+def test_every_panel_shows_the_releases_that_are_chosen() -> None:
+    for file in ("dashboard", "dashboard-keys"):
+        panels = json.loads((CHART / f"files/{file}.json").read_text())["panels"]
+        for expression in [target["expr"] for panel in panels for target in panel.get("targets", [])]:
+            chosen = 'job="nimble-coder", namespace=~"$namespace", service=~"$service"'
+            assert expression.count("{") == expression.count(chosen), expression
+
+
 def test_a_chart_above_it_may_have_global_values() -> None:
     assert render({"global": {"region": "here"}}, EVERYTHING).files == render(EVERYTHING).files
