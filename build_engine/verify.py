@@ -8,10 +8,11 @@ and how the answers are judged.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import Checkpoint, CheckpointError
 from build_engine.exit_codes import ExitCode
 from build_engine.lookahead import PLAIN, LookaheadConfig, Mode
 from build_engine.precision import Precision
@@ -264,10 +265,16 @@ def verify_companion(engine: Engine, profile: Profile, reference: Reference, pro
 def compare(
     reference: Reference, prompts: Sequence[list[int]], outputs: Sequence[list[int]], limits: Limits
 ) -> list[float]:
-    """The losses of the compared tokens; raises `VerificationError` where they are more than rounding explains."""
+    """The losses of the compared tokens; raises `VerificationError` where they are more than rounding explains, and
+    `CheckpointError` where the checkpoint has none."""
     generations = list(zip(prompts, outputs, strict=True))
     losses = [loss for output in reference.losses(generations) for loss in output]
     mean = sum(losses) / len(losses)
+    if isnan(mean):
+        raise CheckpointError(
+            "the checkpoint itself computes what is no number: a weight is damaged (not a number, or infinite), or the "
+            "training has failed; download or save it again"
+        )
     if not mean <= limits.loss:
         raise VerificationError(
             f"the engine does not compute what its checkpoint does: {losses.count(0)} of {len(losses)} tokens are the "
