@@ -69,12 +69,16 @@ class Form:
         self._vocab_size = vocab_size
         self._seconds, self._tokens = 0.0, 0
         """Of a core, and tokens so far."""
+        self._forced: list[int] = []
+        """The last first: the tokens of the text that has to come next, as far as they were found."""
+        self._knows_forced = False
         self.is_over = False
         """Nothing can follow: the form is complete and cannot go on, or a token has ended it."""
 
     def hold(self, logits: Floats) -> Floats:
         """Logits `[vocab_size]`, -inf for each token that cannot come next; raises `RequestError` where the form turns
         out to be too complex."""
+        self._knows_forced = False  # what the mask allows goes by the text that is left alone
         started = thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._spend(started)
@@ -90,13 +94,16 @@ class Form:
         """Whether a token can come next: microseconds, where all that can take up to half a millisecond."""
         if token in self._ends:
             return bool(self._matcher.is_accepting())
-        forced = self._matcher.compute_ff_tokens()
-        if forced:
-            return token == forced[0]  # of a text that must come, other tokens than the tokenizer's do not count
+        self._find_forced()
+        if self._forced:
+            return token == self._forced[-1]  # of a text that must come, other tokens than the tokenizer's do not count
         return token != self._placeholder and self._matcher.validate_tokens([token]) == 1
 
     def accept(self, token: int) -> None:
         """Goes on by the token that was chosen."""
+        self._knows_forced = self._knows_forced and self._forced[-1:] == [token] and len(self._forced) > 1
+        if self._knows_forced:
+            self._forced.pop()
         if token in self._ends:
             self.is_over = True
             return
@@ -107,9 +114,19 @@ class Form:
         self._check()
         self.is_over = self._matcher.is_stopped()
 
-    def forced(self) -> list[int]:
-        """The tokens of the text that has to come next, as the tokenizer would have them; often none."""
-        return [] if self.is_over else self._matcher.compute_ff_tokens()
+    def forced(self, most: int) -> list[int]:
+        """The first tokens of the text that has to come next, as the tokenizer would have them; often none."""
+        if self.is_over:
+            return []
+        self._find_forced()
+        return self._forced[: -most - 1 : -1]
+
+    def _find_forced(self) -> None:
+        """Once for a text: a millisecond for 1,000 characters, which each of its tokens would take again."""
+        if not self._knows_forced:
+            started = thread_time()
+            self._forced, self._knows_forced = self._matcher.compute_ff_tokens()[::-1], True
+            self._seconds += thread_time() - started
 
     def _spend(self, started: float) -> None:
         self._seconds += thread_time() - started

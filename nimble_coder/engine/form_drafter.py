@@ -34,7 +34,7 @@ class FormDrafter:
 
     def draft(self, newest: int, most: int) -> TokenTree:
         """See `Drafter`. A forced text goes alone where it is longer than what the inner drafter can have accepted."""
-        forced = self._form.forced()[: self.longest_path]
+        forced = self._form.forced(self.longest_path)
         self._is_forced = len(forced) > self._inner.longest_path
         if self._is_forced:
             tree = TokenTree(newest, "form")

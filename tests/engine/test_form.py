@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -420,6 +421,24 @@ def test_a_form_is_compiled_once(forms: Forms) -> None:
     assert seconds[1] < seconds[0] / 5
 
 
+def test_a_text_that_has_to_come_is_found_once_and_not_at_each_of_its_tokens(forms: Forms) -> None:
+    """It takes longer the longer it is, and every other request waits for the step."""
+    text = "".join(f"name{number} = {number}\n" for number in range(100))
+    form = forms.open(Guide(GuideType.REGEX, re.escape(text)), {END})
+    matcher = Mock(wraps=form._matcher)
+    form._matcher = matcher
+    tokens = form.forced(10_000)
+    assert len(tokens) > 300
+    for place, token in enumerate(tokens[:-1]):
+        assert form.allows(token)
+        form.accept(token)
+        assert form.forced(2) == tokens[place + 1 : place + 3]
+    assert matcher.compute_ff_tokens.call_count == 1
+    form.hold(np.zeros(VOCAB, np.float32))  # goes by the text that is left alone
+    assert form.forced(1)
+    assert matcher.compute_ff_tokens.call_count == 2
+
+
 @pytest.mark.parametrize("guide", [*FORMS.values(), TURN], ids=[*FORMS, "turn"])
 def test_what_is_allowed_one_by_one_is_what_is_allowed_together(forms: Forms, guide: Guide) -> None:
     generator = np.random.default_rng(1)
@@ -460,7 +479,7 @@ def test_the_text_of_a_control_token_is_spelled_out(forms: Forms, tokenizer: Tex
             assert [form.allows(token) for token in control] == [bool(allowed[token]) for token in control]
             may_end = allowed[tokenizer.end_ids].all()
             ids.append(END if may_end else int(np.flatnonzero(allowed)[0]))
-            assert form.forced()[:1] in ([], ids[-1:])
+            assert form.forced(1) in ([], ids[-1:])
             form.accept(ids[-1])
         said = [i for i in ids if i not in control]
         assert text in tokenizer.decode(said)
@@ -473,8 +492,8 @@ def test_a_grammar_may_name_control_tokens(forms: Forms, tokenizer: TextTokenize
     call = tokenizer.encode("<tool_call>")[0]
     assert form.allows(call)
     form.accept(call)
-    assert tokenizer.decode(form.forced()) == '<tool_call><tool_call>\n<tool_call>"<tool_call>"'
-    assert call not in form.forced()
+    assert tokenizer.decode(form.forced(99)) == '<tool_call><tool_call>\n<tool_call>"<tool_call>"'
+    assert call not in form.forced(99)
     with pytest.raises(RequestError, match="<no_token>"):
         forms.open(Guide(GuideType.LARK, "start: <no_token>"), {END})
 
