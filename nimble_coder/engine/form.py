@@ -49,6 +49,8 @@ FREE_SECONDS, SECONDS_PER_TOKEN = 1.0, 0.005
 takes 150 ms, all within `LIMITS`, and every other request waits."""
 MOST_PROPERTIES = 500
 """Of one object: the time to compile grows with their square, 0.1 s for so many and 8 s for 6,000."""
+MOST_GBNF = 20_000_000
+"""Rules times characters: what converts them looks at all once a rule, in Python, and takes 1 to 2 s for so many."""
 MARK = re.compile(r"(?P<mark>%json\s*)")
 TEXTS_AND_SCHEMAS = re.compile(rf"{TEXTS.pattern}|{MARK.pattern}")
 DECODER = json.JSONDecoder()
@@ -206,6 +208,8 @@ def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
         case GuideType.REGEX:
             return LLMatcher.grammar_from_regex(guide.text)
         case GuideType.EBNF_GRAMMAR:
+            if guide.text.count("::=") * len(guide.text) > MOST_GBNF:
+                raise ValueError("it has too many rules for its length, or is too long for them: send it in Lark")
             return LLMatcher.grammar_from_lark(gbnf_to_lark(guide.text))
         case GuideType.CHOICE:
             choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(guide.text))

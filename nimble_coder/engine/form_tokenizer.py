@@ -11,8 +11,9 @@ from typing import IO
 import msgspec
 from llguidance import LLTokenizer
 
-TEXTS = re.compile(r'(?:#|//)[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/')
-"""Comments, strings and regular expressions in Lark, as llguidance reads it (`parser/src/lark/lexer.rs`)."""
+TEXTS = re.compile(r'(?:#|//)[^\n]*|"(?:\\.|[^"\\\n])*+"?|/(?:\\.|[^/\\])++/?')
+"""Comments, strings and regular expressions in Lark, as llguidance reads it (`parser/src/lark/lexer.rs`). One that does
+not end, which is refused there, is one as far as it goes: looked for at each mark in it, it would take minutes."""
 TEXTS_AND_NAMES = re.compile(rf"{TEXTS.pattern}|<[^<>\s]+>")
 
 

@@ -282,6 +282,12 @@ BAD = {
     "a grammar's syntax": ("ebnf_grammar", "root = 1"),
     "a deep grammar": ("ebnf_grammar", "root ::= " + "(" * 20_000),
     "lark": ("lark", "start: foo"),
+    "a chain of rules": (
+        "ebnf_grammar",
+        "root ::= r0\n" + "\n".join(f'r{i} ::= "a" r{i + 1} | "b"' for i in range(2400)) + '\nr2400 ::= "c"',
+    ),
+    "a text without an end": ("lark", 'start: "' + '\\"' * 30_000),
+    "a regular expression without an end": ("lark", "start: " + "/\\" * 30_000),
     "references in a chain": ("json_schema", json.dumps({"$ref": "#/a/0/0", "a": references(600)})),
     "endless in every place": (
         "json_schema",
