@@ -55,11 +55,11 @@ class Qwen2:
         self._layers = [Layer(weights, f"layers.{index}.", rounds) for index in range(shape.num_hidden_layers)]
         self._cos, self._sin = rotary_tables(shape, cache.capacity, self._embedding.dtype, self._embedding.device)
 
-    @torch.inference_mode()
     def seconds(self, batch: Batch) -> float:
         """See `Model.seconds`."""
         return seconds_of(lambda: self.run(batch))
 
+    @torch.inference_mode()
     def run(self, batch: Batch) -> Outcome:
         """See `Model.run`."""
         logits = self.logits(batch)

@@ -79,11 +79,11 @@ class CudaQwen2:
             self._step(rows)
         logger.info("recorded %d steps in %.1f s", len(self._steps), time.monotonic() - started)
 
-    @torch.inference_mode()
     def seconds(self, batch: Batch) -> float:
         """See `Model.seconds`."""
         return seconds_of(lambda: self.run(batch))
 
+    @torch.inference_mode()
     def run(self, batch: Batch) -> Outcome:
         """See `Model.run`."""
         rows = len(batch.tokens)

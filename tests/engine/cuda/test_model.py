@@ -20,6 +20,7 @@ from nimble_coder.engine.cuda.model import CudaQwen2
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_kv_cache import TorchKVCache
+from nimble_coder.engine.torch_logits import TorchLogits
 from nimble_coder.engine.tree import TokenTree
 from nimble_coder.engine.weights import in_sixteen_bits
 
@@ -113,6 +114,13 @@ def test_a_step_gives_what_the_reference_gives(shape: ModelShape, sizes: list[in
 @pytest.mark.parametrize(("shape", "prompts"), [(SHAPE, PROMPTS[1:2]), *((shape, PROMPTS[::2]) for shape in OTHERS)])
 def test_prompts_give_what_the_reference_gives(shape: ModelShape, prompts: list[list[int]]) -> None:
     same(*models(shape), prefill(prompts))
+
+
+def test_steps_note_nothing_for_gradients() -> None:
+    for each in models(SHAPE):
+        logits = each.run(prefill(PROMPTS[:1])).logits
+        assert isinstance(logits, TorchLogits)
+        assert logits.logits.is_inference()
 
 
 def test_accepted_entries_move_before_the_next_step() -> None:
