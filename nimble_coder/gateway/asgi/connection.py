@@ -103,7 +103,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`: the client takes less than it is sent."""
         super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+        self._wait_for_reader()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
@@ -190,6 +190,16 @@ class Connection(HttpToolsProtocol):
     def _wait(self) -> None:
         text = f"the headers have not arrived in {BODY_SECONDS:.0f} s: send the request again"
         self._timer = self.loop.call_later(BODY_SECONDS, self._refuse, ApiError(408, text, "request_timeout"))
+
+    def _wait_for_reader(self) -> None:
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self._check_reader, self.transport.get_write_buffer_size())
+
+    def _check_reader(self, before: int) -> None:
+        """A large answer is written at once, and all of it has to go before `resume_writing`: that may take long."""
+        if self.transport.get_write_buffer_size() < before:
+            self._wait_for_reader()
+        else:
+            self.transport.abort()
 
     def _is_read(self) -> None:
         if self._unread is not None:
