@@ -37,8 +37,7 @@ class Settings(GatewayOptions):
     kv_cache_fraction: float | None = Field(default=None, gt=0, le=1)
     """Share of the GPU memory that is free once the engine is loaded."""
     engine_threads: int | None = Field(default=None, ge=1)
-    """Threads of the portable engine's step on a CPU, at most one for each processor that it may run on; where not set,
-    the cores that Triton and the gateway leave."""
+    """Threads of the portable engine's step on a CPU, at most one a processor; by default those that are left."""
     engine_device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the portable engine runs on; `auto` takes a GPU where PyTorch finds one, `cuda` ends where there is none."""
     workers: int = Field(default=1, ge=1, le=64)
