@@ -72,6 +72,19 @@ def test_one_that_is_swept_before_its_process_has_marked_it_is_made_again(
     own.remove()
 
 
+def test_one_that_is_looked_for_in_the_midst_of_its_sweep_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of its mark and its own."""
+
+    def late(directory: Path) -> int:
+        monkeypatch.setattr(work_directory, "locked", locked)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(work_directory, "locked", late)
+    own = WorkDirectory("serving")
+    assert own.create().is_dir()
+    own.remove()
+
+
 def test_directories_in_use_and_those_of_others_stay(tmp_path: Path) -> None:
     own = WorkDirectory("serving")
     assert own.create() == own.create() == own.path

@@ -30,7 +30,7 @@ class WorkDirectory:
     def create(self) -> Path:
         """Makes it, unless that has been done, and marks it as in use."""
         while self._lock is None:
-            self.path.mkdir(0o700)
+            self.path.mkdir(0o700, exist_ok=True)  # a sweep that has taken the mark away removes it a moment later
             with suppress(FileNotFoundError):  # swept away meanwhile, since it had no mark yet
                 self._lock = locked(self.path)
         return self.path

@@ -157,7 +157,7 @@ def test_an_answer_that_is_read_in_time_goes_on(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("nimble_coder.gateway.asgi.connection.UNREAD_SECONDS", 0.01)
     settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
     waiting = iter([9, 9, 9, 100, 60, 30, 30])
-    """Bytes that are not sent yet, each time that somebody looks: three times at once, then while a large answer goes."""
+    """Bytes that are not sent yet, when somebody looks: three times, then while a large answer goes."""
     transport = Mock(asyncio.Transport, get_write_buffer_size=Mock(side_effect=waiting))
 
     async def run() -> None:
