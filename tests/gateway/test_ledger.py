@@ -44,16 +44,17 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from nimble_coder.gateway.access.ledger import Ledger
-from nimble_coder.gateway.telemetry.metrics import GatewayMetrics
+from nimble_coder.gateway.telemetry.metrics import RESERVED, GatewayMetrics
 place = Path(sys.argv[1])
 ledger, metrics = Ledger(place), GatewayMetrics(place)
-with suppress(OSError), (place / "filler").open("wb", 0) as file:
-    while True:
-        file.write(bytes(4096))
-for number in range(500):
+for number in range(1000):
+    with suppress(OSError), (place / "filler").open("ab", 0) as file:
+        while True:
+            file.write(bytes(4096))
     ledger.take(str(number), 3)
     metrics.requests.labels("/v1/completions", str(number)).inc()
 metrics.whole.observe(1.0)
+assert {each.stat().st_size for each in place.glob("*.db")} == {RESERVED}
 print(metrics.page().decode().count("nimble_http_requests_total{"))
 """
 
@@ -66,7 +67,7 @@ def test_a_disk_that_fills_up_ends_no_worker(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     subprocess.run(["umount", tmp_path], check=True)
-    assert (done.returncode, done.stdout) == (0, "500\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr
 
 
 def test_more_clients_than_there_is_room_for_lose_nobody_elses_limit(monkeypatch: pytest.MonkeyPatch) -> None:

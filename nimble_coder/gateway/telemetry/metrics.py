@@ -17,7 +17,9 @@ PER_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 STEPS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8)
 RESERVED = 256 << 10
-"""Bytes of each file of a worker's metrics; a series takes some 250."""
+"""Bytes of each file of a worker's metrics; a series takes some 200."""
+FILES = ("counter", "histogram", "gauge_livemin", "gauge_livesum")
+"""How prometheus_client calls them."""
 
 
 class GatewayMetrics:
@@ -25,6 +27,8 @@ class GatewayMetrics:
 
     def __init__(self, workers_directory: Path | None = None) -> None:
         self._directory = workers_directory
+        if workers_directory is not None:
+            reserve(workers_directory)
         own = self._registry = CollectorRegistry()
         self.ready = Gauge(
             "nimble_ready", "1 while the service is ready, 0 otherwise", registry=own, multiprocess_mode="livemin"
@@ -62,8 +66,6 @@ class GatewayMetrics:
         self.key_finished = Counter("nimble_key_requests", "Generations of an API key", ["key"], registry=own)
         self.key_tokens = Counter("nimble_key_tokens", "Tokens of an API key", ["key", "kind"], registry=own)
         self.per_step = Histogram("nimble_tokens_per_step", "Tokens per decoding step", registry=own, buckets=STEPS)
-        if workers_directory is not None:
-            reserve(workers_directory)
 
     def record(self, prompt_tokens: int, transcripts: Sequence[Transcript], key: str = "") -> None:
         """Adds a request that has ended, however it did; where its key has a name, to what the key has used too."""
@@ -98,8 +100,8 @@ class GatewayMetrics:
 
 
 def reserve(directory: Path) -> None:
-    """Takes the disk's room for this worker's files, which are mapped: where the disk is full later, to write into them
-    would end the process (SIGBUS)."""
-    for path in directory.glob(f"*_{os.getpid()}.db"):
-        with path.open("r+b") as file:
+    """Makes this worker's files with their room on the disk, since they are mapped: where the disk is full later, to
+    write into them would end the process (SIGBUS). One that grows would be cut first."""
+    for name in FILES:
+        with (directory / f"{name}_{os.getpid()}.db").open("ab") as file:
             os.posix_fallocate(file.fileno(), 0, RESERVED)
