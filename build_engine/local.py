@@ -25,12 +25,14 @@ def is_gguf(source: Path) -> bool:
     return not source.is_dir() and (source.exists() or source.is_symlink() or source.suffix == ".gguf")
 
 
-def open_local(source: Path) -> "Checkpoint | GgufModel":
-    """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`."""
+def open_local(source: Path, else_named: str = "") -> "Checkpoint | GgufModel":
+    """A checkpoint's directory or a GGUF file, checked; raises `CheckpointError`.
+
+    `else_named` is what a command says of its other options where nothing is there.
+    """
     if not (source.exists() or source.is_symlink()):
         raise CheckpointError(
-            f"{source} does not exist: give the folder that holds config.json, or a GGUF file; for the names of "
-            f"published models and of profiles there are other options"
+            f"{source} does not exist: give the folder that holds config.json, or a GGUF file{else_named}"
         )
     if is_gguf(source):
         from build_engine.gguf.model import GgufModel  # noqa: PLC0415 - nothing else needs the package

@@ -27,6 +27,7 @@ app.add_typer(cache_app, name="cache")
 
 AUTOMATIC = ("auto", "default")
 """Names of the best profile for this machine."""
+ELSE_NAMED = "; a published model is named by --model-name, a profile by --profile"
 ERRORS = (ValueError, RuntimeError, OSError)
 
 CacheOption = Annotated[
@@ -66,7 +67,7 @@ def chosen_profile(name: str, model: str | None, source: Path | None, allow_unpr
     if name not in AUTOMATIC:
         return find_profile(name)
     if source and (not model or local_model(model)):
-        return profile_of(open_local(source), detect_hardware(), allow_unproven)
+        return profile_of(open_local(source, ELSE_NAMED), detect_hardware(), allow_unproven)
     named = model.removeprefix("hf://") if model else None
     return select_profile(detect_hardware(), named, allow_unproven=allow_unproven)
 
@@ -78,7 +79,7 @@ def shape_of(profile: "Profile", source: Path | None) -> "ModelShape":
     from build_engine.profiles import EMBEDDED
 
     if source or profile.model == EMBEDDED:
-        return open_local(source or EMBEDDED_MODEL).shape
+        return open_local(source or EMBEDDED_MODEL, ELSE_NAMED).shape
     return find_model(profile.model).shape
 
 

@@ -76,7 +76,11 @@ def choose(model: str | None, source: Path | None) -> Profile:
     `CatalogError`, `ProfileError` or `CheckpointError`."""
     if model:
         return select_profile(NO_GPU, model)
-    return profile_of(open_local(source), NO_GPU) if source else find_profile(DEMO)
+    return (
+        profile_of(open_local(source, "; a published model is named by --model"), NO_GPU)
+        if source
+        else find_profile(DEMO)
+    )
 
 
 def show_embedded(addresses: Addresses, client: CompletionClient) -> None:
