@@ -92,9 +92,9 @@ LOOKAHEAD_SM = (80, 86, 87, 89, 90)
 """Compute capabilities (x10) with multi-token XQA kernels: the cubins in TensorRT-LLM's decoderXQA directory."""
 FP8_SM = 89
 """The first compute capability (x10) with FP8 tensor cores."""
-DRIVER, LEAST_DRIVER = 575, 525
-"""Of CUDA 12.9, which the container 25.05 has; and the least for any CUDA 12 (CUDA Toolkit release notes, tables of
-driver versions)."""
+DRIVER, LEAST_DRIVER = 575, 470
+"""Of CUDA 12.9, which the container 25.05 has; and the least that it can do with, on a data centre's GPU, by the CUDA
+libraries that it brings (Triton's release notes 25.04 and 25.06, "Driver Requirements")."""
 CUDA_DRIVERS = {"nvidia-cuda-runtime": ("13", 580), "nvidia-cuda-runtime-cu12": ("12", 525)}
 """What PyTorch's CUDA builds bring, with CUDA's major version and the least driver for it:
 docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""

@@ -77,7 +77,10 @@ def test_an_engine_that_cannot_run_here_is_wrong(h100: Machine, tiny_checkpoint:
     assert wrong(findings(NIMBLE_ARTIFACT=made.directory)) == {"engine"}
 
 
-@pytest.mark.parametrize(("driver", "verdict"), [("575.57.08", "ok"), ("535.86.10", "warning"), ("470.1", "wrong")])
+@pytest.mark.parametrize(
+    ("driver", "verdict"),
+    [("575.57.08", "ok"), ("535.86.10", "warning"), ("470.82.01", "warning"), ("460.106.00", "wrong")],
+)
 def test_the_driver_must_know_the_containers_cuda(driver: str, verdict: str) -> None:
     assert doctor.check_driver(Hardware((), driver), needed=True).verdict == verdict
 

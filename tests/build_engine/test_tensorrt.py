@@ -193,11 +193,16 @@ def test_an_engine_with_another_rotary_base_than_its_checkpoint_is_not_published
 def test_a_driver_that_is_too_old_for_the_container_is_refused_before_anything_is_built(
     h100: Machine, tiny_checkpoint: Path
 ) -> None:
-    h100.set(STANDIN_DRIVER="470.82.01")
-    with pytest.raises(IncompatibleError, match=r"driver 470\.82\.01 is too old .*: install 575 or later"):
+    h100.set(STANDIN_DRIVER="460.106.00")
+    with pytest.raises(IncompatibleError, match=r"driver 460\.106\.00 is too old .*: install 575 or later"):
         make(SEVEN, h100, tiny_checkpoint)
     assert h100.calls == []
     h100.set(STANDIN_DRIVER="[N/A]")
+    make(SEVEN, h100, tiny_checkpoint)
+
+
+def test_a_driver_that_the_containers_own_libraries_make_up_for_is_not(h100: Machine, tiny_checkpoint: Path) -> None:
+    h100.set(STANDIN_DRIVER="470.82.01")
     make(SEVEN, h100, tiny_checkpoint)
 
 
