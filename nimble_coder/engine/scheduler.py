@@ -1,5 +1,6 @@
 """Decides, step by step, which sequences run and which of their tokens: in-flight batching with chunked prefill."""
 
+import logging
 from collections import deque
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from nimble_coder.engine.budget import Budget, most_drafted
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.tree import TokenTree
+
+logger = logging.getLogger(__name__)
 
 SCORED_AT_ONCE = 32
 """Tokens of a prompt whose log probabilities are wanted: logits take 4 bytes a token of the vocabulary for each."""
@@ -63,9 +66,19 @@ class Scheduler:
         decoding = [s for s in self.running if not s.is_prefill]
         most = most_drafted(len(decoding))
         unread = min(sum(len(s.tokens) - s.cached for s in self.running if s.is_prefill), self._max_num_tokens)
-        trees = self._budget.cut([s.draft(most) for s in decoding], unread)
-        work: list[Work] = [Decode(s, tree) for s, tree in zip(decoding, trees, strict=True)]
+        drafts = [(s, tree) for s in decoding if (tree := self._draft(s, most))]
+        trees = self._budget.cut([tree for _, tree in drafts], unread)
+        work: list[Work] = [Decode(s, tree) for (s, _), tree in zip(drafts, trees, strict=True)]
         return work + self._chunks(max(self._max_num_tokens - sum(map(len, trees)), 32))
+
+    def _draft(self, sequence: Sequence, most: int) -> TokenTree | None:
+        """A sequence's input of the next step; None where its drafter fails, and it alone with it."""
+        try:
+            return sequence.draft(most)
+        except Exception as error:
+            logger.exception("request %d failed to draft", sequence.request_id)
+            sequence.fail(error)
+            return None
 
     def _chunks(self, budget: int) -> list[Prefill]:
         """Chunks of prompts, of so many tokens together."""

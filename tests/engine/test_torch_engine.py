@@ -19,7 +19,9 @@ from nimble_coder.engine import pytorch, torch_engine
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.memory import OTHERS, slot_bytes
 from nimble_coder.engine.protocol import Engine
+from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions, choose_device
+from nimble_coder.engine.tree import TokenTree
 from tests.build_engine.test_build import TINY_PROFILE
 from tests.conftest import MakeCheckpoint, silent
 from tests.engine.conftest import LoadEngine
@@ -217,6 +219,26 @@ def test_a_failing_step_is_told_to_its_clients_and_the_engine_goes_on(
     assert all("no memory left" in str(g.error) for g in failed)
     monkeypatch.setattr(engine._runner, "run", real)
     assert len(generate(engine, [Request(PROMPT, 5)])[0].token_ids) == 5
+    assert engine.statistics().active_requests == 0
+
+
+def test_a_drafter_that_fails_ends_its_own_request_alone(
+    load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_engine()
+    alone = generate(engine, [Request(PROMPT, 40)])[0].token_ids
+    real = Sequence.draft
+
+    def draft(self: Sequence, most: int) -> TokenTree:
+        if self.request.max_tokens == 39:
+            raise IndexError("no such node")
+        return real(self, most)
+
+    monkeypatch.setattr(Sequence, "draft", draft)
+    failed, other = generate(engine, [Request(PROMPT, 39), Request(PROMPT, 40)])
+    assert failed.error == "Encountered an error in the decoding step: no such node"
+    assert len(failed.token_ids) == 1  # the prompt's own
+    assert other.token_ids == alone
     assert engine.statistics().active_requests == 0
 
 
