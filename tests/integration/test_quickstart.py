@@ -107,7 +107,7 @@ def test_a_model_from_a_directory_chats_fills_in_and_calls_a_tool(cache: Path, m
     [
         (["--model", "qwen2.5-coder-0.6b"], 2, "there is no model 'qwen2.5-coder-0.6b'; known models: "),
         (["--model", "qwen2.5-coder-32b-instruct"], 2, "(the quickstart has the portable engine alone, for models up"),
-        (["--from", "/nowhere"], 4, "or a GGUF file; a published model is named by --model\n"),
+        (["--from", "/nowhere"], 4, "or a GGUF file; a published model is named by --model "),
     ],
 )
 def test_what_cannot_be_had_is_said_at_once(cache: Path, arguments: list[str], code: int, reason: str) -> None:

@@ -154,7 +154,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_full(start: Start, full_disk: Path) -> None:
     code, last = ended(start(NIM_CACHE_PATH=full_disk))
     assert code == ExitCode.DISK_FULL
-    assert "is full: make room" in last
+    assert "has 0.0 GB free: make room" in last
 
 
 def test_a_temporary_directory_that_is_not_there_is_named_before_anything_is_built(
