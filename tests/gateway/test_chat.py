@@ -236,6 +236,17 @@ def test_a_past_call_that_is_no_functions_is_refused(
     assert (caught.value.status, caught.value.param) == (400, f"messages[1].tool_calls[1].{field}")
 
 
+@pytest.mark.parametrize("kind", [None, ""])
+def test_a_past_call_without_a_type_is_a_functions(chats: ChatPrompts, kind: str | None) -> None:
+    """As one that was put together from a stream's pieces may have it."""
+    call = {"function": {"name": "x"}}
+    found = [
+        chats.encode(request([*USER, {"role": "assistant", "tool_calls": [each]}]))
+        for each in (call, {**call, "type": kind})
+    ]
+    assert found[0] == found[1]
+
+
 def test_a_type_that_is_null_is_none(chats: ChatPrompts) -> None:
     part = {"type": None, "text": USER[0]["content"]}
     plain = chats.encode(request(USER, tools=[TOOL]))

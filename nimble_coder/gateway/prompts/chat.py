@@ -212,8 +212,8 @@ def chosen_name(choice: str | dict[str, Any] | None, field: str) -> str:
 
 def function_of(call: ToolCall, place: str) -> FunctionCall:
     """What a past call has called; raises `ApiError` where that is no function."""
-    if call.type not in (None, "function"):
-        text = f"a call of type {call.type[:40]!r} is not available here: only functions' calls are"
+    if (kind := call.type or "function") != "function":
+        text = f"a call of type {kind[:40]!r} is not available here: only functions' calls are"
         raise ApiError(400, text, "unsupported", f"{place}.type")
     if call.function is None:
         raise ApiError(400, f"{place}.function is missing: send it", "invalid_input", f"{place}.function")
