@@ -54,9 +54,12 @@ class Gone:
         raise grpc.aio.InternalError
 
 
-@pytest.mark.parametrize(("context", "error"), [(Unread(), ApiError), (Gone(), grpc.aio.InternalError)])
+@pytest.mark.parametrize(
+    ("context", "error", "reason"),
+    [(Unread(), ApiError, "a message of the stream was not taken in"), (Gone(), grpc.aio.InternalError, None)],
+)
 def test_a_stream_that_nobody_reads_gives_its_places_back(
-    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, context: Any, error: type[Exception]
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, context: Any, error: type[Exception], reason: str | None
 ) -> None:
     monkeypatch.setattr("nimble_coder.gateway.kserve.grpc_proxy.UNREAD_SECONDS", 0.1)
     service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
@@ -69,7 +72,7 @@ def test_a_stream_that_nobody_reads_gives_its_places_back(
 
     async def run() -> None:
         relay = Relay(service, KServeGuard(service), "client", upstream, context)
-        with pytest.raises(error):
+        with pytest.raises(error, match=reason):
             await asyncio.wait_for(relay.run(requests()), 30)
 
     asyncio.run(run())

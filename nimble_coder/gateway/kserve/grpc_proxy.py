@@ -336,12 +336,12 @@ class Relay:
         await self._write(answer.SerializeToString())
 
     async def _write(self, message: bytes) -> None:
-        """Raises `ApiError` where the client takes nothing, and gRPC's own `InternalError` where it goes meanwhile."""
+        """Raises `ApiError` where the client takes it not, and gRPC's own `InternalError` where it goes meanwhile."""
         try:
             async with self._writing, asyncio.timeout(UNREAD_SECONDS):
                 await self._context.write(message)
         except TimeoutError:
-            text = f"nothing was read of the stream in {UNREAD_SECONDS:.0f} s: read it as it comes"
+            text = f"a message of the stream was not taken in {UNREAD_SECONDS:.0f} s: read it as it comes"
             raise ApiError(408, text, "request_timeout") from None
 
 
