@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from build_engine.exit_codes import ExitCode
 
 
@@ -78,7 +80,7 @@ class Cache:
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise CacheError(
-                f"{purpose} needs {needed / 1e9:.1f} GB, {self.root} has {free / 1e9:.1f} GB free: make room "
+                f"{purpose} needs {decimal(needed)}, {self.root} has {decimal(free)} free: make room "
                 f"(nimble-coder cache prune), or choose another place with --cache"
             )
 

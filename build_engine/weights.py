@@ -119,6 +119,8 @@ def fetch_weights(repo: str, revision: str, cache: Cache, progress: Progress) ->
     Raises `WeightsError`, or `CacheError` where there is not enough disk; nothing has been downloaded then.
     """
     check_hub_settings()
+    if not revision.strip():
+        raise WeightsError(f"the revision of {repo} is empty: name a branch, tag or commit, or leave it out")
     here = Snapshot.named(cache, repo, revision)
     if constants.HF_HUB_OFFLINE:
         return _cached(here, revision, "HF_HUB_OFFLINE is set")

@@ -163,7 +163,7 @@ def build_engine(
     max_input_len: Annotated[int | None, typer.Option(help="Longest prompt, in tokens.")] = None,
     max_seq_len: Annotated[int | None, typer.Option(help="Longest prompt plus output, in tokens.")] = None,
     max_num_tokens: Annotated[int | None, typer.Option(help="Most tokens of one forward pass.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Ranks compiled at once, each on its own GPU.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Most ranks compiled at once, each on its own GPU.")] = 1,
     companion: CompanionOption = False,
     calibration: Annotated[str | None, typer.Option(help="Data set for fp8; code by default.")] = None,
     allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="Try an unproven TensorRT-LLM.")] = False,
