@@ -8,7 +8,7 @@ from pathlib import Path
 from build_engine.artifact import Artifact
 from build_engine.cache import Cache, is_locked
 from build_engine.engine_config import TORCH_ENGINES
-from build_engine.manifest import Manifest, ManifestError
+from build_engine.manifest import Manifest, ManifestError, OtherVersionError
 from build_engine.profiles import Profile
 from build_engine.snapshot import PARTIAL, abandoned
 from build_engine.versions import installed_tensorrt_llm
@@ -24,13 +24,15 @@ class Entry:
     bytes: int
     state: str
     """`ok`, or what is wrong."""
+    is_foreign: bool = False
+    """An artefact of another version, which cannot be judged."""
     built_at: str = ""
     profile: str = ""
     verification: str = ""
 
     @property
     def is_damaged(self) -> bool:
-        return self.kind == "artifact" and self.state != "ok"
+        return self.kind == "artifact" and self.state != "ok" and not self.is_foreign
 
 
 def inventory(cache: Cache, read_everything: bool = False) -> list[Entry]:
@@ -51,10 +53,10 @@ def _artifacts(cache: Cache, read_everything: bool) -> Iterator[Entry]:
             else:
                 manifest.check_sizes(path)
         except ManifestError as error:
-            yield Entry(path, "artifact", size_of(path), str(error))
+            yield Entry(path, "artifact", size_of(path), str(error), isinstance(error, OtherVersionError))
             continue
         status = str((manifest.verification or {}).get("status", "unknown"))
-        yield Entry(path, "artifact", size_of(path), "ok", manifest.built_at, manifest.profile.name, status)
+        yield Entry(path, "artifact", size_of(path), "ok", False, manifest.built_at, manifest.profile.name, status)
 
 
 def _checkpoints(cache: Cache) -> Iterator[Entry]:
@@ -97,7 +99,7 @@ def size_of(*directories: Path) -> int:
 def prunable(cache: Cache, superseded: bool) -> list[Entry]:
     """Leftovers that no builder works on, damaged artefacts, and with `superseded` all but the newest of a profile."""
     entries = inventory(cache)
-    whole = [entry for entry in entries if entry.kind == "artifact" and not entry.is_damaged]
+    whole = [entry for entry in entries if entry.kind == "artifact" and entry.state == "ok"]
     newest = {entry.profile: entry.path for entry in sorted(whole, key=lambda entry: entry.built_at)}
     old = [entry for entry in whole if superseded and newest[entry.profile] != entry.path]
     idle = [entry for entry in entries if entry.kind == "leftover" and not in_use(cache, entry.path)]

@@ -4,7 +4,7 @@ Only a finished artefact has one, so a directory without it is never served.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ class ManifestError(ValueError):
     """An artefact that is absent, unfinished or damaged; says which file and what to do."""
 
     exit_code = ExitCode.ARTIFACT
+
+
+class OtherVersionError(ManifestError):
+    """An artefact that another version of this program has built, and may be serving, from the same cache."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,18 @@ class Manifest:
 
     @classmethod
     def read(cls, artifact: Path) -> "Manifest":
-        """Reads the manifest of an artefact; raises `ManifestError` where there is none or it is damaged."""
+        """Reads the manifest of an artefact; raises `ManifestError` where there is none or it is damaged, and
+        `OtherVersionError` where it says what this version does not know."""
         path = artifact / NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
-                raise ManifestError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}: build again")
+                raise OtherVersionError(
+                    f"{path} has schema {content['schema']}, this version reads {SCHEMA}: build again"
+                )
+            for given, known in ((content, cls), (content["profile"], Profile)):
+                if unknown := given.keys() - {each.name for each in fields(known)}:
+                    raise OtherVersionError(f"{path} has {min(unknown)}, which this version does not know: build again")
             content["files"] = [FileRecord(**record) for record in content["files"]]
             profile = content["profile"]
             content["profile"] = Profile(**{**profile, "lookahead": LookaheadConfig(**profile["lookahead"])})

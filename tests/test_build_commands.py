@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,23 @@ def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Pa
     assert damaged.returncode == 8
     assert "changed after it was built" in damaged.stderr
     assert damaged.stdout.endswith("\n0 of 1 artefacts are as they were published\n")
+
+
+@pytest.mark.parametrize("change", [{"schema": 99}, {"signature": "x"}, {"profile": {"page_size": 64}}], ids=str)
+def test_what_another_version_has_built_is_no_damage(
+    machine: Machine, tiny_checkpoint: Path, change: dict[str, Any]
+) -> None:
+    built = machine.call("build-engine", "-p", "demo", "--from", tiny_checkpoint, "--skip-verify")
+    manifest = machine.artifacts[0] / "manifest.json"
+    content = json.loads(manifest.read_text())
+    profile = {**content["profile"], **change.get("profile", {})}
+    manifest.write_text(json.dumps({**content, **change, "profile": profile}))
+    verified = machine.call("cache", "verify")
+    assert verified.returncode == 0
+    assert verified.stdout == f"unknown  {built.stdout}0 of 1 artefacts are as they were published\n"
+    assert "build again" in verified.stderr
+    assert machine.call("cache", "prune", "--superseded").returncode == 0
+    assert len(machine.artifacts) == 1
 
 
 def test_a_cache_without_artefacts_says_so(machine: Machine) -> None:

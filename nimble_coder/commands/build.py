@@ -273,11 +273,12 @@ def cache_verify(cache: CacheOption = Path(DEFAULT_CACHE)) -> None:
     except ERRORS as error:
         fail(error)
     for entry in artifacts:
-        typer.echo(f"{'damaged' if entry.is_damaged else 'ok':<8} {entry.path}")
-        if entry.is_damaged:
+        typer.echo(f"{'damaged' if entry.is_damaged else 'unknown' if entry.is_foreign else 'ok':<8} {entry.path}")
+        if entry.state != "ok":
             say(entry.state)
     damaged = sum(entry.is_damaged for entry in artifacts)
-    whole = f"{len(artifacts) - damaged} of {len(artifacts)} artefacts are as they were published"
+    published = sum(entry.state == "ok" for entry in artifacts)
+    whole = f"{published} of {len(artifacts)} artefacts are as they were published"
     typer.echo(whole if artifacts else "there are no artefacts")  # a copy that copied nothing must be seen
     if damaged:
         raise typer.Exit(ExitCode.ARTIFACT)
