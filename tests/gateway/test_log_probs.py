@@ -2,7 +2,7 @@
 
 import asyncio
 import unicodedata
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,7 @@ from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.gateway.upstream.token_stream import Step, TokenStreams
 from nimble_coder.text.tokenizer import TextTokenizer
 from tests.gateway.conftest import events
+from tests.gateway.turns import turns_of_others
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n"
 
@@ -238,22 +239,6 @@ def test_offsets_count_whole_characters_and_no_tokens_that_do_not_show(tokenizer
 
 
 RANKED: Ranked = [(token, -1.0 - token) for token in range(20)]
-
-
-async def turns_of_others(work: Awaitable[None]) -> int:
-    """How often the event loop comes round to others meanwhile."""
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(others())
-    await work
-    task.cancel()
-    return turns
 
 
 async def send_answer(artifact: Artifact, places: int, route: str, stream: bool) -> None:
