@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nimble_coder.engine.schema_parts import schemas_in
 from nimble_coder.engine.schema_references import resolve
 
 MOST_REFERENCES = 500
@@ -25,14 +26,11 @@ def is_endless(schema: Any) -> bool:
     return not finite.has(schema)
 
 
-def references(part: Any) -> list[str]:
+def references(part: Any, has_names: bool = False) -> list[str]:
     """The local references within a schema."""
-    if isinstance(part, list):
-        return [pointer for each in part for pointer in references(each)]
-    if not isinstance(part, dict):
-        return []
-    own = [part["$ref"]] if isinstance(part.get("$ref"), str) and part["$ref"].startswith("#") else []
-    return own + [pointer for each in part.values() for pointer in references(each)]
+    pointer = part.get("$ref") if isinstance(part, dict) and not has_names else None
+    own = [pointer] if isinstance(pointer, str) and pointer.startswith("#") else []
+    return own + [found for each, are_names in schemas_in(part, has_names) for found in references(each, are_names)]
 
 
 class Finite:

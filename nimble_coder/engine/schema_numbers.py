@@ -3,12 +3,11 @@
 import math
 from typing import Any
 
+from nimble_coder.engine.schema_parts import DATA, NAMES, VALUES, schemas_in
+
 LEAST_INTEGER = -9_000_000_000_000_000_000
 """For 108 integers from the least one of 64 bits on, llguidance 1.9.1 overflows the stack, which ends the process."""
 LARGEST_INTEGER = 2**63 - 1
-VALUES = ("const", "enum")
-NAMING = ("properties", "patternProperties", "$defs", "definitions")
-"""In these, keys are names and no keywords."""
 LIMITS = (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1))
 """Keywords, and the sign of the way that a number may go from them."""
 NEXT_TO_ZERO = 1e-30
@@ -17,22 +16,29 @@ FIRST_GAP = 2**53
 """Floats of 64 bits have every integer up to this one, and no fractions from half of it on."""
 
 
-def check_integers(part: Any, is_value: bool = False) -> None:
-    """Raises ValueError for integers that llguidance cannot write, in what `is_value` or in a const or an enum, and for
-    largest ones that are too small for it. It reads every number as a float of 64 bits."""
-    is_too_large = isinstance(part, int) and part > LARGEST_INTEGER
-    if is_value and (is_too_large or (isinstance(part, int | float) and part < LEAST_INTEGER)):
-        raise ValueError(f"{str(part)[:40]} cannot be held to: send integers from -9*10^18 up to 2^63-1")
-    if is_value and isinstance(part, int) and float(part) != part:
-        raise ValueError(f"{part} cannot be held to: send integers that a float of 64 bits can hold, or strings")
-    if isinstance(part, list):
-        for each in part:
-            check_integers(each, is_value)
-    elif isinstance(part, dict):
+def check_integers(part: Any, has_names: bool = False) -> None:
+    """Raises ValueError for integers that llguidance cannot write, in a const or an enum, and for largest ones that are
+    too small for it. It reads every number as a float of 64 bits."""
+    if isinstance(part, dict) and not has_names:
         for name, each in part.items():
             if name in ("maximum", "exclusiveMaximum") and isinstance(each, int | float) and each < LEAST_INTEGER:
                 raise ValueError(f"{name} is {each}, and what is less than -9*10^18 cannot be held to")
-            check_integers(each, is_value or name in VALUES)
+            if name in VALUES:
+                check_value(each)
+    for each, are_names in schemas_in(part, has_names):
+        check_integers(each, are_names)
+
+
+def check_value(value: Any) -> None:
+    """Raises ValueError for integers in a value that llguidance cannot write."""
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        check_value(each)
+    if not isinstance(value, int | float):
+        return
+    if value < LEAST_INTEGER or (isinstance(value, int) and value > LARGEST_INTEGER):
+        raise ValueError(f"{str(value)[:40]} cannot be held to: send integers from -9*10^18 up to 2^63-1")
+    if isinstance(value, int) and float(value) != value:
+        raise ValueError(f"{value} cannot be held to: send integers that a float of 64 bits can hold, or strings")
 
 
 def with_told_bounds(part: Any, has_names: bool = False) -> Any:
@@ -50,7 +56,7 @@ def with_told_bounds(part: Any, has_names: bool = False) -> Any:
         return part
     if has_names:
         return {name: with_told_bounds(each) for name, each in part.items()}
-    told = {name: part[name] if name in VALUES else with_told_bounds(part[name], name in NAMING) for name in part}
+    told = {name: part[name] if name in DATA else with_told_bounds(part[name], name in NAMES) for name in part}
     for inclusive, exclusive, sign in LIMITS:
         given = [float_within(bound, sign) for bound in numbers(part, inclusive)]
         # In draft 4, the exclusive one is a boolean.

@@ -3,6 +3,7 @@
 from math import lcm
 from typing import Any
 
+from nimble_coder.engine.schema_parts import schemas_in
 from nimble_coder.engine.schema_references import resolve
 
 MOST_JOINED = 6
@@ -10,6 +11,7 @@ MOST_JOINED = 6
 MOST_MULTIPLE = 1000
 """Of all values of `multipleOf` together, their points left out: the automaton has as many states."""
 DEEPEST = 200
+CHOICES = ("anyOf", "oneOf")
 
 
 def check_patterns(schema: Any) -> None:
@@ -29,7 +31,7 @@ class Joined:
         self._known: dict[int, int] = {}
         self.multiples: set[int] = set()
 
-    def of(self, part: Any, depth: int = 0) -> int:
+    def of(self, part: Any, depth: int = 0, has_names: bool = False) -> int:
         """In this part; what is in the making where it refers to itself counts there."""
         if isinstance(part, list):
             return max((self.of(each, depth + 1) for each in part), default=0)
@@ -37,7 +39,7 @@ class Joined:
             return 0
         if id(part) not in self._known:
             self._known[id(part)] = 0
-            self._known[id(part)] = self._joined(part, depth + 1)
+            self._known[id(part)] = self._within(part, depth + 1) if has_names else self._joined(part, depth + 1)
         return self._known[id(part)]
 
     def _joined(self, part: dict[str, Any], depth: int) -> int:
@@ -50,10 +52,14 @@ class Joined:
             count += self.of(target, depth) if isinstance(target, dict) else 0
         if isinstance(every, list):
             count += sum(self.of(each, depth) for each in every)
-        for name in ("anyOf", "oneOf"):
+        for name in CHOICES:
             count += self.of(part.get(name), depth)
-        others = (value for name, value in part.items() if name not in ("allOf", "anyOf", "oneOf", "enum", "const"))
-        return max(count, self.of(list(others), depth))
+        others = {name: value for name, value in part.items() if name not in ("allOf", *CHOICES)}
+        return max(count, self._within(others, depth, has_names=False))
+
+    def _within(self, part: dict[str, Any], depth: int, has_names: bool = True) -> int:
+        """In any of the parts of a part."""
+        return max((self.of(each, depth, are_names) for each, are_names in schemas_in(part, has_names)), default=0)
 
 
 def without_point(value: Any) -> int:

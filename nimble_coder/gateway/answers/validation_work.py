@@ -7,6 +7,7 @@ the value. Thirty levels take minutes. Here each pair of a schema's part and a v
 from collections.abc import Iterator
 from typing import Any
 
+from nimble_coder.engine.schema_parts import schemas_in
 from nimble_coder.engine.schema_references import resolve
 
 MOST_LOOKS = 200_000
@@ -23,12 +24,13 @@ UNFOLLOWED = ("$dynamicRef", "$recursiveRef", "unevaluatedProperties", "unevalua
 """Keywords that have a validator look where nobody here could say, or at all that stands beside them once more."""
 
 
-def check_keywords(part: Any) -> None:
+def check_keywords(part: Any, has_names: bool = False) -> None:
     """Raises ValueError where a schema has a keyword whose looks cannot be counted."""
-    if isinstance(part, dict) and (found := next((name for name in UNFOLLOWED if name in part), None)):
+    found = next((name for name in UNFOLLOWED if name in part), None) if isinstance(part, dict) else None
+    if found and not has_names:
         raise ValueError(f"{found} is not available: leave it out")
-    for each in parts_of(part):
-        check_keywords(each)
+    for each, are_names in schemas_in(part, has_names):
+        check_keywords(each, are_names)
 
 
 def is_much(schema: Any, value: Any) -> bool:
