@@ -142,7 +142,8 @@ def untouched(size: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 class NativeQwen2:
-    """Implements `nimble_coder.engine.model.Model`. Threads are its own, not PyTorch's."""
+    """Implements `nimble_coder.engine.model.Model`. Threads are its own, not PyTorch's; `RuntimeError` where the kernel
+    refuses them."""
 
     def __init__(
         self, library: Path, shape: ModelShape, weights: dict[str, Stored], cache: KVCache, threads: int
@@ -178,6 +179,11 @@ class NativeQwen2:
         self._library.nimble_close.argtypes = [c_void_p]
         entry_bytes = cache.keys.dtype.itemsize
         self._model = self._library.nimble_open(sizes, entry_bytes, len(tensors), tensors, memory, threads)
+        if self._model is None:
+            raise RuntimeError(
+                f"the kernel refuses the {threads} threads of the step: raise the limit of processes and threads "
+                f"(docker run --pids-limit, ulimit -u), or set NIMBLE_ENGINE_THREADS lower"
+            )
 
     def __del__(self) -> None:
         if hasattr(self, "_model"):

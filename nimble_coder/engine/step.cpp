@@ -572,14 +572,18 @@ class Qwen2 : public Model {
 
 extern "C" {
 
-// `tensors`: those of the engine's file, which must stay where they are.
+// `tensors`: those of the engine's file, which must stay where they are. Null where the kernel refuses the threads.
 Model* nimble_open(const Shape* shape, int entry_bytes, int64_t count, const Tensor* tensors, const Memory* memory,
                    int threads) {
     std::unordered_map<std::string, Tensor> named;
     for (int64_t i = 0; i < count; ++i) named[tensors[i].name] = tensors[i];
-    if (entry_bytes == 1) return new Qwen2<int8_t>(*shape, named, *memory, threads);
-    if (entry_bytes == 2) return new Qwen2<uint16_t>(*shape, named, *memory, threads);
-    return new Qwen2<float>(*shape, named, *memory, threads);
+    try {
+        if (entry_bytes == 1) return new Qwen2<int8_t>(*shape, named, *memory, threads);
+        if (entry_bytes == 2) return new Qwen2<uint16_t>(*shape, named, *memory, threads);
+        return new Qwen2<float>(*shape, named, *memory, threads);
+    } catch (const std::system_error&) {
+        return nullptr;
+    }
 }
 
 void nimble_run(Model* model, const Step* step) { model->run(*step); }

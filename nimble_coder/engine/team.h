@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -27,22 +28,16 @@ struct Part {
 // Threads that do a step together. They wait awake only for a moment: the cores may be wanted by others.
 class Team {
    public:
+    // Throws `std::system_error` where the kernel gives no more threads.
     explicit Team(int size) : size_(size) {
-        for (int index = 1; index < size; ++index)
-            threads_.emplace_back([this, index] {
-                for (uint32_t turn = 0;; ++turn) {
-                    wait_while(started_, turn);
-                    if (!work_) return;
-                    (*work_)({index, size_});
-                    barrier();
-                }
-            });
+        try {
+            for (int index = 1; index < size; ++index) threads_.emplace_back([this, index] { help(index); });
+        } catch (const std::system_error&) {
+            dismiss();  // threads that nobody waits for would end the process
+            throw;
+        }
     }
-    ~Team() {
-        work_ = nullptr;
-        start();
-        for (auto& thread : threads_) thread.join();
-    }
+    ~Team() { dismiss(); }
     int size() const { return size_; }
 
     // Runs `work` on all threads, this one included, and returns when all are done.
@@ -64,6 +59,21 @@ class Team {
     }
 
    private:
+    void help(int index) {
+        for (uint32_t turn = 0;; ++turn) {
+            wait_while(started_, turn);
+            if (!work_) return;
+            (*work_)({index, size_});
+            barrier();
+        }
+    }
+
+    void dismiss() {
+        work_ = nullptr;
+        start();
+        for (auto& thread : threads_) thread.join();
+    }
+
     void start() {
         ++started_;
         started_.notify_all();

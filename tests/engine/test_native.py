@@ -3,6 +3,7 @@
 import ctypes
 import random
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import product
@@ -270,3 +271,22 @@ def test_the_structures_are_as_large_as_the_compilers(tmp_path: Path) -> None:
     subprocess.run(["g++", "-std=c++20", "-O0", probe, "-o", tmp_path / "sizes"], check=True)
     printed = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout
     assert printed == " ".join(str(ctypes.sizeof(each)) for each in (Shape, Memory, Step, Tensor))
+
+
+REFUSED = """
+import os, resource, sys
+from pathlib import Path
+from tests.engine.test_native import SHAPE, native
+native(Path(sys.argv[1]), SHAPE, "fp32", 2)
+os.setuid(os.getuid() or 65534)  # root has no such limit
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+try:
+    native(Path(sys.argv[1]), SHAPE, "fp32", 3)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_threads_that_the_kernel_refuses_are_an_error_that_names_the_limit() -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSED, LIBRARIES[0]], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:47]) == (0, "the kernel refuses the 3 threads of the step: r"), done.stderr
