@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     STOPPED = 0, "done; of `serve`: told to stop, and everything that ran has finished"
     OTHER = 1, "anything else"
     ASKED = 2, "what was asked for: a setting, an option, a profile, a model"
-    MACHINE = 3, "this machine: GPU, driver, TensorRT-LLM, container"
+    MACHINE = 3, "this machine: GPU, driver, TensorRT-LLM, container, the kernel's limits"
     CHECKPOINT = 4, "the checkpoint, or getting it"
     BUILD = 5, "the engine's build"
     VERIFICATION = 6, "the verification of a new engine"

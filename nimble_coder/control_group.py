@@ -20,3 +20,9 @@ def directories(controller: str, root: Path = ROOT, membership: Path = MEMBERSHI
             top = root / controllers
             inside = Path(path.lstrip("/"))
             yield from (top / place for place in (inside, *inside.parents) if (top / place).is_dir())
+
+
+def event_count(file: Path, event: str) -> int:
+    """How often a group's file of events says that it has happened: a line `EVENT N`; 0 where it does not say."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{event} ")), 0)

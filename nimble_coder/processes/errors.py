@@ -27,6 +27,12 @@ class NotReadyError(TritonError):
     exit_code = ExitCode.NOT_READY
 
 
+class TaskLimitError(TritonError):
+    """The kernel has refused a process or a thread."""
+
+    exit_code = ExitCode.MACHINE
+
+
 class OutOfMemoryError(TritonError):
     """Of the container's or of the GPU's."""
 

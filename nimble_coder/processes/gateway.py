@@ -16,6 +16,7 @@ from types import TracebackType
 from build_engine.exit_codes import ExitCode
 from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.errors import TritonError
+from nimble_coder.processes.kernel_limits import Refusals
 from nimble_coder.processes.log import Log, open_log
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.watcher import owned
@@ -64,6 +65,7 @@ class GatewayProcesses:
         """Starts the processes; `wait_ready` tells when they serve."""
         self.processes = []
         self._work.create()
+        self._refusals = Refusals(self.log)
         with open_log(self.log, "gateway") as output:
             for _ in range(self.workers):
                 process = subprocess.Popen(
@@ -79,11 +81,12 @@ class GatewayProcesses:
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:
         """Waits until a generation has worked and returns the seconds that took; `tick` is told the seconds so far.
 
-        Raises `GatewayError` where a process ends or the time runs out.
+        Raises `GatewayError` where a process ends or the time runs out, `TaskLimitError` where the kernel refuses one.
         """
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
             self.check()
+            self._refusals.check()
             if self.is_ready():
                 return waited
             tick(waited)
@@ -100,13 +103,14 @@ class GatewayProcesses:
         self._hold.unlink(missing_ok=True)
 
     def wait_listening(self, timeout: float = 60.0) -> None:
-        """Waits until a gateway answers, ready or not; raises `GatewayError`.
+        """Waits until a gateway answers, ready or not; raises `GatewayError` or `TaskLimitError`.
 
         Only a gateway numbers its answers: somebody else may listen on the same port, and get the connection.
         """
         deadline = time.monotonic() + timeout
         while "x-request-id" not in self._headers("/v1/health/live"):
             self.check()
+            self._refusals.check()
             if time.monotonic() > deadline:
                 raise GatewayError(f"the gateway does not listen after {timeout:.0f} s; its log says why")
             time.sleep(0.05)

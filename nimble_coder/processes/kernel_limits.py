@@ -1,16 +1,22 @@
 """Limits that Triton does not name when it dies of them: of the address space, and of processes and threads."""
 
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from nimble_coder.control_group import MEMBERSHIP, ROOT, directories
+from nimble_coder.control_group import MEMBERSHIP, ROOT, directories, event_count
+from nimble_coder.processes.errors import TaskLimitError
+from nimble_coder.processes.log import Log, ProcessLog
 
 GIB = 1 << 30
 ADDRESS_SPACE = 16 * GIB
 """Triton reserves 12 GiB, most of it for the stacks of its threads; with 8 it ended by SIGSEGV while it loaded."""
 TASKS = 512
 """Processes and threads of a service: 213 were counted on two cores, and there are more on more cores."""
+RAISE = "raise it (docker run --pids-limit, the node's podPidsLimit, ulimit -u)"
+REFUSED = re.compile(r"can't start new thread|pthread_create failed|what\(\):\s+Resource temporarily unavailable")
+"""What Python, gRPC and the C++ library write when the kernel refuses a thread."""
 
 
 def narrow_limits(root: Path = ROOT, membership: Path = MEMBERSHIP) -> Iterator[str]:
@@ -21,15 +27,56 @@ def narrow_limits(root: Path = ROOT, membership: Path = MEMBERSHIP) -> Iterator[
             f"the address space is limited to {space / GIB:.1f} GiB (ulimit -v), Triton may need "
             f"{ADDRESS_SPACE // GIB}: lift that limit, and bound memory by a control group"
         )
-    most = min((found for place in directories("pids", root, membership) if (found := _most(place))), default=TASKS)
-    if most < TASKS:
-        yield (
-            f"there may be {most} processes and threads at once (the control group's pids.max), the service may need "
-            f"{TASKS}: raise it (docker run --pids-limit)"
-        )
+    if narrow := narrow_tasks(root, membership):
+        yield f"{narrow}, the service may need {TASKS}: {RAISE}"
 
 
-def _most(group: Path) -> int | None:
-    file = group / "pids.max"
-    text = file.read_text(encoding="ascii").strip() if file.is_file() else "max"
-    return None if text == "max" else int(text)
+def narrow_tasks(root: Path = ROOT, membership: Path = MEMBERSHIP) -> str:
+    """How many processes and threads there may be, and who says so; empty where they are enough."""
+    limits = [(most, "the control group's pids.max") for most in group_limits(root, membership)]
+    if (own := resource.getrlimit(resource.RLIMIT_NPROC)[0]) != resource.RLIM_INFINITY:
+        limits.append((own, "ulimit -u, all of this user's count"))
+    most, origin = min(limits, default=(TASKS, ""))
+    return f"there may be {most} processes and threads at once ({origin})" if most < TASKS else ""
+
+
+def group_limits(root: Path, membership: Path) -> Iterator[int]:
+    """Of this process's group and of those around it."""
+    for place in directories("pids", root, membership):
+        file = place / "pids.max"
+        text = file.read_text(encoding="ascii").strip() if file.is_file() else "max"
+        if text != "max":
+            yield int(text)
+
+
+def refused_tasks(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
+    """How often the kernel has refused this control group a process or a thread; 0 where it does not say."""
+    files = (place / "pids.events" for place in directories("pids", root, membership))
+    return next((event_count(file, "max") for file in files if file.is_file()), 0)
+
+
+class Refusals:
+    """The processes and threads that the kernel refuses from now on: Triton (2.51) and gRPC abort then, or wait for
+    what was not started."""
+
+    def __init__(self, log: Log, root: Path = ROOT, membership: Path = MEMBERSHIP) -> None:
+        self._log, self._group = log, (root, membership)
+        self._before = refused_tasks(root, membership)
+
+    def check(self, error: Exception | None = None) -> None:
+        """Raises `TaskLimitError` where there is one, or where `error` is one; `error` is then its cause."""
+        if isinstance(error, TaskLimitError) or not (is_refusal(error) or self._have_come):
+            return
+        what = "the kernel has refused a process or a thread" + (f" ({error})" if error else "")
+        raise TaskLimitError(f"{what}: {narrow_tasks(*self._group) or 'there is a limit on them'}: {RAISE}") from error
+
+    @property
+    def _have_come(self) -> bool:
+        log = self._log
+        said = isinstance(log, ProcessLog) and any(log.mentions(name, REFUSED) for name in [*log.recent])
+        return said or refused_tasks(*self._group) > self._before
+
+
+def is_refusal(error: Exception | None) -> bool:
+    """Whether it is how Python says that the kernel refuses a process or a thread."""
+    return isinstance(error, BlockingIOError) or bool(REFUSED.search(str(error)))

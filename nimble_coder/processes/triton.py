@@ -21,6 +21,7 @@ from nimble_coder.environment import env_names
 from nimble_coder.processes.children import State, how_ended, session_commands
 from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
+from nimble_coder.processes.kernel_limits import Refusals
 from nimble_coder.processes.log import Log, ProcessLog, open_log
 from nimble_coder.processes.ports import HeldPorts, check_listenable
 from nimble_coder.processes.triton_container import ContainerTriton
@@ -131,6 +132,7 @@ class TritonServer:
         except BaseException:
             self._work.remove()
             raise
+        self._refusals = Refusals(self.log)
         with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
                 command,
@@ -188,6 +190,7 @@ class TritonServer:
         while (waited := time.monotonic() - started) < timeout:
             if (code := self.poll()) is not None:
                 raise self.failure(f"tritonserver {how_ended(code)} while it was loading")
+            self._refusals.check()
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
                 commands = session_commands(self.pid)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nimble_coder.control_group import MEMBERSHIP, ROOT, directories
+from nimble_coder.control_group import MEMBERSHIP, ROOT, directories, event_count
 
 COUNTERS = ("memory.events", "memory.oom_control")
 """Of cgroup v2 and v1; both have a line `oom_kill N`."""
@@ -13,9 +13,5 @@ def oom_kills(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     for place in directories("memory", root, membership):
         for name in COUNTERS:
             if (place / name).is_file():
-                return _count((place / name).read_text(encoding="utf-8"))
+                return event_count(place / name, "oom_kill")
     return 0
-
-
-def _count(text: str) -> int:
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

@@ -9,7 +9,7 @@ from build_engine.artifact import Artifact
 from nimble_coder.gateway.settings import GatewayOptions
 from nimble_coder.processes.children import adopt_orphans, reap_orphans
 from nimble_coder.processes.errors import OutOfMemoryError, TritonError
-from nimble_coder.processes.kernel_limits import narrow_limits
+from nimble_coder.processes.kernel_limits import Refusals, narrow_limits
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.serving import Serving
@@ -48,7 +48,7 @@ class Supervisor:
         stop before it was ready, or a second time.
         """
         adopt_orphans()
-        settings, killed = self._loaded.settings, oom_kills()
+        settings, killed, refusals = self._loaded.settings, oom_kills(), Refusals(self._log)
         check_files(self._loaded)
         check_temporary_directory()  # before an engine is built, as the next one
         take_open_files()
@@ -73,6 +73,7 @@ class Supervisor:
         except (RuntimeError, OSError) as error:
             if oom_kills() > killed:
                 raise OutOfMemoryError(f"{OUT_OF_MEMORY} ({error})") from error
+            refusals.check(error)
             raise
 
     def _find(self, choice: Choice) -> Artifact:

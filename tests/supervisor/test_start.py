@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -181,17 +182,17 @@ def test_loading_that_takes_too_long(start: Start, artifact: Artifact) -> None:
     assert "not ready after 0 s" in last
 
 
-def test_memory_that_runs_out(start: Start, artifact: Artifact, tmp_path: Path) -> None:
-    """A control group with less than Triton and the gateway need; the kernel kills the largest of its processes."""
-    group = Path("/sys/fs/cgroup/memory") / f"nimble-{tmp_path.name}"
+@contextmanager
+def in_group(controller: str, limit: str, name: str) -> Iterator[tuple[str, ...]]:
+    """What a command has to begin with to run in a control group with a limit; nothing may be left in it."""
+    group, (file, value) = Path("/sys/fs/cgroup") / controller / f"nimble-{name}", limit.split("=")
     try:
         group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(140 << 20))
+        (group / file).write_text(value)
     except OSError:
         pytest.skip("no control group can be made here")
     try:
-        enter = ("sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh")
-        code, last = ended(start(prefix=enter, NIMBLE_ARTIFACT=artifact.directory))
+        yield "sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh"
     finally:
         deadline = time.monotonic() + 10
         while (left := (group / "cgroup.procs").read_text().split()) and time.monotonic() < deadline:
@@ -202,8 +203,24 @@ def test_memory_that_runs_out(start: Start, artifact: Artifact, tmp_path: Path) 
             time.sleep(0.1)
         group.rmdir()
     assert left == []
+
+
+def test_memory_that_runs_out(start: Start, artifact: Artifact, tmp_path: Path) -> None:
+    """A control group with less than Triton and the gateway need; the kernel kills the largest of its processes."""
+    with in_group("memory", f"memory.limit_in_bytes={140 << 20}", tmp_path.name) as enter:
+        code, last = ended(start(prefix=enter, NIMBLE_ARTIFACT=artifact.directory))
     assert code == ExitCode.OUT_OF_MEMORY
     assert "memory ran out: raise the container's limit" in last
+
+
+@pytest.mark.parametrize("limit", [5, 40, 120])
+def test_threads_that_the_kernel_refuses(start: Start, artifact: Artifact, tmp_path: Path, limit: int) -> None:
+    """Not even enough for the supervisor; for Triton; for its models, which it then waits for without an end."""
+    with in_group("pids", f"pids.max={limit}", tmp_path.name) as enter:
+        service = start(prefix=enter, NIMBLE_ARTIFACT=artifact.directory)
+        assert service.process.wait(60) == ExitCode.MACHINE
+    assert "the kernel has refused a process or a thread" in service.last_line
+    assert f"there may be {limit} processes and threads at once (the control group's pids.max)" in service.last_line
 
 
 def test_a_dry_run_tells_every_value_its_origin_and_the_processes(artifact: Artifact) -> None:
