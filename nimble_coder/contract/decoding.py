@@ -43,6 +43,7 @@ UNSUPPORTED = (
     "context_phase_params",
 )
 UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
+NO_DECAY = np.ones(1)
 MAX_SEQUENCES = 64
 LONGEST_NAME = 64
 NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
@@ -78,6 +79,8 @@ def read_call(
             raise RequestError(f"{name} is not supported by this engine; leave it out or send false")
     if _number(inputs, "beam_width", 0, 1) != 1:
         raise RequestError("beam_width must be 1: this engine has no beam search")
+    if any(value != 1 for value in inputs.get("runtime_top_p_decay", NO_DECAY).reshape(-1)):
+        raise RequestError("runtime_top_p_decay must be 1, or it is not supported: a top-p holds for all tokens here")
     sequences = _number(inputs, "num_return_sequences", 0, 1)
     if not 1 <= sequences <= MAX_SEQUENCES:
         raise RequestError(f"num_return_sequences is {sequences}: ask for 1 to {MAX_SEQUENCES}")

@@ -257,15 +257,28 @@ class TorchEngine:
         return request.lookahead
 
     def _check_sampling(self, sampling: Sampling, request: Request) -> None:
-        """Raises `RequestError` for tokens that have no logit to forbid."""
+        """Raises `RequestError` for tokens that have no logit to forbid, and for too many of them."""
         vocab = self._config.shape.vocab_size
         tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
         tokens += [("logit_bias", i) for i, _ in sampling.logit_bias]
         if sampling.min_tokens:
+            self._check_least(sampling.min_tokens, request)
             tokens += [("end_id" if i == request.end_id else "stop_words_list", i) for i in request.ends]
         for name, token in tokens:
             if not 0 <= token < vocab:
                 raise RequestError(f"{name} has {token}, which is out of range: token ids go from 0 to {vocab - 1}")
+
+    def _check_least(self, least: int, request: Request) -> None:
+        """Raises `RequestError` for more tokens than an answer may have, or than fit, where `request_output_len` is
+        cut."""
+        if least > request.max_tokens:
+            most = f"request_output_len, which is {request.max_tokens}"
+            raise RequestError(f"min_length is {least}, above {most}: send less")
+        room = self._max_seq_len - len(request.input_ids)
+        if least > room:
+            raise RequestError(
+                f"min_length is {least}, and {room} tokens fit behind the prompt of the request: send less"
+            )
 
     def _loop(self) -> None:
         while self._take_arrivals():

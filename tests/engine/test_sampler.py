@@ -245,6 +245,27 @@ def test_tokens_without_a_logit_cannot_be_forbidden(load_engine: LoadEngine) -> 
             engine.enqueue(Request(PROMPT, 5, end_id=4096, sampling=sampling))
 
 
+def test_no_more_tokens_are_demanded_than_are_asked_for_or_fit(load_engine: LoadEngine) -> None:
+    engine = load_engine()
+    for least, most, reason in (
+        (6, 5, "min_length is 6, above request_output_len, which is 5"),
+        (145, 1000, "min_length is 145, and 144 tokens fit behind the prompt"),
+    ):
+        request = Request([1] * 256, most, sampling=Sampling(min_tokens=least))
+        with pytest.raises(RequestError, match=reason):
+            engine.enqueue(request)
+    allowed = Request(PROMPT, 5, sampling=Sampling(min_tokens=5))
+    assert len(generate(engine, [allowed])[0].token_ids) == 5
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.0, float("nan")])
+def test_a_top_p_that_decays_is_refused(decay: float) -> None:
+    ones = {name: np.array([[1]], np.int32) for name in ("input_ids", "input_lengths", "request_output_len")}
+    assert read_call({**ones, "runtime_top_p_decay": np.array([[1.0]], np.float32)}, True)
+    with pytest.raises(RequestError, match="runtime_top_p_decay must be 1"):
+        read_call({**ones, "runtime_top_p_decay": np.array([[decay]], np.float32)}, True)
+
+
 @pytest.mark.parametrize("after", [0, 3])
 def test_a_sampler_that_fails_ends_its_own_request_alone(
     load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch, after: int

@@ -283,6 +283,8 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
         "the prompt is empty",
     ),
     "max_tokens 0": ({"request_output_len": np.array([[0]], np.int32)}, "request_output_len is 0"),
+    "min_length": ({"min_length": np.array([[5]], np.int32)}, "min_length is 5, above request_output_len, which is 4"),
+    "top-p's decay": ({"runtime_top_p_decay": np.array([[0.9]], np.float32)}, "runtime_top_p_decay must be 1"),
     "wrong dtype": ({"input_ids": np.array([[1, 2, 3]], np.int64)}, "INT64.*INT32|expects.*INT32"),
     "wrong length": ({"input_lengths": np.array([[99]], np.int32)}, "input_lengths is 99"),
     "not a token": ({"input_ids": np.full((1, 20), 99999, np.int32)}, "99999, which is not a token"),
