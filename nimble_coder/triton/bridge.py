@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from nimble_coder.contract.request import QueueFullError, RequestError
 from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine.protocol import Engine
 from nimble_coder.triton.sender import Sender
+from nimble_coder.triton.thread_pool import StartedThreadPool
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Bridge:
         self._lock = threading.Lock()
         self._flights: dict[int, Flight] = {}
         self._stopping = threading.Event()
-        self._helpers = ThreadPoolExecutor(SENDING_THREADS - 1, "bridge-helper")
-        self._compilers = ThreadPoolExecutor(COMPILING_THREADS, "bridge-compiler")
+        self._helpers = StartedThreadPool(SENDING_THREADS - 1, "bridge-helper")
+        self._compilers = StartedThreadPool(COMPILING_THREADS, "bridge-compiler")
         self._thread = threading.Thread(target=self._loop, name="bridge", daemon=True)
         self._thread.start()
 

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -19,10 +20,12 @@ class TritonPythonModel:
         self._calls = Calls(pb_utils, parameters["tensorrt_llm_model_name"])
         # A thread does nothing but wait for other models; one a request that the engine runs at once.
         self._threads = ThreadPoolExecutor(config["max_batch_size"])
+        self._threads.submit(int).result()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            self._threads.submit(TextRequest(request, pb_utils, self._calls, self._accumulate).run)
+            with suppress(RuntimeError):  # the kernel refuses one more thread: one of those that are there takes it
+                self._threads.submit(TextRequest(request, pb_utils, self._calls, self._accumulate).run)
 
     def finalize(self) -> None:
         self._threads.shutdown(cancel_futures=True)
