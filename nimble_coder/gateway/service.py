@@ -22,9 +22,10 @@ from nimble_coder.gateway.policy import Policy, policy_of
 from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.ebnf.guide import call_ebnf
-from nimble_coder.gateway.requests.field_check import UNGUIDED, check_fields, header
+from nimble_coder.gateway.requests.field_check import UNGUIDED, check_fields, header, passed_over
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.forms import named_guide
+from nimble_coder.gateway.requests.overruled import overruled
 from nimble_coder.gateway.requests.reading import decode
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.settings import GatewaySettings, split
@@ -92,8 +93,9 @@ class Service:
         body = await exchange.body(self.settings.max_body_bytes)
         asked = decode(kind, body)
         ignored = await aside(len(body), check_fields, kind, body, self.engine, self.settings.strict_sampling)
+        ignored += [passed_over(name, self.settings.strict_sampling) for name in overruled(asked)]
         if ignored:
-            exchange.extra_headers = [*exchange.extra_headers, (b"x-nimble-ignored", header(ignored))]
+            exchange.extra_headers = [*exchange.extra_headers, (b"x-nimble-ignored", header([*dict.fromkeys(ignored)]))]
         return asked, len(body)
 
     def calling(self, asked: ChatRequest) -> Calling:

@@ -48,6 +48,19 @@ def http(gateway: Serving) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def strict(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A second gateway, which refuses what it would ignore."""
+    log = tmp_path_factory.mktemp("strict") / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIMBLE_STRICT_SAMPLING", "true")
+        processes = GatewayProcesses(artifact.directory, gateway.triton.addresses, Addresses.free(), log=log)
+        with processes as gateways:
+            gateways.wait_ready()
+            with httpx.Client(base_url=gateways.addresses.http, timeout=60) as client:
+                yield client
+
+
 @pytest.fixture
 def openai(gateway: Serving) -> Iterator[OpenAI]:
     """The OpenAI SDK, pointed at the gateway."""

@@ -4,7 +4,6 @@ import asyncio
 import copy
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,9 +25,6 @@ from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
-from nimble_coder.processes.gateway import GatewayProcesses
-from nimble_coder.processes.serving import Serving
-from nimble_coder.processes.triton import Addresses
 from tests.gateway.turns import turns_of_others
 
 DOCS = Path(__file__).parents[2] / "docs" / "request-fields.md"
@@ -37,6 +33,7 @@ SENT: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}),
     "responses": ("/v1/responses", {"input": "hi", "max_output_tokens": 1}),
     "fim": ("/v1/fim/completions", {"prompt": "import os", "max_tokens": 1}),
+    "infill": ("/infill", {"input_prefix": "import os", "n_predict": 1}),
     "llama": ("/completion", {"prompt": "import os", "n_predict": 1}),
 }
 
@@ -47,8 +44,12 @@ BESIDE: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
     "tool_choice": {"tools": FIELDS["tools"].example},
     "function_call": {"functions": FIELDS["functions"].example},
+    "repo_name": {"input_extra": FIELDS["input_extra"].example},
+    "filename": {"input_extra": FIELDS["input_extra"].example},
 }
 """What a field needs beside it on the route that honours it."""
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "options.num_predict")
+"""Of which one is sent."""
 
 
 def body_with(base: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
@@ -58,8 +59,13 @@ def body_with(base: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
 
 def asking(route: str, field: Field) -> dict[str, Any]:
     """A request that asks for what the field's example asks for."""
-    beside = BESIDE.get(field.name, {}) if field.name in HONOURED[ROUTES[route]] else {}
-    return body_with({**SENT[route][1], **beside}, field.name, field.example)
+    base, is_honoured = SENT[route][1], field.name in HONOURED[ROUTES[route]]
+    if field.name in LENGTHS and is_honoured:
+        base = {name: value for name, value in base.items() if name not in LENGTHS}
+    beside = BESIDE.get(field.name, {}) if is_honoured else {}
+    if route == "completions" and "input_extra" in (field.name, *beside):
+        beside = {**beside, "suffix": "\n"}
+    return body_with({**base, **beside}, field.name, field.example)
 
 
 def fate(route: str, field: Field, engine: Engine) -> str:
@@ -151,7 +157,7 @@ AROUND: dict[str, tuple[str, dict[str, Any]]] = {
     "tools": ("chat", TOOL),
     "response_format": ("chat", {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}),
     "input": ("responses", {"role": "user", "content": "hi"}),
-    "input_extra": ("llama", {"text": "x = 1"}),
+    "input_extra": ("infill", {"text": "x = 1"}),
 }
 """The routes and objects in which the fields of objects are sent."""
 
@@ -272,19 +278,6 @@ def test_engines_that_can_less_honour_less(engine: Engine, strict: bool) -> None
                 assert (caught.value.status, caught.value.code) == (400, "unsupported")
             else:
                 assert check_fields(kind, body, engine, strict) == ([field.name] if wanted == "ignored" else []), field
-
-
-@pytest.fixture(scope="module")
-def strict(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A second gateway, which refuses what it would ignore."""
-    log = tmp_path_factory.mktemp("strict") / "log"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NIMBLE_STRICT_SAMPLING", "true")
-        processes = GatewayProcesses(artifact.directory, gateway.triton.addresses, Addresses.free(), log=log)
-        with processes as gateways:
-            gateways.wait_ready()
-            with httpx.Client(base_url=gateways.addresses.http, timeout=60) as client:
-                yield client
 
 
 def test_strictly_all_that_is_not_honoured_is_refused(strict: httpx.Client) -> None:

@@ -10,7 +10,7 @@ from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.exchange import EVENT_STREAM
-from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.llama import LlamaRequest
 from nimble_coder.text.tokenizer import TextTokenizer
 
 RANDOM_SEED = 2**32 - 1
@@ -26,7 +26,7 @@ class LlamaWire:
         self,
         model: str,
         prompts: Sequence[list[int]],
-        asked: InfillRequest,
+        asked: LlamaRequest,
         tokenizer: TextTokenizer,
         truncated: bool,
     ) -> None:

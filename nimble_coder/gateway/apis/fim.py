@@ -20,7 +20,7 @@ from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.job import Job, headers_of, make_jobs, room_of
 from nimble_coder.gateway.prompts.fim import Infill
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
-from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaPrompt
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaPrompt, LlamaRequest
 from nimble_coder.gateway.service import Service
 
 
@@ -59,7 +59,7 @@ async def llama_infill(front: Front, exchange: Exchange) -> None:
 async def llama_completion(front: Front, exchange: Exchange) -> None:
     """`POST /completion`: raw prompts, control tokens written out."""
     service = front.service
-    asked, size = await service.read(exchange, InfillRequest)
+    asked, size = await service.read(exchange, LlamaRequest)
     prompts = [await raw_prompt(service, prompt) for prompt in raw_prompts(asked.prompt)]
     await answer_llama(service, exchange, asked, size, prompts, truncated=False)
 
@@ -94,7 +94,7 @@ async def raw_prompt(service: Service, prompt: str | Sequence[str | int]) -> lis
     return service.encoder.check_ids(ids, service.limits.vocab_size)
 
 
-def llama_jobs(service: Service, asked: InfillRequest, prompts: Sequence[list[int]], client: str) -> list[Job]:
+def llama_jobs(service: Service, asked: LlamaRequest, prompts: Sequence[list[int]], client: str) -> list[Job]:
     """The generations of all prompts, in their order."""
     jobs = list[Job]()
     for ids in prompts:
@@ -104,7 +104,7 @@ def llama_jobs(service: Service, asked: InfillRequest, prompts: Sequence[list[in
 
 
 async def answer_llama(
-    service: Service, exchange: Exchange, asked: InfillRequest, size: int, prompts: Sequence[list[int]], truncated: bool
+    service: Service, exchange: Exchange, asked: LlamaRequest, size: int, prompts: Sequence[list[int]], truncated: bool
 ) -> None:
     """Generates and answers in llama.cpp's format; `size` is the body's in bytes."""
     model = service.check_model(asked.model)

@@ -77,15 +77,15 @@ async def completion_prompts(service: Service, asked: CompletionRequest) -> list
     prompt = asked.prompt
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
-    is_templated = asked.suffix == "" and isinstance(prompt, str) and service.encoder.is_templated(prompt)
-    if asked.suffix is not None and not is_templated:
+    suffix = asked.infill_suffix
+    if suffix is not None:
         if not isinstance(prompt, str | None):
             raise ApiError(400, "with a suffix the prompt must be one string", "invalid_prompt", "prompt")
         if asked.scores_prompt:
             text = "with a suffix the model reads more than the echoed prompt: leave out echo or logprobs"
             raise ApiError(400, text, "unsupported", "logprobs")
         context = context_files(asked.input_extra)
-        infill = Infill(prompt or "", asked.suffix, context, *names(asked.repo_name, asked.filename))
+        infill = Infill(prompt or "", suffix, context, *names(asked.repo_name, asked.filename))
         return [(await infill_prompt(service, infill, asked))[0]]
     if prompt is None or prompt == []:
         raise ApiError(

@@ -29,7 +29,7 @@ from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
-from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaRequest
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -153,7 +153,7 @@ ROUTES = (
     generates("/v1/responses", responses.responses, ResponsesRequest, "Answer, without keeping it", *RESPONSE),
     generates("/v1/fim/completions", fim.mistral_fim, FimRequest, "Fill in (Mistral's)", *CHAT),
     generates("/infill", fim.llama_infill, InfillRequest, "Fill in (llama.cpp's)", *LLAMA),
-    generates("/completion", fim.llama_completion, InfillRequest, "Complete (llama.cpp's)", *LLAMA),
+    generates("/completion", fim.llama_completion, LlamaRequest, "Complete (llama.cpp's)", *LLAMA),
     reads("/tokenize", text.tokenize, TokenizeRequest, "Text to token ids", Tokens),
     reads("/detokenize", text.detokenize, DetokenizeRequest, "Token ids to text", Text),
     reads("/v1/completions/render", text.render_completion, CompletionRequest, *RENDERED),

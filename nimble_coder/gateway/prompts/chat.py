@@ -45,6 +45,7 @@ TOOLS_TAIL = (
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 CALL_TAG = "<tool_call>"
+BESIDE = {"functions": "tools", "function_call": "tools or tool_choice", "tool_choice": "functions or function_call"}
 CHOICES = {
     "tool_choice": 'none, auto, required or {"type": "function", "function": {"name": ...}}',
     "function_call": 'none, auto or {"name": ...}',
@@ -138,8 +139,12 @@ def calling_of(request: ChatRequest) -> Calling:
     A call is demanded by beginning it in the model's place, which any engine goes on with, and by the form of the rest,
     which the portable engine holds to.
     """
+    if field := request.unread_field:
+        text = f"{field} stands beside {BESIDE[field]}: tools go with tool_choice, functions with function_call"
+        raise ApiError(400, text, "invalid_input", field)
     for place, tool in enumerate(request.tools or []):
         check_tool(tool.type, tool.function, f"tools[{place}]", "function")
+    check_allowed(request)
     for tool in request.offered:
         field = "functions" if request.is_legacy else "tools"
         check_parameters(tool.function.name, tool.function.parameters, field)
@@ -172,6 +177,14 @@ def calling_of(request: ChatRequest) -> Calling:
         request.is_legacy,
         tuple(functions),
     )
+
+
+def check_allowed(request: ChatRequest) -> None:
+    """Raises `ApiError` where a choice among some of the tools names one that is not there."""
+    names = {tool.function.name for tool in request.tools or []}
+    for name in sorted((request.allowed[1] if request.allowed else frozenset()) - names):
+        what = f"the function {name[:80]!r}, and there is no such tool" if name else "something that names no function"
+        raise ApiError(400, f"tool_choice allows {what}", "invalid_tool_choice", "tool_choice")
 
 
 def check_tool(kind: str | None, function: Function, place: str, field: str) -> None:

@@ -19,6 +19,12 @@ END_TOKENS = ("<|endoftext|>", "<|im_end|>")
 FIM_TOKENS = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
 
 
+def is_templated(prompt: object) -> bool:
+    """Whether a client has written the infill format out itself, in a text or the only one of a list."""
+    text = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    return isinstance(text, str) and text.startswith(("<|fim_prefix|>", "<|repo_name|>", "<|file_sep|>"))
+
+
 class PromptEncoder:
     """Encodes prompts made of texts and control tokens."""
 
@@ -39,10 +45,6 @@ class PromptEncoder:
     def control_id(self, text: str) -> int | None:
         """The id of a text that spells a control token."""
         return self._control.get(text)
-
-    def is_templated(self, prompt: str) -> bool:
-        """Whether a client has written the infill format out itself."""
-        return prompt.startswith(("<|fim_prefix|>", "<|repo_name|>", "<|file_sep|>"))
 
     @cached_property
     def fim_end_ids(self) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ def add(messages: list[Message], item: InputItem, field: str) -> None:
             messages[-1].tool_calls = [*(messages[-1].tool_calls or []), call]
         case "function_call_output":
             required(item.call_id, f"{field}.call_id")
+            if item.output is None:
+                required(None, f"{field}.output")
             messages.append(Message(role="tool", content=text_in(item.output, f"{field}.output")))
         case kind if kind not in PASSED_OVER:
             text = f"an item of type {kind[:40]!r} is not available: send messages, function_call, function_call_output"
@@ -63,9 +65,9 @@ def add(messages: list[Message], item: InputItem, field: str) -> None:
 
 
 def required(text: str | None, field: str) -> str:
-    """What a call and its result are told apart by; raises `ApiError` where it is missing."""
+    """What a call or its result has to have; raises `ApiError` where it is missing."""
     if not text:
-        raise ApiError(400, f"{field} is missing: send the call as the answer had it", "invalid_input", field)
+        raise ApiError(400, f"{field} is missing: send it, and the call as the answer had it", "invalid_input", field)
     return text
 
 

@@ -15,7 +15,7 @@ field.
 
 What becomes of every field that OpenAI, vLLM, llama.cpp, NIM, Triton's generate front and a few editors define, on the
 routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `responses` (`/v1/responses`), `fim`
-(`/v1/fim/completions`) and `llama` (`/infill`, `/completion`). Null always means absent.
+(`/v1/fim/completions`), `infill` (`/infill`) and `llama` (`/completion`). Null always means absent.
 
 - **honoured**: does what it says on these routes. Some need an engine that can: "not greedy" is every engine but a
   TensorRT engine with lookahead and no companion, which decodes greedily whatever it is sent; "portable" is the
@@ -24,6 +24,13 @@ routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `resp
 - **otherwise**: what becomes of it on the other routes, with other engines and with other values. What is ignored is
   named in the answer's header `x-nimble-ignored`, and so is a field that stands in no table. What is refused gets 400
   with the code `unsupported`: it forces the form of an answer, forbids tokens, or is content that no model here reads.
+- Of two names of one thing that say different things one holds: `max_completion_tokens` before `max_tokens`, before
+  `n_predict`, which holds on llama.cpp's routes; what stands beside `options` before what is in them; `random_seed`
+  before `seed`; `repetition_penalty` before `repeat_penalty`. The other one is ignored and named. So is what means
+  nothing beside the rest: `repo_name` and `filename` without `input_extra`, and this without a hole to fill; or
+  `lookahead` beside the name of another drafter.
+- `functions` beside `tools` is refused, and so are `function_call` beside `tools` and `tool_choice` beside `functions`
+  that say something else than what goes with them.
 - `NIMBLE_STRICT_SAMPLING=true` refuses what would be ignored, too.
 
 `outer.inner` is a field of an object, or of each object in a list. In these, and not beside them, false and what is

@@ -15,7 +15,7 @@ from nimble_coder.gateway.requests.reading import json_errors
 from nimble_coder.gateway.requests.schemas.chat import TEXT_PARTS, ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
-from nimble_coder.gateway.requests.schemas.llama import InfillRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaRequest
 from nimble_coder.gateway.requests.schemas.responses import ITEMS, ResponsesRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -26,7 +26,8 @@ ROUTES: dict[str, type[Struct]] = {
     "chat": ChatRequest,
     "responses": ResponsesRequest,
     "fim": FimRequest,
-    "llama": InfillRequest,
+    "infill": InfillRequest,
+    "llama": LlamaRequest,
 }
 """Those that generate. A prompt is rendered from the body that would be answered."""
 SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -100,10 +101,15 @@ def unmet(kind: type[Struct], fields: Iterator[tuple[str, Any]], engine: Engine,
         if field and field.otherwise is Otherwise.REFUSED:
             raise ApiError(400, f"{name} is not available {place(kind, name)}: leave it out", "unsupported", name)
         is_checked_later = field is not None and name in HONOURED[kind] and field.needs is Engine.SAMPLING
-        if strict and not is_checked_later:
-            text = f"{name[:80]!r} would be ignored, and this service refuses what it would ignore: leave it out"
-            raise ApiError(400, text, "unsupported", name[:80])
-        yield name
+        yield name if is_checked_later else passed_over(name, strict)
+
+
+def passed_over(name: str, strict: bool) -> str:
+    """The name of what is ignored; raises `ApiError` where nothing may be."""
+    if strict:
+        text = f"{name[:80]!r} would be ignored, and this service refuses what it would ignore: leave it out"
+        raise ApiError(400, text, "unsupported", name[:80])
+    return name
 
 
 def is_among(value: Any, values: Sequence[Any]) -> bool:

@@ -60,7 +60,7 @@ def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
 def of_format(given: ResponseFormat, field: str = "response_format") -> Guide | None:
     """OpenAI's; llama.cpp has a schema beside `json_object` too. Raises `ApiError`, which names the field."""
     named = given.json_schema
-    schema = given.schema if named is None else named.schema
+    schema = named.schema if named and named.schema is not None else given.schema
     match given.type:
         case "text" if schema is not None:
             text = f"{field} has a schema, which its type, text, does not hold an answer to: send type json_schema"

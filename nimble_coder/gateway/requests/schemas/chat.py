@@ -122,23 +122,31 @@ class ChatRequest(OpenAISampling, kw_only=True):
         return "function_call" if self.is_legacy else "tool_choice"
 
     @property
+    def unread_field(self) -> str | None:
+        """What would have another meaning by the other, older or newer, names, which are not read beside these."""
+        if self.tools and self.functions:
+            return "functions"
+        read, unread = getattr(self, self.choice_field), "tool_choice" if self.is_legacy else "function_call"
+        return None if getattr(self, unread) in (None, "auto" if read is None else read) else unread
+
+    @property
     def offered(self) -> list[Tool]:
         """The functions that may be called, under either name."""
         if self.is_legacy:
             return [Tool(function=function) for function in self.functions or []]
-        allowed = self._allowed
+        allowed = self.allowed
         return [tool for tool in self.tools or [] if allowed is None or tool.function.name in allowed[1]]
 
     @property
     def choice(self) -> str | dict[str, Any] | None:
         """Which of them must be, in the shape of `tool_choice`; "any" is Mistral's word for "required"."""
         if not self.is_legacy:
-            choice = self.tool_choice if self._allowed is None else self._allowed[0]
+            choice = self.tool_choice if self.allowed is None else self.allowed[0]
             return "required" if choice == "any" else choice
         return {"function": self.function_call} if isinstance(self.function_call, dict) else self.function_call
 
     @property
-    def _allowed(self) -> tuple[str, frozenset[str]] | None:
+    def allowed(self) -> tuple[str, frozenset[str]] | None:
         """The choice among some of the tools, and their names, where `tool_choice` leaves no others."""
         match self.tool_choice:
             case {"type": "allowed_tools", "allowed_tools": {"tools": [*tools], **others}}:
@@ -147,8 +155,10 @@ class ChatRequest(OpenAISampling, kw_only=True):
 
 
 def names_of(tools: list[Any]) -> Iterator[str]:
-    """The functions that a `tool_choice` names in a list of tools."""
+    """The functions that a `tool_choice` names in a list of tools, empty where one is no function."""
     for tool in tools:
         match tool:
             case {"function": {"name": str(name)}}:
                 yield name
+            case _:
+                yield ""

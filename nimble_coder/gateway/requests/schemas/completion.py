@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from nimble_coder.gateway.prompts.encoding import is_templated
 from nimble_coder.gateway.requests.schemas.llama import ContextText
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
 from nimble_coder.gateway.requests.schemas.values import Copies, Kept, Length, Stops, StopString, Temperature
@@ -36,6 +37,11 @@ class CompletionRequest(OpenAISampling, kw_only=True):
             self.max_tokens = self.options.num_predict if self.max_tokens is None else self.max_tokens
             self.temperature = self.options.temperature if self.temperature is None else self.temperature
             self.stop = self.options.stop if self.stop is None else self.stop
+
+    @property
+    def infill_suffix(self) -> str | None:
+        """What is behind the hole; None where there is none, or where the prompt has the infill format already."""
+        return None if self.suffix == "" and is_templated(self.prompt) else self.suffix
 
     @property
     def scores_prompt(self) -> bool:

@@ -18,12 +18,9 @@ class ContextText(Struct, kw_only=True):
     filename: str | None = None
 
 
-class InfillRequest(Sampling, kw_only=True):
-    """`POST /infill` and `POST /completion`, llama.cpp's."""
+class LlamaRequest(Sampling, kw_only=True):
+    """`POST /completion`, llama.cpp's."""
 
-    input_prefix: str | None = None
-    input_suffix: str | None = None
-    input_extra: list[ContextText] | None = None
     prompt: LlamaPrompt | None = None
     n_predict: Length | None = None
     max_tokens: Length | None = None
@@ -32,10 +29,18 @@ class InfillRequest(Sampling, kw_only=True):
     repeat_penalty: Factor | None = None
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
-    repo_name: str | None = None
-    filename: str | None = None
 
     @property
     def wanted_tokens(self) -> int | None:
         """The longest answer that is asked for: -1 is as much as fits, 0 only warms the cache."""
         return self.max_tokens if self.n_predict is None else self.n_predict
+
+
+class InfillRequest(LlamaRequest, kw_only=True):
+    """`POST /infill`, llama.cpp's."""
+
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: list[ContextText] | None = None
+    repo_name: str | None = None
+    filename: str | None = None
