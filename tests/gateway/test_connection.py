@@ -286,3 +286,24 @@ def test_an_offer_with_connect_is_no_loop(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n")
         assert read_to_end(connection).startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
+def test_requests_that_come_at_once_are_all_answered_however_many(tmp_path: Path, offer: bytes) -> None:
+    """One system call may bring 256 KiB."""
+    settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
+    transport = Mock(asyncio.Transport, is_closing=Mock(return_value=False))
+
+    async def run() -> None:
+        config = uvicorn_config(answer, settings, tls=False)  # type: ignore[arg-type] # any application
+        config.load()
+        connection = Connection(config, ServerState(), {})
+        connection.connection_made(transport)
+        connection.data_received((b"GET /whole HTTP/1.1\r\n" + offer + b"\r\n") * 3000)
+        while connection.pipeline or not connection.cycle.response_complete:
+            await asyncio.sleep(0.01)
+        connection.connection_lost(None)
+
+    asyncio.run(run())
+    sent = b"".join(call.args[0] for call in transport.write.call_args_list)
+    assert sent.count(b"HTTP/1.1 200 OK") == sent.count(b"\r\n\r\nwhole") == 3000

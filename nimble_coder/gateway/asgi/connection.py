@@ -58,14 +58,16 @@ class Parser:
 
     def feed_data(self, data: bytes) -> None:
         """See `httptools.HttpRequestParser`."""
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as offer:
-            if not self._connection.passes_over:
-                raise
-            head = self._connection.head_without_offer()
-            self._renew()
-            self.feed_data(head + data[offer.args[0] :])
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                if not self._connection.passes_over:
+                    raise
+                data = self._connection.head_without_offer() + data[offer.args[0] :]
+                self._renew()
+            else:
+                return
 
     def _renew(self) -> None:
         self._parser = HttpRequestParser(self._connection)
