@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from nimble_coder.contract.fields import DRAFTING
 from nimble_coder.contract.request import FORM_NAME
 from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
@@ -71,7 +72,7 @@ class Answer:
                     if transcript.finish_reason is not None:
                         return
         except ApiError as error:
-            raise of_form(error, job.form_fields) from None
+            raise of_field(error, job.form_fields) from None
 
     async def _whole(self) -> None:
         async def collect(choice: int) -> str:
@@ -124,8 +125,10 @@ class Answer:
         return usage_of(self._delivery.prompt_tokens, self._transcripts)
 
 
-def of_form(error: ApiError, fields: Sequence[str]) -> ApiError:
-    """An engine's refusal of a form, by the fields that ask for it; any other error as it is."""
+def of_field(error: ApiError, fields: Sequence[str]) -> ApiError:
+    """An engine's refusal of a form, by the fields that ask for it, or of a drafter; any other error as it is."""
+    if error.message.startswith(f"{DRAFTING} is "):
+        return replace(error, param=DRAFTING)
     if not fields or FORM_NAME not in error.message:
         return error
     text = error.message.replace(FORM_NAME, f"the form of {' and '.join(fields)}")

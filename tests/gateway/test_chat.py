@@ -153,8 +153,9 @@ def test_functions_are_tools_by_an_older_name(chats: ChatPrompts, choice: Any) -
     old, new = request(USER, functions=[function], function_call=choice), request(USER, tools=[TOOL], tool_choice=newer)
     assert chats.encode(old) == chats.encode(new)
     assert calling_of(old).is_legacy == (choice != "none")
-    both = request(USER, functions=[function], tools=[TOOL], function_call={"name": "sub"})
-    assert chats.encode(both) == chats.encode(request(USER, tools=[TOOL]))
+    with pytest.raises(ApiError, match="functions stands beside tools") as caught:
+        chats.encode(request(USER, functions=[function], tools=[TOOL], function_call=choice))
+    assert (caught.value.status, caught.value.param) == (400, "functions")
 
 
 @pytest.mark.parametrize(

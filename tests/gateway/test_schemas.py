@@ -80,15 +80,11 @@ def test_a_function_needs_a_name(offered: dict[str, Any]) -> None:
             "max_tokens",
         ),
         (CompletionRequest, '{"max_tokens": 1e400}', "max_tokens: Number out of range", "max_tokens"),
+        (ChatRequest, '{"messages": [{"role": 1e400}]}', "messages[0].role: Number out of range", "messages[0].role"),
         (CompletionRequest, '{"echo": "yes"}', "echo is a text: send true or false or null", "echo"),
         (ChatRequest, "{}", "messages is missing: send it", "messages"),
         (ChatRequest, '{"messages": [{}]}', "messages[0].role is missing: send it", "messages[0].role"),
-        (
-            ChatRequest,
-            '{"messages": [], "response_format": {"type": null}}',
-            "response_format.type is null: send a text",
-            "response_format.type",
-        ),
+        (ChatRequest, '{"messages": [{"role": null}]}', "messages[0].role is null: send a text", "messages[0].role"),
         (CompletionRequest, '{"zzz": ' + "[" * 100_000, "the body is nested too deeply", None),
         (CompletionRequest, '{"prompt": "a\udcff"}', "the body is not UTF-8: byte 1 of a text is 0xff", None),
     ],
@@ -130,3 +126,13 @@ def test_sampling_numbers_have_the_engines_bounds(name: str, bounds: Bounds) -> 
 def test_the_gateway_takes_nothing_of_the_engine_that_needs_pytorch() -> None:
     without = "import sys; sys.modules['torch'] = None; import nimble_coder.gateway.server"
     subprocess.run([sys.executable, "-c", without], check=True)
+
+
+def test_null_is_absent_at_any_depth() -> None:
+    for body in BODIES:
+        _, components = msgspec.json.schema_components([body])
+        for kind, spec in components.items():
+            for name, part in spec["properties"].items():
+                takes_null = not part or any(each.get("type") == "null" for each in part.get("anyOf", [part]))
+                is_needed = name in spec.get("required", ()) or (kind, name) == ("Tool", "function")
+                assert is_needed or takes_null, (kind, name)

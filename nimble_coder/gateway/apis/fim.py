@@ -34,12 +34,13 @@ async def mistral_fim(front: Front, exchange: Exchange) -> None:
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     client = exchange.client
     jobs = await aside(size, make_jobs, service, ids, asked, room, bool(asked.stream), client, asked.n or 1)
+    check_choices(jobs)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
     wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
 
 
-def read_infill(asked: InfillRequest) -> Infill:
+def infill_of(asked: InfillRequest) -> Infill:
     """What an infill request asks for; raises `ApiError` where its prompt is not text."""
     if not isinstance(asked.prompt, str | None):
         raise ApiError(400, "prompt must be a string in an infill request", "invalid_prompt", "prompt")
@@ -50,10 +51,15 @@ def read_infill(asked: InfillRequest) -> Infill:
 
 async def llama_infill(front: Front, exchange: Exchange) -> None:
     """`POST /infill`: `prompt` is the text of the current line before the cursor and belongs to the prefix."""
-    service = front.service
+    asked, prompts, truncated, jobs = await read_infill(front.service, exchange)
+    await answer_llama(front.service, exchange, asked, prompts, truncated, jobs)
+
+
+async def read_infill(service: Service, exchange: Exchange) -> tuple[InfillRequest, list[list[int]], bool, list[Job]]:
+    """What is asked for, its one prompt's ids, whether that had to be cut, and the generations; raises `ApiError`."""
     asked, size = await service.read(exchange, InfillRequest)
-    ids, truncated = await infill_prompt(service, read_infill(asked), asked)
-    await answer_llama(service, exchange, asked, size, [ids], truncated)
+    ids, truncated = await infill_prompt(service, infill_of(asked), asked)
+    return asked, [ids], truncated, await aside(size, llama_jobs, service, asked, [ids], exchange.client)
 
 
 async def llama_completion(front: Front, exchange: Exchange) -> None:
@@ -61,7 +67,8 @@ async def llama_completion(front: Front, exchange: Exchange) -> None:
     service = front.service
     asked, size = await service.read(exchange, LlamaRequest)
     prompts = [await raw_prompt(service, prompt) for prompt in raw_prompts(asked.prompt)]
-    await answer_llama(service, exchange, asked, size, prompts, truncated=False)
+    jobs = await aside(size * len(prompts), llama_jobs, service, asked, prompts, exchange.client)
+    await answer_llama(service, exchange, asked, prompts, False, jobs)
 
 
 def raw_prompts(prompt: LlamaPrompt | None) -> Sequence[str | Sequence[str | int]]:
@@ -95,24 +102,28 @@ async def raw_prompt(service: Service, prompt: str | Sequence[str | int]) -> lis
 
 
 def llama_jobs(service: Service, asked: LlamaRequest, prompts: Sequence[list[int]], client: str) -> list[Job]:
-    """The generations of all prompts, in their order."""
+    """The generations of all prompts, in their order; raises `ApiError`."""
+    service.check_model(asked.model)
+    if asked.repetition_penalty is None:
+        asked.repetition_penalty = asked.repeat_penalty
     jobs = list[Job]()
     for ids in prompts:
         room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
         jobs += make_jobs(service, ids, asked, room, bool(asked.stream), client, asked.n_cmpl or 1)
+    check_choices(jobs)
     return jobs
 
 
 async def answer_llama(
-    service: Service, exchange: Exchange, asked: LlamaRequest, size: int, prompts: Sequence[list[int]], truncated: bool
+    service: Service,
+    exchange: Exchange,
+    asked: LlamaRequest,
+    prompts: Sequence[list[int]],
+    truncated: bool,
+    jobs: Sequence[Job],
 ) -> None:
-    """Generates and answers in llama.cpp's format; `size` is the body's in bytes."""
-    model = service.check_model(asked.model)
-    stream = bool(asked.stream)
-    if asked.repetition_penalty is None:
-        asked.repetition_penalty = asked.repeat_penalty
-    jobs = await aside(size * len(prompts), llama_jobs, service, asked, prompts, exchange.client)
-    check_choices(jobs)
+    """Answers in llama.cpp's format."""
+    model, stream = service.check_model(asked.model), bool(asked.stream)
     wire = LlamaWire(model, [job.generation.input_ids for job in jobs], asked, service.tokenizer, truncated)
     delivery = Delivery(wire, sum(map(len, prompts)), stream, headers=headers_of(service, asked, jobs))
     await Answer(service, exchange, jobs, delivery).send()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from nimble_coder.gateway.answers.bodies.management import Model, Models
 from nimble_coder.gateway.answers.chat_wire import ChatWire
+from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.answers.wire import CompletionWire, Offsets, Wire, encode
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.delivery import Answer, Delivery
@@ -25,19 +26,13 @@ MOST_CHOICES = 128
 async def completions(front: Front, exchange: Exchange) -> None:
     """`POST /v1/completions`."""
     service = front.service
-    asked, size = await service.read(exchange, CompletionRequest)
-    model = service.check_model(asked.model)
-    given = await completion_prompts(service, asked)
-    prompts = [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in given]
-    copies = asked.n or 1
-    check_best_of(asked.best_of or copies, copies)
-    jobs = await aside(size * len(prompts), completion_jobs, service, asked, prompts, exchange.client)
+    asked, prompts, jobs = await read_completion(service, exchange)
     places = list[list[int]]()
     for place, ids in enumerate(prompts if asked.scores_prompt else []):
-        places += [await places_of(service, asked, place, ids)] * copies
+        places += [await places_of(service, asked, place, ids)] * (asked.n or 1)
     wire = CompletionWire(
         exchange.request_id,
-        model,
+        service.check_model(asked.model),
         service.tokenizer,
         asked.wants_usage,
         bool(asked.return_token_ids),
@@ -46,6 +41,19 @@ async def completions(front: Front, exchange: Exchange) -> None:
         places=places,
     )
     await answer_openai(service, exchange, asked, jobs, wire, sum(map(len, prompts)))
+
+
+async def read_completion(service: Service, exchange: Exchange) -> tuple[CompletionRequest, list[list[int]], list[Job]]:
+    """What is asked for, its prompts' ids and its generations; raises `ApiError`."""
+    asked, size = await service.read(exchange, CompletionRequest)
+    service.check_model(asked.model)
+    given = await completion_prompts(service, asked)
+    prompts = [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in given]
+    copies = asked.n or 1
+    check_best_of(asked.best_of or copies, copies)
+    jobs = await aside(size * len(prompts), completion_jobs, service, asked, prompts, exchange.client)
+    check_choices(jobs)
+    return asked, prompts, jobs
 
 
 def completion_jobs(service: Service, asked: CompletionRequest, prompts: list[list[int]], client: str) -> list[Job]:
@@ -149,7 +157,7 @@ async def infill_prompt(
 
 def context_files(extra: Sequence[ContextText] | None) -> list[ContextFile]:
     """llama.cpp's `input_extra` as context."""
-    return [ContextFile(part.text, part.filename or "") for part in extra or []]
+    return [ContextFile(part.text or "", part.filename or "") for part in extra or []]
 
 
 def names(repository: str | None, filename: str | None) -> tuple[str, str]:
@@ -160,8 +168,18 @@ def names(repository: str | None, filename: str | None) -> tuple[str, str]:
 async def chat(front: Front, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
     service = front.service
+    asked, ids, calling, jobs = await read_chat(service, exchange)
+    model, token_bytes = service.check_model(asked.model), service.tokenizer.token_bytes
+    wire = ChatWire(
+        exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
+    )
+    await answer_openai(service, exchange, asked, jobs, wire, len(ids))
+
+
+async def read_chat(service: Service, exchange: Exchange) -> tuple[ChatRequest, list[int], Calling, list[Job]]:
+    """What is asked for, its prompt's ids, what may be called, and the generations; raises `ApiError`."""
     asked, size = await service.read(exchange, ChatRequest)
-    model = service.check_model(asked.model)
+    service.check_model(asked.model)
     if asked.top_logprobs and not asked.wants_log_probs:
         raise ApiError(400, "top_logprobs is for logprobs: send logprobs true with it", "invalid_input", "top_logprobs")
     given = await aside(size, service.chats.encode, asked)
@@ -169,14 +187,10 @@ async def chat(front: Front, exchange: Exchange) -> None:
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
     room = room_of(service, ids, asked, limit, service.limits.max_seq_len)
     calling = await aside(size, service.calling, asked)
-    token_bytes, client = service.tokenizer.token_bytes, exchange.client
-    jobs = await aside(
-        size, make_jobs, service, ids, asked, room, bool(asked.stream), client, asked.n or 1, "", calling.guide
-    )
-    wire = ChatWire(
-        exchange.request_id, model, token_bytes, asked.wants_usage, bool(asked.return_token_ids), calling, ids
-    )
-    await answer_openai(service, exchange, asked, jobs, wire, len(ids))
+    stream, client = bool(asked.stream), exchange.client
+    jobs = await aside(size, make_jobs, service, ids, asked, room, stream, client, asked.n or 1, "", calling.guide)
+    check_choices(jobs)
+    return asked, ids, calling, jobs
 
 
 async def answer_openai(
@@ -189,7 +203,6 @@ async def answer_openai(
     final_usage: bool = False,
 ) -> None:
     """Sends an answer as OpenAI's streaming fields ask for it; `final_usage` as Mistral has it without being asked."""
-    check_choices(jobs)
     delivery = Delivery(
         wire,
         prompt_tokens,

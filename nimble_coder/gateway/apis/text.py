@@ -3,14 +3,12 @@
 from nimble_coder.gateway.answers.bodies.tokens import RenderedPrompt, RenderedPrompts, Text, TokenPiece, Tokens
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.apis.fim import read_infill
-from nimble_coder.gateway.apis.openai import completion_prompts, infill_prompt
+from nimble_coder.gateway.apis.openai import read_chat, read_completion
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.front import Front
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
-from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
-from nimble_coder.gateway.requests.schemas.llama import InfillRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from nimble_coder.gateway.service import Service
 
@@ -81,28 +79,17 @@ async def respond_prompts(service: Service, exchange: Exchange, prompts: list[li
 
 async def render_completion(front: Front, exchange: Exchange) -> None:
     """`POST /v1/completions/render`."""
-    service = front.service
-    asked, _ = await service.read(exchange, CompletionRequest)
-    service.check_model(asked.model)
-    prompts = await completion_prompts(service, asked)
-    await respond_prompts(
-        service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens) for ids in prompts]
-    )
+    _, prompts, _ = await read_completion(front.service, exchange)
+    await respond_prompts(front.service, exchange, prompts)
 
 
 async def render_chat(front: Front, exchange: Exchange) -> None:
     """`POST /v1/chat/completions/render`."""
-    service = front.service
-    asked, size = await service.read(exchange, ChatRequest)
-    service.check_model(asked.model)
-    ids = await aside(size, service.chats.encode, asked)
-    await respond_prompts(service, exchange, [service.limits.kept(ids, asked.truncate_prompt_tokens)])
+    _, ids, _, _ = await read_chat(front.service, exchange)
+    await respond_prompts(front.service, exchange, [ids])
 
 
 async def render_infill(front: Front, exchange: Exchange) -> None:
     """`POST /infill/render`."""
-    service = front.service
-    asked, _ = await service.read(exchange, InfillRequest)
-    service.check_model(asked.model)
-    ids, _ = await infill_prompt(service, read_infill(asked), asked)
-    await respond_prompts(service, exchange, [ids])
+    _, prompts, _, _ = await read_infill(front.service, exchange)
+    await respond_prompts(front.service, exchange, prompts)

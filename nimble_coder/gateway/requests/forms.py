@@ -61,7 +61,8 @@ def of_format(given: ResponseFormat, field: str = "response_format") -> Guide | 
     """OpenAI's; llama.cpp has a schema beside `json_object` too. Raises `ApiError`, which names the field."""
     named = given.json_schema
     schema = named.schema if named and named.schema is not None else given.schema
-    match given.type:
+    kind = given.type or "text"
+    match kind:
         case "text" if schema is not None:
             text = f"{field} has a schema, which its type, text, does not hold an answer to: send type json_schema"
             raise ApiError(400, text, "invalid_input", f"{field}.type")
@@ -74,7 +75,7 @@ def of_format(given: ResponseFormat, field: str = "response_format") -> Guide | 
         case "json_schema":
             place = "schema" if field == TEXT_FORMAT else "json_schema.schema"
             raise ApiError(400, f"{field} has no schema: send it as {place}", "invalid_input", f"{field}.{place}")
-    text = f"{field}.type is {given.type[:40]!r}: send text, json_object or json_schema"
+    text = f"{field}.type is {kind[:40]!r}: send text, json_object or json_schema"
     raise ApiError(400, text, "unsupported", field)
 
 

@@ -24,6 +24,8 @@ KINDS = {
 PLACE = re.compile(r"(?P<fault>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
 OTHER = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<given>[^`]*)`")
 BOUND = re.compile(r"Expected `(?P<kind>\w+)` (?P<bound>.*)", re.DOTALL)
+UNNAMED = "[...]"
+"""What msgspec calls a key's value where it reads any object."""
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
@@ -70,6 +72,8 @@ def not_wanted(error: str) -> ApiError:
         text = f"{place or 'the body'} is {shown(other['given'])}: send {shown(other['wanted'])}"
     elif bound := BOUND.fullmatch(fault):
         text = f"{place} is out of bounds: send {shown(bound['kind'])} {bound['bound']}"
+    elif UNNAMED in place:  # of a field that nobody reads
+        place, text = "", f"{fault} in a value of the body: send another one, or leave it out"
     else:
         text = f"{place}: {fault}" if place else fault
     return ApiError(400, text, "invalid_type", place or None)

@@ -92,7 +92,7 @@ class ChatRequest(OpenAISampling, kw_only=True):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Function] | None = None
-    """What `tools` were before there were other kinds; counts where there are none."""
+    """What `tools` were before there were other kinds; not sent together with them."""
     function_call: str | dict[str, Any] | None = None
     """The same to `tool_choice`; the name of a function stands in it without a `function` around."""
     truncate_prompt_tokens: Kept | None = None

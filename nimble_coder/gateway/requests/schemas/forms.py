@@ -20,7 +20,7 @@ class NamedSchema(Struct, kw_only=True):
 class ResponseFormat(Struct, kw_only=True):
     """OpenAI's `response_format`."""
 
-    type: str = "text"
+    type: str | None = "text"
     json_schema: NamedSchema | None = None
     schema: dict[str, Any] | None = None
     """llama.cpp's place for it."""

@@ -14,7 +14,7 @@ LlamaPrompt = str | Annotated[list[str | int | list[str | int]], Meta(max_length
 class ContextText(Struct, kw_only=True):
     """llama.cpp's `input_extra` element."""
 
-    text: str = ""
+    text: str | None = None
     filename: str | None = None
 
 

@@ -17,7 +17,7 @@ ITEMS = ("message", "function_call", "function_call_output", *PASSED_OVER)
 class TextFormat(Struct, kw_only=True):
     """What `text.format` of a Responses request holds: a `response_format` without its inner object."""
 
-    type: str = "text"
+    type: str | None = "text"
     name: str | None = None
     description: str | None = None
     """Repeated in the answer; the model does not read it."""
@@ -47,7 +47,7 @@ class OfferedTool(Struct, kw_only=True):
     """A tool of a Responses request, whose function stands in it without an object around; a chat's is taken too."""
 
     type: str | None = "function"
-    name: str = ""
+    name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -56,7 +56,9 @@ class OfferedTool(Struct, kw_only=True):
     @property
     def offered(self) -> Function:
         """What may be called."""
-        own = Function(name=self.name, description=self.description, parameters=self.parameters, strict=self.strict)
+        own = Function(
+            name=self.name or "", description=self.description, parameters=self.parameters, strict=self.strict
+        )
         return self.function or own
 
 
