@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nimble_coder.gateway.requests.fields import TOOL
 from tests.gateway.conftest import events
 
 PREFIX = "import os\n\n\ndef list_files(path):\n    "
@@ -171,6 +172,16 @@ def test_llama_vscode_reads_several_results(http: httpx.Client) -> None:
     assert len(results) == 2
     assert results[0]["content"] == results[1]["content"]
     assert results[0]["timings"]["predicted_per_second"] > 0
+
+
+def test_llama_vscode_counts_a_chats_tokens(http: httpx.Client) -> None:
+    messages = [{"role": "system", "content": "You are an expert coder."}, {"role": "user", "content": "<|im_end|>"}]
+    body = {"messages": messages, "tools": [TOOL], "tool_choice": "auto"}
+    prompt = post(http, "/apply-template", body)["prompt"]
+    assert prompt == post(http, "/v1/chat/completions/render", body)["prompt"]
+    counted = post(http, "/tokenize", {"content": prompt, "add_special": False, "parse_special": True})["count"]
+    usage = post(http, "/v1/chat/completions", {**body, "max_tokens": 1})["usage"]
+    assert 0 <= usage["prompt_tokens"] - counted <= 8  # of the user's own control string, which is text in a chat
 
 
 def test_llama_vscode_with_the_openai_sdk(http: httpx.Client) -> None:

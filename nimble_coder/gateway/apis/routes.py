@@ -158,6 +158,7 @@ ROUTES = (
     reads("/detokenize", text.detokenize, DetokenizeRequest, "Token ids to text", Text),
     reads("/v1/completions/render", text.render_completion, CompletionRequest, *RENDERED),
     reads("/v1/chat/completions/render", text.render_chat, ChatRequest, *RENDERED),
+    reads("/apply-template", text.render_chat, ChatRequest, *RENDERED),
     reads("/infill/render", text.render_infill, InfillRequest, *RENDERED),
     shows("/v1/models", openai.models, "Models", Models, is_open=False),
     shows("/models", openai.models, "Models", Models, is_open=False),

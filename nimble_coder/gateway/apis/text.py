@@ -84,7 +84,7 @@ async def render_completion(front: Front, exchange: Exchange) -> None:
 
 
 async def render_chat(front: Front, exchange: Exchange) -> None:
-    """`POST /v1/chat/completions/render`."""
+    """`POST /v1/chat/completions/render`, which llama.cpp calls `/apply-template`."""
     _, ids, _, _ = await read_chat(front.service, exchange)
     await respond_prompts(front.service, exchange, [ids])
 
