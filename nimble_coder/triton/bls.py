@@ -57,6 +57,8 @@ PASSED = {
             "exclude_input_in_output",
             "num_return_sequences",
             "beam_width",
+            "guided_decoding_guide_type",
+            "guided_decoding_guide",
         )
     },
 }
@@ -69,11 +71,14 @@ UNSUPPORTED = (
     "video_bytes_input",
     "prompt_embedding_table",
     "embedding_bias_words",
+    "embedding_bias_weights",
     "num_draft_tokens",
     "lora_task_id",
     "lora_weights",
-    "guided_decoding_guide",
+    "lora_config",
 )
+UNSUPPORTED_FLAGS = ("return_log_probs", "return_context_logits", "return_generation_logits", "use_draft_logits")
+"""What is told of single tokens, of which several may be in one response here, or none."""
 ONE = np.ones((1, 1), np.int32)
 
 
@@ -177,6 +182,8 @@ class TextRequest:
             raise ValueError("one prompt per request: send the prompts as separate requests, they run together")
         if given := [name for name in UNSUPPORTED if name in self._inputs and self._inputs[name].size]:
             raise ValueError(f"input {given[0]} is not supported: this model reads text and nothing else")
+        if given := [name for name in UNSUPPORTED_FLAGS if name in self._inputs and self._inputs[name].any()]:
+            raise ValueError(f"{given[0]} is not supported by this model: leave it out, or ask tensorrt_llm")
 
     def _generate(self) -> None:
         # A flag comes without its batch dimension here, and the engine wants one.

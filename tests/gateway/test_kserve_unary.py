@@ -174,6 +174,41 @@ def test_what_is_wrong_is_the_clients_mistake(
     assert "request id" not in str(caught.value)
 
 
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_a_form_holds_on_both_text_models(http: httpx.Client, model: str, verb: str) -> None:
+    def asked(kind: str, guide: str) -> httpx.Response:
+        form = {"guided_decoding_guide_type": kind, "guided_decoding_guide": guide}
+        return http.post(f"/v2/models/{model}/{verb}", json={"text_input": PROMPT, "max_tokens": 8, **form})
+
+    held = asked("regex", "zebra").text.splitlines()
+    parts = [json.loads(line.removeprefix("data: "))["text_output"] for line in held if line]
+    assert "".join(parts) == "zebra"
+    refused = asked("zzz", "")
+    assert (refused.status_code, "guided_decoding_guide_type is 'zzz'" in refused.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"return_log_probs": True},
+        {"return_context_logits": True},
+        {"return_generation_logits": True},
+        {"use_draft_logits": True},
+        {"lora_config": [1]},
+        {"embedding_bias_weights": [1.0]},
+        {"min_length": 9},
+    ],
+)
+def test_the_text_model_says_what_it_does_not_do(http: httpx.Client, more: dict[str, Any]) -> None:
+    body = {"text_input": PROMPT, "max_tokens": 8, **more}
+    refused = http.post("/v2/models/tensorrt_llm_bls/generate", json=body)
+    (name,) = more
+    assert (refused.status_code, name in refused.json()["error"]) == (400, True), refused.text
+    off = {key: False for key, value in more.items() if value is True}
+    assert http.post("/v2/models/tensorrt_llm_bls/generate", json={**body, **off}).status_code == (200 if off else 400)
+
+
 def test_more_at_once_than_the_limit_is_refused(client: Any) -> None:
     with pytest.raises(InferenceServerException, match="generations at once is the limit"):
         client.infer("tensorrt_llm", tensors(tokens(*[4] * 32, num_return_sequences=np.int32(16))))
