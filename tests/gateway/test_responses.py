@@ -270,7 +270,17 @@ def test_what_changes_nothing_is_said(http: httpx.Client) -> None:
 
 def test_types_that_are_null_are_the_usual_ones(http: httpx.Client) -> None:
     item = {"type": None, "role": "user", "content": [{"type": None, "text": "hi"}]}
-    post(http, **{**SHORT, "input": [item]}, tools=[{**STORE, "type": None}])
+    form = {"format": {"type": None, "name": None}}
+    answer = post(http, **{**SHORT, "input": [item]}, tools=[{**STORE, "type": None}], text=form)
+    assert answer["text"] == {"format": {"type": "text"}}
+
+
+def test_an_empty_schema_is_any_json(http: httpx.Client) -> None:
+    form = {"type": "json_schema", "name": "x", "schema": {}, "strict": True}
+    answer = post(http, **{**SHORT, "max_output_tokens": 60}, text={"format": form})
+    assert answer["text"]["format"] == form
+    refused = http.post(PATH, json={**SHORT, "text": {"format": {"type": "text", "schema": {}}}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "text.format.type")
 
 
 def test_what_a_client_says_of_itself_is_repeated(http: httpx.Client) -> None:

@@ -174,7 +174,7 @@ class ResponseWire:
 
 def begun(response_id: str, model: str, asked: ResponsesRequest) -> Response:
     """The response before there is anything of it."""
-    given = msgspec.to_builtins(asked.text.format) if asked.text and asked.text.format else {"type": "text"}
+    given = msgspec.to_builtins(asked.text.format) if asked.text and asked.text.format else {}
     return Response(
         id=response_id,
         created_at=int(time.time()),
@@ -187,7 +187,7 @@ def begun(response_id: str, model: str, asked: ResponsesRequest) -> Response:
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         reasoning={"effort": None, "summary": None},
         temperature=asked.temperature or 0.0,
-        text={"format": {name: value for name, value in given.items() if value is not None}},
+        text={"format": {"type": "text", **{name: value for name, value in given.items() if value is not None}}},
         tool_choice="auto" if asked.tool_choice is None else asked.tool_choice,
         tools=[{"type": "function", **msgspec.to_builtins(tool.offered)} for tool in asked.tools or []],
         top_p=1.0 if asked.top_p is None else asked.top_p,

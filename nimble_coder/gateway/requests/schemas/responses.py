@@ -82,5 +82,6 @@ class ResponsesRequest(Sampling, kw_only=True):
             if self.response_format:
                 raise ValueError("text.format and response_format both ask for a form: send one of them")
             given = self.text.format
-            named = NamedSchema(name=given.name, schema=given.schema, strict=given.strict) if given.schema else None
+            has_schema = given.schema is not None
+            named = NamedSchema(name=given.name, schema=given.schema, strict=given.strict) if has_schema else None
             self.response_format = ResponseFormat(type=given.type, json_schema=named)
