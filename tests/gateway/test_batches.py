@@ -70,7 +70,7 @@ def test_more_than_the_limit_are_refused_over_grpc(
 
 
 def test_more_texts_than_the_limit_are_refused(client: Any) -> None:
-    texts = tensors({"text_input": np.array([[b"x"]] * 3, np.object_)})
+    texts = tensors({"text_input": np.array([[b"x"]] * 3, np.object_), "max_tokens": np.array([[4]] * 3, np.int32)})
     for model in ("ensemble", "tensorrt_llm_bls"):
         with pytest.raises(InferenceServerException, match=TOO_MANY):
             client.infer(model, texts)

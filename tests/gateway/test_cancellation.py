@@ -4,6 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ ENDLESS = {"prompt": PROMPT, "max_tokens": 6000, "ignore_eos": True}
 CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 6000, "ignore_eos": True}
 INFILL = {"input_prefix": PROMPT, "input_suffix": "", "n_predict": 6000, "ignore_eos": True}
 TOKENS = {"input_ids": [9, 9, 9, 9, 9, 9, 9, 9], "input_lengths": 8, "request_output_len": 6000}
+TEXT = {"text_input": PROMPT, "max_tokens": 6000}
 STEP = 0.5
 """Seconds that a decoding step of the stand-in takes: much longer than a cancellation, even on a busy machine."""
 
@@ -44,7 +46,6 @@ def ignore(result: object, error: object) -> None:
 
 def send_grpc(addresses: Addresses, streaming: bool, single: bool) -> HangUp:
     """A `tensorrt_llm` request by the unmodified tritonclient; returns what cancels it."""
-    client = triton_grpc.InferenceServerClient(addresses.grpc)
     arrays = {
         "input_ids": np.array([TOKENS["input_ids"]], np.int32),
         "input_lengths": np.array([[8]], np.int32),
@@ -52,10 +53,23 @@ def send_grpc(addresses: Addresses, streaming: bool, single: bool) -> HangUp:
         "streaming": np.array([[streaming]]),
     }
     if single:
+        client = triton_grpc.InferenceServerClient(addresses.grpc)
         cancel: HangUp = client.async_infer("tensorrt_llm", tensors(arrays), ignore).cancel
         return cancel
+    return send_stream(addresses, "tensorrt_llm", tensors(arrays))
+
+
+def send_text(addresses: Addresses) -> HangUp:
+    """A stream of the ensemble; returns what cancels it."""
+    text = {"text_input": np.array([[PROMPT]], object), "max_tokens": np.array([[6000]], np.int32)}
+    return send_stream(addresses, "ensemble", tensors(text | {"stream": np.array([[True]])}))
+
+
+def send_stream(addresses: Addresses, model: str, inputs: list[Any]) -> HangUp:
+    """A stream with one request; returns what cancels it."""
+    client = triton_grpc.InferenceServerClient(addresses.grpc)
     client.start_stream(ignore)
-    client.async_stream_infer("tensorrt_llm", tensors(arrays))
+    client.async_stream_infer(model, inputs)
 
     def hang_up() -> None:
         client.stop_stream(cancel_requests=True)
@@ -73,9 +87,11 @@ HTTP_WAYS: dict[str, tuple[str, dict[str, object]]] = {
     "chat, whole": ("/v1/chat/completions", CHAT),
     "infill, whole": ("/infill", INFILL),
     "KServe generate": ("/v2/models/tensorrt_llm/generate", TOKENS),
-    "KServe generate of the ensemble": ("/v2/models/ensemble/generate", {"text_input": PROMPT, "max_tokens": 6000}),
-    "KServe generate of text": ("/v2/models/tensorrt_llm_bls/generate", {"text_input": PROMPT, "max_tokens": 6000}),
+    "KServe generate of the ensemble": ("/v2/models/ensemble/generate", TEXT),
+    "KServe generate of text": ("/v2/models/tensorrt_llm_bls/generate", TEXT),
     "KServe generate_stream": ("/v2/models/tensorrt_llm/generate_stream", {**TOKENS, "streaming": True}),
+    "KServe generate_stream of the ensemble": ("/v2/models/ensemble/generate_stream", {**TEXT, "stream": True}),
+    "KServe generate_stream of text": ("/v2/models/tensorrt_llm_bls/generate_stream", {**TEXT, "stream": True}),
 }
 
 
@@ -86,14 +102,16 @@ def slow(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield triton, gateways.addresses
 
 
-@pytest.mark.parametrize("way", [*HTTP_WAYS, "gRPC, streamed", "gRPC, whole", "gRPC, single"])
+@pytest.mark.parametrize("way", [*HTTP_WAYS, "gRPC, streamed", "gRPC, whole", "gRPC, single", "gRPC, the ensemble"])
 def test_a_client_that_goes_away_frees_its_slot_within_one_decoding_step(
     slow: tuple[TritonServer, Addresses], way: str
 ) -> None:
     triton, addresses = slow
     choices = 3 if "three" in way else 1
     before = engine_gauge(triton, "request_steps")
-    if way.startswith("gRPC"):
+    if way == "gRPC, the ensemble":
+        hang_up = send_text(addresses)
+    elif way.startswith("gRPC"):
         hang_up = send_grpc(addresses, streaming="streamed" in way, single="single" in way)
     else:
         hang_up = send(addresses, *HTTP_WAYS[way]).close

@@ -1,6 +1,7 @@
 """KServe v2 through the gateway: the unmodified tritonclient works, and what would harm others does not get through."""
 
 import gzip
+import json
 import queue
 import re
 from typing import Any
@@ -264,19 +265,21 @@ def test_generate_and_generate_stream_pass_through(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "wrong", "reason"),
+    ("model", "verb", "wrong", "reason"),
     [
-        ("generate", {"stream": "x"}, "^input 'stream' cannot be read"),
-        ("generate_stream", {"stream": "x"}, "^Unable to parse"),
-        ("generate", {"num_return_sequences": -1}, "ask for 1 to 64$"),
-        ("generate_stream", {"num_return_sequences": -1}, "ask for 1 to 64$"),
+        ("ensemble", "generate", {"stream": "x"}, "^input 'stream' cannot be read"),
+        ("ensemble", "generate_stream", {"stream": "x"}, "^input 'stream' cannot be read"),
+        ("tensorrt_llm_bls", "generate_stream", {"stream": "x"}, "^Unable to parse"),
+        ("ensemble", "generate", {"num_return_sequences": -1}, "ask for 1 to 64$"),
+        ("ensemble", "generate_stream", {"num_return_sequences": -1}, "ask for 1 to 64$"),
+        ("tensorrt_llm_bls", "generate_stream", {"num_return_sequences": -1}, "ask for 1 to 64$"),
     ],
 )
 def test_what_triton_refuses_is_the_clients_mistake_and_no_event(
-    http: httpx.Client, verb: str, wrong: dict[str, Any], reason: str
+    http: httpx.Client, model: str, verb: str, wrong: dict[str, Any], reason: str
 ) -> None:
     """Triton says 500 for a wrong type, and wraps a stream's refusal into an event."""
-    refused = http.post(f"/v2/models/ensemble/{verb}", json={"text_input": PROMPT, "max_tokens": 2, **wrong})
+    refused = http.post(f"/v2/models/{model}/{verb}", json={"text_input": PROMPT, "max_tokens": 2, **wrong})
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/json")
     assert re.search(reason, refused.json()["error"])
 
@@ -367,3 +370,13 @@ def test_every_prompt_of_a_batch_is_checked(gateway: Serving, http: httpx.Client
 def test_flat_keeps_the_order_of_nested_lists() -> None:
     assert flat([[1, [2, 3]], [], 4]) == [1, 2, 3, 4]
     assert flat(7) == [7]
+
+
+def test_a_stream_of_the_ensemble_has_the_events_that_triton_writes(http: httpx.Client, gateway: Serving) -> None:
+    body = {"id": "mine", "text_input": "def f(", "max_tokens": 5, "stream": True, "return_log_probs": True}
+    path = "/v2/models/ensemble/generate_stream"
+    answers = [http.post(path, json=body), httpx.post(gateway.triton.addresses.http + path, json=body)]
+    ours, tritons = ([json.loads(e.removeprefix("data: ")) for e in a.text.split("\n\n") if e] for a in answers)
+    assert len(ours) == 5
+    assert ours == [pytest.approx(event) for event in tritons]
+    assert answers[0].headers["content-type"].startswith("text/event-stream")

@@ -201,3 +201,23 @@ def test_a_number_of_lengths_that_is_not_that_of_the_rows_is_the_client_s_mistak
     ]
     answer = infer(http, json.dumps({"inputs": tensors_of}), "postprocessing")
     assert (answer.status_code, "TOKENS_BATCH has 1 rows" in answer.text) == (400, True), answer.text
+
+
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+@pytest.mark.parametrize(
+    ("model", "missing", "others"),
+    [
+        ("ensemble", "text_input", {"max_tokens": 3, "stream": True}),
+        ("ensemble", "max_tokens", {"text_input": "x", "stream": True, "top_k": 1}),
+        ("tensorrt_llm_bls", "text_input", {"max_tokens": 3, "stream": True}),
+        ("tensorrt_llm_bls", "max_tokens", {"text_input": "x", "stream": True}),
+        ("preprocessing", "QUERY", {"REQUEST_OUTPUT_LEN": 3, "END_ID": 3}),
+        ("preprocessing", "REQUEST_OUTPUT_LEN", {"QUERY": "x", "END_ID": 3}),
+    ],
+)
+def test_an_input_that_is_missing_is_refused_where_another_makes_up_their_number(
+    http: httpx.Client, model: str, missing: str, others: dict[str, object], verb: str
+) -> None:
+    """Triton only counts them."""
+    refused = http.post(f"/v2/models/{model}/{verb}", json=others)
+    assert (refused.status_code, refused.json()) == (400, {"error": f"{missing} is missing: send it"})

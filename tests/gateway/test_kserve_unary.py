@@ -153,7 +153,7 @@ def test_generate_takes_token_ids(http: httpx.Client, client: Any) -> None:
             "ensemble",
             "",
             {"text_input": question(PROMPT)["text_input"]},
-            "INVALID_ARGUMENT.*missing required.*max_tokens",
+            "INVALID_ARGUMENT.*max_tokens is missing",
         ),
         ("tensorrt_llm", "", tokens(4) | {"input_ids": np.ones((1, 8))}, "INVALID_ARGUMENT.*datatype|data-type"),
         ("tensorrt_llm", "", tokens(4, beam_width=np.int32(2)), "INVALID_ARGUMENT.*beam"),

@@ -10,8 +10,8 @@ from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve.grpc_proxy import Relay
 from nimble_coder.gateway.kserve.guard import KServeGuard
+from nimble_coder.gateway.kserve.relay import Relay
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 
@@ -40,6 +40,22 @@ class Upstream:
                 yield answer.SerializeToString()
 
 
+class Endless:
+    """Calls of the ensemble, which answers without end."""
+
+    def __init__(self) -> None:
+        self.taken = self.left = 0
+
+    async def responses(self, _: Any) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
+        self.taken += 1
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield service_pb2.ModelStreamInferResponse(error_message="")
+        finally:
+            self.left += 1
+
+
 class Unread:
     """The context of a client that reads nothing."""
 
@@ -58,24 +74,32 @@ class Gone:
     ("context", "error", "reason"),
     [(Unread(), ApiError, "a message of the stream was not taken in"), (Gone(), grpc.aio.InternalError, None)],
 )
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
 def test_a_stream_that_nobody_reads_gives_its_places_back(
-    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, context: Any, error: type[Exception], reason: str | None
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    context: Any,
+    error: type[Exception],
+    reason: str | None,
+    model: str,
 ) -> None:
-    monkeypatch.setattr("nimble_coder.gateway.kserve.grpc_proxy.UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr("nimble_coder.gateway.kserve.relay.UNREAD_SECONDS", 0.1)
     service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
     upstream = Upstream()
-    request = service_pb2.ModelInferRequest(model_name="ensemble")
+    calls: Any = Endless()
+    request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
+    request.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1]).contents.int_contents.append(9)
 
     async def requests() -> AsyncIterator[bytes]:
         yield request.SerializeToString()
 
     async def run() -> None:
-        relay = Relay(service, KServeGuard(service), "client", upstream, context)
+        relay = Relay(service, KServeGuard(service), calls, "client", upstream, context)
         with pytest.raises(error, match=reason):
             await asyncio.wait_for(relay.run(requests()), 30)
 
     asyncio.run(run())
-    assert upstream.taken == 1
+    assert (upstream.taken, calls.taken, calls.left) == ((0, 1, 1) if model == "ensemble" else (1, 0, 0))
     assert upstream.is_cancelled
     assert service.admission.own == 0

@@ -5,10 +5,9 @@ Bytes are passed on as they come; only requests that run the model are looked in
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,9 +17,11 @@ from nimble_coder.contract.refusals import ENGINE_LOST
 from nimble_coder.gateway.access.limits import draining
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.exchange import BODY_SECONDS, READERS, UNREAD_SECONDS
-from nimble_coder.gateway.kserve.guard import KServeGuard, stops
+from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
+from nimble_coder.gateway.kserve.calls import Calls
+from nimble_coder.gateway.kserve.guard import KServeGuard
 from nimble_coder.gateway.kserve.reflection import Reflection
+from nimble_coder.gateway.kserve.relay import Context, Relay, read_request
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.telemetry.tracing import Attributes
@@ -59,14 +60,7 @@ PROBING_READERS, PROBES_WAITING, PROBE_SECONDS = 1, 32, 1.0
 that may wait for that; and how long such a message may take."""
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
 """Triton's statuses of an inference that say less than their texts do."""
-STUB_DIED = b"is not healthy"
-"""In Triton's words for the death of a Python backend's process."""
-EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
-MORE_FOLLOWS = b"\n\x15" + FINAL.encode() + b"\x12\x02\x08\x00"
-"""The bytes of a false one, which every response but a request's last has: finding them is cheaper than parsing."""
 Forward = Callable[[bytes], Awaitable[bytes]]
-Context = Any
-"""`grpc.aio.ServicerContext`; grpcio has no types."""
 
 
 class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -76,7 +70,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._service = service
         self._guard = KServeGuard(service)
         self._triton = grpc_channel(service.settings)
-        self._single = UnaryInference(service, self._guard)
+        self._calls = Calls(service)
+        self._single = UnaryInference(service, self._guard, self._calls)
         self._relays: set[Relay] = set()
         self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
         self._asked: dict[str, asyncio.Future[bytes]] = {}
@@ -107,7 +102,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def close(self) -> None:
         """Ends the connections to Triton."""
-        await self._single.close()
+        await self._calls.close()
         await self._triton.close()
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -204,7 +199,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             if self._service.admission.draining:
                 raise draining()
             upstream = self._triton.stream_stream(PREFIX + STREAM)()
-            relay = Relay(self._service, self._guard, client, upstream, context)
+            relay = Relay(self._service, self._guard, self._calls, client, upstream, context)
             self._relays.add(relay)
             try:
                 with self._service.admission.abandonable(), suppress(grpc.aio.InternalError):  # the client has gone
@@ -239,118 +234,6 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             }
             failed = status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
             self._service.tracing.record(PREFIX[1:] + name, started, metadata_of(context), attributes, failed)
-
-
-class Sent(NamedTuple):
-    """A request on a stream that has not got its last response yet."""
-
-    places: int
-    wants_empty_final: bool
-    is_stop: bool
-
-
-class Relay:
-    """One stream. Each of its requests takes its places when it is sent and gives them back with its last response."""
-
-    def __init__(self, service: Service, guard: KServeGuard, client: str, upstream: Any, context: Context) -> None:
-        self._service, self._guard, self._client = service, guard, client
-        self._upstream, self._context = upstream, context
-        self._writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
-        self._feeder: asyncio.Task[None] | None = None
-        self._sent: dict[str, deque[Sent]] = {}
-        """By request id, which need not be unique."""
-        self._is_ended = False
-
-    async def run(self, requests: AsyncIterator[bytes]) -> None:
-        """Passes messages on until Triton ends the stream; raises `ApiError` where that is because of `end_if_idle`."""
-        self._feeder = asyncio.create_task(self._feed(requests))
-        try:
-            async for message in self._upstream:
-                if len(message) < 256 and STUB_DIED in message:
-                    self._service.admission.doubted.set()
-                if MORE_FOLLOWS in message or self._settle(message):
-                    await self._write(message)
-        finally:
-            self._feeder.cancel()
-            self._upstream.cancel()  # the engine hears of a client that goes away
-            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
-        if self._is_ended:
-            raise draining()
-
-    def end_if_idle(self) -> None:
-        """Takes no more requests where none is running; Triton then ends the stream.
-
-        It is not cancelled: Triton (2.51) may never free the requests that it has just answered.
-        """
-        if self._feeder and not self._feeder.done() and not self._sent:
-            self._is_ended = True
-            self._feeder.cancel()
-
-    async def _feed(self, requests: AsyncIterator[bytes]) -> None:
-        try:
-            async for message in requests:
-                request = service_pb2.ModelInferRequest()
-                try:
-                    request = read_request(message)
-                    self._service.rate.check(self._client)
-                    generations = await aside(len(message), self._guard.check_grpc, request)
-                    self._admit(request, generations)
-                except ApiError as error:
-                    await self._refuse(request.id, error)
-                else:
-                    await self._upstream.write(request.SerializeToString())
-        finally:
-            await self._upstream.done_writing()
-
-    def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
-        """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
-        self._service.admission.enter(places)
-        option = request.parameters[EMPTY_FINAL]
-        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param, stops(request)))
-        option.bool_param = True
-
-    def _settle(self, message: bytes) -> bool:
-        """Gives its places back where this is a request's last response; False for one that nobody asked for."""
-        answer = service_pb2.ModelStreamInferResponse.FromString(message)
-        response = answer.infer_response
-        if FINAL in response.parameters and not response.parameters[FINAL].bool_param:
-            return True
-        waiting = self._sent.get(response.id)
-        if not waiting:
-            return True
-        # A stop has the id of what it stops; its answer is the one without outputs, and comes unasked as well.
-        sent = next((s for s in waiting if s.is_stop and not response.outputs), waiting[0])
-        waiting.remove(sent)
-        if not waiting:
-            del self._sent[response.id]
-        self._service.admission.leave(sent.places)
-        if self._service.admission.draining:
-            self.end_if_idle()
-        return bool(sent.wants_empty_final or sent.is_stop or response.outputs or answer.error_message)
-
-    async def _refuse(self, request_id: str, error: ApiError) -> None:
-        """Says so as Triton does, which harms no other request of the stream."""
-        self._service.metrics.errors.labels(error.kind).inc()
-        answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
-        answer.infer_response.id = request_id
-        await self._write(answer.SerializeToString())
-
-    async def _write(self, message: bytes) -> None:
-        """Raises `ApiError` where the client takes it not, and gRPC's own `InternalError` where it goes meanwhile."""
-        try:
-            async with self._writing, asyncio.timeout(UNREAD_SECONDS):
-                await self._context.write(message)
-        except TimeoutError:
-            text = f"a message of the stream was not taken in {UNREAD_SECONDS:.0f} s: read it as it comes"
-            raise ApiError(408, text, "request_timeout") from None
-
-
-def read_request(message: bytes) -> service_pb2.ModelInferRequest:
-    """A request that is to be looked into; raises `ApiError`."""
-    try:
-        return service_pb2.ModelInferRequest.FromString(message)
-    except DecodeError:
-        raise ApiError(400, "the message is not a ModelInferRequest", "invalid_message") from None
 
 
 def metadata_of(context: Context) -> dict[str, str]:

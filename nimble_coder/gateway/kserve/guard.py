@@ -31,6 +31,12 @@ TEXTS = {
     "preprocessing": ("QUERY", "STOP_WORDS_DICT", "BAD_WORDS_DICT"),
 }
 """What a model tokenises in the one process that it has for all requests, the prompt first."""
+REQUIRED = {
+    **dict.fromkeys(GENERATING_TEXT, ("text_input", "max_tokens")),
+    "preprocessing": ("QUERY", "REQUEST_OUTPUT_LEN"),
+}
+"""What these models cannot do without. Triton (2.51) only counts the inputs: where another one makes up for it, the
+ensemble answers nothing, and the others fail."""
 WORDS = ("stop_words_list", "bad_words_list")
 """What the one thread that decodes for all requests reads."""
 TOKENS = "TOKENS_BATCH"
@@ -40,7 +46,7 @@ COPIES = "num_return_sequences"
 GUIDES = ("guided_decoding_guide_type", "guided_decoding_guide")
 WANTED = {
     *(*PROMPTS, *GUIDES, "input_lengths", COPIES, TOKENS, *WORDS, *LOOKAHEAD),
-    *(name for names in TEXTS.values() for name in names),
+    *(name for names in (*TEXTS.values(), *REQUIRED.values()) for name in names),
 }
 SHARED_MEMORY, CLASSES = "shared_memory", "classification"
 """Of an input's or output's parameters: how those begin that name a place in memory, and the one that asks for the
@@ -158,6 +164,8 @@ class KServeGuard:
             if length > limits.longest_prompt:
                 text = f"{name} has {length} tokens, at most {limits.longest_prompt} are taken: send fewer"
                 raise ApiError(400, text, "invalid_input", name)
+        if missing := next((name for name in REQUIRED.get(model, ()) if name not in values), None):
+            raise ApiError(400, f"{missing} is missing: send it", "invalid_input", missing)
 
     def _check_ids(self, model: str, values: Values) -> None:
         limits = self._service.limits

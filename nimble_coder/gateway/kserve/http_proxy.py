@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import aclosing
 
 import httpx
 import msgspec
@@ -12,6 +13,7 @@ from nimble_coder.gateway.answers.bodies.management import Live, Ready
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import EVENT_STREAM, JSON_LENGTH, Exchange
+from nimble_coder.gateway.kserve.calls import NOT_CANCELLED, Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard, split_body
 from nimble_coder.gateway.kserve.json_bodies import read_generate, read_infer, write_generate, write_infer
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
@@ -35,14 +37,15 @@ class TritonHttp:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._guard = KServeGuard(service)
-        self._single = UnaryInference(service, self._guard)
+        self._calls = Calls(service)
+        self._single = UnaryInference(service, self._guard, self._calls)
         self._largest_body = min(service.settings.max_body_bytes, largest_body())
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(base_url=service.settings.triton_http, timeout=None, limits=limits)  # noqa: S113 - a generation may take long
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._single.close()
+        await self._calls.close()
         await self._client.aclose()
 
     async def metrics(self) -> bytes:
@@ -66,6 +69,9 @@ class TritonHttp:
             model, version, verb = generating.groups()
             if model in STREAMING and verb != "generate_stream":
                 await self._answer(exchange, (model, version, verb), body)
+                return
+            if model == NOT_CANCELLED:
+                await self._stream(exchange, version, body)
                 return
             checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(JSON_LENGTH))
             with self._service.admission.admit(checked.generations):
@@ -98,6 +104,27 @@ class TritonHttp:
         else:
             lengths = [(b"inference-header-content-length", str(json_length).encode())]
             await exchange.respond(200, answer, b"application/octet-stream", lengths)
+
+    async def _stream(self, exchange: Exchange, version: str | None, body: bytes) -> None:
+        """Answers a `generate_stream` of the model whose streams Triton's HTTP side would not end."""
+        content, _ = await aside(len(body), split_body, body, exchange.header(JSON_LENGTH))
+        request = await aside(len(body), read_generate, content, self._single.config(NOT_CANCELLED))
+        request.model_name, request.model_version = NOT_CANCELLED, version or ""
+        generations = await aside(len(body), self._guard.check_grpc, request)
+        with self._service.admission.admit(generations):
+            async with (
+                exchange.connected(),
+                exchange.kept_alive(EVENT_STREAM, []),
+                aclosing(self._calls.responses(request)) as answers,
+            ):
+                async for answer in answers:
+                    if answer.error_message:
+                        raise from_triton(answer.error_message)
+                    if not exchange.status:
+                        await exchange.start(200, EVENT_STREAM)
+                    if answer.infer_response.outputs:
+                        await exchange.write(b"data: " + write_generate(answer.infer_response) + b"\n\n")
+            await exchange.write(b"", more=False)
 
     async def _pass(self, exchange: Exchange, body: bytes, header_length: int | None = None) -> None:
         headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}

@@ -11,6 +11,7 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.kserve.calls import FINAL
 from nimble_coder.gateway.kserve.guard import flat, parameters_of
 
 DTYPES = {
@@ -87,9 +88,14 @@ def write_infer(response: service_pb2.ModelInferResponse, content: Content) -> t
 
 
 def write_generate(response: service_pb2.ModelInferResponse) -> bytes:
-    """The body that answers a `generate`: an output of one element as that element, another one as a list."""
+    """The body that answers a `generate`, or one event of a stream: an output of one element as that element, another
+    one as a list, and the parameters that Triton gives each event of the ensemble."""
     body: dict[str, Any] = {"id": response.id} if response.id else {}
     body |= {"model_name": response.model_name, "model_version": response.model_version}
+    for name, parameter in response.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind and name != FINAL:
+            body[name] = getattr(parameter, kind)
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         values = unpack(tensor.datatype, raw)
         body[tensor.name] = values[0] if len(values) == 1 else values

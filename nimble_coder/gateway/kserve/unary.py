@@ -4,9 +4,7 @@ It is what people with `tritonclient` or `kserve` try first. The engine is asked
 stream, since only a stream can be cancelled: Triton's HTTP side runs a generation on whose client has gone.
 """
 
-import asyncio
-import secrets
-from contextlib import suppress
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -16,19 +14,14 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from nimble_coder.gateway.aside import aside
-from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.errors import from_triton
+from nimble_coder.gateway.kserve.calls import Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard
 from nimble_coder.gateway.kserve.json_bodies import DTYPES
 from nimble_coder.gateway.service import Service
-from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 STREAMING = {"tensorrt_llm": "streaming", "tensorrt_llm_bls": "stream", "ensemble": "stream"}
 """The models that stream, and their input that asks for an answer in pieces."""
-NOT_CANCELLED = "ensemble"
-"""The model whose members Triton (2.51) does not tell that a request is cancelled; they know its id, though."""
-STOP_SECONDS = 0.05
-"""Between two attempts to stop such a request."""
 PLACES = ("batch_index", "sequence_index")
 """The outputs that say which of several answers a response is."""
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
@@ -38,17 +31,11 @@ BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UN
 class UnaryInference:
     """Answers single inferences; the caller has checked who asks, and how often."""
 
-    def __init__(self, service: Service, guard: KServeGuard) -> None:
-        self._service, self._guard = service, guard
-        self._triton = grpc_channel(service.settings)
+    def __init__(self, service: Service, guard: KServeGuard, calls: Calls) -> None:
+        self._service, self._guard, self._calls = service, guard, calls
         repository = service.artifact.repository  # which may go while it is served
         self._texts = {model: (repository / model / "config.pbtxt").read_text(encoding="utf-8") for model in STREAMING}
         self._configs: dict[str, model_config_pb2.ModelConfig] = {}
-        self._stopping: set[asyncio.Task[None]] = set()
-
-    async def close(self) -> None:
-        """Ends the connection to Triton."""
-        await self._triton.close()
 
     def config(self, model: str) -> model_config_pb2.ModelConfig:
         """A model's configuration, as Triton has it."""
@@ -65,9 +52,6 @@ class UnaryInference:
             for name in PLACES:
                 if name not in wanted:
                     request.outputs.add(name=name)
-        if request.model_name == NOT_CANCELLED:
-            request.id = secrets.token_hex(12)
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
         with self._service.admission.admit(generations):
             responses = await self._collect(request)
         whole = (
@@ -79,49 +63,14 @@ class UnaryInference:
         return select(whole, wanted)
 
     async def _collect(self, request: service_pb2.ModelInferRequest) -> list[service_pb2.ModelInferResponse]:
-        call = self._triton.stream_stream(STREAM)()
         responses: list[service_pb2.ModelInferResponse] = []
-        finished = False
-        try:
-            await call.write(request.SerializeToString())
-            await call.done_writing()
-            async for message in call:
-                answer = service_pb2.ModelStreamInferResponse.FromString(message)
+        async with aclosing(self._calls.responses(request)) as answers:
+            async for answer in answers:
                 if answer.error_message:
-                    finished = True
-                    raise from_triton(answer.error_message.removeprefix(f"[request id: {request.id}] "))
-                finished = answer.infer_response.parameters["triton_final_response"].bool_param
+                    raise from_triton(answer.error_message)
                 if answer.infer_response.outputs:
                     responses.append(answer.infer_response)
-        except grpc.aio.AioRpcError as error:
-            raise from_triton(error.details() or "unavailable") from None
-        finally:
-            if not finished:  # Triton (2.51) never frees a request that is cancelled when it has been answered
-                self._cancel(request, call)
         return responses
-
-    def _cancel(self, request: service_pb2.ModelInferRequest, call: Any) -> None:
-        if request.model_name != NOT_CANCELLED:
-            call.cancel()
-            return
-        stopping = asyncio.create_task(self._stop(request.id, call))
-        self._stopping.add(stopping)
-        stopping.add_done_callback(self._stopping.discard)
-
-    async def _stop(self, request_id: str, call: Any) -> None:
-        """Has the engine end a member's request; until it has reached the engine there is none to end."""
-
-        async def read() -> None:
-            async for _ in call:
-                pass
-
-        ending = asyncio.create_task(read())
-        with suppress(ApiError, grpc.aio.AioRpcError):
-            while not ending.done():
-                await self._service.streams.stop(request_id)
-                await asyncio.wait([ending], timeout=STOP_SECONDS)
-        with suppress(grpc.aio.AioRpcError):  # also where nothing can be stopped any more
-            await ending
 
 
 def leave_out(request: service_pb2.ModelInferRequest, name: str) -> None:

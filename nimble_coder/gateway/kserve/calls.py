@@ -1,0 +1,87 @@
+"""Calls of models that stream, each on a stream of its own: who leaves one ends its generation.
+
+To cancel the stream does that, but not where the model is `ensemble`: Triton (2.51) does not tell its members. They
+know the request's id, though, so each such request gets one that no other has, by which the engine is told to stop it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
+
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+NOT_CANCELLED = "ensemble"
+EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
+"""The parameters that ask for a mark of a request's last response, and that are this mark."""
+STOP_SECONDS = 0.05
+"""Between two attempts to stop such a request."""
+
+
+class Calls:
+    """Requests on their way, over a connection of their own."""
+
+    def __init__(self, service: Service) -> None:
+        self._streams = service.streams
+        self._triton = grpc_channel(service.settings)
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Ends the connection to Triton."""
+        await self._triton.close()
+
+    async def responses(
+        self, request: service_pb2.ModelInferRequest
+    ) -> AsyncGenerator[service_pb2.ModelStreamInferResponse, None]:
+        """Yields what the model answers, marked where it is final; an error is the last. Leaving early ends the
+        generation. Raises `ApiError` where Triton does not answer."""
+        asked_id = request.id
+        if request.model_name == NOT_CANCELLED:
+            request.id = secrets.token_hex(12)
+        request.parameters[EMPTY_FINAL].bool_param = True
+        call, finished = self._triton.stream_stream(STREAM)(), False
+        try:
+            await call.write(request.SerializeToString())
+            await call.done_writing()
+            async for message in call:
+                answer = service_pb2.ModelStreamInferResponse.FromString(message)
+                answer.error_message = answer.error_message.removeprefix(f"[request id: {request.id}] ")
+                answer.infer_response.id = asked_id
+                final = answer.infer_response.parameters[FINAL].bool_param
+                finished = final or bool(answer.error_message)
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise from_triton(error.details() or "unavailable") from None
+        finally:
+            if not finished:  # Triton (2.51) never frees a request that is cancelled when it has been answered
+                self._end(request, call)
+
+    def _end(self, request: service_pb2.ModelInferRequest, call: Any) -> None:
+        if request.model_name != NOT_CANCELLED:
+            call.cancel()
+            return
+        stopping = asyncio.create_task(self._stop(request.id, call))
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
+
+    async def _stop(self, request_id: str, call: Any) -> None:
+        """Has the engine end a member's request; until it has reached the engine there is none to end."""
+
+        async def read() -> None:
+            async for _ in call:
+                pass
+
+        ending = asyncio.create_task(read())
+        with suppress(ApiError, grpc.aio.AioRpcError):
+            while not ending.done():
+                await self._streams.stop(request_id)
+                await asyncio.wait([ending], timeout=STOP_SECONDS)
+        with suppress(grpc.aio.AioRpcError):  # also where nothing can be stopped any more
+            await ending

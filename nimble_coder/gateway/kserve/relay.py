@@ -1,0 +1,166 @@
+"""A client's gRPC stream of inferences on its way to Triton, and what Triton answers on its way back."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
+from nimble_coder.gateway.access.limits import draining
+from nimble_coder.gateway.aside import aside
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import UNREAD_SECONDS
+from nimble_coder.gateway.kserve.calls import EMPTY_FINAL, FINAL, NOT_CANCELLED, Calls
+from nimble_coder.gateway.kserve.guard import KServeGuard, stops
+from nimble_coder.gateway.service import Service
+
+STUB_DIED = b"is not healthy"
+"""In Triton's words for the death of a Python backend's process."""
+MORE_FOLLOWS = b"\n\x15" + FINAL.encode() + b"\x12\x02\x08\x00"
+"""The bytes of a false one, which every response but a request's last has: finding them is cheaper than parsing."""
+Context = Any
+"""`grpc.aio.ServicerContext`; grpcio has no types."""
+
+
+class Sent(NamedTuple):
+    """A request on a stream that has not got its last response yet."""
+
+    places: int
+    wants_empty_final: bool
+    is_stop: bool
+
+
+class Relay:
+    """One stream. Each of its requests takes its places when it is sent and gives them back with its last response."""
+
+    def __init__(
+        self, service: Service, guard: KServeGuard, calls: Calls, client: str, upstream: Any, context: Context
+    ) -> None:
+        self._service, self._guard, self._client = service, guard, client
+        self._upstream, self._calls, self._context = upstream, calls, context
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
+        self._feeder: asyncio.Task[None] | None = None
+        self._apart: list[asyncio.Task[None]] = []
+        """Requests that cancelling the stream would not end, each on a stream of its own."""
+        self._failure: BaseException | None = None
+        """What one of them ends this stream with."""
+        self._sent: dict[str, deque[Sent]] = {}
+        """By request id, which need not be unique."""
+        self._is_ended = False
+
+    async def run(self, requests: AsyncIterator[bytes]) -> None:
+        """Passes messages on until Triton ends the stream; raises `ApiError` where that is because of `end_if_idle`."""
+        self._feeder = asyncio.create_task(self._feed(requests))
+        try:
+            async for message in self._upstream:
+                await self._pass(message)
+            await asyncio.gather(*self._apart)
+        except asyncio.CancelledError:
+            if self._failure:
+                raise self._failure from None
+            raise
+        finally:
+            for task in (self._feeder, *self._apart):
+                task.cancel()
+            self._upstream.cancel()  # the engine hears of a client that goes away
+            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
+        if self._is_ended:
+            raise draining()
+
+    async def _pass(self, message: bytes) -> None:
+        if len(message) < 256 and STUB_DIED in message:
+            self._service.admission.doubted.set()
+        if MORE_FOLLOWS in message or self._settle(message):
+            await self._write(message)
+
+    async def _run_apart(self, request: service_pb2.ModelInferRequest) -> None:
+        """A request on a stream of its own; what fails there ends this one, as it would on it."""
+        try:
+            async with aclosing(self._calls.responses(request)) as answers:
+                async for answer in answers:
+                    await self._pass(answer.SerializeToString())
+        except (ApiError, grpc.aio.InternalError) as error:
+            self._failure = error
+            self._upstream.cancel()
+
+    def end_if_idle(self) -> None:
+        """Takes no more requests where none is running; Triton then ends the stream.
+
+        It is not cancelled: Triton (2.51) may never free the requests that it has just answered.
+        """
+        if self._feeder and not self._feeder.done() and not self._sent:
+            self._is_ended = True
+            self._feeder.cancel()
+
+    async def _feed(self, requests: AsyncIterator[bytes]) -> None:
+        try:
+            async for message in requests:
+                request = service_pb2.ModelInferRequest()
+                try:
+                    request = read_request(message)
+                    self._service.rate.check(self._client)
+                    generations = await aside(len(message), self._guard.check_grpc, request)
+                    self._admit(request, generations)
+                except ApiError as error:
+                    await self._refuse(request.id, error)
+                else:
+                    if request.model_name == NOT_CANCELLED:
+                        self._apart.append(asyncio.create_task(self._run_apart(request)))
+                    else:
+                        await self._upstream.write(request.SerializeToString())
+        finally:
+            await self._upstream.done_writing()
+
+    def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
+        """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
+        self._service.admission.enter(places)
+        option = request.parameters[EMPTY_FINAL]
+        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param, stops(request)))
+        option.bool_param = True
+
+    def _settle(self, message: bytes) -> bool:
+        """Gives its places back where this is a request's last response; False for one that nobody asked for."""
+        answer = service_pb2.ModelStreamInferResponse.FromString(message)
+        response = answer.infer_response
+        if FINAL in response.parameters and not response.parameters[FINAL].bool_param:
+            return True
+        waiting = self._sent.get(response.id)
+        if not waiting:
+            return True
+        # A stop has the id of what it stops; its answer is the one without outputs, and comes unasked as well.
+        sent = next((s for s in waiting if s.is_stop and not response.outputs), waiting[0])
+        waiting.remove(sent)
+        if not waiting:
+            del self._sent[response.id]
+        self._service.admission.leave(sent.places)
+        if self._service.admission.draining:
+            self.end_if_idle()
+        return bool(sent.wants_empty_final or sent.is_stop or response.outputs or answer.error_message)
+
+    async def _refuse(self, request_id: str, error: ApiError) -> None:
+        """Says so as Triton does, which harms no other request of the stream."""
+        self._service.metrics.errors.labels(error.kind).inc()
+        answer = service_pb2.ModelStreamInferResponse(error_message=str(error))
+        answer.infer_response.id = request_id
+        await self._write(answer.SerializeToString())
+
+    async def _write(self, message: bytes) -> None:
+        """Raises `ApiError` where the client takes it not, and gRPC's own `InternalError` where it goes meanwhile."""
+        try:
+            async with self._writing, asyncio.timeout(UNREAD_SECONDS):
+                await self._context.write(message)
+        except TimeoutError:
+            text = f"a message of the stream was not taken in {UNREAD_SECONDS:.0f} s: read it as it comes"
+            raise ApiError(408, text, "request_timeout") from None
+
+
+def read_request(message: bytes) -> service_pb2.ModelInferRequest:
+    """A request that is to be looked into; raises `ApiError`."""
+    try:
+        return service_pb2.ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise ApiError(400, "the message is not a ModelInferRequest", "invalid_message") from None
