@@ -136,12 +136,19 @@ class TorchEngine:
         drafter = make_drafter(request, config, self._texts(request), self._usual_drafter)
         sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
         with self._lock:
-            if self._stopping or len(self._live) - len(self._scheduler.running) >= self._options.max_queue_size:
+            if self._stopping or self._waiting >= self._options.max_queue_size:
                 raise QueueFullError(self._options.max_queue_size)
             self._live[sequence.request_id] = sequence
             self._arrivals.append(sequence)
             self._lock.notify()
         return sequence.request_id
+
+    @property
+    def _waiting(self) -> int:
+        """Requests that wait for a slot. Those that nobody wants any more leave with the next step, and keep nobody out
+        until then."""
+        live, running = self._live.values(), self._scheduler.running
+        return sum(not each.cancelled for each in live) - sum(not each.cancelled for each in running)
 
     def _texts(self, request: Request) -> Texts:
         own = self._infills.in_file_order(request.input_ids) if self._infills else request.input_ids

@@ -1,5 +1,6 @@
 """The engine: its protocol, its batching, and what it refuses."""
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from nimble_coder.engine import pytorch, torch_engine
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.memory import OTHERS, slot_bytes
 from nimble_coder.engine.protocol import Engine
+from nimble_coder.engine.scheduler import Work
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions, choose_device
 from nimble_coder.engine.tree import TokenTree
@@ -183,6 +185,32 @@ def test_a_full_queue_is_said_in_the_backends_own_words(load_engine: LoadEngine)
         engine.enqueue(Request(PROMPT, 2))
     engine.cancel(first)
     until_final(engine, waiting[1])
+
+
+def test_requests_that_nobody_wants_any_more_keep_no_others_out_of_the_queue(
+    load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even before the step has ended that runs when they are cancelled, which may take a second."""
+    engine = load_engine(max_batch_size=1, max_queue_size=2)
+    begun, end = threading.Event(), threading.Event()
+    run = engine._runner.run
+
+    def long(work: list[Work]) -> list[list[int] | Exception]:
+        begun.set()
+        end.wait()
+        return run(work)
+
+    monkeypatch.setattr(engine._runner, "run", long)
+    engine.enqueue(Request(PROMPT, 2))
+    begun.wait()
+    abandoned = [engine.enqueue(Request(PROMPT, 2)) for _ in range(2)]
+    for request_id in abandoned:
+        engine.cancel(request_id)
+    wanted = [engine.enqueue(Request(PROMPT, 2)) for _ in range(2)]
+    with pytest.raises(QueueFullError):
+        engine.enqueue(Request(PROMPT, 2))
+    end.set()
+    assert [len(r.token_ids) for r in until_final(engine, wanted[1]) if r.request_id in abandoned] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from openai import APIError, OpenAI
 
@@ -23,6 +24,7 @@ from nimble_coder.contract import decoding as tensors
 from nimble_coder.engine import protocol, torch_engine
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import Exchange, Message
+from nimble_coder.gateway.kserve.http_proxy import refusal
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayError
 from nimble_coder.processes.triton import TritonServer
@@ -97,6 +99,16 @@ def test_every_refusal_of_our_own_models_is_the_clients_mistake() -> None:
     for text in texts:
         name = next((name for words, name in NAMES.items() if text.startswith(f"7 {words}")), "7")
         assert (from_triton(text.replace("7", name, 1)).status, text) == (400, text)
+
+
+def test_a_full_queue_behind_another_model_is_no_mistake_of_the_client() -> None:
+    """To Triton's HTTP side what a model of text was told is one."""
+    text = (
+        "Model tensorrt_llm - Error when running inference: Maximum queue size of 32 has been reached, please try again"
+    )
+    refused = refusal(400, msgspec.json.encode({"error": text}))
+    assert (refused.status, refused.retry_after) == (429, 1)
+    assert refusal(400, b'{"error": "no such input"}').status == 400
 
 
 def test_grpc_statuses_say_the_same() -> None:

@@ -157,10 +157,11 @@ class TritonHttp:
 
 
 def refusal(status: int, body: bytes) -> ApiError:
-    """What Triton answers where it refuses or fails; to it a wrong JSON type is an internal error, and the refusal of a
-    stream an event."""
+    """What Triton answers where it refuses or fails; to it a wrong JSON type is an internal error, the refusal of a
+    stream an event, and a model's full queue the mistake of who asks through another model."""
     try:
         text = msgspec.json.decode(body.removeprefix(b"data: "), type=dict[str, str])["error"]
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         text = body.decode("utf-8", "replace")
-    return from_triton(text) if status >= 500 else ApiError(status, text)
+    known = from_triton(text)
+    return known if status >= 500 or known.status == 429 else ApiError(status, text)
