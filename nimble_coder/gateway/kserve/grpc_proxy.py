@@ -21,7 +21,8 @@ from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve.calls import Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard
 from nimble_coder.gateway.kserve.reflection import Reflection
-from nimble_coder.gateway.kserve.relay import Context, Relay, read_request
+from nimble_coder.gateway.kserve.relay import Relay, read_request
+from nimble_coder.gateway.kserve.slots import WITH_UNREAD, Context, Slots
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.telemetry.tracing import Attributes
@@ -44,8 +45,6 @@ READING = {
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 WITHOUT_MESSAGE = {"ServerLive", "ServerReady", HEALTH_CHECK}
 """Triton looks at nothing in their messages, so nothing of them is read: who calls needs no key."""
-CALLS = 1024
-"""At once in one process; more are told to come back."""
 BOUNDS = (
     ("grpc.so_reuseport", 1),
     ("grpc.max_concurrent_streams", 256),  # of one connection; a client waits by itself
@@ -61,6 +60,7 @@ that may wait for that; and how long such a message may take."""
 BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
 """Triton's statuses of an inference that say less than their texts do."""
 Forward = Callable[[bytes], Awaitable[bytes]]
+Handle = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 
 
 class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -73,6 +73,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._calls = Calls(service)
         self._single = UnaryInference(service, self._guard, self._calls)
         self._relays: set[Relay] = set()
+        self._slots = Slots()
         self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
         self._asked: dict[str, asyncio.Future[bytes]] = {}
         """Triton's answers that are on their way, by the probe."""
@@ -82,7 +83,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Listens on the configured port, with TLS where there is a certificate; raises `OSError`."""
         settings = self._service.settings
         options = [("grpc.max_receive_message_length", settings.max_body_bytes), *BOUNDS]
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=WITH_UNREAD)
         server.add_generic_rpc_handlers([self, Reflection(self._service.keys)])
         address = f"{settings.host}:{settings.grpc_port}"
         try:
@@ -112,7 +113,18 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if name == method != HEALTH_CHECK:
             return None
         # Calls with one message are streams here too: gRPC would read the message before it asked who sends it.
-        return grpc.stream_stream_rpc_method_handler(self._stream if name == STREAM else self._unary(name, method))
+        handle = self._stream if name == STREAM else self._unary(name, method)
+        return grpc.stream_stream_rpc_method_handler(self._bounded(name, handle))
+
+    def _bounded(self, name: str, handle: Handle) -> Handle:
+        async def bounded(messages: AsyncIterator[bytes], context: Context) -> None:
+            if self._slots.are_taken:
+                text = f"{self._slots.taken} calls are running: try again shortly"
+                await self._refuse(name, context, ApiError(429, text, "too_many_requests"), time.time_ns())
+            with self._slots.one(context):
+                await handle(messages, context)
+
+        return bounded
 
     def _check_caller(self, name: str, context: Context) -> str:
         """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
@@ -125,7 +137,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._service.keys.check_admin(authorization, x_api_key)
         return client
 
-    def _unary(self, name: str, method: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
+    def _unary(self, name: str, method: str) -> Handle:
         forward = self._triton.unary_unary(method)
 
         async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
@@ -143,7 +155,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                     answer = await (self._ask(name, forward) if name in WITHOUT_MESSAGE else forward(message))
             except (ApiError, grpc.aio.AioRpcError) as error:
                 await self._refuse(name, context, error, started)
-            await context.write(bytes(answer))
+            with self._slots.writing(context):
+                await context.write(bytes(answer))
             self._count(name, grpc.StatusCode.OK, context, started)
 
         return handle

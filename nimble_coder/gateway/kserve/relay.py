@@ -16,14 +16,13 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import UNREAD_SECONDS
 from nimble_coder.gateway.kserve.calls import EMPTY_FINAL, FINAL, NOT_CANCELLED, Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard, stops
+from nimble_coder.gateway.kserve.slots import Context
 from nimble_coder.gateway.service import Service
 
 STUB_DIED = b"is not healthy"
 """In Triton's words for the death of a Python backend's process."""
 MORE_FOLLOWS = b"\n\x15" + FINAL.encode() + b"\x12\x02\x08\x00"
 """The bytes of a false one, which every response but a request's last has: finding them is cheaper than parsing."""
-Context = Any
-"""`grpc.aio.ServicerContext`; grpcio has no types."""
 
 
 class Sent(NamedTuple):

@@ -1,0 +1,99 @@
+"""A gRPC call whose client reads nothing leaves its slot to others, over real connections."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2
+
+from build_engine.artifact import Artifact
+from nimble_coder.gateway.kserve import relay, slots
+from nimble_coder.gateway.kserve.grpc_proxy import KServeProxy
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.settings import GatewaySettings
+
+STREAM, METADATA = "/inference.GRPCInferenceService/ModelStreamInfer", "/inference.GRPCInferenceService/ModelMetadata"
+LARGE = 4 << 20
+REQUEST = service_pb2.ModelInferRequest(model_name="tensorrt_llm_bls")
+REQUEST.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
+REQUEST.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1]).contents.int_contents.append(9)
+
+
+class Upstream:
+    """A stream of Triton's that answers without end."""
+
+    async def write(self, _: bytes) -> None:
+        """Takes a request."""
+
+    async def done_writing(self) -> None:
+        """The client may go on."""
+
+    def cancel(self) -> None:
+        """It is left."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        answer = service_pb2.ModelStreamInferResponse()
+        answer.infer_response.raw_output_contents.append(bytes(LARGE))
+        answer.infer_response.parameters["triton_final_response"].bool_param = False
+        while True:
+            await asyncio.sleep(0.01)
+            yield answer.SerializeToString()
+
+
+class Triton:
+    """A channel on which a stream is answered without end, and all else with one large answer."""
+
+    def stream_stream(self, _: str) -> Any:
+        return Upstream
+
+    def unary_unary(self, _: str) -> Any:
+        async def answer(_: bytes) -> bytes:
+            return bytes(LARGE)
+
+        return answer
+
+    async def close(self) -> None:
+        """It is no more."""
+
+
+@pytest.mark.parametrize("method", [STREAM, METADATA])
+def test_calls_that_nobody_reads_leave_room_for_others(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(slots, "CALLS", 3)
+    monkeypatch.setattr(slots, "UNREAD_SECONDS", 2.0)
+    monkeypatch.setattr(relay, "UNREAD_SECONDS", 2.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = artifact.directory
+    service = Service(GatewaySettings(artifact=place, triton_grpc_port=1, triton_http_port=1, grpc_port=port))
+
+    async def run() -> None:
+        proxy = KServeProxy(service)
+        await proxy._triton.close()
+        proxy._triton = Triton()
+        server = await proxy.start()
+        options = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]  # a window that stays small
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel, asyncio.timeout(60):
+            unread = [channel.stream_stream(method)() for _ in range(3)]
+            for call in unread:
+                await call.write(REQUEST.SerializeToString() if method == STREAM else b"")
+            while not proxy._slots.are_taken:
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError, match="3 calls are running") as refused:
+                await channel.unary_unary(METADATA)(b"")
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            while proxy._slots.taken:
+                await asyncio.sleep(0.01)
+            assert not any(call.done() for call in unread)
+            assert len(await channel.unary_unary(METADATA)(b"")) == LARGE
+            if method == METADATA:
+                assert [len(answer) async for answer in unread[0]] == [LARGE]
+        await server.stop(0)
+        await proxy.close()
+
+    asyncio.run(run())
