@@ -36,8 +36,8 @@ BY_TEXT: list[tuple[re.Pattern[str], int, str]] = [
     (
         re.compile(
             r"lookahead|request_output_len|input_ids|input_lengths|(stop|bad)_words|logit_bias|guided_decoding|draft_tokens|drafting"
-            r"|num_return_sequences|beam_width|the prompt |send the prompts as separate|request ID is not provided"
-            r"|is not a number|not valid UTF-8|already exists in request"
+            r"|num_return_sequences|beam_width|min_length|the prompt |send the prompts as separate"
+            r"|request ID is not provided|is not a number|not valid UTF-8|already exists in request"
         ),
         400,
         "invalid_input",

@@ -19,12 +19,6 @@ END_TOKENS = ("<|endoftext|>", "<|im_end|>")
 FIM_TOKENS = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
 
 
-def is_templated(prompt: object) -> bool:
-    """Whether a client has written the infill format out itself, in a text or the only one of a list."""
-    text = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
-    return isinstance(text, str) and text.startswith(("<|fim_prefix|>", "<|repo_name|>", "<|file_sep|>"))
-
-
 class PromptEncoder:
     """Encodes prompts made of texts and control tokens."""
 

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from nimble_coder.gateway.prompts.encoding import is_templated
 from nimble_coder.gateway.requests.schemas.llama import ContextText
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling
 from nimble_coder.gateway.requests.schemas.values import Copies, Kept, Length, Stops, StopString, Temperature
@@ -46,3 +45,9 @@ class CompletionRequest(OpenAISampling, kw_only=True):
     @property
     def scores_prompt(self) -> bool:
         return bool(self.echo) and self.wants_log_probs
+
+
+def is_templated(prompt: object) -> bool:
+    """Whether a client has written the infill format out itself, in a text or the only one of a list."""
+    text = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    return isinstance(text, str) and text.startswith(("<|fim_prefix|>", "<|repo_name|>", "<|file_sep|>"))
