@@ -149,10 +149,14 @@ def test_a_triton_that_dies_is_told_in_the_stream_and_found_again_when_it_is_bac
         extra = {"ignore_eos": True}
         stream = openai.completions.create(model="demo", prompt=PROMPT, max_tokens=6000, stream=True, extra_body=extra)
         next(stream)
+        chunks = CompletionClient(serving.addresses.grpc).stream(PROMPT, max_tokens=6000)
+        next(chunks)
         os.killpg(serving.triton.pid, signal.SIGKILL)
-        with pytest.raises(APIError, match="lost") as caught:
+        with pytest.raises(APIError, match="lost: send the request again") as caught:
             for _ in stream:
                 pass
+        with pytest.raises(CompletionError, match="send the request again"):
+            chunks.finish()
         assert caught.value.code == "engine_unavailable"
         refused = http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 2, "stream": True})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")

@@ -232,7 +232,10 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if kind == ENGINE_LOST:
             self._service.admission.doubted.set()
         self._service.metrics.errors.labels(kind).inc()
-        await context.abort(status, str(error) if isinstance(error, ApiError) else error.details() or "")
+        text = str(error) if isinstance(error, ApiError) else error.details() or ""
+        if not isinstance(error, ApiError) and status is grpc.StatusCode.UNAVAILABLE:
+            text = f"Triton is not available ({text}): send the request again"
+        await context.abort(status, text)
         raise AssertionError("abort raises")
 
     def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:

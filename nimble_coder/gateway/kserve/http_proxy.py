@@ -136,7 +136,8 @@ class TritonHttp:
             try:
                 answer = await self._client.send(request, stream=True)
             except httpx.HTTPError as error:
-                raise ApiError(503, f"Triton does not answer: {error}", "engine_unavailable", retry_after=1) from None
+                text = f"Triton does not answer ({error}): send the request again"
+                raise ApiError(503, text, "engine_unavailable", retry_after=1) from None
             try:
                 if answer.status_code >= 400:
                     raise refusal(answer.status_code, await answer.aread())
@@ -151,7 +152,8 @@ class TritonHttp:
                     await exchange.write(part)
                 await exchange.write(b"", more=False)
             except httpx.HTTPError as error:
-                raise ApiError(503, f"Triton ended the answer early: {error}", "engine_unavailable") from None
+                text = f"Triton ended the answer early ({error}): send the request again"
+                raise ApiError(503, text, "engine_unavailable", retry_after=1) from None
             finally:
                 await asyncio.shield(answer.aclose())
 

@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         calls, self._calls = list(self._calls.values()), {}
         for call in calls:
-            call.end(CallError(GRPC_UNAVAILABLE, f"the connection to {self._authority} was lost"))
+            call.end(CallError(GRPC_UNAVAILABLE, "the connection to Triton was lost: send the request again"))
 
     def close(self) -> None:
         """Ends the connection and every call on it."""
