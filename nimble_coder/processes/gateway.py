@@ -51,6 +51,7 @@ class GatewayProcesses:
 
     def __post_init__(self) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._killed: list[subprocess.Popen[bytes]] = []
         self._work = WorkDirectory("metrics")
         self._hold = self._work.path / "hold"
 
@@ -125,6 +126,15 @@ class GatewayProcesses:
             if code is not None:
                 raise GatewayError(f"the gateway {how_ended(code)}; its last line says why")
 
+    def check_drained(self) -> None:
+        """After `stop`: raises `GatewayError`, or `TritonError`, where a process has not ended as it should."""
+        for process in self.processes:
+            if process in self._killed:
+                raise GatewayError(f"the gateway (process {process.pid}) stood still, and was killed")
+            if process.returncode:
+                kind = TritonError if process.returncode == ExitCode.TRITON else GatewayError
+                raise kind(f"the gateway {how_ended(process.returncode)}; its last line says why")
+
     def stop(self, grace: float = 40.0) -> list[int]:
         """Ends the processes, which let running requests finish first; after `grace` seconds they are killed.
 
@@ -139,6 +149,7 @@ class GatewayProcesses:
                     process.wait(max(deadline - time.monotonic(), 0))
         finally:  # also when a second Ctrl-C cuts the grace short
             self._abandon()
+            self._killed = [process for process in self.processes if process.poll() is None]
             for process in self.processes:
                 process.kill()
                 process.wait()

@@ -3,7 +3,6 @@
 import filecmp
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,7 @@ from build_engine.artifact import Artifact
 from build_engine.machine import check_serves
 from build_engine.repository import places_of, render_repository
 from nimble_coder.processes.errors import TritonError
-from nimble_coder.processes.gateway import GatewayProcesses
+from nimble_coder.processes.gateway import GatewayError, GatewayProcesses
 from nimble_coder.processes.log import Log
 from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.temporary_directory import check_temporary_directory
@@ -47,8 +46,8 @@ class Serving:
     drain_seconds: float = 30.0
     hold: bool = False
     """Not to be called ready before `gateways.release()`: another answers on the ports until then."""
-    has_drained: bool = field(default=False, init=False)
-    """After the end: whether all processes have lived to see the last request finish."""
+    undrained: TritonError | GatewayError | None = field(default=None, init=False)
+    """After the end: why not all processes have lived to see the last request finish."""
 
     def __enter__(self) -> "Serving":
         artifact = Artifact.open(self.artifact)
@@ -88,10 +87,12 @@ class Serving:
         is_wanted = kind is None or issubclass(kind, KeyboardInterrupt)
         grace = 0.0
         try:
-            codes = self.gateways.stop(self.drain_seconds + 10 if is_wanted else 0.0)
-            with suppress(TritonError):
+            self.gateways.stop(self.drain_seconds + 10 if is_wanted else 0.0)
+            try:
                 self.triton.check()
-                self.has_drained = not any(codes)
+                self.gateways.check_drained()
+            except (TritonError, GatewayError) as error:
+                self.undrained = error
             # The gateways have let every request finish; unloading takes 3 to 4 s. Longer is not waited: a foreign
             # client's reset can make Triton (2.51) keep a model until its exit timeout (docs/triton-workarounds.md).
             grace = 5.0 if is_wanted else 0.0

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.settings import GatewayOptions
 from nimble_coder.processes.children import adopt_orphans, reap_orphans
-from nimble_coder.processes.errors import OutOfMemoryError, TritonError
+from nimble_coder.processes.errors import OutOfMemoryError
 from nimble_coder.processes.kernel_limits import Refusals, narrow_limits
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.open_files import take_open_files
@@ -68,8 +68,8 @@ class Supervisor:
                     if self._is_wanted_once_ready(serving, settings):
                         self._watch(serving)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
-                if not serving.has_drained:
-                    raise TritonError("a process ended before the last request had finished; its log is above")
+                if error := serving.undrained:
+                    raise type(error)(f"a process ended before the last request had finished: {error}")
         except (RuntimeError, OSError) as error:
             if oom_kills() > killed:
                 raise OutOfMemoryError(f"{OUT_OF_MEMORY} ({error})") from error

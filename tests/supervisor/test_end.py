@@ -235,3 +235,13 @@ def test_a_process_that_dies_while_the_service_drains_is_no_clean_end(served: Se
         os.kill(served.children("bin/tritonserver")[0], signal.SIGKILL)
         assert served.process.wait(60) == 13
     assert "ended before the last request had finished" in served.last_line
+
+
+def test_a_gateway_that_stands_still_while_the_service_drains_is_named(start: Start, artifact: Artifact) -> None:
+    service = start(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_DRAIN_SECONDS=0)
+    service.wait_ready()
+    (gateway,) = service.children("nimble_coder.gateway.server")
+    os.kill(gateway, signal.SIGSTOP)
+    service.process.terminate()
+    assert service.process.wait(60) == 14
+    assert f"the gateway (process {gateway}) stood still, and was killed" in service.last_line
