@@ -279,8 +279,9 @@ class TorchEngine:
         """Raises `RequestError` for more tokens than an answer may have, or than fit, where `request_output_len` is
         cut."""
         if least > request.max_tokens:
-            most = f"request_output_len, which is {request.max_tokens}"
-            raise RequestError(f"min_length is {least}, above {most}: send less")
+            raise RequestError(
+                f"min_length is {least}, above request_output_len, which is {request.max_tokens}: send less"
+            )
         room = self._max_seq_len - len(request.input_ids)
         if least > room:
             raise RequestError(
