@@ -12,7 +12,7 @@ from build_engine.checkpoint import sha256
 from build_engine.profiles import Profile
 from build_engine.repository import TEMPLATES, template_files
 
-ROUNDING = {"int4": "compensated, queries, keys and values in 8 bits"}
+ROUNDING = {"int4": "compensated; embedding, head, queries, keys and values in 6 bits"}
 """How weights of a precision are chosen: changes whenever that does, so that no older engine is taken for a new one."""
 
 

@@ -6,10 +6,13 @@ Outputs lie in panels of 16, whose weights of an input, or of a few, stand side 
 fp32  float32 [panels, in, 16]
 bf16  bfloat16 [panels, in / 2, 16, 2]
 int8  uint8 [panels, blocks, 1088], for each 64 inputs: scales [2, 16] in bf16, bytes q [2, 8, 16, 4]
+int6  uint8 [panels, blocks, 832], for each 64 inputs: scales [2, 16] in bf16, bytes [2, 6, 16, 4]
 int4  uint8 [panels, blocks, 640], for each 64 inputs: scales [2, 16] and offsets [2, 16] in bf16, bytes [2, 4, 16, 4]
 
-Groups of 32 inputs of an output share a scale. A weight is scale * (q - 128) of 8 bits and scale * q - offset of 4; a
-byte of int4 has an input's q below and that of the input four further on above. Absent inputs and outputs are zero.
+Groups of 32 inputs of an output share a scale. A weight is scale * (q - 128) of 8 bits, scale * (q - 32) of 6 and
+scale * q - offset of 4. A byte of int4 has an input's q below and that of the input four further on above. Of int6 the
+first four bytes of six are such, with the lower half of each q; each of the other two has the upper two bits of four.
+Absent inputs and outputs are zero.
 """
 
 import torch
@@ -21,6 +24,8 @@ from build_engine.precision import packed_format
 PANEL, BLOCK = 16, 64
 KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
 """What safetensors calls them."""
+MIDDLES = {"int8": 128, "int6": 32}
+"""What stands for zero."""
 PIECE = 128
 """Panels that are rounded at once."""
 
@@ -43,6 +48,8 @@ def pack(weight: torch.Tensor, kind: str, moments: Moments | None = None) -> tor
 def unpack(packed: torch.Tensor, out: int, columns: int) -> torch.Tensor:
     """The matrix `[out, in]` again: bf16 of bf16, else fp32. Quantised weights are what the engine takes them for."""
     kind = format_of(packed)
+    if kind is None:
+        raise ValueError("a tensor in rows is not packed")
     panels = packed.shape[0]
     if kind == "fp32":
         packed = packed[..., None]
@@ -53,13 +60,8 @@ def unpack(packed: torch.Tensor, out: int, columns: int) -> torch.Tensor:
     scales = packed[..., : 2 * tables * PANEL * 2].contiguous().view(torch.bfloat16)
     scales = scales.view(panels, blocks, tables, 2, PANEL).permute(2, 0, 4, 1, 3).float()[..., None]
     stored = packed[..., 2 * tables * PANEL * 2 :].reshape(panels, blocks, 2, -1, PANEL, 4)
-    if kind == "int8":
-        numbers = stored.permute(0, 4, 1, 2, 3, 5).reshape(panels, PANEL, blocks, 2, GROUP)
-        weight = scales[0] * (numbers.float() - 128)
-    else:
-        both = torch.stack([stored & LEVELS, stored >> 4], -2)  # [panels, blocks, 2, 4, 16, halves, 4]
-        numbers = both.permute(0, 4, 1, 2, 3, 5, 6).reshape(panels, PANEL, blocks, 2, GROUP)
-        weight = scales[0] * numbers.float() - scales[1]
+    numbers = _separate(stored.permute(0, 4, 1, 2, 3, 5), kind).reshape(panels, PANEL, blocks, 2, GROUP).float()
+    weight = scales[0] * numbers - (scales[1] if kind == "int4" else scales[0] * MIDDLES[kind])
     return weight.reshape(panels * PANEL, blocks * BLOCK)[:out, :columns].contiguous()
 
 
@@ -77,20 +79,42 @@ def round_rows(rows: torch.Tensor) -> torch.Tensor:
     return rounded.flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
 
 
+def _together(numbers: torch.Tensor, kind: str) -> torch.Tensor:
+    """The bytes `[..., n, 4]` of a group's numbers `[..., 8, 4]`."""
+    if kind == "int8":
+        return numbers
+    low = numbers & LEVELS
+    halves = low[..., 0::2, :] | low[..., 1::2, :] << 4
+    if kind == "int4":
+        return halves
+    high = (numbers >> 4).unflatten(-2, (2, 4))  # two bits of the four that share a byte
+    return torch.cat([halves, sum(high[..., four, :] << 2 * four for four in range(4))], -2)
+
+
+def _separate(stored: torch.Tensor, kind: str) -> torch.Tensor:
+    """What `_together` put together."""
+    if kind == "int8":
+        return stored
+    halves = stored[..., :4, :]
+    low = torch.stack([halves & LEVELS, halves >> 4], -2).flatten(-3, -2)
+    if kind == "int4":
+        return low
+    high = torch.stack([stored[..., 4:, :] >> 2 * four & 3 for four in range(4)], -2).flatten(-3, -2)
+    return low | high << 4
+
+
 def _pack_panels(weight: torch.Tensor, kind: str, spans: list[Compensation] | None) -> torch.Tensor:
     """Some panels `[panels, 16, in]` in fp32 as uint8 `[panels, blocks, bytes]`."""
     panels, blocks = len(weight), weight.shape[-1] // BLOCK
-    if kind == "int8":
-        groups = weight.view(panels, PANEL, blocks, 2, GROUP)
-        tables = [(groups.abs().amax(-1) / 127).bfloat16()]
-        inverse = torch.where(tables[0] > 0, 1 / tables[0].float(), 0)[..., None]
-        numbers = (groups * inverse).round().clamp(-127, 127).add(128).to(torch.uint8)
-        stored = numbers.view(panels, PANEL, blocks, 2, 8, 4)
-    else:
+    if kind == "int4":
         rows = weight.flatten(0, 1)
         *tables, numbers = compensated(rows, spans) if spans else nearest(rows)
-        halves = numbers.reshape(panels, PANEL, blocks, 2, 4, 2, 4)
-        stored = halves[..., 0, :] | halves[..., 1, :] << 4
+    else:
+        groups, most = weight.view(panels, PANEL, blocks, 2, GROUP), MIDDLES[kind] - 1
+        tables = [(groups.abs().amax(-1) / most).bfloat16()]
+        inverse = torch.where(tables[0] > 0, 1 / tables[0].float(), 0)[..., None]
+        numbers = (groups * inverse).round().clamp(-most, most).add(MIDDLES[kind]).to(torch.uint8)
+    stored = _together(numbers.reshape(panels, PANEL, blocks, 2, GROUP // 4, 4), kind)
     quants = stored.permute(0, 2, 3, 4, 1, 5).reshape(panels, blocks, -1)
     scales = [each.reshape(panels, PANEL, blocks, 2).permute(0, 2, 3, 1).reshape(panels, blocks, -1) for each in tables]
     return torch.cat([*(each.view(torch.uint8) for each in scales), quants], -1)

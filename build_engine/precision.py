@@ -10,9 +10,9 @@ from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
-FORMAT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0625, "int4": 0.625}
-"""Of a weight. Of int8, groups of 32 share a scale in bf16; of int4, a scale and an offset."""
-BLOCK_BYTES = {"int8": 1088, "int4": 640}
+FORMAT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0625, "int6": 0.8125, "int4": 0.625}
+"""Of a weight. Of int8 and int6, groups of 32 share a scale in bf16; of int4, a scale and an offset."""
+BLOCK_BYTES = {"int8": 1088, "int6": 832, "int4": 640}
 """Of a block of 64 inputs and 16 outputs, by which a quantised format is told (`packing.py`)."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 INT8 = "int8"
@@ -47,10 +47,10 @@ class Numbers:
     matrices: str
     """Format of the layers' other matrices."""
     head: str
-    """Format of the embedding and the head. Beside 4-bit layers it has 8 bits: it chooses the token."""
+    """Format of the embedding and the head. Beside 4-bit layers it has 6 bits: it chooses the token."""
     qkv: str
-    """Format of the layers' matrices of queries, keys and values. Beside 4 bits it has 8: a quarter of what 4 bits lost
-    was lost there, in 7 % of the weights."""
+    """Format of the layers' matrices of queries, keys and values. Beside 4 bits it has 6: a quarter of what 4 bits lost
+    was lost there, in 7 % of the weights, and 8 bits lose no less than 6."""
     engines: frozenset[str]
     """Which kinds of engine have it."""
     quant_algo: str | None = None
@@ -74,7 +74,7 @@ PRECISIONS: dict[Precision, Numbers] = {
     "fp16": Numbers("float16", "fp16", "fp16", "fp16", TORCH | TENSORRT),
     "fp8": Numbers("bfloat16", "fp8", "bf16", "fp8", TORCH | TENSORRT, "FP8"),
     "int8": Numbers("bfloat16", "int8", "int8", "int8", TORCH, "INT8"),
-    "int4": Numbers("bfloat16", "int4", "int8", "int8", TORCH, "INT4"),
+    "int4": Numbers("bfloat16", "int4", "int6", "int6", TORCH, "INT4"),
 }
 STEP_PRECISIONS: list[Precision] = ["fp32", "bf16", "int8", "int4"]
 """Those of the portable engine's compiled step on a CPU, which has no fp16 and no fp8."""

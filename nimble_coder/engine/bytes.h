@@ -39,7 +39,7 @@ constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
 
 // sums + the products of four bytes that are 128 more than they stand for, the same for all lanes, and each lane's four.
 inline Whole<Wide> add_fours(Whole<Wide> sums, int four, Whole<Wide> x) {
-    return dot<8>(sums, Bits{} + uint32_t(four), x);
+    return dot(sums, Bits{} + uint32_t(four), x);
 }
 #if defined(__AVX512VNNI__)
 inline Whole<Narrow> add_fours(Whole<Narrow> sums, int four, Whole<Narrow> x) {

@@ -155,25 +155,63 @@ struct Bf16 {
     }
 };
 
+// The sum of a group's products, of 32 weights of each lane and the group's bytes, eight by eight.
+template <int WeightBits>
+class Dots {
+   public:
+    void start(int32_t sum) { sum_ = Int{} + sum; }
+
+    void add(const Bits (&w)[2], Int first, Int second) {
+#if defined(NIMBLE_PAIRS)
+        // 16 bits hold 16 products of 4 bits and bytes, and four of 6 bits.
+        if constexpr (WeightBits == 4) {
+            pairs_ += pairs(w[0], first) + pairs(w[1], second);
+            return;
+        }
+        if constexpr (WeightBits == 6) {
+            sum_ += fours(pairs(w[0], first) + pairs(w[1], second));
+            return;
+        }
+#endif
+        sum_ = dot(dot(sum_, w[0], first), w[1], second);
+    }
+
+    Int all() const {
+#if defined(NIMBLE_PAIRS)
+        if constexpr (WeightBits == 4) return sum_ + fours(pairs_);
+#endif
+        return sum_;
+    }
+
+   private:
+    Int sum_;
+#if defined(NIMBLE_PAIRS)
+    Shorts pairs_{};
+#endif
+};
+
 // Weights of `WeightBits` bits, and inputs of 8, in groups of 32 inputs that have a scale each.
 //
 // A panel has blocks of 64 inputs: scales [2, 16] and, of 4 bits, offsets [2, 16] in bf16, then four inputs' weights of 16
-// outputs and again. A weight is scale * q - offset; of 8 bits the offset is 128 scales. Of 4 bits, the lower half of a
-// byte is an input's weight and the upper half that of the input four further on.
+// outputs and again. A weight is scale * q - offset; of 8 and 6 bits the offset is 128 and 32 scales. Of 4 bits, the lower
+// half of a byte is an input's weight and the upper half that of the input four further on. So are the lower 4 of 6 bits
+// of a group; behind them are the upper 2, those of inputs four further on above each other.
 //
 // A row has its bytes, and behind them `Group`s.
 template <int WeightBits>
 struct Quantised {
     static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes, kAlone = kAloneBytes;
     static constexpr int kGroup = 32, kBlock = 64;
+    static constexpr int kMiddle = 1 << (WeightBits - 1);
     static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
-    static constexpr int kBytes = kScales + kBlock * kPanel * WeightBits / 8;
+    static constexpr int kGroupBytes = kGroup * kPanel * WeightBits / 8;
+    static constexpr int kBytes = kScales + 2 * kGroupBytes;
 
     struct Group {
         float scale;
         union {
             float sum;        // of the inputs, for 4 bits
-            int32_t correction;  // -128 times the sum of the bytes, for 8
+            int32_t correction;  // minus the offset's scales times the sum of the bytes, for 8 and 6
         };
     };
 
@@ -207,7 +245,7 @@ struct Quantised {
         }
         Group group{largest / 127, {}};
         if constexpr (WeightBits == 4) group.sum = group.scale * sum;
-        else group.correction = -128 * sum;
+        else group.correction = -kMiddle * sum;
         return group;
     }
 
@@ -215,14 +253,15 @@ struct Quantised {
         for (int k = 0; k < in; ++k) {
             const std::byte* block = panel + size_t(k / kBlock) * kBytes;
             const uint16_t* scales = reinterpret_cast<const uint16_t*>(block) + k % kBlock / kGroup * kPanel + output;
-            const int i = k % kBlock;
+            const std::byte* weights = block + kScales + k % kBlock / kGroup * kGroupBytes;
+            const int four = k % kGroup / 4;  // of the group
+            const auto byte = [&](int index) { return int(weights[(index * kPanel + output) * 4 + k % 4]); };
             const float scale = to_float(scales[0]);
-            if constexpr (WeightBits == 4) {
-                const int pair = int(block[kScales + (i / 8 * kPanel + output) * 4 + i % 4]);
-                to[k] = scale * (i / 4 % 2 ? pair >> 4 : pair & 15) - to_float(scales[2 * kPanel]);
-            } else {
-                to[k] = scale * (int(block[kScales + (i / 4 * kPanel + output) * 4 + i % 4]) - 128);
-            }
+            if constexpr (WeightBits == 8) to[k] = scale * (byte(four) - kMiddle);
+            const int low = byte(four / 2) >> four % 2 * 4 & 15;
+            if constexpr (WeightBits == 6)
+                to[k] = scale * ((low | (byte(kGroup / 8 + four / 4) >> four % 4 * 2 & 3) << 4) - kMiddle);
+            if constexpr (WeightBits == 4) to[k] = scale * low - to_float(scales[2 * kPanel]);
         }
     }
 
@@ -232,22 +271,18 @@ struct Quantised {
         const size_t behind = size_t(blocks(in)) * kBlock;  // where a row's groups are
         for (int group = 0; group < 2 * blocks(in); ++group) {
             const std::byte* block = panels + group / 2 * kBytes;
-            const std::byte* weights = block + kScales + group % 2 * (kBytes - kScales) / 2;
-            Int dots[Rows][Panels * kVectors];
+            const std::byte* weights = block + kScales + group % 2 * kGroupBytes;
+            Dots<WeightBits> dots[Rows][Panels * kVectors];
             for (int row = 0; row < Rows; ++row)
-                for (auto& dot : dots[row]) dot = Int{} + start(group_of(rows + row * stride + behind, group));
-            for (int k = 0; k < kGroup; k += 32 / WeightBits, weights += 4 * kPanel)
+                for (auto& each : dots[row]) each.start(start(group_of(rows + row * stride + behind, group)));
+#pragma GCC unroll 4
+            for (int eight = 0; eight < kGroup / 8; ++eight)
                 for (int v = 0; v < Panels * kVectors; ++v) {
-                    const Bits w = *reinterpret_cast<const Bits*>(weights + v / kVectors * apart +
-                                                                  v % kVectors * sizeof(Bits));
+                    Bits w[2];
+                    unpack(weights + v / kVectors * apart + v % kVectors * sizeof(Bits), eight, w);
                     for (int row = 0; row < Rows; ++row) {
-                        const std::byte* x = rows + row * stride + group * kGroup + k;
-                        if constexpr (WeightBits == 4) {
-                            dots[row][v] = dot<4>(dots[row][v], w & 0x0f0f0f0fu, Int{} + four(x));
-                            dots[row][v] = dot<4>(dots[row][v], w >> 4 & 0x0f0f0f0fu, Int{} + four(x + 4));
-                        } else {
-                            dots[row][v] = dot<8>(dots[row][v], w, Int{} + four(x));
-                        }
+                        const std::byte* x = rows + row * stride + group * kGroup + eight * 8;
+                        dots[row][v].add(w, Int{} + four(x), Int{} + four(x + 4));
                     }
                 }
             for (int v = 0; v < Panels * kVectors; ++v) {
@@ -256,7 +291,7 @@ struct Quantised {
                 const Vec scale = load(scales);
                 for (int row = 0; row < Rows; ++row) {
                     const Group& of = group_of(rows + row * stride + behind, group);
-                    sums[row][v] += __builtin_convertvector(dots[row][v], Vec) * (scale * of.scale);
+                    sums[row][v] += __builtin_convertvector(dots[row][v].all(), Vec) * (scale * of.scale);
                     if constexpr (WeightBits == 4) sums[row][v] -= load(scales + 2 * kPanel) * of.sum;
                 }
             }
@@ -264,6 +299,22 @@ struct Quantised {
     }
 
    private:
+    // A vector's weights of eight inputs of a group, four and four.
+    static void unpack(const std::byte* group, int eight, Bits (&w)[2]) {
+        const auto at = [&](int four) { return *reinterpret_cast<const Bits*>(group + four * 4 * kPanel); };
+        if constexpr (WeightBits == 8) {
+            w[0] = at(2 * eight), w[1] = at(2 * eight + 1);
+        } else {
+            const Bits low = at(eight);
+            w[0] = low & 0x0f0f0f0fu, w[1] = low >> 4 & 0x0f0f0f0fu;
+        }
+        if constexpr (WeightBits == 6) {
+            const Bits high = at(kGroup / 8 + eight / 2);
+            w[0] |= (eight % 2 ? high : high << 4) & 0x30303030u;
+            w[1] |= (eight % 2 ? high >> 2 : high << 2) & 0x30303030u;
+        }
+    }
+
     static const Group& group_of(const std::byte* groups, int index) {
         return reinterpret_cast<const Group*>(groups)[index];
     }
@@ -360,6 +411,7 @@ std::unique_ptr<Matrix> make_matrix(std::string_view format, const void* weights
     if (format == "fp32") return std::make_unique<Packed<Fp32>>(weights, bias, out, in);
     if (format == "bf16") return std::make_unique<Packed<Bf16>>(weights, bias, out, in);
     if (format == "int8") return std::make_unique<Packed<Quantised<8>>>(weights, bias, out, in);
+    if (format == "int6") return std::make_unique<Packed<Quantised<6>>>(weights, bias, out, in);
     if (format == "int4") return std::make_unique<Packed<Quantised<4>>>(weights, bias, out, in);
     return nullptr;
 }

@@ -75,25 +75,19 @@ inline __attribute__((always_inline)) Vec sums(const Vec* v) {
     return __builtin_shuffle(first, second, low) + __builtin_shuffle(first, second, high);
 }
 
-// sum + w . x, of four weights of each lane and its four bytes: the weights from 0 to 2^`WeightBits`, the bytes signed.
-template <int WeightBits>
+// sum + w . x, of four weights of each lane and its four bytes: the weights from 0 to 255, the bytes signed.
 inline Int dot(Int sum, Bits w, Int x) {
 #if defined(__AVX512VNNI__)
     return (Int)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 #elif defined(__AVXVNNI__)
     return (Int)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
-#elif defined(__AVX512BW__)
+#elif defined(__AVX512BW__)  // pairs of products need more than 16 bits
     const __m512i all = (__m512i)x, weights = (__m512i)w;
-    if constexpr (WeightBits == 4)
-        return sum + (Int)_mm512_madd_epi16(_mm512_maddubs_epi16(weights, all), _mm512_set1_epi16(1));
-    // Pairs of products of 8 bits need more than 16.
     const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
     return sum + (Int)_mm512_madd_epi16(_mm512_and_si512(weights, _mm512_set1_epi16(0xff)), even) +
            (Int)_mm512_madd_epi16(_mm512_srli_epi16(weights, 8), odd);
 #elif defined(__AVX2__)
     const __m256i all = (__m256i)x, weights = (__m256i)w;
-    if constexpr (WeightBits == 4)
-        return sum + (Int)_mm256_madd_epi16(_mm256_maddubs_epi16(weights, all), _mm256_set1_epi16(1));
     const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
     return sum + (Int)_mm256_madd_epi16(_mm256_and_si256(weights, _mm256_set1_epi16(0xff)), even) +
            (Int)_mm256_madd_epi16(_mm256_srli_epi16(weights, 8), odd);
@@ -102,6 +96,27 @@ inline Int dot(Int sum, Bits w, Int x) {
     return sum;
 #endif
 }
+
+#if (defined(__AVX512BW__) && !defined(__AVX512VNNI__)) || (defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__))
+#define NIMBLE_PAIRS
+typedef int16_t Shorts __attribute__((vector_size(4 * kLanes), aligned(4)));
+
+// Two products each of weights below 128 and signed bytes, and the sums of two such.
+inline Shorts pairs(Bits w, Int x) {
+#if defined(__AVX512BW__)
+    return (Shorts)_mm512_maddubs_epi16((__m512i)w, (__m512i)x);
+#else
+    return (Shorts)_mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+#endif
+}
+inline Int fours(Shorts pairs) {
+#if defined(__AVX512BW__)
+    return (Int)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(1));
+#else
+    return (Int)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1));
+#endif
+}
+#endif
 
 // 2^x to about 3e-6 of its value, 2^0 = 1, for x from -1/2 to 1/2.
 template <typename Lanes>

@@ -74,7 +74,7 @@ def test_whoever_may_enter_the_artefact_may_read_its_files(make_checkpoint: Make
 
 @pytest.mark.parametrize(
     ("precision", "head", "qkv", "down"),
-    [(kind, kind, kind, kind) for kind in ("bf16", "fp32", "int8")] + [("int4", "int8", "int8", "int4")],
+    [(kind, kind, kind, kind) for kind in ("bf16", "fp32", "int8")] + [("int4", "int6", "int6", "int4")],
 )
 def test_weights_are_fused_and_packed(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: Precision, head: str, qkv: str, down: str
@@ -90,7 +90,7 @@ def test_weights_are_fused_and_packed(
         assert formats == [head, qkv, down]
         expected = torch.cat([given[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qkv"]).float()
         found = unpack(stacked, 16 * 8, 64).float()
-        assert (found - expected).norm() < {"int8": 0.01}.get(qkv, 0.005) * expected.norm()
+        assert (found - expected).norm() < {"int8": 0.01, "int6": 0.03}.get(qkv, 0.005) * expected.norm()
         assert weights.get_tensor("norm").dtype == torch.float32
 
 

@@ -132,6 +132,26 @@ def test_logits_are_those_of_pytorch_on_every_instruction_set(shape: ModelShape,
         assert abs(found - expected).max() <= TOLERANCES[kind] * abs(expected).max(), library.name
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])  # whose head has 6 bits
+def test_the_largest_products_of_integers_fit(kind: Precision) -> None:
+    weights = weights_of(SHAPE, "fp32")
+    for name, tensor in in_rows(weights, SHAPE, torch.float32).items():
+        if tensor.ndim == 2:
+            largest = torch.ones_like(tensor)
+            if name == "embedding":
+                largest[1::2] = -1
+            else:
+                largest[:, 31::32] = -1  # so that the others are as far from it as 4 bits can tell
+            weights[name] = stored(name, largest, PRECISIONS[kind])
+    cache = TorchKVCache(SHAPE, 2, 256, torch.float32, CPU)
+    reference = Qwen2(SHAPE, in_rows(weights, SHAPE, torch.float32), cache, rounds=True)
+    for token in (0, 1):
+        expected = logits(reference, token, 0, [token])
+        for library in LIBRARIES:
+            found = logits(native(library, SHAPE, kind, weights=weights), token, 0, [token])
+            assert abs(found - expected).max() <= 0.001 * abs(expected).max(), library.name
+
+
 @pytest.mark.parametrize("shape", [SHAPE, ODD], ids=["pairs of heads", "lone heads"])
 def test_logits_are_those_of_pytorch_with_keys_and_values_in_8_bits(shape: ModelShape) -> None:
     weights = weights_of(shape, "fp32")
