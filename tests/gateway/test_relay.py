@@ -56,6 +56,39 @@ class Endless:
             self.left += 1
 
 
+class Ending(Upstream):
+    """Triton's side where the client sends nothing more, and nothing runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._end = asyncio.Event()
+
+    async def done_writing(self) -> None:
+        self._end.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await self._end.wait()
+        for message in list[bytes]():
+            yield message
+
+
+class Dying:
+    """Calls of the ensemble, whose Triton dies meanwhile."""
+
+    async def responses(self, _: Any) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        yield service_pb2.ModelStreamInferResponse()
+        raise ApiError(503, "the engine has gone")
+
+
+class Reading:
+    """The context of a client that reads."""
+
+    async def write(self, _: bytes) -> None:
+        """It has been read."""
+
+
 class Unread:
     """The context of a client that reads nothing."""
 
@@ -68,6 +101,14 @@ class Gone:
 
     async def write(self, _: bytes) -> None:
         raise grpc.aio.InternalError
+
+
+def request_of(model: str) -> service_pb2.ModelInferRequest:
+    """A generation that the guard lets through."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
+    request.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1]).contents.int_contents.append(9)
+    return request
 
 
 @pytest.mark.parametrize(
@@ -87,9 +128,7 @@ def test_a_stream_that_nobody_reads_gives_its_places_back(
     service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
     upstream = Upstream()
     calls: Any = Endless()
-    request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
-    request.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1]).contents.int_contents.append(9)
+    request = request_of(model)
 
     async def requests() -> AsyncIterator[bytes]:
         yield request.SerializeToString()
@@ -102,4 +141,22 @@ def test_a_stream_that_nobody_reads_gives_its_places_back(
     asyncio.run(run())
     assert (upstream.taken, calls.taken, calls.left) == ((0, 1, 1) if model == "ensemble" else (1, 0, 0))
     assert upstream.is_cancelled
+    assert service.admission.own == 0
+
+
+def test_a_request_apart_that_fails_ends_a_stream_whose_client_has_sent_all(artifact: Artifact) -> None:
+    """Triton has ended its side of the stream by then, on which there was nothing."""
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield request_of("ensemble").SerializeToString()
+
+    async def run() -> None:
+        calls: Any = Dying()
+        context: Any = Reading()
+        relay = Relay(service, KServeGuard(service), calls, "client", Ending(), context)
+        with pytest.raises(ApiError, match="the engine has gone"):
+            await asyncio.wait_for(relay.run(requests()), 5)
+
+    asyncio.run(run())
     assert service.admission.own == 0

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
-import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
@@ -43,32 +42,32 @@ class Relay:
         self._upstream, self._calls, self._context = upstream, calls, context
         self._writing = asyncio.Lock()  # gRPC takes one message at a time, and two tasks have some
         self._feeder: asyncio.Task[None] | None = None
-        self._apart: list[asyncio.Task[None]] = []
+        self._apart = asyncio.TaskGroup()
         """Requests that cancelling the stream would not end, each on a stream of its own."""
-        self._failure: BaseException | None = None
-        """What one of them ends this stream with."""
         self._sent: dict[str, deque[Sent]] = {}
         """By request id, which need not be unique."""
         self._is_ended = False
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Passes messages on until Triton ends the stream; raises `ApiError` where that is because of `end_if_idle`."""
+        try:
+            async with self._apart:
+                await self._run_together(requests)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
+        if self._is_ended:
+            raise draining()
+
+    async def _run_together(self, requests: AsyncIterator[bytes]) -> None:
         self._feeder = asyncio.create_task(self._feed(requests))
         try:
             async for message in self._upstream:
                 await self._pass(message)
-            await asyncio.gather(*self._apart)
-        except asyncio.CancelledError:
-            if self._failure:
-                raise self._failure from None
-            raise
         finally:
-            for task in (self._feeder, *self._apart):
-                task.cancel()
+            self._feeder.cancel()
             self._upstream.cancel()  # the engine hears of a client that goes away
-            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
-        if self._is_ended:
-            raise draining()
 
     async def _pass(self, message: bytes) -> None:
         if len(message) < 256 and STUB_DIED in message:
@@ -78,13 +77,9 @@ class Relay:
 
     async def _run_apart(self, request: service_pb2.ModelInferRequest) -> None:
         """A request on a stream of its own; what fails there ends this one, as it would on it."""
-        try:
-            async with aclosing(self._calls.responses(request)) as answers:
-                async for answer in answers:
-                    await self._pass(answer.SerializeToString())
-        except (ApiError, grpc.aio.InternalError) as error:
-            self._failure = error
-            self._upstream.cancel()
+        async with aclosing(self._calls.responses(request)) as answers:
+            async for answer in answers:
+                await self._pass(answer.SerializeToString())
 
     def end_if_idle(self) -> None:
         """Takes no more requests where none is running; Triton then ends the stream.
@@ -108,7 +103,7 @@ class Relay:
                     await self._refuse(request.id, error)
                 else:
                     if request.model_name == NOT_CANCELLED:
-                        self._apart.append(asyncio.create_task(self._run_apart(request)))
+                        self._apart.create_task(self._run_apart(request))
                     else:
                         await self._upstream.write(request.SerializeToString())
         finally:

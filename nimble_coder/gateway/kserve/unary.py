@@ -7,7 +7,6 @@ stream, since only a stream can be cancelled: Triton's HTTP side runs a generati
 from contextlib import aclosing
 from typing import Any
 
-import grpc
 import numpy as np
 from google.protobuf import text_format
 from numpy.typing import NDArray
@@ -24,8 +23,6 @@ STREAMING = {"tensorrt_llm": "streaming", "tensorrt_llm_bls": "stream", "ensembl
 """The models that stream, and their input that asks for an answer in pieces."""
 PLACES = ("batch_index", "sequence_index")
 """The outputs that say which of several answers a response is."""
-BY_TEXT = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED)
-"""Triton's statuses of an inference that say less than their texts do."""
 
 
 class UnaryInference:
