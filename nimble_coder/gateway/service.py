@@ -92,8 +92,9 @@ class Service:
         `ApiError` for what cannot be read or must not be ignored."""
         body = await exchange.body(self.settings.max_body_bytes)
         asked = decode(kind, body)
-        ignored = await aside(len(body), check_fields, kind, body, self.engine, self.settings.strict_sampling)
-        ignored += [passed_over(name, self.settings.strict_sampling) for name in overruled(asked)]
+        strict = self.settings.strict_sampling
+        ignored = await aside(len(body), check_fields, kind, body, self.engine, strict)
+        ignored += await aside(len(body), lambda: [passed_over(name, strict) for name in overruled(asked)])
         if ignored:
             exchange.extra_headers = [*exchange.extra_headers, (b"x-nimble-ignored", header([*dict.fromkeys(ignored)]))]
         return asked, len(body)

@@ -70,11 +70,15 @@ async def detokenize(front: Front, exchange: Exchange) -> None:
     await exchange.respond(200, encode(Text(text, text)))
 
 
-async def respond_prompts(service: Service, exchange: Exchange, prompts: list[list[int]]) -> None:
+def rendered(service: Service, prompts: list[list[int]]) -> bytes:
     """The prompts as text, with control tokens spelled out, and as ids."""
-    texts = [service.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts]
-    data = [RenderedPrompt(text, ids) for text, ids in zip(texts, prompts, strict=True)]
-    await exchange.respond(200, encode(RenderedPrompts(texts[0], prompts[0], data)))
+    data = [RenderedPrompt(service.tokenizer.decode(ids, skip_special_tokens=False), ids) for ids in prompts]
+    return encode(RenderedPrompts(data[0].prompt, data[0].prompt_token_ids, data))
+
+
+async def respond_prompts(service: Service, exchange: Exchange, prompts: list[list[int]]) -> None:
+    """Shows the prompts."""
+    await exchange.respond(200, await aside(sum(map(len, prompts)), rendered, service, prompts))
 
 
 async def render_completion(front: Front, exchange: Exchange) -> None:
