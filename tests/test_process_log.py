@@ -6,6 +6,8 @@ import json
 import os
 import re
 import subprocess
+from collections import deque
+from typing import Any
 
 import pytest
 
@@ -65,3 +67,17 @@ def test_a_stream_that_cannot_be_written_any_more_holds_up_no_process(as_json: b
     written(log, "triton", b'{"message": "many"}\n' * 10_000 + b"last\n")  # more than a pipe holds
     log.say("supervisor", "done")
     assert log.recent["triton"][-1] == "last"
+
+
+def test_lines_that_come_while_others_are_looked_at_disturb_nobody() -> None:
+    log = ProcessLog(stream=io.StringIO())
+    lines = log.recent["triton"] = deque(["loading"] * 3, maxlen=3)
+
+    class Slow:
+        """A pattern; the process goes on writing while it is compared."""
+
+        def search(self, _: str) -> None:
+            lines.append("more")
+
+    slow: Any = Slow()
+    assert not log.mentions("triton", slow)

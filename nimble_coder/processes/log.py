@@ -57,7 +57,8 @@ class ProcessLog:
 
     def mentions(self, name: str, pattern: re.Pattern[str]) -> bool:
         """Whether one of the last lines of a process matches."""
-        return any(pattern.search(line) for line in self.recent.get(name, ()))
+        lines = [*self.recent.get(name, ())]  # more come meanwhile
+        return any(pattern.search(line) for line in lines)
 
     def _relay(self, name: str, reading: int, lines: deque[str]) -> None:
         # A progress bar redraws its line with carriage returns: each drawing is a line here.
