@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, DRAFTING, LOOKAHEAD, NO_CUT, OTHERWISE_READ, SCALARS
+from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, DRAFTING, LOOKAHEAD, NO_CUT, OTHERWISE_READ, OWNER, SCALARS
 from nimble_coder.contract.request import Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import PerfMetrics, Response
 from nimble_coder.contract.scalar import Scalar
@@ -111,6 +111,7 @@ def _read_row(
         draft_tokens=int(_read_number(parameters, DRAFT_TOKENS)) if DRAFT_TOKENS in parameters else None,
         drafting=str(parameters.get(DRAFTING, ""))[:LONGEST_NAME],
         draft_pool=str(parameters.get(DRAFT_POOL, "")),
+        owner=str(parameters.get(OWNER, "")),
         streaming=streaming,
         sampling=_read_sampling(inputs, parameters, row),
         guide=_read_guide(inputs, row),

@@ -12,7 +12,7 @@ from nimble_coder.contract.scalar import Effect, Scalar
 
 LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 """(w, n, g) of a request, each INT32."""
-DRAFT_TOKENS, DRAFTING, DRAFT_POOL = "draft_tokens", "drafting", "draft_pool"
+DRAFT_TOKENS, DRAFTING, DRAFT_POOL, OWNER = "draft_tokens", "drafting", "draft_pool", "owner"
 """Request parameters of the portable engine: `Request`'s fields of the same names."""
 SCALARS: dict[str, Scalar] = {each.name: each.metadata[Scalar] for each in fields(Sampling) if Scalar in each.metadata}
 OTHERWISE_READ = ("temperature", "top_k", "top_p")

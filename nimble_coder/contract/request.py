@@ -139,6 +139,8 @@ class Request:
     """Which drafter proposes them, by its name in `engine/drafter.py`. Where it is empty, the two above say it."""
     draft_pool: str = ""
     """Requests of the same name may draft from what the others held; empty: from nobody's."""
+    owner: str = ""
+    """Whose it is: where requests wait, owners take turns."""
     streaming: bool = True
     """Deltas as they come, or one response with everything."""
     sampling: Sampling | None = None

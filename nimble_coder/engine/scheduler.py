@@ -41,7 +41,11 @@ Work = Prefill | Decode
 
 
 class Scheduler:
-    """Sequences wait in order of arrival for a slot of the KV cache, and keep it until they finish."""
+    """Sequences wait for a slot of the KV cache, and keep it until they finish.
+
+    A free slot goes to the owner whose turn was longest ago, so that nobody waits for all that another has sent before;
+    of one owner's sequences, and among owners that had none, to the one that has waited longest.
+    """
 
     def __init__(self, cache: KVCache, max_num_tokens: int, budget: Budget) -> None:
         self._cache = cache
@@ -49,6 +53,8 @@ class Scheduler:
         self._max_num_tokens = max_num_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._served: list[str] = []
+        """Owners that wait and had a turn, the last one at the end."""
 
     @property
     def has_work(self) -> bool:
@@ -93,9 +99,17 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self.waiting and self._cache.free_slots:
-            sequence = self.waiting.popleft()
+            sequence = self._next()
+            self.waiting.remove(sequence)
             sequence.start(*self._cache.acquire([] if sequence.scores_prompt else sequence.tokens))
             self.running.append(sequence)
+
+    def _next(self) -> Sequence:
+        turns = {owner: turn for turn, owner in enumerate(self._served)}
+        sequence = min(self.waiting, key=lambda each: turns.get(each.request.owner, -1))
+        owner, waiting = sequence.request.owner, {each.request.owner for each in self.waiting}
+        self._served = [each for each in self._served if each in waiting and each != owner] + [owner]
+        return sequence
 
     def advance(self, work: Work, outputs: list[int]) -> None:
         """Takes in what the model said: `outputs` holds the chosen token behind each row whose logits were wanted."""

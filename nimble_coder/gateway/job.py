@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
 from build_engine.lookahead import LookaheadConfig
 from nimble_coder.contract.encoding import Generation
-from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS
+from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, OWNER
 from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.answers.transcript import Ending
 from nimble_coder.gateway.errors import ApiError
@@ -155,7 +155,7 @@ def engine_parameters(
     """What the portable engine takes beside the contract: its own fields, and how to draft."""
     if not service.profile.is_portable:
         return ()
-    parameters = parameters_of(asked, service.encoder.raw, service.limits.vocab_size)
+    parameters = (*parameters_of(asked, service.encoder.raw, service.limits.vocab_size), (OWNER, client))
     drafts = service.drafting.draft_tokens(asked, lookahead)
     if drafts is None:
         return parameters

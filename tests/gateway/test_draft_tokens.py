@@ -128,9 +128,10 @@ def test_a_pool_cannot_be_named_from_outside(gateway: Serving, http: httpx.Clien
         ("generate_stream", {**ids, "draft_pool": "x"}),
         ("generate_stream", {**ids, "parameters": {"draft_pool": "x"}}),
         ("infer", {"inputs": shaped, "parameters": {"draft_pool": "x"}}),
+        ("infer", {"inputs": shaped, "parameters": {"owner": "x"}}),
     ):
         answer = http.post(f"/v2/models/tensorrt_llm/{verb}", json=body)
-        assert (answer.status_code, "draft_pool" in answer.text) == (400, True), (verb, answer.text)
+        assert (answer.status_code, "is the gateway's own" in answer.text) == (400, True), (verb, answer.text)
     arrays = {"input_ids": np.full((1, 8), 300, np.int32), "input_lengths": np.array([[8]], np.int32)}
     arrays |= {"request_output_len": np.array([[2]], np.int32)}
     with (
