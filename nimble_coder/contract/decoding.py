@@ -20,7 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, DRAFTING, LOOKAHEAD, NO_CUT, OTHERWISE_READ, OWNER, SCALARS
+from nimble_coder.contract.fields import (
+    DRAFT_POOL,
+    DRAFT_TOKENS,
+    DRAFTING,
+    LOOKAHEAD,
+    NO_CUT,
+    OTHERWISE_READ,
+    OWNER,
+    SCALARS,
+)
 from nimble_coder.contract.request import Guide, GuideType, Request, RequestError, Sampling
 from nimble_coder.contract.response import PerfMetrics, Response
 from nimble_coder.contract.scalar import Scalar
