@@ -152,19 +152,25 @@ def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
         assert len(found) < LARGE * LARGE_PARTS
 
 
+def connected_to(transport: Mock, artifact: Path) -> Connection:
+    """A connection over a transport that stands for a client's."""
+    settings = GatewaySettings(artifact=artifact, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
+    config = uvicorn_config(answer, settings, tls=False)  # type: ignore[arg-type] # any application
+    config.load()
+    connection = Connection(config, ServerState(), {})
+    connection.connection_made(transport)
+    return connection
+
+
 def test_an_answer_that_is_read_in_time_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However often its client has to catch up, and as long as it takes any of it."""
     monkeypatch.setattr("nimble_coder.gateway.asgi.connection.UNREAD_SECONDS", 0.01)
-    settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
     waiting = iter([9, 9, 9, 100, 60, 30, 30])
     """Bytes that are not sent yet, when somebody looks: three times, then while a large answer goes."""
     transport = Mock(asyncio.Transport, get_write_buffer_size=Mock(side_effect=waiting))
 
     async def run() -> None:
-        config = uvicorn_config(answer, settings, tls=False)  # type: ignore[arg-type] # any application
-        config.load()
-        connection = Connection(config, ServerState(), {})
-        connection.connection_made(transport)
+        connection = connected_to(transport, tmp_path)
         for _ in range(3):
             connection.pause_writing()
             connection.resume_writing()
@@ -291,14 +297,10 @@ def test_an_offer_with_connect_is_no_loop(port: int) -> None:
 @pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
 def test_requests_that_come_at_once_are_all_answered_however_many(tmp_path: Path, offer: bytes) -> None:
     """One system call may bring 256 KiB."""
-    settings = GatewaySettings(artifact=tmp_path, triton_grpc_port=1, triton_http_port=1, triton_metrics_port=1)
     transport = Mock(asyncio.Transport, is_closing=Mock(return_value=False))
 
     async def run() -> None:
-        config = uvicorn_config(answer, settings, tls=False)  # type: ignore[arg-type] # any application
-        config.load()
-        connection = Connection(config, ServerState(), {})
-        connection.connection_made(transport)
+        connection = connected_to(transport, tmp_path)
         connection.data_received((b"GET /whole HTTP/1.1\r\n" + offer + b"\r\n") * 3000)
         while connection.pipeline or not connection.cycle.response_complete:
             await asyncio.sleep(0.01)
