@@ -135,11 +135,8 @@ class GatewayProcesses:
                 kind = TritonError if process.returncode == ExitCode.TRITON else GatewayError
                 raise kind(f"the gateway {how_ended(process.returncode)}; its last line says why")
 
-    def stop(self, grace: float = 40.0) -> list[int]:
-        """Ends the processes, which let running requests finish first; after `grace` seconds they are killed.
-
-        Returns their exit codes.
-        """
+    def stop(self, grace: float = 40.0) -> None:
+        """Ends the processes, which let running requests finish first; after `grace` seconds they are killed."""
         deadline = time.monotonic() + grace
         try:
             for process in self.processes:
@@ -154,7 +151,6 @@ class GatewayProcesses:
                 process.kill()
                 process.wait()
             self._work.remove()
-        return [process.returncode for process in self.processes]
 
     def _abandon(self) -> None:
         """What still runs is told in its stream; then there is nothing left to wait for."""
