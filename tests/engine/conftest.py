@@ -13,8 +13,12 @@ from build_engine.cache import Cache
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.engine.budget import StepCosts
+from nimble_coder.engine.form import Forms
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
-from tests.conftest import MakeCheckpoint, silent
+from nimble_coder.text.added_tokens import added_tokens
+from nimble_coder.text.tokenizer import TextTokenizer
+from tests.conftest import EMBEDDED, MakeCheckpoint, silent
+from tests.engine.forms import VOCAB
 
 LoadEngine = Callable[..., TorchEngine]
 OWN = LookaheadConfig(5, 5, 5)
@@ -56,6 +60,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
     engine = TorchEngine(artifact.engine, profile.lookahead, TorchEngineOptions(tokenizer=artifact.tokenizer))
     yield engine
     engine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def forms() -> Forms:
+    return Forms(EMBEDDED, VOCAB, added_tokens(EMBEDDED))
 
 
 @pytest.fixture(scope="session")
