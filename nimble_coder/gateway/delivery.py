@@ -50,7 +50,7 @@ class Answer:
         """Runs the jobs and sends what they bring; a client that goes away frees its places at once. Raises `ApiError`
         for what is refused before anything was sent, or fails, and `ClientGone`."""
         service, exchange = self._service, self._exchange
-        with service.admission.admit(len(self._jobs)):
+        with service.admission.admit(exchange.client, len(self._jobs)):
             try:
                 async with exchange.connected():
                     await (self._stream() if self._delivery.stream else self._whole())

@@ -67,7 +67,7 @@ class Service:
         self.tls = self._find_tls()
         self.tracing = Tracing(settings.otel_service_name, bool(settings.otel_endpoint))
         limit = settings.max_concurrent_requests or 5 * self.limits.max_batch_size
-        self.admission = Admission(limit, ledger, self.metrics.running)
+        self.admission = Admission(limit, ledger, self.metrics.running, self.keys)
         self.drafting = Drafting(self.profile, self.limits, self._find_policy(), self.admission)
         self.streams = TokenStreams(settings.triton_host, settings.triton_grpc_port)
         self.started = int(time.time())

@@ -66,7 +66,7 @@ class GatewayOptions(BaseModel):
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     """Larger requests get 413."""
     max_concurrent_requests: int = Field(default=0, ge=0)
-    """Generations in flight or queued in all workers; 0 takes the engine's batch and its queue."""
+    """Generations in flight or queued; 0: the engine's batch and queue. One of several keys gets three quarters."""
     requests_per_minute: int = Field(default=0, ge=0)
     """Per key (per client address where there are no keys); 0 is unlimited."""
     default_max_tokens: int = Field(default=16, ge=1)

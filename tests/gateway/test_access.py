@@ -192,6 +192,27 @@ def test_more_than_the_limit_at_once_are_sent_away(artifact: Artifact, gateway: 
         assert (third.status_code, third.headers["retry-after"]) == (429, "1")
 
 
+def test_a_key_that_floods_the_service_leaves_room_for_another(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    first, second = {"authorization": "Bearer first"}, {"authorization": "Bearer second"}
+    endless = {"prompt": "import os\nimport ", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+    kserve = {"text_input": "import os", "max_tokens": 3000, "stream": True}
+    with (
+        gateway_with(artifact, gateway, log, max_concurrent_requests=3, api_keys="first,second") as g,
+        CheckingClient(base_url=g.addresses.http, timeout=30) as http,
+        triton_grpc.InferenceServerClient(g.addresses.grpc) as client,
+        http.stream("POST", "/v1/completions", json=endless, headers=first) as one,
+        http.stream("POST", "/v2/models/ensemble/generate_stream", json=kserve, headers=first) as other,
+    ):
+        assert (one.status_code, other.status_code) == (200, 200)
+        refused = http.post("/v1/completions", json=BODY, headers=first)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "1 of them for clients who have none" in refused.json()["error"]["message"]
+        with pytest.raises(InferenceServerException, match="1 of them for clients who have none"):
+            client.infer("tensorrt_llm", generation([300] * 20, 2), headers=first)
+        assert http.post("/v1/completions", json=BODY, headers=second).status_code == 200
+        client.infer("tensorrt_llm", generation([300] * 20, 2), headers=second)
+
+
 def test_more_answers_than_the_limit_are_refused_for_good(artifact: Artifact, gateway: Serving, log: Path) -> None:
     with gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g:
         refused = httpx.post(f"{g.addresses.http}/v1/completions", json={**BODY, "n": 5})

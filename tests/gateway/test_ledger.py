@@ -80,11 +80,20 @@ def test_more_clients_than_there_is_room_for_lose_nobody_elses_limit(monkeypatch
     assert ledger.take("greedy", 3) > 0
 
 
+def test_generations_in_flight_are_not_forgotten_for_those_who_only_come_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "CLIENTS", 16)
+    ledger = Ledger()
+    ledger.add(1, client="busy")
+    for number in range(200):
+        ledger.take(f"client {number}", 3)
+    assert [ledger.add(1, 4, client, 3) for client in ("busy", "idle")] == [False, True]
+
+
 def take_and_hold(directory: Path, allowed: "multiprocessing.Queue[int]") -> None:
     ledger = Ledger(directory)
-    held = sum(ledger.add(1, limit=25) for _ in range(20))
+    held = sum(ledger.add(1, limit=25, client="client", kept=5) for _ in range(20))
     allowed.put(held)
-    allowed.put(sum(ledger.take("client", 30) == 0 for _ in range(20)))
+    allowed.put(sum(ledger.take("client", 6) == 0 for _ in range(20)))
 
 
 def test_workers_share_one_limit(tmp_path: Path) -> None:
@@ -96,8 +105,11 @@ def test_workers_share_one_limit(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert sum(allowed.get(timeout=5) for _ in range(6)) == 25 + 30
+    assert sum(allowed.get(timeout=5) for _ in range(6)) == 20 + 6
     ledger = Ledger(tmp_path)
-    assert ledger.active == 25
-    ledger.add(-25)
+    assert ledger.active == 20
+    assert [ledger.add(1, 25, client, 5) for client in ("client", "another", "another")] == [False, True, False]
+    ledger.add(-20, client="client")
+    assert [ledger.add(1, 6, client, 5) for client in ("client", "another")] == [True, False]
+    ledger.add(-2)
     assert Ledger(tmp_path).active == 0

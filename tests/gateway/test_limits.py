@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from build_engine.lookahead import PLAIN, LookaheadConfig, portable_limit
+from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, engine_lost
 from nimble_coder.gateway.errors import ApiError
@@ -61,19 +62,51 @@ def test_max_tokens_is_cut_to_what_fits(prompt: int, asked: int | None, room: in
     assert LIMITS.room(prompt, asked, 16) == room
 
 
-def admission(limit: int) -> Admission:
-    return Admission(limit, Ledger(), Gauge("running", "x", registry=CollectorRegistry()))
+ME = "a client"
+
+
+def admission(limit: int, keys: str = "") -> Admission:
+    return Admission(limit, Ledger(), Gauge("running", "x", registry=CollectorRegistry()), ApiKeys(keys.split()))
+
+
+@pytest.mark.parametrize(
+    ("keys", "limit", "most"),
+    [("", 8, 8), ("one", 8, 8), ("one one", 8, 8), ("one two", 8, 6), ("one two", 3, 2), ("one two three", 1, 1)],
+)
+def test_one_of_several_keys_leaves_places_for_those_who_have_none(keys: str, limit: int, most: int) -> None:
+    places = admission(limit, keys)
+    for _ in range(most):
+        places.enter("first")
+    with pytest.raises(ApiError, match=f"{most} generations are running or waiting, {limit} is the limit") as caught:
+        places.enter("first")
+    assert (caught.value.status, caught.value.retry_after) == (429, 1)
+    for number in range(limit - most):
+        places.enter(f"other {number}")
+        with pytest.raises(ApiError, match="for clients who have none"):
+            places.enter(f"other {number}")
+    with pytest.raises(ApiError, match="try again shortly"):
+        places.enter("who comes late")
+    places.leave("first", most)
+    places.enter("first")
+    assert places.active == limit - most + 1
+
+
+def test_one_request_takes_no_more_than_one_client_may_have() -> None:
+    with pytest.raises(ApiError, match="7 answers in one request, 6 generations at once is the limit"):
+        admission(8, "one two").enter(ME, 7)
+    admission(8, "one two").enter(ME, 6)
+    admission(8).enter(ME, 8)
 
 
 def test_places_are_given_back_also_after_an_error() -> None:
     async def use(places: Admission) -> None:
-        with pytest.raises(ZeroDivisionError), places.admit(2):
-            with pytest.raises(ApiError, match="2 is the limit"), places.admit():
+        with pytest.raises(ZeroDivisionError), places.admit(ME, 2):
+            with pytest.raises(ApiError, match="2 is the limit"), places.admit(ME):
                 pass
             raise ZeroDivisionError
         assert places.active == places.own == 0
         places.draining = True
-        with pytest.raises(ApiError, match="shutting down"), places.admit():
+        with pytest.raises(ApiError, match="shutting down"), places.admit(ME):
             pass
 
     asyncio.run(use(admission(2)))
@@ -81,13 +114,13 @@ def test_places_are_given_back_also_after_an_error() -> None:
 
 def test_more_answers_than_there_are_places_will_never_be_given() -> None:
     with pytest.raises(ApiError, match="5 answers in one request, 2 generations at once is the limit") as caught:
-        admission(2).enter(5)
+        admission(2).enter(ME, 5)
     assert (caught.value.status, caught.value.retry_after) == (400, None)
 
 
 def test_generations_of_a_lost_engine_end_with_503_and_those_that_are_cancelled_do_not() -> None:
     async def generate(places: Admission) -> None:
-        with places.admit():
+        with places.admit(ME):
             await asyncio.sleep(60)
 
     async def lose(places: Admission) -> None:

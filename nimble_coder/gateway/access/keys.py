@@ -47,6 +47,11 @@ class ApiKeys:
         """False where no key is configured at all: then the service is open."""
         return bool(self._fixed or self._file)
 
+    @property
+    def are_several(self) -> bool:
+        """Whether there is more than one client's key, so that one can be in another's way."""
+        return len({*self._fixed, *self._from_file}) > 1
+
     def check(self, authorization: str | None, x_api_key: str | None = None) -> str:
         """The caller's name for limits and logs (never the key); raises `ApiError` 401 for a wrong or absent key."""
         if not self.required:

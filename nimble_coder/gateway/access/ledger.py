@@ -1,4 +1,5 @@
-"""What the workers of one service count together: generations in flight, and what each client has used up."""
+"""What the workers of one service count together: generations in flight, of all clients and of each, and what each has
+used up."""
 
 import fcntl
 import hashlib
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CLIENTS = 16_384
-"""The most clients whose allowance is remembered; beyond, the one closest to having it all back is forgotten."""
+"""The most clients who are remembered; beyond, one without generations in flight is forgotten, the closest to having
+its whole allowance back."""
 PROBES = 8
 COUNT = struct.Struct("<q")
-CLIENT = struct.Struct("<8sd")
-"""A client's name as a hash, and when it has its whole allowance back, as `time.monotonic` tells in every process."""
+CLIENT = struct.Struct("<8sqd")
+"""A client's name as a hash, its generations in flight, and when it has its whole allowance back, as `time.monotonic`
+tells in every process."""
 SIZE = COUNT.size + CLIENTS * CLIENT.size
 
 
@@ -38,13 +41,16 @@ class Ledger:
         count: int = COUNT.unpack_from(self._memory)[0]
         return count
 
-    def add(self, count: int, limit: int | None = None) -> bool:
-        """Adds to `active` (or takes away); False, and nothing is added, where that would exceed the limit."""
+    def add(self, count: int, limit: int | None = None, client: str = "", kept: int = 0) -> bool:
+        """Adds to `active` and to the client's (or takes away); False, and nothing is added, where that would exceed
+        the limit, of which the last `kept` are for clients that have none."""
         with self._changing():
+            place, name, own, whole = self._find(client)
             total = self.active + count
-            if limit is not None and total > limit:
+            if limit is not None and total > limit - (kept if own else 0):
                 return False
             COUNT.pack_into(self._memory, 0, total)
+            CLIENT.pack_into(self._memory, place, name, max(own + count, 0), whole)
         return True
 
     def take(self, client: str, per_minute: int) -> float:
@@ -53,29 +59,26 @@ class Ledger:
         Returns 0, or the seconds until the client may ask again; then nothing was taken. The generic cell rate
         algorithm (ATM Forum, TM 4.0): one number a client.
         """
-        name, now, interval = (
-            hashlib.blake2b(client.encode(), digest_size=8).digest(),
-            time.monotonic(),
-            60 / per_minute,
-        )
+        now, interval = time.monotonic(), 60 / per_minute
         with self._changing():
-            place, whole = self._find(name, now)
+            place, name, own, whole = self._find(client)
             until = max(whole, now) + interval
             wait = until - now - 60
             if wait > 1e-9:
                 return wait
-            CLIENT.pack_into(self._memory, place, name, until)
+            CLIENT.pack_into(self._memory, place, name, own, until)
         return 0.0
 
-    def _find(self, name: bytes, now: float) -> tuple[int, float]:
-        """Where the client's entry is or may be written, and when it has its whole allowance back."""
+    def _find(self, client: str) -> tuple[int, bytes, int, float]:
+        """Where the client's entry is or may be written, and what it is."""
+        name = hashlib.blake2b(client.encode(), digest_size=8).digest()
         first = int.from_bytes(name, "little")
         places = [COUNT.size + (first + i) % CLIENTS * CLIENT.size for i in range(PROBES)]
         entries = [(place, *CLIENT.unpack_from(self._memory, place)) for place in places]
-        for place, known, until in entries:
-            if known == name:
-                return place, until
-        return min(entries, key=lambda entry: float(entry[2]))[0], now
+        for entry in entries:
+            if entry[1] == name:
+                return entry
+        return min(entries, key=lambda entry: entry[2:])[0], name, 0, 0.0
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

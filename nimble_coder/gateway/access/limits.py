@@ -16,6 +16,7 @@ from build_engine.artifact import Artifact
 from build_engine.engine_config import EngineConfig
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError
 from nimble_coder.contract.refusals import ENGINE_LOST
+from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.errors import DRAINING, ApiError
 
@@ -109,10 +110,15 @@ class EngineLimits:
 
 
 class Admission:
-    """Counts the generations in flight in all workers; those beyond the limit are told to come back."""
+    """Counts the generations in flight in all workers; those beyond the limit are told to come back.
 
-    def __init__(self, limit: int, ledger: Ledger, gauge: Gauge) -> None:
+    Where clients have keys of their own, the last places are for those who have none in flight: one client, however
+    many requests it sends, leaves room for the first of another.
+    """
+
+    def __init__(self, limit: int, ledger: Ledger, gauge: Gauge, keys: ApiKeys | None = None) -> None:
         self.limit = limit
+        self._keys = keys
         self.own = 0
         """Generations in flight in this worker."""
         self._ledger = ledger
@@ -145,27 +151,36 @@ class Admission:
         """Generations in flight in all workers."""
         return self._ledger.active
 
-    def enter(self, count: int = 1) -> None:
-        """Takes `count` places; raises `ApiError` 503 while draining, 429 when full, 400 for more than there are. What
-        generates nothing needs none, and is never refused."""
+    @property
+    def kept(self) -> int:
+        """Places that are for clients who have none: a quarter where there are several keys."""
+        return max(self.limit // 4, 1) if self._keys and self._keys.are_several else 0
+
+    def enter(self, client: str, count: int = 1) -> None:
+        """Takes `count` places; raises `ApiError` 503 while draining, 429 when there are too few, 400 for more than one
+        client may have. What generates nothing needs none, and is never refused."""
         if not count:
             return
-        if count > self.limit:
-            text = f"{count} answers in one request, {self.limit} generations at once is the limit: ask for fewer"
+        kept = self.kept
+        if count > (most := max(self.limit - kept, 1)):
+            text = f"{count} answers in one request, {most} generations at once is the limit: ask for fewer"
             raise ApiError(400, text, "too_many_choices", "n")
         if self.draining:
             raise draining()
-        if not self._ledger.add(count, self.limit):
-            text = f"{self.active} generations are running or waiting, {self.limit} is the limit: try again shortly"
+        if not self._ledger.add(count, self.limit, client, kept):
+            what = f", {kept} of them for clients who have none" if kept else ""
+            text = (
+                f"{self.active} generations are running or waiting, {self.limit} is the limit{what}: try again shortly"
+            )
             raise ApiError(429, text, "too_many_requests", retry_after=1)
         self._hold(count)
 
-    def leave(self, count: int = 1) -> None:
+    def leave(self, client: str, count: int = 1) -> None:
         """Gives places back."""
         if not count:
             return
         self._hold(-count)
-        self._ledger.add(-count)
+        self._ledger.add(-count, client=client)
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
@@ -183,14 +198,14 @@ class Admission:
             self._abandoned.pop(task, None)
 
     @contextmanager
-    def admit(self, count: int = 1) -> Iterator[None]:
+    def admit(self, client: str, count: int = 1) -> Iterator[None]:
         """Holds `count` places for the running task; raises what `enter` and `abandonable` raise."""
-        self.enter(count)
+        self.enter(client, count)
         try:
             with self.abandonable():
                 yield
         finally:
-            self.leave(count)
+            self.leave(client, count)
 
     def _hold(self, count: int) -> None:
         self.own += count

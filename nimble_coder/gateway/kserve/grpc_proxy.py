@@ -147,7 +147,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 message = await self._read(name, messages)
                 if name == INFER:
                     self._service.rate.check(client)
-                    answer = await self._infer(forward, message)
+                    answer = await self._infer(forward, message, client)
                 elif name in NOT_READY and not self._service.admission.takes_work:
                     answer = NOT_READY[name]
                 else:
@@ -190,14 +190,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         finally:
             self._probes -= is_probe
 
-    async def _infer(self, forward: Forward, message: bytes) -> bytes:
+    async def _infer(self, forward: Forward, message: bytes, client: str) -> bytes:
         request = read_request(message)
         if request.model_name in STREAMING:
-            answer: bytes = (await self._single.answer(request)).SerializeToString()
+            answer: bytes = (await self._single.answer(request, client)).SerializeToString()
             return answer
         generations = await aside(len(message), self._guard.check_grpc, request)
         try:
-            with self._service.admission.admit(generations):
+            with self._service.admission.admit(client, generations):
                 return await forward(request.SerializeToString())
         except grpc.aio.AioRpcError as error:
             if error.code() in BY_TEXT:

@@ -74,7 +74,7 @@ class TritonHttp:
                 await self._stream(exchange, version, body)
                 return
             checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(JSON_LENGTH))
-            with self._service.admission.admit(checked.generations):
+            with self._service.admission.admit(exchange.client, checked.generations):
                 if verb == "generate_stream":
                     async with exchange.kept_alive(EVENT_STREAM, []):
                         await self._pass(exchange, checked.content, checked.header_length)
@@ -94,7 +94,7 @@ class TritonHttp:
             request = await aside(len(body), read_generate, content, self._single.config(model))
         request.model_name, request.model_version = model, version or ""
         async with exchange.connected():
-            response = await self._single.answer(request)
+            response = await self._single.answer(request, exchange.client)
         if verb == "generate":
             await exchange.respond(200, write_generate(response))
             return
@@ -111,7 +111,7 @@ class TritonHttp:
         request = await aside(len(body), read_generate, content, self._single.config(NOT_CANCELLED))
         request.model_name, request.model_version = NOT_CANCELLED, version or ""
         generations = await aside(len(body), self._guard.check_grpc, request)
-        with self._service.admission.admit(generations):
+        with self._service.admission.admit(exchange.client, generations):
             async with (
                 exchange.connected(),
                 exchange.kept_alive(EVENT_STREAM, []),

@@ -56,7 +56,8 @@ class Relay:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
-            self._service.admission.leave(sum(sent.places for waiting in self._sent.values() for sent in waiting))
+            places = sum(sent.places for waiting in self._sent.values() for sent in waiting)
+            self._service.admission.leave(self._client, places)
         if self._is_ended:
             raise draining()
 
@@ -111,7 +112,7 @@ class Relay:
 
     def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
         """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
-        self._service.admission.enter(places)
+        self._service.admission.enter(self._client, places)
         option = request.parameters[EMPTY_FINAL]
         self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param, stops(request)))
         option.bool_param = True
@@ -130,7 +131,7 @@ class Relay:
         waiting.remove(sent)
         if not waiting:
             del self._sent[response.id]
-        self._service.admission.leave(sent.places)
+        self._service.admission.leave(self._client, sent.places)
         if self._service.admission.draining:
             self.end_if_idle()
         return bool(sent.wants_empty_final or sent.is_stop or response.outputs or answer.error_message)

@@ -40,7 +40,7 @@ class UnaryInference:
             self._configs[model] = text_format.Parse(self._texts[model], model_config_pb2.ModelConfig())
         return self._configs[model]
 
-    async def answer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
+    async def answer(self, request: service_pb2.ModelInferRequest, client: str) -> service_pb2.ModelInferResponse:
         """One response with everything that the model gives; raises `ApiError`. Being cancelled ends the generation."""
         asked_id, wanted = request.id, {output.name for output in request.outputs}
         leave_out(request, STREAMING[request.model_name])
@@ -49,7 +49,7 @@ class UnaryInference:
             for name in PLACES:
                 if name not in wanted:
                     request.outputs.add(name=name)
-        with self._service.admission.admit(generations):
+        with self._service.admission.admit(client, generations):
             responses = await self._collect(request)
         whole = (
             merge(responses)
