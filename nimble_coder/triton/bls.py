@@ -6,6 +6,7 @@ triton-inference-server/tensorrtllm_backend v0.19.0. Written against the interfa
 caller passes in.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from nimble_coder.contract.fields import OWNER
 from nimble_coder.text.detokenizer import Detokenizer
 from nimble_coder.text.element import text_of
 from nimble_coder.text.stops import StopMatcher
@@ -102,9 +104,11 @@ class Calls:
         text: bytes = self._call("postprocessing", batch, ["OUTPUT"])["OUTPUT"].reshape(-1)[0]
         return text.decode()
 
-    def generate(self, inputs: dict[str, Array], request_id: str, outputs: list[str]) -> Iterator[dict[str, Array]]:
+    def generate(
+        self, inputs: dict[str, Array], request_id: str, outputs: list[str], parameters: dict[str, str]
+    ) -> Iterator[dict[str, Array]]:
         """The engine's responses as they come."""
-        for response in self._request(self._engine, inputs, outputs, request_id).exec(decoupled=True):
+        for response in self._request(self._engine, inputs, outputs, request_id, parameters).exec(decoupled=True):
             yield self._arrays(response)
 
     def stop(self, request_id: str) -> None:
@@ -116,10 +120,21 @@ class Calls:
     def _call(self, model: str, inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
         return self._arrays(self._request(model, inputs, outputs, "").exec())
 
-    def _request(self, model: str, inputs: dict[str, Array], outputs: list[str], request_id: str) -> Any:
+    def _request(
+        self,
+        model: str,
+        inputs: dict[str, Array],
+        outputs: list[str],
+        request_id: str,
+        parameters: dict[str, str] | None = None,
+    ) -> Any:
         tensors = [self._pb.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
         return self._pb.InferenceRequest(
-            model_name=model, inputs=tensors, requested_output_names=outputs, request_id=request_id
+            model_name=model,
+            inputs=tensors,
+            requested_output_names=outputs,
+            request_id=request_id,
+            parameters=parameters or {},
         )
 
     def _arrays(self, response: Any) -> dict[str, Array]:
@@ -162,6 +177,9 @@ class TextRequest:
         self._calls = calls
         self._accumulate = accumulate
         self._inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        given = json.loads(request.parameters() or "{}")
+        self._parameters = {OWNER: str(given[OWNER])} if OWNER in given else {}
+        """Whose it is, which the engine goes by."""
         self._sender = Sender(request, pb_utils)
 
     def run(self) -> None:
@@ -196,7 +214,8 @@ class TextRequest:
         text, sent = GrowingText(self._calls.decode, self._stop_words(), self._count("min_length")), 0
         others: dict[str, Array] = {}
         """What came with tokens whose text is not certain yet."""
-        for answer in self._calls.generate({**self._calls.prepare(self._inputs), **passed}, request_id, outputs):
+        inputs = {**self._calls.prepare(self._inputs), **passed}
+        for answer in self._calls.generate(inputs, request_id, outputs, self._parameters):
             if self._sender.is_cancelled():
                 self._calls.stop(request_id)
                 return

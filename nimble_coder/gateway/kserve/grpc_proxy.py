@@ -195,7 +195,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if request.model_name in STREAMING:
             answer: bytes = (await self._single.answer(request, client)).SerializeToString()
             return answer
-        generations = await aside(len(message), self._guard.check_grpc, request)
+        generations = await aside(len(message), self._guard.check_grpc, request, client)
         try:
             with self._service.admission.admit(client, generations):
                 return await forward(request.SerializeToString())

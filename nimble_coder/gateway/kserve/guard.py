@@ -75,9 +75,9 @@ class KServeGuard:
         self._reads_before_prompt = service.profile.reads_before_prompt
         """TensorRT-LLM 0.19 does, where the prompt is shorter than N - 1; the portable engine does not."""
 
-    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None) -> CheckedBody:
+    def check_http(self, model: str, verb: str, body: bytes, header_length: str | None, client: str) -> CheckedBody:
         """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`. The last, the only one that
-        comes here for a model that takes a (w,n,g), gets the one that `check_grpc` would add."""
+        comes here for a model that generates, gets what `check_grpc` would add."""
         content, binary = split_body(body, header_length)
         check_parameters(content)
         check_parameters(content.get("parameters") or {})
@@ -90,12 +90,14 @@ class KServeGuard:
         generations = 0 if is_stop else generations_of(values, rows)
         if length is not None and (chosen := self._service.drafting.choose_lookahead(None, length, generations)):
             content |= dict(zip(LOOKAHEAD, astuple(chosen), strict=True))
+        if self._takes_owner(model):  # what is no input is a parameter there
+            content[OWNER] = client
         written = msgspec.json.encode(content)
         return CheckedBody(written + binary, None if header_length is None else len(written), generations)
 
-    def check_grpc(self, request: service_pb2.ModelInferRequest) -> int:
-        """Checks a request, counts its generations and, where it names no (w,n,g), adds the policy's, or the plain one
-        for a short prompt; raises `ApiError`."""
+    def check_grpc(self, request: service_pb2.ModelInferRequest, client: str) -> int:
+        """Checks a client's request, counts its generations, adds whose it is and, where it names no (w,n,g), the
+        policy's, or the plain one for a short prompt; raises `ApiError`."""
         check_parameters(request.parameters)
         raw = list(request.raw_input_contents)
         values: Values = {}
@@ -111,6 +113,8 @@ class KServeGuard:
             check_tensor("output", output.name, output.parameters)
         if stops(request):
             return 0
+        if self._takes_owner(request.model_name):
+            request.parameters[OWNER].string_param = client
         length = self.check(request.model_name, values, rows)
         generations = generations_of(values, rows)
         if length is not None and (chosen := self._service.drafting.choose_lookahead(None, length, generations)):
@@ -150,6 +154,10 @@ class KServeGuard:
                 raise ApiError(400, str(error), "invalid_lookahead", "lookahead") from None
             limits.choose_lookahead(asked, shortest)
         return None
+
+    def _takes_owner(self, model: str) -> bool:
+        """Whether the engine behind a model lets clients take turns: the portable one does."""
+        return self._service.profile.is_portable and model in (*ENGINE_MODELS, *GENERATING_TEXT)
 
     def _check_texts(self, model: str, values: Values) -> None:
         limits, names = self._service.limits, TEXTS.get(model, ())

@@ -73,8 +73,9 @@ class TritonHttp:
             if model == NOT_CANCELLED:
                 await self._stream(exchange, version, body)
                 return
-            checked = await aside(len(body), self._guard.check_http, model, verb, body, exchange.header(JSON_LENGTH))
-            with self._service.admission.admit(exchange.client, checked.generations):
+            header_length, client = exchange.header(JSON_LENGTH), exchange.client
+            checked = await aside(len(body), self._guard.check_http, model, verb, body, header_length, client)
+            with self._service.admission.admit(client, checked.generations):
                 if verb == "generate_stream":
                     async with exchange.kept_alive(EVENT_STREAM, []):
                         await self._pass(exchange, checked.content, checked.header_length)
@@ -110,7 +111,7 @@ class TritonHttp:
         content, _ = await aside(len(body), split_body, body, exchange.header(JSON_LENGTH))
         request = await aside(len(body), read_generate, content, self._single.config(NOT_CANCELLED))
         request.model_name, request.model_version = NOT_CANCELLED, version or ""
-        generations = await aside(len(body), self._guard.check_grpc, request)
+        generations = await aside(len(body), self._guard.check_grpc, request, exchange.client)
         with self._service.admission.admit(exchange.client, generations):
             async with (
                 exchange.connected(),

@@ -98,7 +98,7 @@ class Relay:
                 try:
                     request = read_request(message)
                     self._service.rate.check(self._client)
-                    generations = await aside(len(message), self._guard.check_grpc, request)
+                    generations = await aside(len(message), self._guard.check_grpc, request, self._client)
                     self._admit(request, generations)
                 except ApiError as error:
                     await self._refuse(request.id, error)

@@ -44,7 +44,7 @@ class UnaryInference:
         """One response with everything that the model gives; raises `ApiError`. Being cancelled ends the generation."""
         asked_id, wanted = request.id, {output.name for output in request.outputs}
         leave_out(request, STREAMING[request.model_name])
-        generations = await aside(request.ByteSize(), self._guard.check_grpc, request)
+        generations = await aside(request.ByteSize(), self._guard.check_grpc, request, client)
         if wanted and generations > 1:
             for name in PLACES:
                 if name not in wanted:
