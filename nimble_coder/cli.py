@@ -91,7 +91,7 @@ def tune(
         list[str] | None, typer.Option("--config", metavar="W,N,G", help="Try these only; may be repeated.")
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each completion.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that the fastest are measured again.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the fastest are measured again.")] = 2,
     prompts: Annotated[
         Path | None, typer.Option(help="Folder of .txt files to complete; coding prompts by default.")
     ] = None,

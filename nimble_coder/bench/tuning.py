@@ -15,9 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 from build_engine.artifact import Artifact
@@ -36,6 +37,10 @@ from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.text.tokenizer import TextTokenizer
 
 FINALISTS = 4
+PATIENCE = 1.5
+"""Times the fastest measurement of a load so far: another ends then, and what it wrote until then tells its speed."""
+REACH = 0.75
+"""Of the fastest; who is below takes no more turns. Other programs on a machine cost a measurement less than that."""
 Tick = Callable[[str], None]
 
 
@@ -47,7 +52,8 @@ class Plan:
     candidates: Sequence[Mode]
     engine: Mode
     """What a request that says nothing gets."""
-    rounds: int = 3
+    rounds: int = 2
+    """Turns of those that are within reach, behind the first measurement."""
     most: int = sys.maxsize
     """Candidates that are measured at each load, as the cost model chooses; the engine's own choice is besides."""
 
@@ -83,30 +89,34 @@ class Load:
     def __init__(self, streams: TokenStreams, prompts: Sequence[list[int]], tokens: int) -> None:
         self._streams, self._prompts, self._tokens = streams, prompts, tokens
 
-    async def speed(self, config: Mode, load: int) -> float:
+    async def speed(self, config: Mode, load: int, within: float | None = None) -> float:
         """Tokens per second of `load` clients together, from the first request sent to the last token; each prompt is
-        asked at least once, and every client asks twice. Raises `ApiError`."""
+        asked at least once, and every client asks twice. It ends early after `within` seconds. Raises `ApiError`."""
+        asked: list[Recording] = []
         started = time.perf_counter()
-        done = await self._ask(config, load)
-        return sum(len(each.output) for each in done) / (time.perf_counter() - started)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._ask(config, load, asked)
+        return sum(len(each.output) for each in asked) / (time.perf_counter() - started)
 
     async def record(self, load: int) -> list[Recording]:
         """What the model writes behind each prompt, plainly. Raises `ApiError`."""
-        return list({tuple(each.prompt): each for each in await self._ask(PLAIN, load)}.values())
+        asked: list[Recording] = []
+        await self._ask(PLAIN, load, asked)
+        return list({tuple(each.prompt): each for each in asked}.values())
 
-    async def _ask(self, config: Mode, load: int) -> list[Recording]:
+    async def _ask(self, config: Mode, load: int, asked: list[Recording]) -> None:
         waiting = itertools.islice(itertools.cycle(self._prompts), max(len(self._prompts), 2 * load))
-        done = await asyncio.gather(*(self._client(waiting, config) for _ in range(load)))
-        return list(itertools.chain.from_iterable(done))
+        await asyncio.gather(*(self._client(waiting, config, asked) for _ in range(load)))
 
-    async def _client(self, waiting: Iterator[list[int]], config: Mode) -> list[Recording]:
-        done = []
+    async def _client(self, waiting: Iterator[list[int]], config: Mode, asked: list[Recording]) -> None:
         for ids in waiting:
+            asked.append(Recording(ids, output := []))
             is_short = config is not None and len(ids) < config.ngram_size - 1
             generation = Generation(ids, self._tokens, (), PLAIN if is_short else config)
             async with aclosing(self._streams.generate(generation, "tune")) as steps:
-                done.append(Recording(ids, [token async for step in steps for token in step.token_ids]))
-        return done
+                async for step in steps:
+                    output.extend(step.token_ids)
 
 
 def gains_of(recordings: Sequence[Recording], candidates: Sequence[Mode]) -> dict[LookaheadConfig, Gain]:
@@ -119,22 +129,18 @@ async def measure(load: Load, plan: Plan, gains: Mapping[LookaheadConfig, Gain],
     """The best (w,n,g) of every load; `tick` is told each measurement. Raises `ApiError`."""
     levels = []
     for clients in plan.loads:
+        shortest = inf
 
         async def speed(config: Mode, clients: int = clients) -> float:
-            found = await load.speed(config, clients)
+            nonlocal shortest
+            started = time.perf_counter()
+            found = await load.speed(config, clients, PATIENCE * shortest if shortest < inf else None)
+            shortest = min(shortest, time.perf_counter() - started)
             tick(f"{clients} at once, {label(config)}: {found:.0f} tokens/s")
             return found
 
-        first = await screen(speed, plan, gains)
-        fastest = sorted(first, key=lambda config: first[config], reverse=True)[:FINALISTS]
-        finalists = [config for config in plan.candidates if config in (PLAIN, plan.engine, *fastest)]
-        speeds: dict[Mode, list[float]] = {config: [] for config in finalists}
-        for turn in range(plan.rounds):
-            for i in range(len(finalists)):
-                config = finalists[(i + turn) % len(finalists)]
-                speeds[config].append(await speed(config))
-        median = {config: round(statistics.median(found), 1) for config, found in speeds.items()}
-        best = max(finalists, key=lambda config: median[config])
+        median = await race(speed, plan, await screen(speed, plan, gains))
+        best = max(median, key=lambda config: median[config])
         levels.append(
             Level(
                 load=clients,
@@ -145,6 +151,19 @@ async def measure(load: Load, plan: Plan, gains: Mapping[LookaheadConfig, Gain],
             )
         )
     return levels
+
+
+async def race(speed: Callable[[Mode], Awaitable[float]], plan: Plan, first: Mapping[Mode, float]) -> dict[Mode, float]:
+    """The median of the fastest, of plain decoding and of the engine's own; those take turns that are within reach."""
+    fastest = sorted(first, key=lambda config: first[config], reverse=True)[:FINALISTS]
+    speeds = {config: [first[config]] for config in plan.candidates if config in (PLAIN, plan.engine, *fastest)}
+    for turn in range(plan.rounds):
+        best = max(max(found) for found in speeds.values())
+        racing = [config for config, found in speeds.items() if max(found) >= REACH * best]
+        for i in range(len(racing)):
+            config = racing[(i + turn) % len(racing)]
+            speeds[config].append(await speed(config))
+    return {config: round(statistics.median(found), 1) for config, found in speeds.items()}
 
 
 async def screen(
