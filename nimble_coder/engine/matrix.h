@@ -173,6 +173,12 @@ class Dots {
             return;
         }
 #endif
+#if defined(NIMBLE_SIGNS)
+        if constexpr (WeightBits == 8) {
+            sum_ += fours(signed_pairs(w[0], first)) + fours(signed_pairs(w[1], second));
+            return;
+        }
+#endif
         sum_ = dot(dot(sum_, w[0], first), w[1], second);
     }
 
@@ -318,7 +324,12 @@ struct Quantised {
     static const Group& group_of(const std::byte* groups, int index) {
         return reinterpret_cast<const Group*>(groups)[index];
     }
-    static int32_t start(const Group& group) { return WeightBits == 4 ? 0 : group.correction; }
+    static int32_t start(const Group& group) {
+#if defined(NIMBLE_SIGNS)
+        if constexpr (WeightBits == 8) return 0;  // there is no offset in the sums
+#endif
+        return WeightBits == 4 ? 0 : group.correction;
+    }
     static int four(const std::byte* x) {
         int bytes;
         std::memcpy(&bytes, x, 4);

@@ -116,6 +116,15 @@ inline Int fours(Shorts pairs) {
     return (Int)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1));
 #endif
 }
+#if !defined(__AVX512F__)
+#define NIMBLE_SIGNS
+
+// Of weights from 1 to 255, which stand for 128 less, so that 16 bits hold two products.
+inline Shorts signed_pairs(Bits w, Int x) {
+    const __m256i from_middle = (__m256i)(w ^ 0x80808080u);
+    return (Shorts)_mm256_maddubs_epi16(_mm256_abs_epi8(from_middle), _mm256_sign_epi8((__m256i)x, from_middle));
+}
+#endif
 #endif
 
 // 2^x to about 3e-6 of its value, 2^0 = 1, for x from -1/2 to 1/2.
