@@ -1,6 +1,7 @@
 """What takes long on one large request leaves the event loop to the others."""
 
 import asyncio
+import json
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,18 @@ import msgspec
 import pytest
 
 from build_engine.artifact import Artifact
+from nimble_coder.gateway.apis import fim, openai, responses
 from nimble_coder.gateway.apis.text import respond_prompts
+from nimble_coder.gateway.asgi.route import Handler
+from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.requests.overruled import overruled
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
+from tests.gateway.asking import SENT
+from tests.gateway.turns import turns_of_others
 
 
 @pytest.fixture
@@ -56,3 +64,58 @@ def test_long_prompts_are_spelled_aside(service: Service, monkeypatch: pytest.Mo
     shown = msgspec.json.decode(answers[0])
     assert shown["prompt_token_ids"] == [1] * 20_000
     assert [each["prompt"] for each in shown["prompts"]] == ["x" * 20_000, "xxx"]
+
+
+async def read_request(artifact: Artifact, body: bytes) -> None:
+    """Reads a request and checks its fields."""
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(_: Any) -> None:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "POST", "path": SENT["chat"][0], "headers": []}
+    await service.read(Exchange(scope, receive, send), ChatRequest)
+
+
+def test_the_fields_of_a_large_body_are_checked_beside_the_event_loop(artifact: Artifact) -> None:
+    message = {"role": "user", "content": "hi"}
+    small, large = (json.dumps({"messages": [message] * count}).encode() for count in (1, 20_000))
+    few, many = (asyncio.run(turns_of_others(read_request(artifact, body))) for body in (small, large))
+    assert few < many
+
+
+@pytest.mark.parametrize("size", [1, 20_000])
+@pytest.mark.parametrize(
+    ("module", "handler", "body"),
+    [
+        (openai, openai.completions, {"prompt": "x"}),
+        (openai, openai.chat, {"messages": [{"role": "user", "content": "x"}]}),
+        (responses, responses.responses, {"input": "x"}),
+        (fim, fim.mistral_fim, {"prompt": "x"}),
+        (fim, fim.llama_infill, {"prompt": "x"}),
+        (fim, fim.llama_completion, {"prompt": "x"}),
+    ],
+)
+def test_generations_of_a_large_body_are_made_beside_the_event_loop(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, module: Any, handler: Handler, body: dict[str, Any], size: int
+) -> None:
+    """Biases and bad words are tokenised there."""
+    found = list[threading.Thread]()
+
+    def make_jobs(*_: object, **__: object) -> None:
+        found.append(threading.current_thread())
+        raise ApiError(400, "enough")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps({**body, "user": "x" * size}).encode()}
+
+    monkeypatch.setattr(module, "make_jobs", make_jobs)
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    front: Any = SimpleNamespace(service=service)
+    with pytest.raises(ApiError, match="enough"):
+        asyncio.run(handler(front, Exchange(scope, receive, None)))  # type: ignore[arg-type] # nothing is sent
+    assert [thread is threading.main_thread() for thread in found] == [size == 1]
