@@ -24,7 +24,7 @@ from nimble_coder.client.grpc import tensors
 from nimble_coder.contract.fields import SCALARS
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import read_log
-from tests.gateway.test_fuzz import Bystander, check, fuzz
+from tests.gateway.fuzzing import Bystander, check, fuzz
 
 pytestmark = pytest.mark.timeout(3600)
 
