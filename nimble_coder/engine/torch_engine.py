@@ -12,16 +12,17 @@ from pathlib import Path
 
 from build_engine.engine_config import TORCH_ENGINES, WEIGHTS, EngineConfig, EngineConfigError
 from build_engine.hardware import has_driver
-from build_engine.lookahead import LookaheadConfig, LookaheadError, portable_limit
+from build_engine.lookahead import LookaheadConfig, portable_limit
 from build_engine.precision import INT8
 from nimble_coder.contract.bounds import MOST_DRAFTS
-from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError, Sampling
+from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError
 from nimble_coder.contract.response import Response
+from nimble_coder.engine.admission import Admission
 from nimble_coder.engine.budget import ROWS_ON_CPU, ROWS_ON_GPU, Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.counters import Counters
-from nimble_coder.engine.drafter import DRAFTERS, LOOKAHEAD, SUFFIXES, WINDOWED, Texts, make_drafter
+from nimble_coder.engine.drafter import SUFFIXES, WINDOWED, Texts, make_drafter
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.infill import InfillMarks
 from nimble_coder.engine.kv_cache import KVCache
@@ -77,6 +78,8 @@ class TorchEngine:
         self._options = options
         self._max_seq_len = min(config.max_seq_len, options.max_seq_len or config.max_seq_len)
         self._limits = Limits(self._max_seq_len, rows_per_step(lookahead))
+        longest = min(config.max_input_len, self._max_seq_len - 1)
+        self._admission = Admission(lookahead, config.shape.vocab_size, longest, self._max_seq_len)
         control = added_tokens(options.tokenizer) if options.tokenizer else {}
         self._forms = Forms(options.tokenizer, config.shape.vocab_size, control) if options.tokenizer else None
         self._infills = InfillMarks.among(control)
@@ -88,8 +91,6 @@ class TorchEngine:
         rows = ROWS_ON_GPU if platform.on_gpu else ROWS_ON_CPU
         self._costs = options.step_costs or StepCosts.measure(self._runner.seconds, rows)
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
-        self._usual = lookahead if lookahead.is_plain else None
-        """How a request that says nothing is drafted for: None is by matching suffixes (docs/tuning.md)."""
         self._usual_drafter = WINDOWED if platform.on_gpu else SUFFIXES
         self._pools = Pools()
         self._counters = Counters()
@@ -131,7 +132,7 @@ class TorchEngine:
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
-        config = self._check(request)
+        config = self._admission.admit(request)
         form = self._open(request.guide, request.ends) if request.guide else None
         drafter = make_drafter(request, config, self._texts(request), self._usual_drafter)
         sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
@@ -225,68 +226,6 @@ class TorchEngine:
                 sequence.cancelled = True
             self._lock.notify()
         self._thread.join()
-
-    def _check(self, request: Request) -> LookaheadConfig | None:
-        """Raises `RequestError` for what cannot run; returns the request's (w, n, g), None where it has none."""
-        length, vocab = len(request.input_ids), self._config.shape.vocab_size
-        if not length:
-            raise RequestError("the prompt is empty: send at least one token in input_ids")
-        longest = min(self._config.max_input_len, self._max_seq_len - 1)
-        if length > longest:
-            raise RequestError(
-                f"Prompt length ({length}) exceeds maximum input length ({longest}): shorten the "
-                f"prompt, or build an engine with a larger max_input_len"
-            )
-        if request.max_tokens < 1:
-            raise RequestError(f"request_output_len is {request.max_tokens}: ask for at least 1 token")
-        if outside := [i for i in request.input_ids if not 0 <= i < vocab]:
-            raise RequestError(f"input_ids holds {outside[0]}, which is not a token: ids go from 0 to {vocab - 1}")
-        if request.sampling:
-            self._check_sampling(request.sampling, request)
-        if request.draft_tokens is not None and not 0 <= request.draft_tokens <= MOST_DRAFTS:
-            raise RequestError(f"draft_tokens is {request.draft_tokens}, out of range: send 0 to {MOST_DRAFTS}")
-        if request.drafting and request.drafting not in DRAFTERS:
-            raise RequestError(f"drafting is {request.drafting!r}: send one of {', '.join(DRAFTERS)}")
-        if request.draft_tokens is not None and request.drafting != LOOKAHEAD:
-            return None
-        if request.lookahead is None:
-            return self._lookahead if request.drafting == LOOKAHEAD else self._usual
-        try:
-            request.lookahead.check_within(portable_limit(self._lookahead))
-        except LookaheadError as error:
-            raise RequestError(str(error)) from None
-        if length < request.lookahead.ngram_size - 1:
-            # Not a limit of this engine: TensorRT-LLM 0.19 reads out of bounds there, and both keep one contract.
-            raise RequestError(
-                f"the prompt has {length} tokens, lookahead {request.lookahead} needs at least "
-                f"{request.lookahead.ngram_size - 1} (N - 1): send a smaller n, or (1,1,0) for plain decoding"
-            )
-        return request.lookahead
-
-    def _check_sampling(self, sampling: Sampling, request: Request) -> None:
-        """Raises `RequestError` for tokens that have no logit to forbid, and for too many of them."""
-        vocab = self._config.shape.vocab_size
-        tokens = [("bad_words_list", i) for word in sampling.bad_words for i in word]
-        tokens += [("logit_bias", i) for i, _ in sampling.logit_bias]
-        if sampling.min_tokens:
-            self._check_least(sampling.min_tokens, request)
-            tokens += [("end_id" if i == request.end_id else "stop_words_list", i) for i in request.ends]
-        for name, token in tokens:
-            if not 0 <= token < vocab:
-                raise RequestError(f"{name} has {token}, which is out of range: token ids go from 0 to {vocab - 1}")
-
-    def _check_least(self, least: int, request: Request) -> None:
-        """Raises `RequestError` for more tokens than an answer may have, or than fit, where `request_output_len` is
-        cut."""
-        if least > request.max_tokens:
-            raise RequestError(
-                f"min_length is {least}, above request_output_len, which is {request.max_tokens}: send less"
-            )
-        room = self._max_seq_len - len(request.input_ids)
-        if least > room:
-            raise RequestError(
-                f"min_length is {least}, and {room} tokens fit behind the prompt of the request: send less"
-            )
 
     def _loop(self) -> None:
         while self._take_arrivals():
