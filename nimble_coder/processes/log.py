@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,8 @@ class ProcessLog:
         self._readers: list[threading.Thread] = []
         self.recent: dict[str, deque[str]] = {}
         """The last lines of each process."""
+        self.counts = Counter[str]()
+        """All lines of each process so far."""
 
     def open(self, name: str) -> IO[bytes]:
         """A pipe's end to start a process with; the caller closes its copy then."""
@@ -55,10 +57,11 @@ class ProcessLog:
         for reader in self._readers:
             reader.join(seconds)
 
-    def mentions(self, name: str, pattern: re.Pattern[str]) -> bool:
-        """Whether one of the last lines of a process matches."""
+    def mentions(self, name: str, pattern: re.Pattern[str], behind: int = 0) -> bool:
+        """Whether one of the last lines of a process matches that came behind so many."""
         lines = [*self.recent.get(name, ())]  # more come meanwhile
-        return any(pattern.search(line) for line in lines)
+        forgotten = max(self.counts[name] - len(lines), 0)
+        return any(pattern.search(line) for line in lines[max(behind - forgotten, 0) :])
 
     def _relay(self, name: str, reading: int, lines: deque[str]) -> None:
         # A progress bar redraws its line with carriage returns: each drawing is a line here.
@@ -68,6 +71,7 @@ class ProcessLog:
                 if not line:
                     continue
                 lines.append(line)
+                self.counts[name] += 1
                 if self._json and line.startswith("{"):
                     self._write(line)
                     continue

@@ -30,6 +30,8 @@ OUT_OF_MEMORY = (
     "the kernel has killed a process of this container because memory ran out: raise the container's limit, or choose "
     "a smaller profile"
 )
+REFUSALS_SECONDS = 60.0
+"""For so long at least, and no longer than twice that, a refusal of the kernel's is taken for the reason of an end."""
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 
 
@@ -66,7 +68,7 @@ class Supervisor:
                     page.close()
                     serving.gateways.release()  # so that a client that was told `ready` never gets the page
                     if self._is_wanted_once_ready(serving, settings):
-                        self._watch(serving)
+                        self._watch(serving, refusals)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
                 if error := serving.undrained:
                     raise type(error)(f"a process ended before the last request had finished: {error}")
@@ -103,12 +105,16 @@ class Supervisor:
         self._say(f"ready after {time.monotonic() - self._started:.1f} s: {where(settings)}")
         return True
 
-    def _watch(self, serving: Serving) -> None:
+    def _watch(self, serving: Serving, refusals: Refusals) -> None:
         """Until Ctrl-C or SIGTERM; raises the failure of a process."""
+        moved_on = time.monotonic()
         try:
             while True:
                 serving.check()
                 reap_orphans()
+                if time.monotonic() - moved_on > REFUSALS_SECONDS:
+                    refusals.move_on()
+                    moved_on = time.monotonic()
                 time.sleep(0.2)
         except KeyboardInterrupt:
             return
