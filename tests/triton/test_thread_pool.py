@@ -1,10 +1,11 @@
 """Threads are there before they are wanted, or not at all."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nimble_coder.triton.thread_pool import StartedThreadPool
+from nimble_coder.triton.thread_pool import StartedThreadPool, submit
 
 
 def refuse(_: threading.Thread) -> None:
@@ -29,3 +30,21 @@ def test_a_thread_that_is_refused_leaves_none_of_the_others(monkeypatch: pytest.
     with pytest.raises(RuntimeError, match="can't start new thread"):
         StartedThreadPool(2, "half")
     assert alive("half") == 0
+
+
+def test_work_whose_thread_is_refused_is_taken_by_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, busy = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        submit(pool, busy.wait)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        submit(pool, done.set)
+        assert not done.is_set()
+        busy.set()
+        assert done.wait(10)
+
+
+def test_work_that_nobody_will_do_is_not_passed_over_in_silence() -> None:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        submit(pool, int)

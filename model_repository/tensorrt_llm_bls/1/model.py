@@ -2,12 +2,12 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from nimble_coder.triton.bls import Calls, TextRequest
+from nimble_coder.triton.thread_pool import submit
 
 
 class TritonPythonModel:
@@ -24,8 +24,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            with suppress(RuntimeError):  # the kernel refuses one more thread: one of those that are there takes it
-                self._threads.submit(TextRequest(request, pb_utils, self._calls, self._accumulate).run)
+            submit(self._threads, TextRequest(request, pb_utils, self._calls, self._accumulate).run)
 
     def finalize(self) -> None:
         self._threads.shutdown(cancel_futures=True)
