@@ -136,6 +136,18 @@ def test_a_call_that_gave_nothing_says_so(http: httpx.Client) -> None:
     assert http.post("/v1/responses", json={"input": items, "max_output_tokens": 1}).status_code == 200
 
 
+def test_a_result_may_name_what_was_called(strict: httpx.Client) -> None:
+    items = [
+        {"role": "user", "content": "x"},
+        {"type": "function_call", "name": "now", "call_id": "a", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": "noon", "name": "now"},
+    ]
+    answer = strict.post("/v1/responses", json={"input": items, "max_output_tokens": 1})
+    assert (answer.status_code, "x-nimble-ignored" in answer.headers) == (200, False), answer.text
+    items[0]["name"] = "ann"
+    assert strict.post("/v1/responses", json={"input": items, "max_output_tokens": 1}).status_code == 400
+
+
 def test_an_outer_schema_holds_where_the_inner_object_has_none(http: httpx.Client) -> None:
     form = {"type": "json_object", "json_schema": {"name": "x"}, "schema": {"type": "object", "maxProperties": 0}}
     answer = http.post(COMPLETIONS, json={**BODIES[COMPLETIONS], "max_tokens": 8, "response_format": form})

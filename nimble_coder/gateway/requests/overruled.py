@@ -33,9 +33,10 @@ OF_CHATS = ("tools", "add_generation_prompt", "continue_final_message")
 ITEMS = {
     "message": ("role", "content"),
     "function_call": ("name", "arguments", "call_id"),
-    "function_call_output": ("call_id", "output"),
+    "function_call_output": ("call_id", "output", "name"),
 }
-"""What is read of an item of each type; others are passed over or refused whole."""
+"""What is read of an item of each type, or says again what another says, as the name of what was called does; others
+are passed over or refused whole."""
 
 
 def overruled(asked: Struct) -> Iterator[str]:
