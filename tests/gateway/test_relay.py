@@ -124,7 +124,7 @@ def test_a_stream_that_nobody_reads_gives_its_places_back(
     reason: str | None,
     model: str,
 ) -> None:
-    monkeypatch.setattr("nimble_coder.gateway.kserve.relay.UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr("nimble_coder.gateway.kserve.slots.UNREAD_SECONDS", 0.1)
     service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
     upstream = Upstream()
     calls: Any = Endless()

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -10,13 +11,15 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import Artifact
-from nimble_coder.gateway.kserve import relay, slots
+from nimble_coder.gateway.kserve import slots
 from nimble_coder.gateway.kserve.grpc_proxy import KServeProxy
+from nimble_coder.gateway.kserve.reflection import METHODS
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 
 STREAM, METADATA = "/inference.GRPCInferenceService/ModelStreamInfer", "/inference.GRPCInferenceService/ModelMetadata"
 LARGE = 4 << 20
+SYMBOL = b"inference.GRPCInferenceService"
 REQUEST = service_pb2.ModelInferRequest(model_name="tensorrt_llm_bls")
 REQUEST.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
 REQUEST.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1]).contents.int_contents.append(9)
@@ -59,18 +62,58 @@ class Triton:
         """It is no more."""
 
 
+def service_of(artifact: Artifact) -> tuple[Service, int]:
+    """A service, and its gRPC port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = artifact.directory
+    return Service(GatewaySettings(artifact=place, triton_grpc_port=1, triton_http_port=1, grpc_port=port)), port
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reflection_takes_slots_and_ends_where_nobody_reads(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(slots, "CALLS", 2)
+    monkeypatch.setattr(slots, "UNREAD_SECONDS", 2.0)
+    service, port = service_of(artifact)
+    question = b"\x22" + bytes([len(SYMBOL)]) + SYMBOL
+
+    async def ask_on(call: Any) -> None:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(question)
+
+    async def run() -> None:
+        proxy = KServeProxy(service)
+        server = await proxy.start()
+        options = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel, asyncio.timeout(60):
+            unread = [channel.stream_stream(method)() for _ in range(2)]
+            asking = [asyncio.create_task(ask_on(call)) for call in unread]
+            while not proxy._slots.are_taken:
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError, match="2 calls are running") as refused:
+                await channel.stream_stream(method)().read()
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            while proxy._slots.taken:
+                await asyncio.sleep(0.01)
+            for each in asking:
+                each.cancel()
+        await server.stop(0)
+        await proxy.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("method", [STREAM, METADATA])
 def test_calls_that_nobody_reads_leave_room_for_others(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr(slots, "CALLS", 3)
     monkeypatch.setattr(slots, "UNREAD_SECONDS", 2.0)
-    monkeypatch.setattr(relay, "UNREAD_SECONDS", 2.0)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = artifact.directory
-    service = Service(GatewaySettings(artifact=place, triton_grpc_port=1, triton_http_port=1, grpc_port=port))
+    service, port = service_of(artifact)
 
     async def run() -> None:
         proxy = KServeProxy(service)

@@ -20,7 +20,7 @@ from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import BODY_SECONDS, READERS
 from nimble_coder.gateway.kserve.calls import Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard
-from nimble_coder.gateway.kserve.reflection import Reflection
+from nimble_coder.gateway.kserve.reflection import METHODS, Reflection
 from nimble_coder.gateway.kserve.relay import Relay, read_request
 from nimble_coder.gateway.kserve.slots import WITH_UNREAD, Context, Slots
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
@@ -43,6 +43,7 @@ READING = {
     "ModelStatistics",
 }
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
+REFLECTION = "ServerReflectionInfo"
 WITHOUT_MESSAGE = {"ServerLive", "ServerReady", HEALTH_CHECK}
 """Triton looks at nothing in their messages, so nothing of them is read: who calls needs no key."""
 BOUNDS = (
@@ -72,6 +73,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._triton = grpc_channel(service.settings)
         self._calls = Calls(service)
         self._single = UnaryInference(service, self._guard, self._calls)
+        self._reflection = Reflection(service.keys)
         self._relays: set[Relay] = set()
         self._slots = Slots()
         self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
@@ -84,7 +86,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         settings = self._service.settings
         options = [("grpc.max_receive_message_length", settings.max_body_bytes), *BOUNDS]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=WITH_UNREAD)
-        server.add_generic_rpc_handlers([self, Reflection(self._service.keys)])
+        server.add_generic_rpc_handlers([self])
         address = f"{settings.host}:{settings.grpc_port}"
         try:
             if self._service.tls:
@@ -109,6 +111,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call, raw bytes on both sides; None for another service's."""
         method = str(details.method)
+        if method in METHODS:
+            return grpc.stream_stream_rpc_method_handler(self._bounded(REFLECTION, self._reflect))
         name = method.removeprefix(PREFIX)
         if name == method != HEALTH_CHECK:
             return None
@@ -223,6 +227,14 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         except (ApiError, grpc.aio.AioRpcError) as error:
             await self._refuse(STREAM, context, error, started)
 
+    async def _reflect(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        started = time.time_ns()
+        try:
+            await self._reflection.answer_all(messages, context)
+        except ApiError as error:
+            await self._refuse(REFLECTION, context, error, started)
+        self._count(REFLECTION, grpc.StatusCode.OK, context, started)
+
     async def _refuse(
         self, name: str, context: Context, error: ApiError | grpc.aio.AioRpcError, started: int
     ) -> NoReturn:
@@ -235,12 +247,13 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         text = str(error) if isinstance(error, ApiError) else error.details() or ""
         if not isinstance(error, ApiError) and status is grpc.StatusCode.UNAVAILABLE:
             text = f"Triton is not available ({text}): send the request again"
-        await context.abort(status, text)
+        with self._slots.writing(context):  # what was written before has to be read first
+            await context.abort(status, text)
         raise AssertionError("abort raises")
 
     def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:
         """A call that has ended, in the metrics and, where it ran the model, in the trace."""
-        method = name if name in {*READING, *PROBES, INFER, STREAM} else "administrative"
+        method = name if name in {*READING, *PROBES, INFER, STREAM, REFLECTION} else "administrative"
         self._service.metrics.grpc_requests.labels(method, status.name).inc()
         if name in (INFER, STREAM):
             attributes: Attributes = {

@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.kserve.slots import write
 
 METHODS = tuple(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha"))
 SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "inference.GRPCInferenceService")
@@ -121,7 +122,7 @@ def described() -> descriptor_pool.DescriptorPool:
     return pool
 
 
-class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Reflection:
     """The reflection service, for those who may call the others."""
 
     def __init__(self, keys: ApiKeys) -> None:
@@ -133,18 +134,12 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]
             for kind in ("Request", "Response")
         )
 
-    def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a call, raw bytes on both sides; None for another service's."""
-        return grpc.stream_stream_rpc_method_handler(self._answer_all) if details.method in METHODS else None
-
-    async def _answer_all(self, messages: AsyncIterator[bytes], context: Any) -> None:
+    async def answer_all(self, messages: AsyncIterator[bytes], context: Any) -> None:
+        """Answers a call, raw bytes on both sides; raises `ApiError`."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        try:
-            self._keys.check(metadata.get("authorization"), metadata.get("x-api-key"))
-            async for message in messages:
-                await context.write(self.answer(message))
-        except ApiError as error:
-            await context.abort(error.grpc_status, str(error))
+        self._keys.check(metadata.get("authorization"), metadata.get("x-api-key"))
+        async for message in messages:
+            await write(context, self.answer(message))
 
     def answer(self, message: bytes) -> bytes:
         """The answer to one question; raises `ApiError` for bytes that are none."""

@@ -12,10 +12,9 @@ from tritonclient.grpc import service_pb2
 from nimble_coder.gateway.access.limits import draining
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import UNREAD_SECONDS
 from nimble_coder.gateway.kserve.calls import EMPTY_FINAL, FINAL, NOT_CANCELLED, Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard, stops
-from nimble_coder.gateway.kserve.slots import Context
+from nimble_coder.gateway.kserve.slots import Context, write
 from nimble_coder.gateway.service import Service
 
 STUB_DIED = b"is not healthy"
@@ -144,13 +143,8 @@ class Relay:
         await self._write(answer.SerializeToString())
 
     async def _write(self, message: bytes) -> None:
-        """Raises `ApiError` where the client takes it not, and gRPC's own `InternalError` where it goes meanwhile."""
-        try:
-            async with self._writing, asyncio.timeout(UNREAD_SECONDS):
-                await self._context.write(message)
-        except TimeoutError:
-            text = f"a message of the stream was not taken in {UNREAD_SECONDS:.0f} s: read it as it comes"
-            raise ApiError(408, text, "request_timeout") from None
+        async with self._writing:
+            await write(self._context, message)
 
 
 def read_request(message: bytes) -> service_pb2.ModelInferRequest:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import UNREAD_SECONDS
 
 CALLS = 1024
@@ -14,6 +15,17 @@ WITH_UNREAD = 8 * CALLS
 call behind what was written before."""
 Context = Any
 """`grpc.aio.ServicerContext`; grpcio has no types."""
+
+
+async def write(context: Context, message: bytes) -> None:
+    """A message of a stream; raises `ApiError` where the client takes it not, and gRPC's own `InternalError` where it
+    goes meanwhile."""
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await context.write(message)
+    except TimeoutError:
+        text = f"a message of the stream was not taken in {UNREAD_SECONDS:.0f} s: read it as it comes"
+        raise ApiError(408, text, "request_timeout") from None
 
 
 class Slots:
