@@ -101,6 +101,9 @@ class Service:
 
     def calling(self, asked: ChatRequest) -> Calling:
         """What an answer may call; raises `ApiError` for a choice of tools, or a form, that cannot be kept."""
+        return self._calling(asked).prepared()
+
+    def _calling(self, asked: ChatRequest) -> Calling:
         calling = calling_of(asked)
         if self.engine is Engine.PORTABLE:
             return held(calling, asked)

@@ -10,7 +10,10 @@ import msgspec
 import pytest
 
 from build_engine.artifact import Artifact
+from nimble_coder.gateway.answers import tools
+from nimble_coder.gateway.answers.tools import ToolCallParser, squeeze
 from nimble_coder.gateway.apis import fim, openai, responses
+from nimble_coder.gateway.apis.openai import read_chat
 from nimble_coder.gateway.apis.text import respond_prompts
 from nimble_coder.gateway.asgi.route import Handler
 from nimble_coder.gateway.errors import ApiError
@@ -119,3 +122,31 @@ def test_generations_of_a_large_body_are_made_beside_the_event_loop(
     with pytest.raises(ApiError, match="enough"):
         asyncio.run(handler(front, Exchange(scope, receive, None)))  # type: ignore[arg-type] # nothing is sent
     assert [thread is threading.main_thread() for thread in found] == [size == 1]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_many_functions_are_looked_at_aside(service: Service, monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
+    offered = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(1000)]
+    body = msgspec.json.encode(
+        {"messages": [{"role": "user", "content": "x"}], "tools": offered, "tool_choice": choice}
+    )
+    threads = list[threading.Thread]()
+
+    def noted(text: str) -> str:
+        threads.append(threading.current_thread())
+        return squeeze(text)
+
+    async def read(_: int) -> bytes:
+        return body
+
+    monkeypatch.setattr(tools, "squeeze", noted)
+    exchange: Any = SimpleNamespace(body=read, extra_headers=[], client="x")
+    _, _, calling, _ = asyncio.run(read_chat(service, exchange))
+    parser = ToolCallParser(calling)
+    pieces = [
+        *parser.push('<tool_call>\n{"name": "f7", "arguments": {"a": 1'.removeprefix(calling.opening)),
+        *parser.finish(),
+    ]
+    assert [piece.name for piece in pieces if piece.name] == ["f7"]
+    assert threads
+    assert threading.main_thread() not in threads

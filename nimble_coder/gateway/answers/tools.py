@@ -33,6 +33,8 @@ LANGUAGES = ("", "json", "tool_call", "tools", "xml")
 """What a fence around a call may be marked with."""
 OPENING = re.compile(r"(?:```(?P<language>\w*)\s*)?(?P<tag><(?:tool_call|tools)>\s*)?(?:\[\s*)*")
 CLOSING_TAG = re.compile(r"</(?:tool_call|tools)>")
+DEMANDED = re.compile(r'<tool_call>\n\{"name": ("(?:[^"\\]|\\.)*"), "arguments":\s*')
+"""The beginning of a demanded call, up to its arguments."""
 GAP = " \t\r\n,"
 MARKS = re.compile(r"[<`{\[]")
 MARKS_IN_CODE = re.compile(r"[<`]")
@@ -87,10 +89,10 @@ class Calling:
     """What the arguments have to be of a call that is not held to its form: JSON with others is ordinary text."""
 
     @cached_property
-    def demanded(self) -> re.Pattern[str]:
-        """The beginning of a demanded call, up to its arguments."""
-        names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in self.names)
-        return re.compile(rf'<tool_call>\n{{"name": ({names}), "arguments":\s*')
+    def beginnings(self) -> tuple[str, ...]:
+        """How the JSON of a call begins, without blanks."""
+        names = [f'{{"name":"{squeeze(name)}"' for name in self.names]
+        return (*names, *(f'{{"{key}":' for key in FIRST_KEYS))
 
     @cached_property
     def held_beginnings(self) -> dict[str, str]:
@@ -100,6 +102,12 @@ class Calling:
         return {
             f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ': name for name in self.names
         }
+
+    def prepared(self) -> "Calling":
+        """The same, with what answers are read by: of many functions that takes long, and an answer is read in the
+        event loop."""
+        _ = self.beginnings, self.held_beginnings
+        return self
 
 
 class ObjectEnd:
@@ -144,6 +152,14 @@ def gather(pieces: Iterable[Piece]) -> tuple[str, list[CalledFunction]]:
     return said, calls
 
 
+def name_in(text: str) -> str | None:
+    """A name that is written as a string of JSON; None where it is none."""
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
+
+
 class ToolCallParser:
     """Tells calls from text. Text is passed on as soon as it cannot be part of a call; all of it is, but for the markup
     of calls, cut ones included, and the blanks around them where there is nothing else. Of a call that is held to its
@@ -152,8 +168,7 @@ class ToolCallParser:
     def __init__(self, calling: Calling) -> None:
         self._calling = calling
         self._names = calling.names
-        names = [f'{{"name":"{squeeze(name)}"' for name in calling.names]
-        self._beginnings = (*names, *(f'{{"{key}":' for key in FIRST_KEYS))
+        self._beginnings = calling.beginnings
         self._enough = 2 * max(map(len, self._beginnings))
         """So many characters tell how JSON begins; where most of them are blanks, its end has to."""
         self._held = calling.opening
@@ -221,15 +236,16 @@ class ToolCallParser:
 
     def _cut_call(self, rest: str) -> CalledFunction | None:
         """A demanded call whose end is missing, with what there is of its arguments: as OpenAI's are at a limit."""
-        begun = self._calling.demanded.match(rest)
-        if not begun:
+        begun = DEMANDED.match(rest)
+        name = name_in(begun[1]) if begun else None
+        if not begun or name is None or name not in self._names:
             return None
         self._is_cut = self._is_last_cut = True
         try:
             end = DECODER.raw_decode(rest, begun.end())[1]
         except (ValueError, RecursionError):
             end, self._is_broken = len(rest), True
-        return CalledFunction(json.loads(begun[1]), rest[begun.end() : end].removesuffix("</tool_call>").rstrip())
+        return CalledFunction(name, rest[begun.end() : end].removesuffix("</tool_call>").rstrip())
 
     def _take(self, piece: str) -> str:
         """A piece of text without what is not the model's."""

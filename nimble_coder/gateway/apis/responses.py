@@ -18,7 +18,7 @@ async def responses(front: Front, exchange: Exchange) -> None:
     service = front.service
     asked, size = await service.read(exchange, ResponsesRequest)
     model = service.check_model(asked.model)
-    chat = as_chat(asked)
+    chat = await aside(size, as_chat, asked)
     ids = await aside(size, service.chats.encode, chat)
     calling = await aside(size, service.calling, chat)
     room = room_of(service, ids, asked, asked.max_output_tokens, service.limits.max_seq_len)
