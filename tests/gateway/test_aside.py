@@ -16,6 +16,7 @@ from nimble_coder.gateway.apis import fim, openai, responses
 from nimble_coder.gateway.apis.openai import read_chat
 from nimble_coder.gateway.apis.text import respond_prompts
 from nimble_coder.gateway.asgi.route import Handler
+from nimble_coder.gateway.aside import LONG
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Exchange
 from nimble_coder.gateway.requests.overruled import overruled
@@ -126,10 +127,9 @@ def test_generations_of_a_large_body_are_made_beside_the_event_loop(
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_many_functions_are_looked_at_aside(service: Service, monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
-    offered = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(1000)]
-    body = msgspec.json.encode(
-        {"messages": [{"role": "user", "content": "x"}], "tools": offered, "tool_choice": choice}
-    )
+    offered = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(100)]
+    asked = {"messages": [{"role": "user", "content": "x"}], "tools": offered, "tool_choice": choice}
+    body = msgspec.json.encode({**asked, "user": "x" * LONG})
     threads = list[threading.Thread]()
 
     def noted(text: str) -> str:
