@@ -71,7 +71,7 @@ class Scheduler:
         self._admit()
         decoding = [s for s in self.running if not s.is_prefill]
         most = most_drafted(len(decoding))
-        unread = min(sum(len(s.tokens) - s.cached for s in self.running if s.is_prefill), self._max_num_tokens)
+        unread = min(sum(s.unread for s in self.running if s.is_prefill), self._max_num_tokens)
         drafts = [(s, tree) for s in decoding if (tree := self._draft(s, most))]
         trees = self._budget.cut([tree for _, tree in drafts], unread)
         work: list[Work] = [Decode(s, tree) for (s, _), tree in zip(drafts, trees, strict=True)]
@@ -87,14 +87,18 @@ class Scheduler:
             return None
 
     def _chunks(self, budget: int) -> list[Prefill]:
-        """Chunks of prompts, of so many tokens together."""
+        """Chunks of prompts, of so many tokens together: first of the prompt of which the fewest are left, but half of
+        them are for the one that came first. So a short prompt does not wait for a long one to end, nor a long one for
+        all the short ones that come behind it.
+        """
+        reading = [s for s in self.running if s.is_prefill]
+        kept = min(budget // 2, at_once(reading[0])) if reading else 0
         chunks = []
-        for sequence in self.running:
-            if sequence.is_prefill and budget > 0:
-                most = min(budget, SCORED_AT_ONCE) if sequence.scores_prompt else budget
-                chunk = sequence.tokens[sequence.cached : sequence.cached + most]
-                budget -= len(chunk)
-                chunks.append(Prefill(sequence, chunk))
+        for sequence in sorted(reading, key=lambda s: s.unread):
+            kept = 0 if sequence is reading[0] else kept
+            if count := min(at_once(sequence), budget - kept):
+                chunks.append(Prefill(sequence, sequence.tokens[sequence.cached : sequence.cached + count]))
+                budget -= count
         return chunks
 
     def _admit(self) -> None:
@@ -148,3 +152,8 @@ class Scheduler:
                 self._hold(sequence)
                 self._cache.release(sequence.slot)
         return finished
+
+
+def at_once(sequence: Sequence) -> int:
+    """How many tokens of its prompt a sequence can take in one step."""
+    return min(sequence.unread, SCORED_AT_ONCE) if sequence.scores_prompt else sequence.unread

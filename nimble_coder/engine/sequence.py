@@ -86,6 +86,11 @@ class Sequence:
         return len(self.tokens) == self.prompt_length
 
     @property
+    def unread(self) -> int:
+        """Tokens without KV entries: of a prompt, or the newest one."""
+        return len(self.tokens) - self.cached
+
+    @property
     def scores_prompt(self) -> bool:
         """Whether the prompt's own log probabilities are wanted, for which all of it has to be computed."""
         return bool(self.request.sampling and self.request.sampling.prompt_log_probs)

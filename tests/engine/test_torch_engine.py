@@ -122,6 +122,12 @@ def test_a_long_prompt_does_not_stall_running_streams(load_engine: LoadEngine) -
     assert order.count(running) >= 250 // 32  # one token of the stream beside every chunk of the prompt
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one(load_engine: LoadEngine) -> None:
+    engine = load_engine(max_num_tokens=32)
+    long, short = (engine.enqueue(Request([3] * length, 1)) for length in (250, 20))
+    assert [r.request_id for r in until_final(engine, long) if r.is_final] == [short, long]
+
+
 def collect(engine: TorchEngine, request_id: int, count: int) -> list[int]:
     """Reads until a request has at least `count` tokens."""
     tokens: list[int] = []

@@ -1,0 +1,54 @@
+"""Which tokens run in a step: the scheduler alone."""
+
+import numpy as np
+
+from build_engine.lookahead import PLAIN
+from nimble_coder.contract.request import Request
+from nimble_coder.engine.budget import Budget, StepCosts
+from nimble_coder.engine.drafter import SUFFIXES, Texts, make_drafter
+from nimble_coder.engine.kv_cache import KVCache
+from nimble_coder.engine.scheduler import Prefill, Scheduler
+from nimble_coder.engine.sequence import Limits, Sequence
+
+SLOTS = 4
+
+
+def scheduler(*prompts: int) -> Scheduler:
+    """One of 64 tokens a step, with prompts of so many tokens each that ask for one token."""
+    entries = np.zeros((1, SLOTS, 1, 512, 1), np.float32)
+    made = Scheduler(KVCache(entries, entries, reuse=False), 64, Budget(StepCosts({1: 1.0, 16: 1.0})))
+    for number, length in enumerate(prompts):
+        request = Request([3] * length, 1, lookahead=PLAIN)
+        drafter = make_drafter(request, PLAIN, Texts(request.input_ids, ()), SUFFIXES)
+        made.add(Sequence(number, request, drafter, Limits(512, 8)))
+    return made
+
+
+def steps(made: Scheduler) -> list[dict[int, int]]:
+    """How many tokens of whose prompts each step reads."""
+    read = list[dict[int, int]]()
+    while work := made.schedule():
+        read.append({each.sequence.request_id: len(each.tokens) for each in work if isinstance(each, Prefill)})
+        for each in work:
+            made.advance(each, [5])
+        made.retire()
+    return read
+
+
+def test_the_shortest_prompt_is_read_first_but_half_of_a_step_is_for_the_one_that_came_first() -> None:
+    assert steps(scheduler(250, 90, 20)) == [
+        {2: 20, 1: 12, 0: 32},
+        {1: 32, 0: 32},
+        {1: 32, 0: 32},
+        {1: 14, 0: 50},
+        {0: 64},
+        {0: 40},
+    ]
+
+
+def test_of_prompts_of_one_length_the_first_is_answered_as_early_as_if_it_were_alone() -> None:
+    assert steps(scheduler(64, 64, 200)) == [{0: 64}, {1: 64}, {2: 64}, {2: 64}, {2: 64}, {2: 8}]
+
+
+def test_what_is_left_of_a_step_is_the_next_prompts() -> None:
+    assert steps(scheduler(10, 200)) == [{0: 10, 1: 54}, {1: 64}, {1: 64}, {1: 18}]
