@@ -74,6 +74,15 @@ class StepCosts:
         left = self._point(right - 1)
         return left + share * max(self._point(right) - left, 0.0)
 
+    def rows_within(self, seconds: float) -> float:
+        """How many rows a step of so many seconds has, beyond the measured ones as well; infinite where they cost
+        nothing, and 0 where not even the measured ones fit."""
+        last, before = self._rows[-1], self._rows[-2]
+        spare, a_row = seconds - self.of(last), (self.of(last) - self.of(before)) / (last - before)
+        if spare < 0:
+            return 0.0
+        return last + spare / a_row if a_row else math.inf
+
     def observe(self, rows: int, seconds: float) -> None:
         """Takes in the time of a step that only decoded."""
         if not 1 <= rows <= self._rows[-1]:

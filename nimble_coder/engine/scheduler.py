@@ -16,6 +16,13 @@ SCORED_AT_ONCE = 32
 """Tokens of a prompt whose log probabilities are wanted: logits take 4 bytes a token of the vocabulary for each."""
 
 
+LEAST_READ = 32
+"""Tokens of prompts that a step has room for, however full it is. A token takes a CPU no longer among so many than
+among 512."""
+LONGEST_READ = 0.25
+"""Seconds that the tokens of prompts take of a step, as far as its measured rows tell: streams wait for them."""
+
+
 @dataclass(frozen=True)
 class Prefill:
     """The next chunk of a prompt."""
@@ -51,6 +58,8 @@ class Scheduler:
         self._cache = cache
         self._budget = budget
         self._max_num_tokens = max_num_tokens
+        self._most_read = int(min(max_num_tokens, max(LEAST_READ, budget.costs.rows_within(LONGEST_READ))))
+        """Tokens of prompts in a step."""
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._served: list[str] = []
@@ -71,11 +80,12 @@ class Scheduler:
         self._admit()
         decoding = [s for s in self.running if not s.is_prefill]
         most = most_drafted(len(decoding))
-        unread = min(sum(s.unread for s in self.running if s.is_prefill), self._max_num_tokens)
+        unread = min(sum(s.unread for s in self.running if s.is_prefill), self._most_read)
         drafts = [(s, tree) for s in decoding if (tree := self._draft(s, most))]
         trees = self._budget.cut([tree for _, tree in drafts], unread)
         work: list[Work] = [Decode(s, tree) for (s, _), tree in zip(drafts, trees, strict=True)]
-        return work + self._chunks(max(self._max_num_tokens - sum(map(len, trees)), 32))
+        spare = max(self._max_num_tokens - sum(map(len, trees)), LEAST_READ)
+        return work + self._chunks(min(spare, self._most_read))
 
     def _draft(self, sequence: Sequence, most: int) -> TokenTree | None:
         """A sequence's input of the next step; None where its drafter fails, and it alone with it."""

@@ -132,3 +132,9 @@ def test_the_curve_follows_what_is_seen_and_not_the_machine_s_speed() -> None:
     for _ in range(3000):
         bent.observe(1, 1.0)  # what is not seen any more is forgotten
     assert bent.of(16) / bent.of(1) < 1.2
+
+
+def test_the_rows_of_a_step_of_so_many_seconds_are_told_by_the_last_measured_ones() -> None:
+    costs = StepCosts({1: 1.0, 8: 1.0, 16: 2.0})
+    assert (costs.rows_within(1.5), costs.rows_within(2.0), costs.rows_within(4.0)) == (0.0, 16.0, 32.0)
+    assert FREE.rows_within(1.0) == float("inf")

@@ -13,10 +13,13 @@ from nimble_coder.engine.sequence import Limits, Sequence
 SLOTS = 4
 
 
-def scheduler(*prompts: int) -> Scheduler:
-    """One of 64 tokens a step, with prompts of so many tokens each that ask for one token."""
+FREE = StepCosts({1: 0.01, 16: 0.01})
+
+
+def scheduler(*prompts: int, costs: StepCosts = FREE, most: int = 64) -> Scheduler:
+    """One of `most` tokens a step, with prompts of so many tokens each that ask for one token."""
     entries = np.zeros((1, SLOTS, 1, 512, 1), np.float32)
-    made = Scheduler(KVCache(entries, entries, reuse=False), 64, Budget(StepCosts({1: 1.0, 16: 1.0})))
+    made = Scheduler(KVCache(entries, entries, reuse=False), most, Budget(costs))
     for number, length in enumerate(prompts):
         request = Request([3] * length, 1, lookahead=PLAIN)
         drafter = make_drafter(request, PLAIN, Texts(request.input_ids, ()), SUFFIXES)
@@ -52,3 +55,10 @@ def test_of_prompts_of_one_length_the_first_is_answered_as_early_as_if_it_were_a
 
 def test_what_is_left_of_a_step_is_the_next_prompts() -> None:
     assert steps(scheduler(10, 200)) == [{0: 10, 1: 54}, {1: 64}, {1: 64}, {1: 18}]
+
+
+def test_where_rows_take_long_a_step_reads_no_more_than_streams_can_wait_for() -> None:
+    costs = StepCosts({1: 1 / 64, 8: 2 / 64, 16: 4 / 64})
+    assert steps(scheduler(150, costs=costs, most=512)) == [{0: 64}, {0: 64}, {0: 22}]
+    slow = StepCosts({1: 0.1, 16: 1.0, 24: 2.0})
+    assert steps(scheduler(70, costs=slow, most=512)) == [{0: 32}, {0: 32}, {0: 6}]
