@@ -31,7 +31,7 @@ constexpr int kJoinedBytes = 2, kTileBytes = 6;  // 12 have sums of a group, 12 
 constexpr int kAloneBytes = 6;  // most rows of a panel that is not joined
 #elif defined(__AVX2__)
 constexpr int kJoinedFloat = 1, kTileFloat = 6;
-constexpr int kJoinedBytes = 1, kTileBytes = 4;
+constexpr int kJoinedBytes = 1, kTileBytes = 6;
 constexpr int kAloneBytes = 0;
 #else
 constexpr int kJoinedFloat = 1, kTileFloat = 6;
