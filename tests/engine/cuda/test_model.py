@@ -1,6 +1,7 @@
 """The GPU's model computes what `qwen2.py` computes. Without a GPU: in Triton's interpreter, and without graphs."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from triton import language as tl
 from triton.runtime import interpreter
 
 from build_engine.checkpoint import ModelShape
@@ -15,7 +17,7 @@ from build_engine.eight_bits import dequantise, quantise, scales_of
 from nimble_coder.bench.step import in_eight_bits, random_weights
 from nimble_coder.engine import linear
 from nimble_coder.engine.batch import Batch, BatchBuilder
-from nimble_coder.engine.cuda import matrix, model
+from nimble_coder.engine.cuda import kernels, matrix, model
 from nimble_coder.engine.cuda.model import CudaQwen2
 from nimble_coder.engine.model import Model
 from nimble_coder.engine.qwen2 import Qwen2
@@ -42,6 +44,21 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes milliseconds for a program, however many outputs it has."""
     if DEVICE.type == "cpu":
         monkeypatch.setattr(matrix, "OUTPUTS", 32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def replaced_language() -> Iterator[None]:
+    """The interpreter replaces Triton's language for a launch, and again for each function that a program calls, which
+    takes about as long as all that they compute: here it is replaced from the first test to the last."""
+    if DEVICE.type == "cuda":
+        yield
+        return
+    scopes = [interpreter._patch_lang(each.fn) for each in (kernels.combine, tl.standard.sum)]  # `tl`, and its core
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", lambda _: interpreter._LangPatchScope())
+        yield
+    for scope in reversed(scopes):
+        scope.restore()
 
 
 def models(shape: ModelShape) -> tuple[Qwen2, CudaQwen2]:
