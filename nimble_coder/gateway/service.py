@@ -59,7 +59,7 @@ class Service:
         self.chats = ChatPrompts(self.encoder, self.artifact.tokenizer)
         self.names = settings.names or self.profile.served_names
         keys = split(settings.api_keys.get_secret_value())
-        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir)
+        self.metrics = GatewayMetrics(settings.prometheus_multiproc_dir, settings.metrics_per_key)
         admin_key = settings.admin_key.get_secret_value()
         self.keys = ApiKeys(keys, settings.api_keys_file, admin_key, self.metrics.unreadable_keys.inc)
         ledger = Ledger(settings.prometheus_multiproc_dir)

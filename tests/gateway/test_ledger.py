@@ -13,6 +13,7 @@ from nimble_coder.gateway.access import ledger as ledger_module
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import RateLimiter
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.telemetry.metrics import MOST_KEYS
 
 
 def test_a_rate_limit_is_per_client_and_says_when_to_come_back() -> None:
@@ -59,15 +60,38 @@ print(metrics.page().decode().count("nimble_http_requests_total{"))
 """
 
 
-def test_a_disk_that_fills_up_ends_no_worker(tmp_path: Path) -> None:
+MANY_KEYS = """
+import sys
+from pathlib import Path
+from nimble_coder.gateway.telemetry.metrics import MOST_KEYS, GatewayMetrics
+place = Path(sys.argv[1])
+metrics = GatewayMetrics(place, per_key=True)
+sizes = {each: each.stat().st_size for each in place.glob("*.db")}
+try:
+    with (place / "filler").open("ab", 0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError:
+    pass
+for number in range(MOST_KEYS + 1000):
+    metrics.record(10**9, [], f"{number:012x}")
+assert sizes == {each: each.stat().st_size for each in place.glob("*.db")}
+page = metrics.page().decode()
+assert 'nimble_key_requests_total{key="other"}' in page
+print(page.count("nimble_key_tokens_total{"))
+"""
+
+
+@pytest.mark.parametrize(("program", "told"), [(FULL_DISK, "1000\n"), (MANY_KEYS, f"{2 * (MOST_KEYS + 1)}\n")])
+def test_a_disk_that_fills_up_ends_no_worker(tmp_path: Path, program: str, told: str) -> None:
     mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     subprocess.run(["umount", tmp_path], check=True)
-    assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, told), done.stderr
 
 
 def test_more_clients_than_there_is_room_for_lose_nobody_elses_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,10 @@ TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 STEPS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8)
 RESERVED = 256 << 10
 """Bytes of each file of a worker's metrics; a series takes some 200."""
+MOST_KEYS, OTHER_KEYS = 4096, "other"
+"""API keys that are counted one by one in a process, and how the rest of them is called together."""
+OF_A_KEY = 640
+"""Bytes of a key's three series."""
 FILES = ("counter", "histogram", "gauge_livemin", "gauge_livesum")
 """How prometheus_client calls them."""
 
@@ -25,10 +29,11 @@ FILES = ("counter", "histogram", "gauge_livemin", "gauge_livesum")
 class GatewayMetrics:
     """Counters and histograms of one process; with several workers their files hold them all."""
 
-    def __init__(self, workers_directory: Path | None = None) -> None:
+    def __init__(self, workers_directory: Path | None = None, per_key: bool = False) -> None:
         self._directory = workers_directory
+        self._keys = set[str]()
         if workers_directory is not None:
-            reserve(workers_directory)
+            reserve(workers_directory, per_key)
         own = self._registry = CollectorRegistry()
         self.ready = Gauge(
             "nimble_ready", "1 while the service is ready, 0 otherwise", registry=own, multiprocess_mode="livemin"
@@ -70,6 +75,7 @@ class GatewayMetrics:
     def record(self, prompt_tokens: int, transcripts: Sequence[Transcript], key: str = "") -> None:
         """Adds a request that has ended, however it did; where its key has a name, to what the key has used too."""
         if key:
+            key = self._counted(key)
             self.key_finished.labels(key).inc(len(transcripts))
             self.key_tokens.labels(key, "prompt").inc(prompt_tokens)
             self.key_tokens.labels(key, "generation").inc(sum(t.tokens for t in transcripts))
@@ -90,6 +96,12 @@ class GatewayMetrics:
                 self.drafts.inc(t.draft_tokens)
                 self.per_step.observe((t.tokens - 1) / max(t.tokens - 1 - t.accepted_draft_tokens, 1))
 
+    def _counted(self, key: str) -> str:
+        """What a key is counted under."""
+        if len(self._keys) < MOST_KEYS:
+            self._keys.add(key)
+        return key if key in self._keys else OTHER_KEYS
+
     def page(self) -> bytes:
         """Prometheus text."""
         if self._directory is None:
@@ -99,9 +111,10 @@ class GatewayMetrics:
         return generate_latest(registry)
 
 
-def reserve(directory: Path) -> None:
+def reserve(directory: Path, per_key: bool) -> None:
     """Makes this worker's files with their room on the disk, since they are mapped: where the disk is full later, to
     write into them would end the process (SIGBUS). One that grows would be cut first."""
     for name in FILES:
+        size = RESERVED + (MOST_KEYS + 1) * OF_A_KEY * (per_key and name == "counter")
         with (directory / f"{name}_{os.getpid()}.db").open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, RESERVED)
+            os.posix_fallocate(file.fileno(), 0, size)
