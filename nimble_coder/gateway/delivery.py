@@ -14,7 +14,7 @@ from nimble_coder.gateway.answers.usage import figures_of, usage_of
 from nimble_coder.gateway.answers.wire import Wire
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import JSON, ClientGone, Exchange, Headers
+from nimble_coder.gateway.exchange import JSON, Exchange, Headers
 from nimble_coder.gateway.job import Job
 from nimble_coder.gateway.service import Service
 
@@ -50,13 +50,10 @@ class Answer:
         """Runs the jobs and sends what they bring; a client that goes away frees its places at once. Raises `ApiError`
         for what is refused before anything was sent, or fails, and `ClientGone`."""
         service, exchange = self._service, self._exchange
-        with service.admission.admit(exchange.client, len(self._jobs)):
+        with service.generating(exchange.client, len(self._jobs)):
             try:
                 async with exchange.connected():
                     await (self._stream() if self._delivery.stream else self._whole())
-            except ClientGone:
-                service.metrics.cancelled.inc(len(self._jobs))
-                raise
             finally:
                 key = exchange.client if service.keys.required and service.settings.metrics_per_key else ""
                 service.metrics.record(self._delivery.prompt_tokens, self._transcripts, key)

@@ -1,7 +1,10 @@
 """The gateway's core: what all requests of a process share."""
 
+import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,7 +20,7 @@ from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.drafting import Drafting
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.exchange import Exchange
+from nimble_coder.gateway.exchange import ClientGone, Exchange
 from nimble_coder.gateway.policy import Policy, policy_of
 from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
@@ -86,6 +89,16 @@ class Service:
             return None
         logger.info("lookahead by load: %s", path)
         return Policy.read(path, self.limits.most_lookahead)
+
+    @contextmanager
+    def generating(self, client: str, count: int) -> Iterator[None]:
+        """Holds a client's places for the running task, as `Admission.admit` does; counts a client that goes away."""
+        try:
+            with self.admission.admit(client, count):
+                yield
+        except (ClientGone, asyncio.CancelledError):
+            self.metrics.cancelled.inc(count)
+            raise
 
     async def read(self, exchange: Exchange, kind: type[Asked]) -> tuple[Asked, int]:
         """What a request's body asks for, and its size in bytes; the answer's head names what of it is ignored. Raises

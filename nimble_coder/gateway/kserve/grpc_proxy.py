@@ -6,7 +6,6 @@ Bytes are passed on as they come; only requests that run the model are looked in
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
@@ -201,7 +200,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             return answer
         generations = await aside(len(message), self._guard.check_grpc, request, client)
         try:
-            with self._service.admission.admit(client, generations):
+            with self._service.generating(client, generations):
                 return await forward(request.SerializeToString())
         except grpc.aio.AioRpcError as error:
             if error.code() in BY_TEXT:
@@ -219,8 +218,12 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             relay = Relay(self._service, self._guard, self._calls, client, upstream, context)
             self._relays.add(relay)
             try:
-                with self._service.admission.abandonable(), suppress(grpc.aio.InternalError):  # the client has gone
+                with self._service.admission.abandonable():
                     await relay.run(requests)
+            except (grpc.aio.InternalError, asyncio.CancelledError) as gone:  # the client has
+                self._service.metrics.cancelled.inc(relay.unfinished)
+                if isinstance(gone, asyncio.CancelledError):
+                    raise
             finally:
                 self._relays.discard(relay)
             self._count(STREAM, grpc.StatusCode.OK, context, started)

@@ -75,7 +75,7 @@ class TritonHttp:
                 return
             header_length, client = exchange.header(JSON_LENGTH), exchange.client
             checked = await aside(len(body), self._guard.check_http, model, verb, body, header_length, client)
-            with self._service.admission.admit(client, checked.generations):
+            with self._service.generating(client, checked.generations):
                 if verb == "generate_stream":
                     async with exchange.kept_alive(EVENT_STREAM, []):
                         await self._pass(exchange, checked.content, checked.header_length)
@@ -112,7 +112,7 @@ class TritonHttp:
         request = await aside(len(body), read_generate, content, self._single.config(NOT_CANCELLED))
         request.model_name, request.model_version = NOT_CANCELLED, version or ""
         generations = await aside(len(body), self._guard.check_grpc, request, exchange.client)
-        with self._service.admission.admit(exchange.client, generations):
+        with self._service.generating(exchange.client, generations):
             async with (
                 exchange.connected(),
                 exchange.kept_alive(EVENT_STREAM, []),

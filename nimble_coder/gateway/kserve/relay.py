@@ -47,6 +47,11 @@ class Relay:
         """By request id, which need not be unique."""
         self._is_ended = False
 
+    @property
+    def unfinished(self) -> int:
+        """Generations that have not got their last response."""
+        return sum(sent.places for waiting in self._sent.values() for sent in waiting)
+
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Passes messages on until Triton ends the stream; raises `ApiError` where that is because of `end_if_idle`."""
         try:
@@ -55,8 +60,7 @@ class Relay:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
-            places = sum(sent.places for waiting in self._sent.values() for sent in waiting)
-            self._service.admission.leave(self._client, places)
+            self._service.admission.leave(self._client, self.unfinished)
         if self._is_ended:
             raise draining()
 

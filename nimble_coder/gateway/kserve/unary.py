@@ -49,7 +49,7 @@ class UnaryInference:
             for name in PLACES:
                 if name not in wanted:
                     request.outputs.add(name=name)
-        with self._service.admission.admit(client, generations):
+        with self._service.generating(client, generations):
             responses = await self._collect(request)
         whole = (
             merge(responses)
