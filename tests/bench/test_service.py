@@ -47,23 +47,30 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_sends_exactly_what_it_says_and_tells_all_of_it(gateway: Serving, tmp_path: Path) -> None:
-    before = requests_so_far(gateway)
-    arguments = ("--requests", 2, "--rounds", 2, "--warm-up", 1, "--max-tokens", 16, "--concurrency", 1, 2)
-    done = bench("--url", gateway.addresses.http, *arguments, "--json", tmp_path / "run.json")
-    assert done.returncode == 0, done.stderr
-    total = 4 * (1 + 2 * 2 * 2)
-    assert f"{total} requests" in done.stdout
-    assert requests_so_far(gateway) - before == total
-    found = rows(tmp_path / "run.json")
-    assert [(row["scenario"], row["concurrency"]) for row in found] == [
-        (name, level) for name in scenarios() for level in (1, 2)
-    ]
-    for row in found:
-        assert (row["requests"], row["errors"], row["drafting"]) == (4, 0, "default")
-        assert 4 <= row["tokens"] <= 4 * 16
-        assert 0 < row["ttft_ms"]["p50"] <= row["latency_ms"]["p50"]
-        assert row["tokens_per_second"] > 0
-        assert row["lookahead"]
+    """Every scenario once, and those with short prompts over and over: a run counts alike whatever it sends."""
+    short = ("--scenarios", "chat", "completion", "--requests", 2, "--rounds", 2, "--warm-up", 1)
+    once = ("--requests", 1, "--rounds", 1, "--warm-up", 0)
+    for names, arguments, levels, requests, warm_up in (
+        (("chat", "completion"), short, (1, 2), 4, 1),
+        (tuple(scenarios()), once, (1,), 1, 0),
+    ):
+        before = requests_so_far(gateway)
+        options = (*arguments, "--max-tokens", 16, "--concurrency", *levels)
+        done = bench("--url", gateway.addresses.http, *options, "--json", tmp_path / "run.json")
+        assert done.returncode == 0, done.stderr
+        total = len(names) * (warm_up + len(levels) * requests)
+        assert f"{total} requests" in done.stdout
+        assert requests_so_far(gateway) - before == total
+        found = rows(tmp_path / "run.json")
+        assert [(row["scenario"], row["concurrency"]) for row in found] == [
+            (name, level) for name in names for level in levels
+        ]
+        for row in found:
+            assert (row["requests"], row["errors"], row["drafting"]) == (requests, 0, "default")
+            assert requests <= row["tokens"] <= requests * 16
+            assert 0 < row["ttft_ms"]["p50"] <= row["latency_ms"]["p50"]
+            assert row["tokens_per_second"] > 0
+            assert row["lookahead"]
 
 
 def test_two_configurations_take_turns_and_the_ratio_has_its_spread(gateway: Serving, tmp_path: Path) -> None:
