@@ -20,6 +20,9 @@ from build_engine.profiles import Profile, ProfileError
 from build_engine.versions import check_compute_capability
 
 LAST_LINES = 20
+LOOKAHEAD_HEADS = (64, 128, 256)
+"""Dimensions of a head that the attention of speculative decoding takes (XQA, TensorRT-LLM 0.19): with others an engine
+is built that does not run."""
 CHECKED = (
     "version",
     "max_draft_len",  # before max_seq_len, which is read with it taken off
@@ -178,6 +181,11 @@ def check_profile(profile: Profile, shape: ModelShape) -> None:
         raise ProfileError(
             f"{shape.num_attention_heads} attention heads cannot be split over {profile.tensor_parallel} GPUs: "
             f"choose a divisor"
+        )
+    if not profile.lookahead.is_plain and shape.head_dim not in LOOKAHEAD_HEADS:
+        raise ProfileError(
+            f"TensorRT-LLM has no kernels of lookahead for heads of {shape.head_dim} dimensions, but for "
+            f"{', '.join(map(str, LOOKAHEAD_HEADS))}: choose lookahead (1,1,0), or a portable profile"
         )
 
 

@@ -145,6 +145,13 @@ def test_lengths_beyond_the_models_positions_are_refused_with_the_longest(tiny_c
         check_profile(profile, Checkpoint.open(tiny_checkpoint).shape)
 
 
+def test_heads_for_which_lookahead_has_no_kernels_are_refused(tiny_checkpoint: Path) -> None:
+    shape = replace(Checkpoint.open(tiny_checkpoint).shape, head_dim=96)
+    with pytest.raises(ProfileError, match=r"heads of 96 dimensions, but for 64, 128, 256: choose lookahead \(1,1,0\)"):
+        check_profile(SEVEN, shape)
+    check_profile(replace(SEVEN, lookahead=LookaheadConfig(1, 1, 0)), shape)
+
+
 def test_heads_that_cannot_be_split_are_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be split over 3 GPUs"):
         check_profile(replace(SEVEN, tensor_parallel=3), Checkpoint.open(tiny_checkpoint).shape)

@@ -51,7 +51,7 @@ def write_tiny_checkpoint(directory: Path, vocab_size: int = 260) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=64,
         tie_word_embeddings=False,
     )
     random = np.random.default_rng(0)
@@ -70,6 +70,7 @@ def write_tiny_checkpoint(directory: Path, vocab_size: int = 260) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 64,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1e6,
         "max_position_embeddings": 32768,

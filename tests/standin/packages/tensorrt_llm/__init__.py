@@ -50,7 +50,7 @@ def write_checkpoint(
             "num_hidden_layers": config["num_hidden_layers"],
             "num_attention_heads": config["num_attention_heads"],
             "num_key_value_heads": config["num_key_value_heads"],
-            "head_size": config["hidden_size"] // config["num_attention_heads"],
+            "head_size": config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]),
             "norm_epsilon": config["rms_norm_eps"],
             "rotary_base": 10000.0
             if os.environ.get("STANDIN_CONVERT") == "rope"
