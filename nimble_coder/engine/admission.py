@@ -40,9 +40,8 @@ class Admission:
             raise RequestError(f"drafting is {request.drafting!r}: send one of {', '.join(DRAFTERS)}")
         if request.draft_tokens is not None and request.drafting != LOOKAHEAD:
             return None
-        if (
-            request.lookahead is None
-        ):  # a request that says nothing is drafted for by matching suffixes (docs/tuning.md)
+        # A request that says nothing is drafted for by matching suffixes (docs/tuning.md).
+        if request.lookahead is None:
             return self.lookahead if request.drafting == LOOKAHEAD or self.lookahead.is_plain else None
         try:
             request.lookahead.check_within(portable_limit(self.lookahead))
