@@ -12,9 +12,10 @@ not available here.
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from nimble_coder.contract.response import PerfMetrics, Response
 from nimble_coder.contract.scalar import Scalar
 
 Array = NDArray[np.generic]
+Number = TypeVar("Number", float, int, bool)
 
 REQUIRED = ("input_ids", "input_lengths", "request_output_len")
 UNSUPPORTED = (
@@ -52,7 +54,7 @@ UNSUPPORTED = (
     "context_phase_params",
 )
 UNSUPPORTED_FLAGS = ("return_context_logits", "return_generation_logits")
-NO_DECAY = np.ones(1)
+ONE = np.ones(1)
 MAX_SEQUENCES = 64
 LONGEST_NAME = 64
 NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
@@ -84,13 +86,13 @@ def read_call(
         if name in inputs and inputs[name].size:
             raise RequestError(f"input {name} is not supported by this engine; leave it out")
     for name in UNSUPPORTED_FLAGS:
-        if _flag(inputs, name, False):
+        if name in inputs and inputs[name].any():
             raise RequestError(f"{name} is not supported by this engine; leave it out or send false")
-    if _number(inputs, "beam_width", 0, 1) != 1:
+    if any(value != 1 for value in inputs.get("beam_width", ONE).reshape(-1)):
         raise RequestError("beam_width must be 1: this engine has no beam search")
-    if any(value != 1 for value in inputs.get("runtime_top_p_decay", NO_DECAY).reshape(-1)):
+    if any(value != 1 for value in inputs.get("runtime_top_p_decay", ONE).reshape(-1)):
         raise RequestError("runtime_top_p_decay must be 1, or it is not supported: a top-p holds for all tokens here")
-    sequences = _number(inputs, "num_return_sequences", 0, 1)
+    sequences = int(_shared(inputs, "num_return_sequences", 1))
     if not 1 <= sequences <= MAX_SEQUENCES:
         raise RequestError(f"num_return_sequences is {sequences}: ask for 1 to {MAX_SEQUENCES}")
     batch, streaming = len(inputs["input_ids"]), _flag(inputs, "streaming", False)
@@ -117,7 +119,7 @@ def _read_row(
         end_id=None if end_id < 0 else end_id,
         stop_words=_read_words(inputs, "stop_words_list", row),
         lookahead=_read_lookahead(inputs, row),
-        draft_tokens=int(_read_number(parameters, DRAFT_TOKENS)) if DRAFT_TOKENS in parameters else None,
+        draft_tokens=_read_parameter(parameters, DRAFT_TOKENS, int) if DRAFT_TOKENS in parameters else None,
         drafting=str(parameters.get(DRAFTING, ""))[:LONGEST_NAME],
         draft_pool=str(parameters.get(DRAFT_POOL, "")),
         owner=str(parameters.get(OWNER, "")),
@@ -158,7 +160,7 @@ def _read_scalar(
 ) -> Any:  # of the attribute's type, which `Sampling` says
     kind = type(scalar.neutral)
     if scalar.datatype is None:
-        return kind(_read_number(parameters, scalar.name)) if scalar.name in parameters else scalar.neutral
+        return _read_parameter(parameters, scalar.name, kind) if scalar.name in parameters else scalar.neutral
     if scalar.datatype == "BOOL":
         return _flag(inputs, scalar.name, bool(scalar.neutral))
     return kind(inputs[scalar.name].reshape(-1)[row]) if scalar.name in inputs else scalar.neutral
@@ -187,20 +189,32 @@ def _text(inputs: Mapping[str, Array], name: str, row: int) -> str:
         raise RequestError(f"{name} is not valid UTF-8") from None
 
 
-def _read_number(parameters: Mapping[str, object], name: str) -> float:
-    value = parameters.get(name, 0.0)
+def _read_parameter(parameters: Mapping[str, object], name: str, kind: type[Number]) -> Number:
+    """A request parameter that is a number, maybe as text, or a flag, for which 1 and 0 stand too; raises
+    `RequestError`."""
+    value = parameters[name]
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    if kind is bool and value in (False, True):
+        return kind(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise RequestError(f"{name} is not a number, and out of range: a request parameter of that name has to be one")
-    return float(value)
+    if kind is not float and (kind is bool or value != int(value)):
+        wanted = "true or false" if kind is bool else "a whole number"
+        raise RequestError(f"{name} is {value}, which is out of range: send {wanted}")
+    return kind(value)
 
 
 def _read_bias(parameters: Mapping[str, object]) -> tuple[tuple[int, float], ...]:
     """`logit_bias`: `{"<token id>": <bias>, ...}` as text."""
     try:
         value = json.loads(str(parameters.get("logit_bias", "{}")))
-        return tuple((int(token), float(bias)) for token, bias in value.items())
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise RequestError("logit_bias is not a JSON object of numbers by token id") from None
+        if all(type(bias) in (int, float) for bias in value.values()):
+            return tuple((int(token), float(bias)) for token, bias in value.items())
+    except (ValueError, AttributeError, RecursionError, OverflowError):
+        pass
+    raise RequestError("logit_bias is not a JSON object of numbers by token id")
 
 
 def _read_words(inputs: Mapping[str, Array], name: str, row: int) -> list[list[int]]:
@@ -240,7 +254,15 @@ def _decimal(inputs: Mapping[str, Array], name: str, row: int, default: float) -
 
 
 def _flag(inputs: Mapping[str, Array], name: str, default: bool) -> bool:
-    return bool(inputs[name].reshape(-1)[0]) if name in inputs and inputs[name].size else default
+    return bool(_shared(inputs, name, default))
+
+
+def _shared(inputs: Mapping[str, Array], name: str, default: int) -> int:
+    """What holds for all rows of a batch; raises `RequestError` where they say different things."""
+    values = inputs[name].reshape(-1) if name in inputs else ONE[:0]
+    if any(value != values[0] for value in values):
+        raise RequestError(f"{name} is not the same in all rows of the batch: send the prompts as separate requests")
+    return int(values[0]) if values.size else default
 
 
 def write_response(call: Call, index: int, response: Response) -> dict[str, Array]:

@@ -78,24 +78,24 @@ class Bridge:
 
     @contextmanager
     def _refusals(self, sender: Sender) -> Iterator[None]:
-        """Tells the client why the block cannot do what it wants."""
+        """Tells the client why the block cannot do what it wants, whatever the reason: Triton would end all requests
+        that have come with this one, and nobody looks at what a thread raises."""
         try:
             yield
         except RequestError as error:
             sender.fail(str(error), self._pb.TritonError.INVALID_ARG, is_last=True)
         except QueueFullError as error:
             sender.fail(str(error), self._pb.TritonError.UNAVAILABLE, is_last=True)
+        except Exception as error:
+            logger.exception("a request could not be started")
+            sender.fail(str(error), self._pb.TritonError.INTERNAL, is_last=True)
 
     def _start_with_forms(self, triton_id: str, sender: Sender, call: Call) -> None:
         """Compiles the forms where nobody else waits for it, and starts."""
-        try:
-            with self._refusals(sender):
-                for guide in {each.guide for each in call.requests if each.guide}:
-                    self._engine.prepare(guide)
-                self._start(triton_id, sender, call)
-        except Exception as error:  # nobody looks at what this thread raises
-            logger.exception("a request with a form could not be started")
-            sender.fail(str(error), self._pb.TritonError.INTERNAL, is_last=True)
+        with self._refusals(sender):
+            for guide in {each.guide for each in call.requests if each.guide}:
+                self._engine.prepare(guide)
+            self._start(triton_id, sender, call)
 
     def close(self) -> None:
         """Ends the engine, which answers what is in flight, and the threads."""
@@ -113,7 +113,7 @@ class Bridge:
                     engine_id = self._engine.enqueue(request)
                     flight.rows[engine_id] = row
                     self._flights[engine_id] = flight
-            except (RequestError, QueueFullError):
+            except Exception:
                 for engine_id in flight.rows:
                     del self._flights[engine_id]
                     self._engine.cancel(engine_id)
