@@ -15,6 +15,10 @@ LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verific
 DRAFT_TOKENS, DRAFTING, DRAFT_POOL, OWNER = "draft_tokens", "drafting", "draft_pool", "owner"
 """Request parameters of the portable engine: `Request`'s fields of the same names."""
 SCALARS: dict[str, Scalar] = {each.name: each.metadata[Scalar] for each in fields(Sampling) if Scalar in each.metadata}
+OF_TOKENS = ("top_logprobs", "prompt_logprobs")
+"""Request parameters that ask for something of single tokens."""
+PARAMETERS = ("logit_bias", DRAFT_TOKENS, DRAFTING, *(s.name for s in SCALARS.values() if s.datatype is None))
+"""All that a client may send."""
 OTHERWISE_READ = ("temperature", "top_k", "top_p")
 """These mean something together (`decoding.py`)."""
 NO_CUT = {name: scalar.neutral for name, scalar in SCALARS.items() if scalar.effect is Effect.CUT}

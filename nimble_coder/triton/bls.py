@@ -7,6 +7,7 @@ caller passes in.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from nimble_coder.contract.fields import OWNER
+from nimble_coder.contract.fields import OF_TOKENS, OWNER, PARAMETERS
 from nimble_coder.text.detokenizer import Detokenizer
 from nimble_coder.text.element import text_of
 from nimble_coder.text.stops import StopMatcher
@@ -81,6 +82,8 @@ UNSUPPORTED = (
 )
 UNSUPPORTED_FLAGS = ("return_log_probs", "return_context_logits", "return_generation_logits", "use_draft_logits")
 """What is told of single tokens, of which several may be in one response here, or none."""
+SEQUENCE = "sequence_index"
+"""The output that says which of several sequences a response continues."""
 ONE = np.ones((1, 1), np.int32)
 
 
@@ -105,7 +108,7 @@ class Calls:
         return text.decode()
 
     def generate(
-        self, inputs: dict[str, Array], request_id: str, outputs: list[str], parameters: dict[str, str]
+        self, inputs: dict[str, Array], request_id: str, outputs: list[str], parameters: dict[str, Any]
     ) -> Iterator[dict[str, Array]]:
         """The engine's responses as they come."""
         for response in self._request(self._engine, inputs, outputs, request_id, parameters).exec(decoupled=True):
@@ -126,7 +129,7 @@ class Calls:
         inputs: dict[str, Array],
         outputs: list[str],
         request_id: str,
-        parameters: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
     ) -> Any:
         tensors = [self._pb.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
         return self._pb.InferenceRequest(
@@ -144,22 +147,43 @@ class Calls:
 
 
 class GrowingText:
-    """What a request says so far. Stop words are found as text, wherever the token boundaries fall, and are the end of
-    it, as those that the engine finds are."""
+    """What one sequence of a request says so far. Stop words are found as text, wherever the token boundaries fall, and
+    are the end of it, as those that the engine finds are."""
 
     def __init__(self, decode: Callable[[list[int]], str], stop_words: list[str], min_tokens: int) -> None:
         """Stop words are not looked for in the first `min_tokens` tokens."""
         self._detokenizer = Detokenizer(decode)
         self._stops = StopMatcher(stop_words, shows_stop=True)
         self._free = min_tokens
+        self._sent = 0
         self.certain = ""
+        self.others: dict[str, Array] = {}
+        """What came with tokens whose text is not sent yet."""
 
     @property
     def is_stopped(self) -> bool:
         return self._stops.matched is not None
 
-    def add(self, ids: list[int]) -> None:
-        """Takes in what the engine has generated."""
+    @property
+    def is_begun(self) -> bool:
+        """Whether some of it has been sent."""
+        return self._sent > 0
+
+    @property
+    def unsent(self) -> str:
+        """What is certain and has not been sent."""
+        return self.certain[self._sent :]
+
+    def mark_sent(self) -> None:
+        """All that is certain has been sent."""
+        self._sent, self.others = len(self.certain), {}
+
+    def add(self, answer: dict[str, Array]) -> None:
+        """Takes in what the engine has generated; behind a stop word that is nothing."""
+        self.others |= answer
+        if self.is_stopped:
+            return
+        ids = answer["output_ids"].reshape(-1).tolist() if "output_ids" in answer else []
         free, self._free = ids[: self._free], max(self._free - len(ids), 0)
         self.certain += self._detokenizer.push(free)
         self.certain += self._stops.push(self._detokenizer.push(ids[len(free) :]))
@@ -178,8 +202,8 @@ class TextRequest:
         self._accumulate = accumulate
         self._inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         given = json.loads(request.parameters() or "{}")
-        self._parameters = {OWNER: str(given[OWNER])} if OWNER in given else {}
-        """Whose it is, which the engine goes by."""
+        self._parameters = {name: as_parameter(given[name]) for name in (OWNER, *PARAMETERS) if name in given}
+        """Whose it is, and what the client asks for beside the inputs: the engine goes by them."""
         self._sender = Sender(request, pb_utils)
 
     def run(self) -> None:
@@ -202,41 +226,49 @@ class TextRequest:
             raise ValueError(f"input {given[0]} is not supported: this model reads text and nothing else")
         if given := [name for name in UNSUPPORTED_FLAGS if name in self._inputs and self._inputs[name].any()]:
             raise ValueError(f"{given[0]} is not supported by this model: leave it out, or ask tensorrt_llm")
+        if given := [name for name in OF_TOKENS if self._parameters.get(name)]:
+            raise ValueError(f"{given[0]} is not supported by this model: leave it out, or ask tensorrt_llm")
 
     def _generate(self) -> None:
         # A flag comes without its batch dimension here, and the engine wants one.
         passed = {theirs: self._inputs[ours].reshape(1, -1) for ours, theirs in PASSED.items() if ours in self._inputs}
         is_streamed = bool(passed.get("streaming", np.zeros(1)).any())
-        if self._count("num_return_sequences") <= 1:
-            # Also where the text goes out at once: a client that has gone, or a stop word, is noticed between steps.
-            passed["streaming"] = np.ones((1, 1), np.bool_)
-        request_id, outputs = uuid4().hex, ["output_ids", "sequence_length", *self._extra_outputs()]
-        text, sent = GrowingText(self._calls.decode, self._stop_words(), self._count("min_length")), 0
-        others: dict[str, Array] = {}
-        """What came with tokens whose text is not certain yet."""
+        # Also where the text goes out at once: a client that has gone, or a stop word, is noticed between steps.
+        passed["streaming"] = np.ones((1, 1), np.bool_)
+        request_id, outputs = uuid4().hex, [*dict.fromkeys(["output_ids", SEQUENCE, *self._extra_outputs()])]
+        texts = defaultdict(self._text, {0: self._text()})
+        sequences = max(self._count("num_return_sequences"), 1)
         inputs = {**self._calls.prepare(self._inputs), **passed}
         for answer in self._calls.generate(inputs, request_id, outputs, self._parameters):
             if self._sender.is_cancelled():
                 self._calls.stop(request_id)
                 return
-            others |= answer
-            text.add(answer.get("output_ids", np.zeros(0, np.int32)).reshape(-1).tolist())
-            if text.is_stopped:
+            text = texts[int(answer[SEQUENCE].reshape(-1)[0]) if SEQUENCE in answer else 0]
+            text.add(answer)
+            if sum(each.is_stopped for each in texts.values()) == sequences:
                 self._calls.stop(request_id)
                 break
-            if is_streamed and len(text.certain) > sent:
-                self._send(text.certain if self._accumulate else text.certain[sent:], others)
-                others, sent = {}, len(text.certain)
-        text.finish()
-        if others or not sent or len(text.certain) > sent:
-            prompt = "" if is_streamed else self._repeated_prompt()
-            self._send(prompt + (text.certain if self._accumulate else text.certain[sent:]), others)
+            if is_streamed and text.unsent:
+                self._send(text)
+        prompt = "" if is_streamed else self._repeated_prompt()
+        for _, text in sorted(texts.items()):
+            text.finish()
+            if text.others or text.unsent or not text.is_begun:
+                self._send(text, prompt)
+
+    def _text(self) -> GrowingText:
+        return GrowingText(self._calls.decode, self._stop_words(), self._count("min_length"))
+
+    def _send(self, text: GrowingText, prompt: str = "") -> None:
+        shown = prompt + (text.certain if self._accumulate else text.unsent)
+        self._sender.send({"text_output": np.array([shown.encode()], np.object_), **text.others})
+        text.mark_sent()
 
     def _repeated_prompt(self) -> str:
         """The prompt where a whole text is to begin with it, as TensorRT-LLM's does unless it is excluded."""
         excluded = self._inputs.get("exclude_input_in_output", np.ones(1))
         prompt = self._inputs["text_input"].reshape(-1)[0]
-        return "" if excluded.any() or self._count("num_return_sequences") > 1 else prompt.decode("utf-8", "replace")
+        return "" if excluded.any() else prompt.decode("utf-8", "replace")
 
     def _stop_words(self) -> list[str]:
         words = self._inputs.get("stop_words", np.zeros(0, np.object_)).reshape(-1)
@@ -248,5 +280,7 @@ class TextRequest:
     def _extra_outputs(self) -> list[str]:
         return sorted(self._sender.wanted - {"text_output"})
 
-    def _send(self, text: str, others: dict[str, Array]) -> None:
-        self._sender.send({"text_output": np.array([text.encode()], np.object_), **others})
+
+def as_parameter(value: object) -> object:
+    """A request parameter as one model may send it to another: Triton (2.51) takes no fractions from a Python model."""
+    return str(value) if isinstance(value, float) else value
