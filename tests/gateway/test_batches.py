@@ -93,7 +93,9 @@ def test_more_than_the_limit_are_refused_over_http(http: CheckingClient) -> None
         {"name": t.name(), "shape": [*t.shape()], "datatype": t.datatype(), "data": [ROW.get(t.name(), [1])] * 3}
         for t in batch(3)
     ]
-    for path, body in (("infer", {"inputs": inputs}), ("generate", {**ROW, "num_return_sequences": 3})):
+    copies = {"num_return_sequences": 3}
+    bodies = [("infer", {"inputs": inputs}), ("generate", ROW | copies), ("generate", ROW | {"parameters": copies})]
+    for path, body in [*bodies, ("generate_stream", ROW | {"parameters": copies})]:
         refused = http.post(f"/v2/models/tensorrt_llm/{path}", json=body)
         assert (refused.status_code, TOO_MANY in refused.json()["error"]) == (400, True)
 

@@ -262,12 +262,13 @@ def test_a_body_that_cannot_be_read_is_refused(content: dict[str, Any], binary: 
 
 def test_binary_and_json_tensors_mix() -> None:
     binary = {"name": "top_k", "shape": [1], "datatype": "INT32", "parameters": {"binary_data_size": 4}}
-    given = {"priority": 3, "who": "x", "fast": True, "odd": []}
+    given = {"priority": 3, "who": "x", "fast": True, "share": 0.5, "nothing": None}
     request = read_infer({"inputs": [TENSOR, binary], "parameters": given}, b"\7\0\0\0")
     assert list(request.raw_input_contents) == [b"\4\0\0\0", b"\7\0\0\0"]
     assert request.parameters["priority"].int64_param == 3
     assert (request.parameters["who"].string_param, request.parameters["fast"].bool_param) == ("x", True)
-    assert "odd" not in request.parameters
+    assert request.parameters["share"].double_param == 0.5
+    assert "nothing" not in request.parameters
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ class KServeGuard:
         """Checks the body of `infer`, `generate` or `generate_stream`; raises `ApiError`. The last, the only one that
         comes here for a model that generates, gets what `check_grpc` would add."""
         content, binary = split_body(body, header_length)
+        content = content if verb == "infer" else fields_of(content)
         check_parameters(content)
         check_parameters(content.get("parameters") or {})
         if verb == "infer":
@@ -222,6 +223,16 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
     if not isinstance(content.get("parameters"), dict | None):
         raise ApiError(400, "parameters is no object: send one of values by name", "invalid_input", "parameters")
     return content, body[size:]
+
+
+def fields_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `generate` body, those in its `parameters` like those beside them, as in Triton; raises
+    `ApiError` for one that stands in both places."""
+    inner = {name: value for name, value in (content.get("parameters") or {}).items() if value is not None}
+    if twice := next((name for name in inner if content.get(name) is not None), None):
+        text = f"{twice[:40]!r} stands in parameters and beside them: send it once"
+        raise ApiError(400, text, "invalid_input", twice[:40])
+    return {name: value for name, value in content.items() if name != "parameters"} | inner
 
 
 def lengths_of(values: Mapping[str, list[Any]], rows: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.kserve.calls import FINAL
-from nimble_coder.gateway.kserve.guard import flat, parameters_of
+from nimble_coder.gateway.kserve.guard import fields_of, flat, parameters_of
 
 DTYPES = {
     "BOOL": np.dtype("?"),
@@ -52,13 +52,14 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
 
 
 def read_generate(content: Content, config: model_config_pb2.ModelConfig) -> service_pb2.ModelInferRequest:
-    """The request of a `generate` body, whose fields are the model's inputs by name; others mean nothing, as in Triton.
-
-    Raises `ApiError`.
-    """
+    """The request of a `generate` body, whose fields are the model's inputs by name, and parameters of the request
+    otherwise, as in Triton; raises `ApiError`."""
     request = service_pb2.ModelInferRequest(id=text_field(content, "id"))
+    fields = fields_of(content)
+    known = {"id", *(tensor.name for tensor in config.input)}
+    set_parameters(request.parameters, {name: value for name, value in fields.items() if name not in known})
     for tensor in config.input:
-        value = content.get(tensor.name)
+        value = fields.get(tensor.name)
         if value is None:
             continue
         values = value if isinstance(value, list) else [value]
@@ -139,14 +140,21 @@ def unpack(datatype: str, raw: bytes) -> list[Any]:
 
 
 def set_parameters(parameters: Any, given: object) -> None:
-    """A request's own parameters; those of a type that the protocol does not have mean nothing."""
+    """A request's own parameters; raises `ApiError` for those of a type that the protocol does not have."""
     for name, value in given.items() if isinstance(given, dict) else ():
+        if value is None:
+            continue
         if isinstance(value, bool):
             parameters[name].bool_param = value
         elif isinstance(value, str):
             parameters[name].string_param = value
         elif is_whole(value) and -(2**63) <= value < 2**63:
             parameters[name].int64_param = value
+        elif isinstance(value, float):
+            parameters[name].double_param = value
+        else:
+            text = f"parameter {name[:40]!r} is {str(value)[:40]}: send true or false, a text, or a number of 64 bits"
+            raise ApiError(400, text, "invalid_input", name[:40])
 
 
 def tensors_of(content: Content, field: str) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `resp
 empty ask for nothing in a field that stands in no table; 0 is a number and is named.
 
 On `/v2` the inputs are those of Triton's models, and the portable engine takes as request
-parameters of `tensorrt_llm` {PARAMETERS} as numbers, and `logit_bias` as JSON of biases by token id.
+parameters {PARAMETERS} as numbers, and `logit_bias` as JSON of biases by token id.
 """
 NEEDS = {Engine.GREEDY: "", Engine.SAMPLING: " (not greedy)", Engine.PORTABLE: " (portable)"}
 OTHERWISE = {
