@@ -47,6 +47,8 @@ class Answer:
     """None until it is tried."""
     token_ids: list[int]
     """Up to the one that ended the answer, which is not among them."""
+    seed: int = 0
+    """Of a sampled answer."""
 
 
 def before(ids: list[int], ends: list[int]) -> list[int]:
@@ -130,9 +132,10 @@ def summary(answers: list[Answer]) -> str:
 
 
 def solved(answers: list[Answer]) -> str:
-    """How many of the answers were right."""
-    right = sum(bool(a.passed) for a in answers)
-    return f"{right} of {len(answers)} problems solved: pass@1 {100 * right / len(answers):.1f}"
+    """How many of the answers were right, of one or more to each problem."""
+    right, problems = sum(bool(a.passed) for a in answers), len({a.task for a in answers})
+    what = "problems solved" if problems == len(answers) else f"answers to {problems} problems right"
+    return f"{right} of {len(answers)} {what}: pass@1 {100 * right / len(answers):.1f}"
 
 
 def drafted(answers: list[Answer]) -> str:

@@ -8,9 +8,10 @@ compared with the first file's on the problems of both.
 
 import argparse
 import json
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 
 from rich.progress import track
 
@@ -41,9 +42,9 @@ def read(file: Path) -> list[Answer]:
 
 
 def pairs(answers: list[Answer], others: list[Answer]) -> list[tuple[Answer, Answer]]:
-    """The two answers to each problem that both have."""
-    found = {other.task: other for other in others}
-    return [(answer, found[answer.task]) for answer in answers if answer.task in found]
+    """The two answers to each problem, and by each seed, that both have."""
+    found = {(other.task, other.seed): other for other in others}
+    return [(answer, found[key]) for answer in answers if (key := (answer.task, answer.seed)) in found]
 
 
 def differences(both: list[tuple[Answer, Answer]]) -> str:
@@ -61,12 +62,19 @@ def judged(answers: list[Answer], what: str) -> list[Answer]:
 
 
 def beside(both: list[tuple[Answer, Answer]]) -> str:
-    """One line: the two rates on the same problems, which were tried, and which of them one side alone solves."""
+    """One line: the two rates on the same problems, which were tried, and which answers are right on one side alone.
+
+    The standard error of the difference takes each problem as one draw, however many answers it has.
+    """
     rates = [100 * sum(bool(each.passed) for each in side) / len(both) for side in zip(*both, strict=True)]
     alone = [sum(bool(a.passed) > bool(b.passed) for a, b in some) for some in (both, [(b, a) for a, b in both])]
+    gains: dict[str, float] = defaultdict(float)
+    for one, other in both:
+        gains[one.task] += bool(other.passed) - bool(one.passed)
+    error = 100 / len(both) * stdev(gains.values()) * len(gains) ** 0.5 if len(gains) > 1 else float("inf")
     return (
-        f"pass@1 {rates[0]:.1f} and {rates[1]:.1f} ({rates[1] - rates[0]:+.1f}) on the same {len(both)} problems; "
-        f"{alone[0]} are solved by the first alone, {alone[1]} by the other"
+        f"pass@1 {rates[0]:.1f} and {rates[1]:.1f} ({rates[1] - rates[0]:+.1f} ± {error:.1f}) on the same {len(gains)} "
+        f"problems; {alone[0]} answers are right of the first alone, {alone[1]} of the other"
     )
 
 

@@ -29,7 +29,7 @@ def engine() -> Iterator[Engine]:
 @pytest.mark.parametrize("drafting", ["plain", "draft:4"])
 def test_problems_asked_at_once_get_greedy_answers_up_to_what_ends_them(engine: Engine, drafting: str) -> None:
     tokenizer = TextTokenizer(EMBEDDED_MODEL)
-    answers = write(engine, tokenizer, PROBLEMS, MOST, Drafting.parse(drafting))
+    answers = write(engine, tokenizer, [(problem, 0) for problem in PROBLEMS], MOST, Drafting.parse(drafting))
     ends = {*tokenizer.end_ids, *tokenizer.encode(FENCE)}
     for problem, answer in zip(PROBLEMS, answers, strict=True):
         prompt = tokenizer.encode(CHAT.format(problem=problem["prompt"]))
@@ -41,3 +41,11 @@ def test_problems_asked_at_once_get_greedy_answers_up_to_what_ends_them(engine: 
         assert (answer.task, answer.passed) == (problem["task_id"], None)
     drafted = sum(answer.accepted_drafts for answer in answers)
     assert (drafted > 0) == (drafting != "plain")
+
+
+def test_a_problem_is_sampled_by_its_seeds(engine: Engine) -> None:
+    tokenizer = TextTokenizer(EMBEDDED_MODEL)
+    asked = [(PROBLEMS[0], seed) for seed in (1, 2, 1)]
+    answers = write(engine, tokenizer, asked, MOST, Drafting.parse("draft:4"), temperature=1.5)
+    assert [answer.seed for answer in answers] == [1, 2, 1]
+    assert answers[0].token_ids == answers[2].token_ids != answers[1].token_ids

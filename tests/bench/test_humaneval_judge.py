@@ -9,8 +9,8 @@ from nimble_coder.bench.humaneval import Answer
 from nimble_coder.bench.humaneval_judge import Compared, beside, differences, pairs, read
 
 
-def answer(task: str, ids: list[int], passed: bool | None = None) -> Answer:
-    return Answer(task, "text", len(ids), 0, 1.0, passed, ids)
+def answer(task: str, ids: list[int], passed: bool | None = None, seed: int = 0) -> Answer:
+    return Answer(task, "text", len(ids), 0, 1.0, passed, ids, seed)
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,14 @@ def test_rates_are_told_with_what_one_side_alone_solves() -> None:
     verdicts = [(True, True), (True, False), (False, True), (False, True)]
     both = [(answer(str(i), [], one), answer(str(i), [], other)) for i, (one, other) in enumerate(verdicts)]
     assert beside(both) == (
-        "pass@1 50.0 and 75.0 (+25.0) on the same 4 problems; 1 are solved by the first alone, 2 by the other"
+        "pass@1 50.0 and 75.0 (+25.0 ± 47.9) on the same 4 problems; "
+        "1 answers are right of the first alone, 2 of the other"
     )
+
+
+def test_samples_of_a_problem_are_compared_by_their_seeds_and_are_one_draw(tmp_path: Path) -> None:
+    keep([answer("a", [seed], True, seed) for seed in range(4)], tmp_path / "one.json")
+    keep([answer("a", [seed], seed > 1, seed) for seed in (3, 2, 1, 0)], tmp_path / "other.json")
+    both = pairs(read(tmp_path / "one.json"), read(tmp_path / "other.json"))
+    assert [one.token_ids for one, _ in both] == [other.token_ids for _, other in both]
+    assert beside(both).startswith("pass@1 100.0 and 50.0 (-50.0 ± inf) on the same 1 problems; 2 answers are right of")
