@@ -4,6 +4,7 @@ import gzip
 import json
 import queue
 import re
+import socket
 from typing import Any
 
 import grpc
@@ -180,6 +181,15 @@ def test_http_passes_v2_through(gateway: Serving, http: httpx.Client) -> None:
             assert passed.json() == httpx.get(direct + path).json()
     assert http.get("/v2/health/ready").status_code == 200
     assert http.get("/v2/models/none").status_code == httpx.get(direct + "/v2/models/none").status_code
+
+
+@pytest.mark.parametrize("name", [b"%FF", b"\xc3\xa9", b"a|b", b"a%20b", b'"'])
+def test_a_name_that_no_model_has_is_not_found_however_it_is_written(gateway: Serving, name: bytes) -> None:
+    address = (gateway.addresses.host, gateway.addresses.http_port)
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(b"GET /v2/models/%b/config HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % name)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.match(rb"HTTP/1.1 40[04] ", answer), answer
 
 
 def test_health_contents_both_tritons_client_and_kserves(gateway: Serving, http: httpx.Client) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import re
 from contextlib import aclosing
+from string import punctuation
+from urllib.parse import quote, urlsplit
 
-import httpx
+import httpcore
 import msgspec
 from msgspec import Struct
 
@@ -29,6 +31,8 @@ HEALTH: dict[str, Struct] = {"health/live": Live(live=True), READY: Ready(ready=
 """What `kserve`'s client reads where Triton says nothing, and Triton's own looks at the status alone."""
 KEPT = ("content-type", "accept", JSON_LENGTH, "accept-encoding")
 RETURNED = (b"inference-header-content-length", b"content-encoding")
+FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
+METRICS_SECONDS = 2.0
 
 
 class TritonHttp:
@@ -39,22 +43,26 @@ class TritonHttp:
         self._guard = KServeGuard(service)
         self._calls = Calls(service)
         self._single = UnaryInference(service, self._guard, self._calls)
+        self._address = urlsplit(service.settings.triton_http)
         self._largest_body = min(service.settings.max_body_bytes, largest_body())
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._client = httpx.AsyncClient(base_url=service.settings.triton_http, timeout=None, limits=limits)  # noqa: S113 - a generation may take long
+        # Not httpx, which lies above it: the process would import rich and Pygments for its command line.
+        self._pool = httpcore.AsyncConnectionPool(None, max_keepalive_connections=64, keepalive_expiry=5.0)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._calls.close()
-        await self._client.aclose()
+        await self._pool.aclose()
 
     async def metrics(self) -> bytes:
         """Triton's metrics page; empty while Triton does not answer, so that the gateway's own are never missing."""
+        timeout = dict.fromkeys(("connect", "read", "write", "pool"), METRICS_SECONDS)
         try:
-            answer = await self._client.get(self._service.settings.triton_metrics, timeout=2)
-        except httpx.HTTPError:
+            answer = await self._pool.request(
+                "GET", self._service.settings.triton_metrics, extensions={"timeout": timeout}
+            )
+        except FAILURES:
             return b""
-        return answer.content if answer.status_code == 200 else b""
+        return answer.content if answer.status == 200 else b""
 
     async def forward(self, exchange: Exchange) -> None:
         """Passes a request on and its answer back as it comes; hangs up on Triton when the client does."""
@@ -131,32 +139,43 @@ class TritonHttp:
         headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}
         if header_length is not None:
             headers[JSON_LENGTH] = str(header_length)
-        method = "GET" if exchange.is_reading else exchange.method  # Triton knows no HEAD
-        request = self._client.build_request(method, exchange.raw_target, content=body, headers=headers)
+        if body or not exchange.is_reading:
+            headers["content-length"] = str(len(body))
+        request = httpcore.Request(
+            "GET" if exchange.is_reading else exchange.method,  # Triton knows no HEAD
+            self._url(exchange.raw_target),
+            headers=[("host", self._address.netloc), *headers.items()],
+            content=body,
+        )
         async with exchange.connected():
             try:
-                answer = await self._client.send(request, stream=True)
-            except httpx.HTTPError as error:
+                answer = await self._pool.handle_async_request(request)
+            except FAILURES as error:
                 text = f"Triton does not answer ({error}): send the request again"
                 raise ApiError(503, text, "engine_unavailable", retry_after=1) from None
             try:
-                if answer.status_code >= 400:
-                    raise refusal(answer.status_code, await answer.aread())
-                kept = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
+                if answer.status >= 400:
+                    raise refusal(answer.status, await answer.aread())
+                got = {name.lower(): value for name, value in answer.headers}
                 if health := HEALTH.get(exchange.path.removeprefix("/v2/")):
                     await exchange.respond(200, msgspec.json.encode(health))
                     return
-                content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
                 if not exchange.status:  # a stream's head goes alone where Triton is silent
-                    await exchange.start(answer.status_code, content_type, kept)
-                async for part in answer.aiter_raw():
+                    kept = [(name, got[name]) for name in RETURNED if name in got]
+                    await exchange.start(answer.status, got.get(b"content-type", b"application/json"), kept)
+                async for part in answer.aiter_stream():
                     await exchange.write(part)
                 await exchange.write(b"", more=False)
-            except httpx.HTTPError as error:
+            except FAILURES as error:
                 text = f"Triton ended the answer early ({error}): send the request again"
                 raise ApiError(503, text, "engine_unavailable", retry_after=1) from None
             finally:
                 await asyncio.shield(answer.aclose())
+
+    def _url(self, target: str) -> httpcore.URL:
+        """Triton's, of a path and a query as they were sent; what is no part of a URL is written as one."""
+        path = quote(target.encode("latin-1"), safe=punctuation)
+        return httpcore.URL(scheme="http", host=self._address.hostname or "", port=self._address.port, target=path)
 
 
 def refusal(status: int, body: bytes) -> ApiError:
