@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 SENDING_THREADS = 4
 """A response that is sent waits for Triton's own process twice; one thread alone leaves the cores idle meanwhile."""
 
+QUEUE_SECONDS = 0.1
+"""For so long a request is held that found the engine's queue full: who has gone is known some milliseconds late."""
+
 COMPILING_THREADS = 2
 """Forms that are compiled at once, each in up to a second; those that are compiled already wait behind them."""
 
@@ -42,6 +45,17 @@ class Flight:
     """By a request of the same id: it ends with what it has, as if it had reached its end."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """A Triton request that the engine has no place for yet."""
+
+    triton_id: str
+    sender: Sender
+    call: Call
+    until: float
+    """When it is refused, as `time.monotonic` tells."""
+
+
 class Bridge:
     """Enqueues Triton requests, sends their responses, and passes cancellations on.
 
@@ -55,6 +69,8 @@ class Bridge:
         self._cancel_check_seconds = cancel_check_seconds
         self._lock = threading.Lock()
         self._flights: dict[int, Flight] = {}
+        self._overflow: list[Held] = []
+        """Requests that found the engine's queue full, until it is known who in it has gone."""
         self._stopping = threading.Event()
         self._helpers = StartedThreadPool(SENDING_THREADS - 1, "bridge-helper")
         self._compilers = StartedThreadPool(COMPILING_THREADS, "bridge-compiler")
@@ -74,7 +90,7 @@ class Bridge:
             if any(each.guide for each in call.requests):
                 self._compilers.submit(self._start_with_forms, request.request_id(), sender, call)
             else:
-                self._start(request.request_id(), sender, call)
+                self._start_or_wait(request.request_id(), sender, call)
 
     @contextmanager
     def _refusals(self, sender: Sender) -> Iterator[None]:
@@ -95,7 +111,15 @@ class Bridge:
         with self._refusals(sender):
             for guide in {each.guide for each in call.requests if each.guide}:
                 self._engine.prepare(guide)
+            self._start_or_wait(triton_id, sender, call)
+
+    def _start_or_wait(self, triton_id: str, sender: Sender, call: Call) -> None:
+        """Starts; a full queue is first looked through for those who have gone."""
+        try:
             self._start(triton_id, sender, call)
+        except QueueFullError:
+            with self._lock:
+                self._overflow.append(Held(triton_id, sender, call, time.monotonic() + QUEUE_SECONDS))
 
     def close(self) -> None:
         """Ends the engine, which answers what is in flight, and the threads."""
@@ -137,8 +161,24 @@ class Bridge:
         while not self._stopping.is_set():
             self._deliver(self._engine.responses(timeout=self._cancel_check_seconds))
             if (now := time.monotonic()) - checked >= self._cancel_check_seconds:
-                self._cancel_abandoned()
+                self._look_through()
                 checked = now
+        self._look_through(is_last=True)
+
+    def _look_through(self, is_last: bool = False) -> None:
+        """Cancels what nobody wants any more; then those start that found the queue full, or are refused in time."""
+        with self._lock:
+            overflow, self._overflow = self._overflow, []
+        self._cancel_abandoned()
+        for held in overflow:
+            with self._refusals(held.sender):
+                try:
+                    self._start(held.triton_id, held.sender, held.call)
+                except QueueFullError:
+                    if is_last or time.monotonic() >= held.until:
+                        raise
+                    with self._lock:
+                        self._overflow.append(held)
 
     def _deliver(self, responses: Sequence[Response]) -> None:
         """Sends the responses of one round. Those of one Triton request stay in one thread, in order."""

@@ -1,0 +1,127 @@
+"""Who is refused where the engine's queue is full of requests that nobody wants any more."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nimble_coder.engine.scheduler import Work
+from nimble_coder.engine.torch_engine import TorchEngine
+from nimble_coder.triton.bridge import Bridge
+from tests.engine.conftest import LoadEngine, load_engine
+
+__all__ = ["load_engine"]
+
+NAMES = ("output_ids", "sequence_length")
+
+
+class Client:
+    """A request as Triton's Python module has it, and what becomes of it."""
+
+    def __init__(self, triton: "Triton") -> None:
+        self._triton = triton
+        self.gone = False
+        self.ended = threading.Event()
+        self.outcome: Any = None
+        """The tensors of the last response, or the status of its error."""
+
+    def inputs(self) -> list[Any]:
+        numbers = {"input_ids": [[9, 8, 7]], "input_lengths": [[3]], "request_output_len": [[2]]}
+        return [self._triton.Tensor(name, np.array(value, np.int32)) for name, value in numbers.items()]
+
+    def request_id(self) -> str:
+        return ""
+
+    def parameters(self) -> str:
+        return ""
+
+    def requested_output_names(self) -> list[str]:
+        return [*NAMES]
+
+    def get_response_sender(self) -> "Client":
+        return self
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    def send(self, response: Any = None, flags: int = 0) -> None:
+        self.outcome = response
+        if flags:
+            self.ended.set()
+
+
+class Triton:
+    """The part of Triton's Python module that the bridge uses."""
+
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+    class Tensor:
+        def __init__(self, name: str, array: Any) -> None:
+            self._name, self._array = name, array
+
+        def name(self) -> str:
+            return self._name
+
+        def as_numpy(self) -> Any:
+            return self._array
+
+    class TritonError:
+        INVALID_ARG, UNAVAILABLE, CANCELLED, INTERNAL = "invalid", "unavailable", "cancelled", "internal"
+
+        def __new__(cls, _message: str, code: str) -> Any:
+            return code
+
+    @staticmethod
+    def InferenceResponse(tensors: Any = None, error: Any = None) -> Any:  # noqa: N802, Triton's name
+        return error or tensors
+
+
+def hold(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Has the engine's steps wait; returns what is set when one has begun, and what lets them go on."""
+    begun, end = threading.Event(), threading.Event()
+    run = engine._runner.run
+
+    def long(work: list[Work]) -> list[list[int] | Exception]:
+        begun.set()
+        end.wait()
+        return run(work)
+
+    monkeypatch.setattr(engine._runner, "run", long)
+    return begun, end
+
+
+def test_a_full_queue_is_looked_through_before_anyone_is_refused(
+    load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = Triton()
+    engine = load_engine(max_batch_size=1, max_queue_size=2)
+    begun, end = hold(engine, monkeypatch)
+    bridge = Bridge(engine, triton, exclude_input=True, cancel_check_seconds=0.2)
+
+    def take() -> Client:
+        client = Client(triton)
+        bridge.take(client)
+        return client
+
+    running = take()
+    begun.wait()
+    left = [take(), take()]
+    for client in left:
+        client.gone = True
+    wanted = [take(), take(), take()]
+    wanted[2].ended.wait(20)
+    assert wanted[2].outcome == "unavailable"
+    end.set()
+    for client in (running, *wanted[:2]):
+        assert client.ended.wait(20)
+        assert [tensor.name() for tensor in client.outcome] == [*NAMES]
+    assert [client.outcome for client in left] == ["cancelled", "cancelled"]
+    end.clear()
+    begun.clear()
+    last = [take()]
+    begun.wait()
+    last += [take(), take(), take()]
+    end.set()
+    bridge.close()
+    assert all(client.ended.is_set() for client in last)
