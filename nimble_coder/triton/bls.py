@@ -9,6 +9,7 @@ caller passes in.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from nimble_coder.contract.fields import OF_TOKENS, OWNER, PARAMETERS
 from nimble_coder.text.detokenizer import Detokenizer
 from nimble_coder.text.element import text_of
 from nimble_coder.text.stops import StopMatcher
+from nimble_coder.triton.leaving import Leaving
 from nimble_coder.triton.sender import Sender
 
 Array = NDArray[Any]
@@ -93,6 +95,7 @@ class Calls:
     def __init__(self, pb_utils: Any, engine: str) -> None:
         self._pb = pb_utils
         self._engine = engine
+        self.leaving = Leaving()
 
     def prepare(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """`preprocessing`: the engine's inputs that depend on the text."""
@@ -207,16 +210,22 @@ class TextRequest:
         self._sender = Sender(request, pb_utils)
 
     def run(self) -> None:
-        """Answers the request, whatever happens."""
+        """Answers the request, whatever happens.
+
+        An error is the last response: a client that leaves at it would meet Triton (2.51) between the two.
+        """
         try:
             self._check()
-            self._generate()
-        except self._pb.TritonModelException as error:
-            # Another model's error, or one that keeps this one from being called.
-            self._sender.fail(str(error), self._pb.TritonError.INTERNAL)
+            request_id = uuid4().hex
+            with self._calls.leaving.watch(self._sender, partial(self._calls.stop, request_id)):
+                if not self._sender.is_cancelled():  # it may have waited for its turn
+                    self._generate(request_id)
         except ValueError as error:
-            self._sender.fail(str(error), self._pb.TritonError.INVALID_ARG)
-        finally:
+            self._sender.fail(str(error), self._pb.TritonError.INVALID_ARG, is_last=True)
+        except Exception as error:
+            # Most often another model's error, or one that keeps this one from being called.
+            self._sender.fail(str(error), self._pb.TritonError.INTERNAL, is_last=True)
+        else:
             self._sender.close()
 
     def _check(self) -> None:
@@ -229,20 +238,17 @@ class TextRequest:
         if given := [name for name in OF_TOKENS if self._parameters.get(name)]:
             raise ValueError(f"{given[0]} is not supported by this model: leave it out, or ask tensorrt_llm")
 
-    def _generate(self) -> None:
+    def _generate(self, request_id: str) -> None:
         # A flag comes without its batch dimension here, and the engine wants one.
         passed = {theirs: self._inputs[ours].reshape(1, -1) for ours, theirs in PASSED.items() if ours in self._inputs}
         is_streamed = bool(passed.get("streaming", np.zeros(1)).any())
         # Also where the text goes out at once: a client that has gone, or a stop word, is noticed between steps.
         passed["streaming"] = np.ones((1, 1), np.bool_)
-        request_id, outputs = uuid4().hex, [*dict.fromkeys(["output_ids", SEQUENCE, *self._extra_outputs()])]
+        outputs = [*dict.fromkeys(["output_ids", SEQUENCE, *self._extra_outputs()])]
         texts = defaultdict(self._text, {0: self._text()})
         sequences = max(self._count("num_return_sequences"), 1)
         inputs = {**self._calls.prepare(self._inputs), **passed}
         for answer in self._calls.generate(inputs, request_id, outputs, self._parameters):
-            if self._sender.is_cancelled():
-                self._calls.stop(request_id)
-                return
             text = texts[int(answer[SEQUENCE].reshape(-1)[0]) if SEQUENCE in answer else 0]
             text.add(answer)
             if sum(each.is_stopped for each in texts.values()) == sequences:

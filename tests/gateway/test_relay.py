@@ -40,11 +40,22 @@ class Upstream:
                 yield answer.SerializeToString()
 
 
-class Endless:
+class Leaving:
+    """Calls that come to their ends by themselves, as far as anybody lets them."""
+
+    def __init__(self) -> None:
+        self.left: list[asyncio.Future[None]] = []
+
+    def leave(self, ending: Any) -> None:
+        self.left.append(asyncio.ensure_future(ending))
+
+
+class Endless(Leaving):
     """Calls of the ensemble, which answers without end."""
 
     def __init__(self) -> None:
-        self.taken = self.left = 0
+        super().__init__()
+        self.taken = self.ended = 0
 
     async def responses(self, _: Any) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
         self.taken += 1
@@ -53,7 +64,7 @@ class Endless:
                 await asyncio.sleep(0)
                 yield service_pb2.ModelStreamInferResponse(error_message="")
         finally:
-            self.left += 1
+            self.ended += 1
 
 
 class Ending(Upstream):
@@ -70,6 +81,18 @@ class Ending(Upstream):
         await self._end.wait()
         for message in list[bytes]():
             yield message
+
+
+class Answered(Upstream):
+    """Triton's side where the one request has got its last response."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while not self.taken:
+            await asyncio.sleep(0)
+        answer = service_pb2.ModelStreamInferResponse()
+        answer.infer_response.parameters["triton_final_response"].bool_param = True
+        yield answer.SerializeToString()
+        await asyncio.Event().wait()
 
 
 class Dying:
@@ -139,8 +162,32 @@ def test_a_stream_that_nobody_reads_gives_its_places_back(
             await asyncio.wait_for(relay.run(requests()), 30)
 
     asyncio.run(run())
-    assert (upstream.taken, calls.taken, calls.left) == ((0, 1, 1) if model == "ensemble" else (1, 0, 0))
-    assert upstream.is_cancelled
+    assert (upstream.taken, calls.taken, calls.ended) == ((0, 1, 1) if model == "ensemble" else (1, 0, 0))
+    assert upstream.is_cancelled == (model != "ensemble")
+    assert service.admission.own == 0
+
+
+def test_a_stream_on_which_nothing_runs_is_left_to_end_by_itself(artifact: Artifact) -> None:
+    """Triton may die where it is cancelled just behind the last response; grpcio cancels a call with who reads it."""
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield request_of("tensorrt_llm_bls").SerializeToString()
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        calls, upstream = Leaving(), Answered()
+        relay = Relay(service, KServeGuard(service), calls, "client", upstream, Reading())  # type: ignore[arg-type]
+        running = asyncio.create_task(relay.run(requests()))
+        while not upstream.taken or relay.unfinished:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        (reader,) = calls.left
+        assert not (upstream.is_cancelled or reader.done())
+        reader.cancel()
+
+    asyncio.run(run())
     assert service.admission.own == 0
 
 

@@ -3,7 +3,7 @@
 import queue
 import time
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,44 @@ def test_a_client_that_leaves_ends_the_engines_request(server: TritonServer) -> 
     answers = stream(server, request([b"def f(x):"], 3000, **STREAM))
     next(answers)
     answers.close()
+    wait_until(lambda: count(server, "active") == 0)
+
+
+@pytest.mark.parametrize("more", [{}, STREAM], ids=["whole", "streamed"])
+def test_a_client_that_leaves_before_the_first_token_ends_the_engines_request(
+    server: TritonServer, more: dict[str, Any]
+) -> None:
+    """All slots of the engine are taken meanwhile, so that nothing comes."""
+    with CompletionClient(server.addresses.grpc) as client:
+        others = [client.stream("def f(x):", 3000) for _ in range(4)]
+        for other in others:
+            next(other)
+        with grpc.InferenceServerClient(server.addresses.grpc) as leaving:
+            leaving.start_stream(ignore)
+            leaving.async_stream_infer("tensorrt_llm_bls", request([b"def f(x):"], **more))
+            wait_until(lambda: count(server, "waiting") == 1)
+            leaving.stop_stream(cancel_requests=True)
+            wait_until(lambda: count(server, "waiting") == 0)
+        assert count(server, "active") == 4
+        for other in others:
+            other.close()
+    wait_until(lambda: count(server, "active") == 0)
+
+
+def ignore(result: Any, error: Any) -> None:
+    """What a stream brings is not looked at."""
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while active(server):
-        assert time.monotonic() < deadline, "the engine still runs it"
-        time.sleep(0.1)
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-def active(server: TritonServer) -> float:
-    """Requests that the engine runs now."""
+def count(server: TritonServer, kind: str) -> float:
+    """Requests of the engine that it runs now, or that wait."""
     with urllib.request.urlopen(server.addresses.metrics, timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    found = next(line for line in lines if 'request_type="active"' in line)
+    found = next(line for line in lines if f'request_type="{kind}"' in line)
     return float(found.rsplit(" ", 1)[1])

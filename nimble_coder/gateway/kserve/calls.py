@@ -6,7 +6,7 @@ know the request's id, though, so each such request gets one that no other has, 
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ class Calls:
     def __init__(self, service: Service) -> None:
         self._streams = service.streams
         self._triton = grpc_channel(service.settings)
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Future[None]] = set()
 
     async def close(self) -> None:
         """Ends the connection to Triton."""
@@ -47,10 +47,11 @@ class Calls:
             request.id = secrets.token_hex(12)
         request.parameters[EMPTY_FINAL].bool_param = True
         call, finished = self._triton.stream_stream(STREAM)(), False
+        messages = Messages(call)
         try:
             await call.write(request.SerializeToString())
             await call.done_writing()
-            async for message in call:
+            async for message in messages:
                 answer = service_pb2.ModelStreamInferResponse.FromString(message)
                 answer.error_message = answer.error_message.removeprefix(f"[request id: {request.id}] ")
                 answer.infer_response.id = asked_id
@@ -60,28 +61,59 @@ class Calls:
         except grpc.aio.AioRpcError as error:
             raise from_triton(error.details() or "unavailable") from None
         finally:
-            if not finished:  # Triton (2.51) never frees a request that is cancelled when it has been answered
-                self._end(request, call)
+            if finished:
+                self.leave(read_out(messages))
+            elif request.model_name == NOT_CANCELLED:
+                self.leave(self._stop(request.id, messages))
+            else:
+                call.cancel()
 
-    def _end(self, request: service_pb2.ModelInferRequest, call: Any) -> None:
-        if request.model_name != NOT_CANCELLED:
-            call.cancel()
-            return
-        stopping = asyncio.create_task(self._stop(request.id, call))
-        self._stopping.add(stopping)
-        stopping.add_done_callback(self._stopping.discard)
+    def leave(self, ending: Awaitable[None]) -> None:
+        """Lets a call come to its end that nobody waits for any more.
 
-    async def _stop(self, request_id: str, call: Any) -> None:
+        One that has been answered is not cancelled: Triton (2.51) may never free its requests, or die of it.
+        """
+        task = asyncio.ensure_future(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            task.exception()  # which is nobody's any more
+
+    async def _stop(self, request_id: str, messages: AsyncIterator[bytes]) -> None:
         """Has the engine end a member's request; until it has reached the engine there is none to end."""
-
-        async def read() -> None:
-            async for _ in call:
-                pass
-
-        ending = asyncio.create_task(read())
-        with suppress(ApiError, grpc.aio.AioRpcError):
+        ending = asyncio.create_task(read_out(messages))
+        with suppress(ApiError):
             while not ending.done():
                 await self._streams.stop(request_id)
                 await asyncio.wait([ending], timeout=STOP_SECONDS)
-        with suppress(grpc.aio.AioRpcError):  # also where nothing can be stopped any more
-            await ending
+        await ending  # also where nothing can be stopped any more
+
+
+class Messages:
+    """What comes of a call. Who waits for it may be cancelled without the call, which grpcio would cancel too."""
+
+    def __init__(self, call: Any) -> None:
+        self._messages = aiter(call)
+        self._next: asyncio.Future[bytes | None] | None = None
+
+    def __aiter__(self) -> "Messages":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._next is None:
+            self._next = asyncio.ensure_future(anext(self._messages, None))
+        await asyncio.wait([self._next])
+        message, self._next = self._next.result(), None
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+
+async def read_out(messages: AsyncIterator[bytes]) -> None:
+    """Reads what still comes of a call, for nobody."""
+    with suppress(grpc.aio.AioRpcError):
+        async for _ in messages:
+            pass

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 from nimble_coder.gateway.access.limits import draining
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve.calls import EMPTY_FINAL, FINAL, NOT_CANCELLED, Calls
+from nimble_coder.gateway.kserve.calls import EMPTY_FINAL, FINAL, NOT_CANCELLED, Calls, read_out
 from nimble_coder.gateway.kserve.guard import KServeGuard, stops
 from nimble_coder.gateway.kserve.slots import Context, write
 from nimble_coder.gateway.service import Service
@@ -45,7 +45,7 @@ class Relay:
         """Requests that cancelling the stream would not end, each on a stream of its own."""
         self._sent: dict[str, deque[Sent]] = {}
         """By request id, which need not be unique."""
-        self._is_ended = False
+        self._is_ended = self._is_left = False
 
     @property
     def unfinished(self) -> int:
@@ -66,12 +66,23 @@ class Relay:
 
     async def _run_together(self, requests: AsyncIterator[bytes]) -> None:
         self._feeder = asyncio.create_task(self._feed(requests))
+        reader = asyncio.create_task(self._read())  # grpcio cancels a call with the task that waits for its messages
         try:
-            async for message in self._upstream:
-                await self._pass(message)
+            await asyncio.wait([reader])
+            reader.result()
         finally:
             self._feeder.cancel()
-            self._upstream.cancel()  # the engine hears of a client that goes away
+            if self._sent:
+                reader.cancel()
+                self._upstream.cancel()  # the engine hears of a client that goes away
+            else:
+                self._is_left = True
+                self._calls.leave(read_out(self._upstream) if reader.done() else reader)
+
+    async def _read(self) -> None:
+        async for message in self._upstream:
+            if not self._is_left:
+                await self._pass(message)
 
     async def _pass(self, message: bytes) -> None:
         if len(message) < 256 and STUB_DIED in message:
@@ -86,10 +97,7 @@ class Relay:
                 await self._pass(answer.SerializeToString())
 
     def end_if_idle(self) -> None:
-        """Takes no more requests where none is running; Triton then ends the stream.
-
-        It is not cancelled: Triton (2.51) may never free the requests that it has just answered.
-        """
+        """Takes no more requests where none is running; Triton then ends the stream."""
         if self._feeder and not self._feeder.done() and not self._sent:
             self._is_ended = True
             self._feeder.cancel()

@@ -76,7 +76,11 @@ class TokenStreams:
                 while messages := await call.read():
                     self.heard = self.received = time.monotonic()
                     for part in [[message] for message in messages] if generation.every_step else [messages]:
-                        step = await aside(sum(map(len, part)), read_step, part)
+                        try:
+                            step = await aside(sum(map(len, part)), read_step, part)
+                        except ApiError:
+                            finished = True  # the engine's error is its last response
+                            raise
                         finished = step.is_final
                         yield step
                         if finished:
