@@ -28,7 +28,7 @@ from build_engine.profiles import find_profile
 from nimble_coder.bench.arguments import checkpoint_directory, positive_int, thread_count
 from nimble_coder.engine.batch import BatchBuilder
 from nimble_coder.engine.compiled import find_step
-from nimble_coder.engine.native import CompiledStep
+from nimble_coder.engine.native import CompiledStep, takes
 from nimble_coder.text.tokenizer import TextTokenizer
 
 FIRST, TOKENS = 600, 512
@@ -77,6 +77,8 @@ def main() -> None:
         raise SystemExit("the step was not compiled here: install a C++ compiler, and this package again")
     torch.set_num_threads(args.threads)
     checkpoint = Checkpoint.open(args.model)
+    if not takes(checkpoint.shape, "bfloat16"):
+        raise SystemExit(f"the compiled step has no heads of {checkpoint.shape.head_dim} dimensions")
     table = Table(title=f"{args.model}: perplexity on code")
     for heading in ("precision", "KV cache", "perplexity", f"over {args.precision[0]}", "standard error"):
         table.add_column(heading, justify="right")

@@ -14,7 +14,9 @@ from tests.conftest import MakeCheckpoint
 
 @pytest.mark.skipif(not find_step(), reason="the step was not compiled here")
 def test_the_losses_are_those_of_transformers(make_checkpoint: MakeCheckpoint) -> None:
-    place = make_checkpoint(max_position_embeddings=8192)
+    place = make_checkpoint(
+        max_position_embeddings=8192, num_attention_heads=1, num_key_value_heads=1
+    )  # of 64 dimensions
     caches = ("bfloat16", INT8)
     found, eight = (each.view(-1, TOKENS - 1) for each in losses(Checkpoint.open(place), "fp32", caches, threads=1))
     ids = torch.tensor(texts(place)[3])

@@ -35,6 +35,9 @@ PLAINLY = PROFILES["demo"].with_limits(lookahead=PLAIN)
 DISTINCT = {replace(profile, name="", model=""): profile for profile in (*PROFILES.values(), PLAINLY)}.values()
 
 
+SECONDS = 60.0
+
+
 class Stage(TritonServer):
     """A Triton that starts empty and loads what it is told to."""
 
@@ -56,11 +59,11 @@ class Loader:
         place = self.repository / "tensorrt_llm"
         shutil.copytree(artifact.repository / "tensorrt_llm", place)
         try:
-            self.client.load_model("tensorrt_llm")
+            self.client.load_model("tensorrt_llm", client_timeout=SECONDS)
             yield
         finally:
-            self.client.unload_model("tensorrt_llm")
             shutil.rmtree(place)
+            self.client.unload_model("tensorrt_llm", client_timeout=SECONDS)  # a Triton that crashed may not answer
 
 
 @contextmanager
