@@ -36,6 +36,7 @@ DISTINCT = {replace(profile, name="", model=""): profile for profile in (*PROFIL
 
 
 SECONDS = 60.0
+"""For a load or an unload: a Triton that crashed may stand still in its own handler."""
 
 
 class Stage(TritonServer):
@@ -62,8 +63,17 @@ class Loader:
             self.client.load_model("tensorrt_llm", client_timeout=SECONDS)
             yield
         finally:
+            self.client.unload_model("tensorrt_llm", client_timeout=SECONDS)
+            self._wait_unloaded()
             shutil.rmtree(place)
-            self.client.unload_model("tensorrt_llm", client_timeout=SECONDS)  # a Triton that crashed may not answer
+
+    def _wait_unloaded(self) -> None:
+        """Triton 2.51 answers before the model has gone. The next one of its name would share its metrics, which go
+        with it, and Triton crashes."""
+        deadline = time.monotonic() + SECONDS
+        while self.client.get_model_repository_index(client_timeout=SECONDS).models[0].reason != "unloaded":
+            assert time.monotonic() < deadline, "Triton does not unload the model"
+            time.sleep(0.05)
 
 
 @contextmanager
