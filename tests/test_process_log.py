@@ -6,12 +6,13 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections import deque
 from typing import Any
 
 import pytest
 
-from nimble_coder.processes.log import ProcessLog
+from nimble_coder.processes.log import Line, ProcessLog
 
 GLOG = 'W1124 19:45:21.003035 17200 memory.cc:273] "no \\"pinned\\" memory"'
 
@@ -66,18 +67,28 @@ def test_a_stream_that_cannot_be_written_any_more_holds_up_no_process(as_json: b
     log = ProcessLog(as_json, FullDisk())
     written(log, "triton", b'{"message": "many"}\n' * 10_000 + b"last\n")  # more than a pipe holds
     log.say("supervisor", "done")
-    assert log.recent["triton"][-1] == "last"
+    assert log.recent["triton"][-1].text == "last"
 
 
 def test_lines_that_come_while_others_are_looked_at_disturb_nobody() -> None:
     log = ProcessLog(stream=io.StringIO())
-    lines = log.recent["triton"] = deque(["loading"] * 3, maxlen=3)
+    lines = log.recent["triton"] = deque([Line(0.0, "loading")] * 3, maxlen=3)
 
     class Slow:
         """A pattern; the process goes on writing while it is compared."""
 
         def search(self, _: str) -> None:
-            lines.append("more")
+            lines.append(Line(0.0, "more"))
 
     slow: Any = Slow()
     assert not log.mentions("triton", slow)
+
+
+def test_lines_from_before_are_not_mentioned() -> None:
+    log = ProcessLog(stream=io.StringIO())
+    written(log, "triton", b"out of memory\n")
+    behind = time.monotonic()
+    written(log, "triton", b"another\n")
+    assert log.mentions("triton", re.compile("memory"))
+    assert not log.mentions("triton", re.compile("memory"), behind)
+    assert log.mentions("triton", re.compile("another"), behind)

@@ -3,6 +3,7 @@
 import errno
 import re
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from traceback import walk_tb
@@ -92,14 +93,14 @@ class Refusals:
         what = "the kernel has refused a process or a thread" + (f" ({error})" if error else "")
         raise TaskLimitError(f"{what}: {narrow_tasks(*self._group) or 'there is a limit on them'}: {RAISE}") from error
 
-    def _so_far(self) -> tuple[int, dict[str, int]]:
-        """What the kernel has refused, and how many lines each process has written."""
-        return refused_tasks(*self._group), dict(self._log.counts) if isinstance(self._log, ProcessLog) else {}
+    def _so_far(self) -> tuple[int, float]:
+        """What the kernel has refused, and when that was."""
+        return refused_tasks(*self._group), time.monotonic()
 
     @property
     def _have_come(self) -> bool:
-        log, (refused, lines) = self._log, self._before
-        if isinstance(log, ProcessLog) and any(log.mentions(n, REFUSED, lines.get(n, 0)) for n in [*log.recent]):
+        log, (refused, since) = self._log, self._before
+        if isinstance(log, ProcessLog) and any(log.mentions(name, REFUSED, since) for name in [*log.recent]):
             return True
         return refused_tasks(*self._group) > refused
 

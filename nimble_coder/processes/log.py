@@ -8,23 +8,34 @@ import os
 import re
 import sys
 import threading
-from collections import Counter, deque
+import time
+from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, NamedTuple, TextIO
 
 GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ ")
 """How a line of Triton's begins: level, month and day, time."""
 LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 REMEMBERED = 200
+RECENT_SECONDS = 60.0
+"""For so long a line is taken for the reason of an end; what is older has done no harm."""
 
 
 def json_line(process: str, level: str, message: str, **more: str) -> str:
     """A line of the log as one JSON object."""
-    time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = {"time": time, "level": level, "process": process, **more, "message": message}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "level": level, "process": process, **more, "message": message}
     return json.dumps(line, ensure_ascii=False)
+
+
+class Line(NamedTuple):
+    """What a process has written."""
+
+    time: float
+    """When it came, as `time.monotonic` tells."""
+    text: str
 
 
 class ProcessLog:
@@ -34,10 +45,8 @@ class ProcessLog:
         self._json, self._stream = as_json, stream or sys.stderr
         self._writing = threading.Lock()
         self._readers: list[threading.Thread] = []
-        self.recent: dict[str, deque[str]] = {}
+        self.recent: dict[str, deque[Line]] = {}
         """The last lines of each process."""
-        self.counts = Counter[str]()
-        """All lines of each process so far."""
 
     def open(self, name: str) -> IO[bytes]:
         """A pipe's end to start a process with; the caller closes its copy then."""
@@ -57,21 +66,19 @@ class ProcessLog:
         for reader in self._readers:
             reader.join(seconds)
 
-    def mentions(self, name: str, pattern: re.Pattern[str], behind: int = 0) -> bool:
-        """Whether one of the last lines of a process matches that came behind so many."""
+    def mentions(self, name: str, pattern: re.Pattern[str], since: float = 0.0) -> bool:
+        """Whether one of the last lines of a process matches that have come since then."""
         lines = [*self.recent.get(name, ())]  # more come meanwhile
-        forgotten = max(self.counts[name] - len(lines), 0)
-        return any(pattern.search(line) for line in lines[max(behind - forgotten, 0) :])
+        return any(line.time >= since and pattern.search(line.text) for line in lines)
 
-    def _relay(self, name: str, reading: int, lines: deque[str]) -> None:
+    def _relay(self, name: str, reading: int, lines: deque[Line]) -> None:
         # A progress bar redraws its line with carriage returns: each drawing is a line here.
         with open(reading, encoding="utf-8", errors="replace", newline=None) as pipe:
             for raw in pipe:
                 line = raw.rstrip()
                 if not line:
                     continue
-                lines.append(line)
-                self.counts[name] += 1
+                lines.append(Line(time.monotonic(), line))
                 if self._json and line.startswith("{"):
                     self._write(line)
                     continue

@@ -22,7 +22,7 @@ from nimble_coder.processes.children import State, how_ended, session_commands
 from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.kernel_limits import Refusals
-from nimble_coder.processes.log import Log, ProcessLog, open_log
+from nimble_coder.processes.log import RECENT_SECONDS, Log, ProcessLog, open_log
 from nimble_coder.processes.ports import HeldPorts, check_listenable
 from nimble_coder.processes.triton_container import ContainerTriton
 from nimble_coder.processes.triton_installation import STUB, Installation, shared_libpython
@@ -133,6 +133,7 @@ class TritonServer:
             self._work.remove()
             raise
         self._refusals = Refusals(self.log)
+        self._started = time.monotonic()
         with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
                 command,
@@ -189,7 +190,7 @@ class TritonServer:
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
             if (code := self.poll()) is not None:
-                raise self.failure(f"tritonserver {how_ended(code)} while it was loading")
+                raise self._failure(f"tritonserver {how_ended(code)} while it was loading", self._started)
             self._refusals.check()
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
@@ -205,16 +206,17 @@ class TritonServer:
 
         Triton goes on without it, and without an answer to any request (seen with 2.51).
         """
+        since = max(self._started, time.monotonic() - RECENT_SECONDS)
         if (code := self.poll()) is not None:
-            raise self.failure(f"tritonserver {how_ended(code)}")
+            raise self._failure(f"tritonserver {how_ended(code)}", since)
         for pid, command in self._stubs.items():
             state = State.of(pid)
             if state is None or state.is_zombie or state.session != self.pid:
-                raise self.failure(f"the process of the model in {command[1]} has ended")
+                raise self._failure(f"the process of the model in {command[1]} has ended", since)
 
-    def failure(self, what: str) -> TritonError:
-        """What has happened, with what Triton's log says about it."""
-        if isinstance(self.log, ProcessLog) and self.log.mentions("triton", NO_MEMORY):
+    def _failure(self, what: str, since: float) -> TritonError:
+        """What has happened, with what Triton's log has said about it since then."""
+        if isinstance(self.log, ProcessLog) and self.log.mentions("triton", NO_MEMORY, since):
             return OutOfMemoryError(
                 f"{what}, out of memory: its log is above; give it more, or choose a smaller profile"
             )

@@ -62,7 +62,7 @@ class StartBuild:
     def progress(self) -> str:
         """The last thing that the build said."""
         lines = self._log.recent.get("build")
-        return lines[-1].strip() if lines else "starting"
+        return lines[-1].text.strip() if lines else "starting"
 
     def run(self) -> Path:
         """Returns the artefact's directory, or the checkpoint's; raises `StartBuildError`."""

@@ -10,7 +10,7 @@ from nimble_coder.gateway.settings import GatewayOptions
 from nimble_coder.processes.children import adopt_orphans, reap_orphans
 from nimble_coder.processes.errors import OutOfMemoryError
 from nimble_coder.processes.kernel_limits import Refusals, narrow_limits
-from nimble_coder.processes.log import ProcessLog
+from nimble_coder.processes.log import RECENT_SECONDS, ProcessLog
 from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.temporary_directory import check_temporary_directory
@@ -30,8 +30,6 @@ OUT_OF_MEMORY = (
     "the kernel has killed a process of this container because memory ran out: raise the container's limit, or choose "
     "a smaller profile"
 )
-REFUSALS_SECONDS = 60.0
-"""For so long at least, and no longer than twice that, a refusal of the kernel's is taken for the reason of an end."""
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 
 
@@ -112,7 +110,7 @@ class Supervisor:
             while True:
                 serving.check()
                 reap_orphans()
-                if time.monotonic() - moved_on > REFUSALS_SECONDS:
+                if time.monotonic() - moved_on > RECENT_SECONDS:
                     refusals.move_on()
                     moved_on = time.monotonic()
                 time.sleep(0.2)

@@ -1,5 +1,6 @@
 """The command that starts NVIDIA's Triton for compiled engines, one rank or several."""
 
+import io
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from build_engine.cache import Cache
 from build_engine.engine_config import EngineConfig
 from build_engine.profiles import PROFILES
 from build_engine.store import create_store
+from nimble_coder.processes import triton
 from nimble_coder.processes.children import session_commands
-from nimble_coder.processes.errors import TritonError
+from nimble_coder.processes.errors import OutOfMemoryError, TritonError
+from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.processes.triton_container import ContainerTriton, hosts_of_ranks
 from tests.standin.machine import Machine
@@ -175,6 +178,28 @@ def test_mpirun_is_told_to_end_where_it_alone_reaches_every_rank(
     finally:
         server.stop()
     assert (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize(("recent", "error"), [(60.0, OutOfMemoryError), (0.0, TritonError)])
+def test_memory_that_ran_out_long_ago_is_not_the_reason_of_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent: float, error: type[TritonError]
+) -> None:
+    root = container(tmp_path)
+    (root / "bin").mkdir()
+    program = root / "bin" / "tritonserver"
+    program.write_text("#!/bin/bash\necho 'CUDA out of memory'\nsleep 0.5\nexit 1")
+    program.chmod(0o755)
+    monkeypatch.setattr(triton, "RECENT_SECONDS", recent)
+    log = ProcessLog(stream=io.StringIO())
+    server = TritonServer(tmp_path / "repository", Addresses.free(), log)
+    vars(server)["_container"] = ContainerTriton(root, 1)
+    server.start()
+    server.wait()
+    log.close()
+    with pytest.raises(TritonError) as raised:
+        server.check()
+    server.stop()
+    assert type(raised.value) is error
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
