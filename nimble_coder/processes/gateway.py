@@ -22,8 +22,9 @@ from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
 
-ABANDON, ABANDON_SECONDS = signal.SIGUSR1, 6.0
-"""Has a gateway tell every request that it ends now, and end; and how long that may take."""
+ABANDON, ABANDON_SECONDS, LAST_SECONDS = signal.SIGUSR1, 6.0, 1.0
+"""Has a gateway tell every request that it ends now, and end; how long that may take, and how long behind a grace that
+was long enough to end in: then it most likely stands still."""
 COMMAND = [sys.executable, "-m", "nimble_coder.gateway.server"]
 THRIFTY = {"GRPC_EXPERIMENTS": "-event_engine_listener", "MALLOC_ARENA_MAX": "1"}
 """What keeps memory small where many connect at once (grpcio 1.85). Its newer listener starts threads then: 500 callers
@@ -138,26 +139,29 @@ class GatewayProcesses:
     def stop(self, grace: float = 40.0) -> None:
         """Ends the processes, which let running requests finish first; after `grace` seconds they are killed."""
         deadline = time.monotonic() + grace
+        seconds = ABANDON_SECONDS
         try:
             for process in self.processes:
                 process.terminate()
             for process in self.processes:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(deadline - time.monotonic(), 0))
+            if grace:
+                seconds = LAST_SECONDS
         finally:  # also when a second Ctrl-C cuts the grace short
-            self._abandon()
+            self._abandon(seconds)
             self._killed = [process for process in self.processes if process.poll() is None]
             for process in self.processes:
                 process.kill()
                 process.wait()
             self._work.remove()
 
-    def _abandon(self) -> None:
+    def _abandon(self, seconds: float) -> None:
         """What still runs is told in its stream; then there is nothing left to wait for."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(ABANDON)
-        deadline = time.monotonic() + ABANDON_SECONDS
+        deadline = time.monotonic() + seconds
         for process in self.processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(deadline - time.monotonic(), 0))

@@ -18,6 +18,11 @@ from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.processes.work_directory import WorkDirectory, sweep
 
+END_SECONDS = 10.0
+"""For everything to end behind the drain: docs/operations.md tells orchestrators to give so much."""
+GATEWAY_SECONDS, TRITON_SECONDS = 5.0, 5.0
+"""Of them, for the gateways, which end their last streams and connections in 3 s, and for Triton."""
+
 
 @dataclass
 class Serving:
@@ -84,10 +89,18 @@ class Serving:
         )
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        is_wanted = kind is None or issubclass(kind, KeyboardInterrupt)
+        try:
+            self._end(self.drain_seconds if kind is None else None)
+        except KeyboardInterrupt:  # a second Ctrl-C, maybe before the gateways were told of the first
+            self._end(None)
+            raise
+
+    def _end(self, drain_seconds: float | None) -> None:
+        """Ends every process; what runs has so many seconds to finish, and none without them."""
+        deadline = time.monotonic() + (drain_seconds or 0) + END_SECONDS
         grace = 0.0
         try:
-            self.gateways.stop(self.drain_seconds + 10 if is_wanted else 0.0)
+            self.gateways.stop(0.0 if drain_seconds is None else drain_seconds + GATEWAY_SECONDS)
             try:
                 self.triton.check()
                 self.gateways.check_drained()
@@ -95,7 +108,8 @@ class Serving:
                 self.undrained = error
             # The gateways have let every request finish; unloading takes 3 to 4 s. Longer is not waited: a foreign
             # client's reset can make Triton (2.51) keep a model until its exit timeout (docs/triton-workarounds.md).
-            grace = 5.0 if is_wanted else 0.0
+            if drain_seconds is not None:
+                grace = min(max(deadline - time.monotonic(), 0.0), TRITON_SECONDS)
         finally:  # without any grace where a second Ctrl-C came
             self.triton.stop(grace)
             self._work.remove()

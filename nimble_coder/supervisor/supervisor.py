@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import SecretStr
 
@@ -65,8 +66,7 @@ class Supervisor:
                     serving.gateways.wait_listening()
                     page.close()
                     serving.gateways.release()  # so that a client that was told `ready` never gets the page
-                    if self._is_wanted_once_ready(serving, settings):
-                        self._watch(serving, refusals)
+                    self._serve(serving, settings, refusals)
                     self._say(f"stopping: what runs has {settings.drain_seconds:g} s to finish")
                 if error := serving.undrained:
                     raise type(error)(f"a process ended before the last request had finished: {error}")
@@ -91,31 +91,29 @@ class Supervisor:
         """Why the service is not ready yet."""
         return f"building the engine: {self._build.progress}" if self._build else "the model is loading"
 
-    def _is_wanted_once_ready(self, serving: Serving, settings: Settings) -> bool:
-        """Waits until the service is ready. False where it was told to stop meanwhile, but clients knew already that it
-        is: then what they have sent may finish. Raises `KeyboardInterrupt` where they did not."""
+    def _serve(self, serving: Serving, settings: Settings, refusals: Refusals) -> None:
+        """Until Ctrl-C or SIGTERM; raises the failure of a process, and `KeyboardInterrupt` where it was told to stop
+        before clients could know that the service is ready. Where they could, what they have sent may finish."""
+        is_ready = False
         try:
             serving.wait_ready(settings.startup_seconds)
+            is_ready = True
+            self._say(f"ready after {time.monotonic() - self._started:.1f} s: {where(settings)}")
+            self._watch(serving, refusals)
         except KeyboardInterrupt:
-            if not serving.gateways.is_ready():
+            if not (is_ready or serving.gateways.is_ready()):
                 raise
-            return False
-        self._say(f"ready after {time.monotonic() - self._started:.1f} s: {where(settings)}")
-        return True
 
-    def _watch(self, serving: Serving, refusals: Refusals) -> None:
-        """Until Ctrl-C or SIGTERM; raises the failure of a process."""
+    def _watch(self, serving: Serving, refusals: Refusals) -> NoReturn:
+        """Raises the failure of a process."""
         moved_on = time.monotonic()
-        try:
-            while True:
-                serving.check()
-                reap_orphans()
-                if time.monotonic() - moved_on > RECENT_SECONDS:
-                    refusals.move_on()
-                    moved_on = time.monotonic()
-                time.sleep(0.2)
-        except KeyboardInterrupt:
-            return
+        while True:
+            serving.check()
+            reap_orphans()
+            if time.monotonic() - moved_on > RECENT_SECONDS:
+                refusals.move_on()
+                moved_on = time.monotonic()
+            time.sleep(0.2)
 
     def _say(self, text: str) -> None:
         self._log.say(NAME, text)

@@ -124,13 +124,13 @@ def test_streams_that_a_second_signal_ends_are_told_by_a_gateway_that_has_got_no
     gateway = served.children("nimble_coder.gateway.server")[0]
     with streams(served, 4) as read:
         served.process.terminate()
-        served.wait_until(lambda: any("stopping" in line for line in served.output), 5)
+        served.wait_until(lambda: any("stopping" in line for line in served.output))
         os.kill(gateway, signal.SIGSTOP)
         served.process.terminate()
-        time.sleep(3)
+        time.sleep(2)
         os.kill(gateway, signal.SIGCONT)
     assert {end_of(lines) for lines in read} == {"draining"}
-    assert served.process.wait(8) == 130
+    assert served.process.wait(15) == 130  # the drain has 20
 
 
 def test_an_engine_that_does_not_run_any_more_ends_the_service_and_is_named(served: Service) -> None:
@@ -243,5 +243,5 @@ def test_a_gateway_that_stands_still_while_the_service_drains_is_named(start: St
     (gateway,) = service.children("nimble_coder.gateway.server")
     os.kill(gateway, signal.SIGSTOP)
     service.process.terminate()
-    assert service.process.wait(60) == 14
+    assert service.process.wait(15) == 14  # within the 10 s that an orchestrator gives beside the drain, and a little
     assert f"the gateway (process {gateway}) stood still, and was killed" in service.last_line
