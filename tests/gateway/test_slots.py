@@ -136,6 +136,10 @@ def test_calls_that_nobody_reads_leave_room_for_others(
             assert len(await channel.unary_unary(METADATA)(b"")) == LARGE
             if method == METADATA:
                 assert [len(answer) async for answer in unread[0]] == [LARGE]
+            else:
+                with pytest.raises(grpc.aio.AioRpcError, match="was not taken in 2 s") as ended:
+                    assert [len(answer) >= LARGE async for answer in unread[0]]
+                assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         await server.stop(0)
         await proxy.close()
 

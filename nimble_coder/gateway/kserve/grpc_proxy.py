@@ -119,8 +119,9 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         handle = self._stream if name == STREAM else self._unary(name, method)
         return grpc.stream_stream_rpc_method_handler(self._bounded(name, handle))
 
-    def _bounded(self, name: str, handle: Handle) -> Handle:
-        async def bounded(messages: AsyncIterator[bytes], context: Context) -> None:
+    def _bounded(self, name: str, handle: Handle) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
+        async def bounded(messages: AsyncIterator[bytes], given: Any) -> None:
+            context = Context(given)
             if self._slots.are_taken:
                 text = f"{self._slots.taken} calls are running: try again shortly"
                 await self._refuse(name, context, ApiError(429, text, "too_many_requests"), time.time_ns())
@@ -252,7 +253,6 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             text = f"Triton is not available ({text}): send the request again"
         with self._slots.writing(context):  # what was written before has to be read first
             await context.abort(status, text)
-        raise AssertionError("abort raises")
 
     def _count(self, name: str, status: grpc.StatusCode, context: Context, started: int) -> None:
         """A call that has ended, in the metrics and, where it ran the model, in the trace."""

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
+
+import grpc
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import UNREAD_SECONDS
@@ -13,8 +15,34 @@ CALLS = 1024
 WITH_UNREAD = 8 * CALLS
 """With those that do not count any more, which gRPC (1.85) keeps until their clients read or go: it sends the end of a
 call behind what was written before."""
-Context = Any
-"""`grpc.aio.ServicerContext`; grpcio has no types."""
+
+
+class Context:
+    """A `grpc.aio.ServicerContext` whose call can always be ended: gRPC (1.85) takes no status while a message is on
+    its way, also where the one who wrote it waits no longer."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+        self.peer, self.invocation_metadata = context.peer, context.invocation_metadata
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a message waits for the client to read."""
+        return self._writing is not None and not self._writing.done()
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message; whoever is cancelled here leaves it on its way."""
+        self._writing = asyncio.ensure_future(self._context.write(message))
+        self._writing.add_done_callback(lambda writing: writing.cancelled() or writing.exception())
+        await asyncio.shield(self._writing)
+
+    async def abort(self, status: grpc.StatusCode, text: str) -> NoReturn:
+        """Ends the call behind what is on its way; raises gRPC's own error."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._context.abort(status, text)
+        raise AssertionError("abort raises")
 
 
 async def write(context: Context, message: bytes) -> None:
@@ -54,8 +82,10 @@ class Slots:
 
     @contextmanager
     def writing(self, context: Context) -> Iterator[None]:
-        """The call gives its slot back where the block, which writes its answer, takes too long; the block goes on."""
-        timer = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._calls.discard, context)
+        """The call gives its slot back where the block, which writes its answer, takes too long, or waits for one that
+        did; the block goes on."""
+        seconds = 0 if context.is_writing else UNREAD_SECONDS
+        timer = asyncio.get_running_loop().call_later(seconds, self._calls.discard, context)
         try:
             yield
         finally:
