@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from nimble_coder.processes import work_directory
-from nimble_coder.processes.work_directory import KINDS, NEW, SHARED_MEMORY, WorkDirectory, locked, sweep
+from nimble_coder.processes.shared_memory import PLACE
+from nimble_coder.processes.work_directory import KINDS, NEW, WorkDirectory, locked, sweep
 
 KILLED = """
 import os, signal
+from nimble_coder.processes.shared_memory import PLACE
 from nimble_coder.processes.work_directory import WorkDirectory
 print(WorkDirectory("{kind}").create(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -30,7 +32,7 @@ def test_a_directory_of_a_killed_process_is_swept(kind: str) -> None:
     left = Path(done.stdout.strip())
     (left / "deep").mkdir()
     (left / "deep" / "file").touch()
-    region = SHARED_MEMORY / f"nimble-{left.name}-1"
+    region = PLACE / f"nimble-{left.name}-1"
     region.touch()
     sweep()
     assert not left.exists()

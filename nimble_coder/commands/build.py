@@ -96,10 +96,12 @@ def check_named(context: typer.Context, profile: str, model: str | None) -> None
 
 def served_verifier() -> "Verifier":
     """What runs a new engine before it is published; raises `TemporaryDirectoryError` where it could not be started."""
+    from nimble_coder.processes.shared_memory import check_shared_memory
     from nimble_coder.processes.temporary_directory import check_temporary_directory
     from nimble_coder.processes.verification import verify_served
 
     check_temporary_directory()
+    check_shared_memory()
     return verify_served
 
 

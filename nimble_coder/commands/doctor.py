@@ -35,6 +35,7 @@ from nimble_coder.processes.errors import HostError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import KEPT, lacking, without_unwritable
 from nimble_coder.processes.kernel_limits import narrow_limits
 from nimble_coder.processes.open_files import LEAST, WANTED, open_files
+from nimble_coder.processes.shared_memory import PLACE
 from nimble_coder.processes.temporary_directory import TemporaryDirectoryError, check_temporary_directory
 from nimble_coder.processes.triton_installation import shared_libpython
 from nimble_coder.processes.triton_stack import STACK, shortage
@@ -210,11 +211,11 @@ def check_triton(needs_gpu: bool) -> Finding:
 def check_shared_memory(ranks: int) -> Finding:
     """Triton's Python models exchange tensors there, and ranks each other's."""
     needed = SHARED_MEMORY_RANKS if ranks > 1 else SHARED_MEMORY
-    size = shutil.disk_usage("/dev/shm")  # noqa: S108 - the kernel's name
+    size = shutil.disk_usage(PLACE)
     seen = f"{size.total // MIB} MiB, {size.free // MIB} MiB free"
     if size.free >= needed:
         return Finding("shared memory", "ok", seen)
-    remedy = f"docker run --shm-size {2 * needed // MIB}m, or in Kubernetes a Memory emptyDir at /dev/shm"
+    remedy = f"docker run --shm-size {2 * needed // MIB}m, or in Kubernetes a Memory emptyDir at {PLACE}"
     return Finding("shared memory", "wrong", seen, remedy)
 
 

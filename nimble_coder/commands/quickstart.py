@@ -31,6 +31,7 @@ from nimble_coder.commands import tour
 from nimble_coder.environment import env_names
 from nimble_coder.processes.errors import PortTakenError
 from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.shared_memory import check_shared_memory
 from nimble_coder.processes.stopping import stop_signals
 from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses
@@ -144,6 +145,7 @@ def main() -> None:
             addresses = Addresses.free() if args.free_ports else Addresses(s.http_port, s.grpc_port, s.metrics_port)
             addresses.check_free()
             check_temporary_directory()
+            check_shared_memory()
             cache = Cache(args.cache or s.cache_path)
             profile = choose(args.model, args.source)
             say(f"building engine and model repository of {profile.served_names[0]}")

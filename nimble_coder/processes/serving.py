@@ -14,6 +14,7 @@ from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.gateway import GatewayError, GatewayProcesses
 from nimble_coder.processes.log import Log
 from nimble_coder.processes.open_files import take_open_files
+from nimble_coder.processes.shared_memory import check_shared_memory
 from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses, TritonServer
 from nimble_coder.processes.work_directory import WorkDirectory, sweep
@@ -58,6 +59,7 @@ class Serving:
         artifact = Artifact.open(self.artifact)
         check_serves(artifact)
         check_temporary_directory()
+        check_shared_memory()
         take_open_files()
         sweep()
         self._work = WorkDirectory("serving")

@@ -12,11 +12,12 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from nimble_coder.processes.shared_memory import PLACE
+
 OWNER = ".owner"
 NEW = f"{OWNER}.new"
 TOKEN_BYTES = 6
 KINDS = ("serving", "triton", "metrics", "verify")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's name
 
 
 class WorkDirectory:
@@ -58,7 +59,7 @@ def locked(directory: Path) -> int:
 def clear(path: Path) -> None:
     """Removes a directory and the regions of shared memory that are called after it, which killed stubs leave."""
     shutil.rmtree(path, ignore_errors=True)
-    for region in SHARED_MEMORY.glob(f"nimble-{path.name}-*"):
+    for region in PLACE.glob(f"nimble-{path.name}-*"):
         region.unlink(missing_ok=True)
 
 

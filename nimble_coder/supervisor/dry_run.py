@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nimble_coder.processes.gateway import COMMAND
+from nimble_coder.processes.shared_memory import check_shared_memory
 from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import SECRETS
 from nimble_coder.settings.loading import Loaded, is_secret
@@ -24,6 +25,7 @@ def report(loaded: Loaded) -> str:
     """Starts nothing and leaves nothing; raises what starting would raise before anything runs."""
     check_files(loaded)
     check_temporary_directory()
+    check_shared_memory()
     server_context(loaded.settings)
     choice = choose(loaded.settings)
     if choice.artifact:

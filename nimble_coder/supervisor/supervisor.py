@@ -14,6 +14,7 @@ from nimble_coder.processes.kernel_limits import Refusals, narrow_limits
 from nimble_coder.processes.log import RECENT_SECONDS, ProcessLog
 from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.serving import Serving
+from nimble_coder.processes.shared_memory import check_shared_memory
 from nimble_coder.processes.temporary_directory import check_temporary_directory
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.triton_stack import shortage
@@ -51,7 +52,8 @@ class Supervisor:
         adopt_orphans()
         settings, killed, refusals = self._loaded.settings, oom_kills(), Refusals(self._log)
         check_files(self._loaded)
-        check_temporary_directory()  # before an engine is built, as the next one
+        check_temporary_directory()  # before an engine is built, as the next ones
+        check_shared_memory()
         take_open_files()
         tls = server_context(settings)
         settings.listening.check_free()
