@@ -22,7 +22,7 @@ from build_engine.exit_codes import ExitCode
 from nimble_coder.gateway.access.limits import draining
 from nimble_coder.gateway.apis.routes import ROUTER
 from nimble_coder.gateway.asgi.app import App
-from nimble_coder.gateway.asgi.connection import Connection
+from nimble_coder.gateway.asgi.connection import ApiConnection, Connection
 from nimble_coder.gateway.asgi.memory import give_back
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import METRICS_PORT, Exchange, Receive, Scope, Send
@@ -143,7 +143,7 @@ def uvicorn_config(app: App | MetricsOnly, settings: GatewaySettings, tls: bool)
     """Access lines are the application's own: uvicorn's would hold whole paths."""
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=Connection if isinstance(app, MetricsOnly) else ApiConnection,
         log_config=None,
         access_log=False,
         server_header=False,

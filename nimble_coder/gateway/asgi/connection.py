@@ -5,6 +5,7 @@ It also closes so that a client that is still sending reads why it was refused.
 """
 
 import asyncio
+import resource
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -15,6 +16,8 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import BODY_SECONDS, UNREAD_SECONDS
 
 HEAD_BYTES = 65_536
+KEPT = 4
+"""One in so many of the files that this process may open is for what no caller of the API may keep from others."""
 
 
 class OpenLength(int):
@@ -221,3 +224,17 @@ class Connection(HttpToolsProtocol):
             head += f"content-length: {len(error.body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + error.body)
         self.transport.close()
+
+
+class ApiConnection(Connection):
+    """Leaves files to the health port, and to connections to Triton and over gRPC: many idle connections would
+    otherwise have a service that is only busy taken for dead."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # The kernel gives out the lowest number that is free, so it tells how many files are open.
+        if most != resource.RLIM_INFINITY and transport.get_extra_info("socket").fileno() >= most - most // KEPT:
+            text = "too many connections are open: try again shortly"
+            self._refuse(ApiError(503, text, "too_many_connections"))
