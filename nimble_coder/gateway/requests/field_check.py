@@ -11,7 +11,7 @@ from msgspec.inspect import ListType, StructType, Type, UnionType, type_info
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import FIELDS, FORM, Engine, Otherwise
-from nimble_coder.gateway.requests.reading import json_errors
+from nimble_coder.gateway.requests.reading import decode_fields
 from nimble_coder.gateway.requests.schemas.chat import TEXT_PARTS, ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
@@ -83,9 +83,8 @@ def check_fields(kind: type[Struct], body: bytes, engine: Engine, strict: bool) 
 
     The body must have been decoded as a `kind` before.
     """
-    with json_errors():
-        fields = given(kind, msgspec.json.decode(body))
-        return list(dict.fromkeys(unmet(kind, fields, engine, strict)))
+    fields = given(kind, decode_fields(body))
+    return list(dict.fromkeys(unmet(kind, fields, engine, strict)))
 
 
 def unmet(kind: type[Struct], fields: Iterator[tuple[str, Any]], engine: Engine, strict: bool) -> Iterator[str]:

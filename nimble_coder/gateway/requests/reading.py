@@ -60,6 +60,26 @@ def json_errors() -> Iterator[None]:
         raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from None
 
 
+def decode_fields(body: bytes) -> dict[str, Any]:
+    """A body's fields, whatever is in them; raises `ApiError` 400 naming the one that cannot be read."""
+    with json_errors():
+        try:
+            return msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.ValidationError as error:
+            fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            name = next((name for name, value in fields.items() if not is_readable(value)), "")
+            raise unreadable(str(error).partition(" - at ")[0], name[:80]) from None
+
+
+def is_readable(value: msgspec.Raw) -> bool:
+    """Whether Python has what it holds."""
+    try:
+        msgspec.json.decode(value)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def not_wanted(error: str) -> ApiError:
     """What msgspec says of JSON of another type, in our words: the place, what is there, and what to send."""
     found = PLACE.fullmatch(error)
@@ -72,10 +92,16 @@ def not_wanted(error: str) -> ApiError:
         text = f"{place or 'the body'} is {shown(other['given'])}: send {shown(other['wanted'])}"
     elif bound := BOUND.fullmatch(fault):
         text = f"{place} is out of bounds: send {shown(bound['kind'])} {bound['bound']}"
-    elif UNNAMED in place:  # of a field that nobody reads
-        place, text = "", f"{fault} in a value of the body: send another one, or leave it out"
+    elif UNNAMED in place:  # of something that nobody reads
+        return unreadable(fault, place.partition(UNNAMED)[0])
     else:
         text = f"{place}: {fault}" if place else fault
+    return ApiError(400, text, "invalid_type", place or None)
+
+
+def unreadable(fault: str, place: str) -> ApiError:
+    """The refusal of what is no fault of a type: JSON has numbers that none holds."""
+    text = f"{fault} in a value of {place or 'the body'}: send another one, or leave it out"
     return ApiError(400, text, "invalid_type", place or None)
 
 
