@@ -1,6 +1,7 @@
 """Clients take turns where requests wait for the engine, whichever way they come."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ from nimble_coder.client.grpc import tensors
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conformance import CheckingClient
-from tests.gateway.conftest import wait_until
-from tests.gateway.test_access import gateway_with, running
+from tests.gateway.conftest import active_requests, engine_gauge, wait_until
+from tests.gateway.test_access import gateway_with
 from tests.gateway.test_kserve import generation
+from tests.gateway.test_kserve_stop import stop
 
 FIRST, SECOND = {"authorization": "Bearer first"}, {"authorization": "Bearer second"}
-FLOOD = 56
-"""The engine runs 32 at once, half of which end one after the other: in order of arrival the 57th begins when 25 have
-ended."""
+PLACES, FLOOD = 32, 56
+"""What the engine runs at once, and what the first client sends."""
+LONG = 8000
+"""Tokens of each, decoded plainly: none of them ends while a test looks."""
 IDS = {"input_ids": [300] * 20, "input_lengths": 20, "request_output_len": 1}
 TEXT = {"text_input": "import os", "max_tokens": 1}
 
@@ -30,27 +33,52 @@ def keyed(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPat
         yield g
 
 
-@pytest.fixture
-def flood(keyed: GatewayProcesses) -> Iterator[list[str]]:
-    """What the first client has sent is on its way; the ids of its requests that have ended, and errors."""
-    ended: list[str] = []
+class Flood:
+    """What the first client has sent on one stream."""
 
-    def note(result: Any, error: Exception | None) -> None:
-        if error or result.get_response().parameters["triton_final_response"].bool_param:
-            ended.append(str(error or result.get_response().id))
-
-    with (
-        triton_grpc.InferenceServerClient(keyed.addresses.grpc) as client,
-        CheckingClient(base_url=keyed.addresses.http) as http,
-    ):
-        client.start_stream(note, headers=FIRST)
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.begun, self.ended = set[str](), set[str]()
+        client.start_stream(self._note, headers=FIRST)
         for number in range(FLOOD):
-            inputs = generation([300] * 20, 300 + 100 * number if number < 16 else 3000)
-            client.async_stream_infer("tensorrt_llm", inputs, request_id=str(number), enable_empty_final_response=True)
-        assert wait_until(lambda: running(http) + len(ended) == FLOOD)
-        yield ended
-        client.stop_stream(cancel_requests=True)
-        assert wait_until(lambda: running(http) == 0)
+            self._send(str(number), generation([300] * 20, LONG, (1, 1, 0)))
+
+    def leave(self) -> None:
+        """Hangs up."""
+        self._client.stop_stream(cancel_requests=True)
+
+    def stop(self, request_id: str) -> None:
+        """Ends a request, whose place is free then."""
+        self._send(request_id, stop())
+
+    def _send(self, request_id: str, inputs: list[Any]) -> None:
+        self._client.async_stream_infer("tensorrt_llm", inputs, request_id=request_id, enable_empty_final_response=True)
+
+    def _note(self, result: Any, error: Exception | None) -> None:
+        if error is not None:  # the end of the stream, or what no test expects
+            self.ended.add(str(error))
+            return
+        answer = result.get_response()
+        if answer.outputs:
+            self.begun.add(answer.id)
+        if answer.parameters["triton_final_response"].bool_param:
+            self.ended.add(answer.id)
+
+
+@pytest.fixture
+def flood(keyed: GatewayProcesses, gateway: Serving) -> Iterator[Flood]:
+    """What the first client has sent has filled the engine, and the rest of it waits."""
+    with triton_grpc.InferenceServerClient(keyed.addresses.grpc) as client:
+        flood = Flood(client)
+        assert wait_until(lambda: waiting(gateway) == FLOOD - PLACES)
+        yield flood
+        flood.leave()
+    assert wait_until(lambda: active_requests(gateway) == 0)
+
+
+def waiting(gateway: Serving) -> int:
+    """Requests that wait for a place in the engine."""
+    return engine_gauge(gateway.triton, "waiting")
 
 
 def ask(g: GatewayProcesses, way: str) -> None:
@@ -85,7 +113,17 @@ def ask(g: GatewayProcesses, way: str) -> None:
     ],
 )
 def test_one_that_floods_the_engine_does_not_keep_another_waiting(
-    keyed: GatewayProcesses, flood: list[str], way: str
+    keyed: GatewayProcesses, gateway: Serving, flood: Flood, way: str
 ) -> None:
-    ask(keyed, way)
-    assert len(flood) < 16, flood
+    """The second client's request has the first place that is free, before all that the first client sent before."""
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, keyed, way)
+        assert wait_until(lambda: waiting(gateway) == FLOOD - PLACES + 1)
+        assert wait_until(lambda: len(flood.begun) == PLACES)
+        assert not flood.ended
+        flood.stop("0")
+        try:
+            asking.result(60)
+            assert len(flood.begun) <= PLACES + 1  # the place that the second client has left again may be taken
+        finally:
+            flood.leave()
