@@ -88,11 +88,14 @@ def test_an_unknown_drafter_is_named(http: httpx.Client, route: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["1e400", '{"a": -1e400}', '[{"b": 1e400}]', f"1{'0' * 5000}"])
-def test_a_number_that_none_holds_is_refused_by_its_field_where_nobody_reads_it(value: str) -> None:
-    for name in ("zzz", "a `b`"):
-        with pytest.raises(ApiError, match=rf"out of range in a value of {name}: send another one") as caught:
-            check_fields(CompletionRequest, f'{{"prompt": "x", "{name}": {value}}}'.encode(), Engine.PORTABLE, False)
-        assert (caught.value.status, caught.value.param) == (400, name)
+def test_a_number_that_none_holds_is_refused_by_its_field_unless_nobody_looks_at_it(value: str) -> None:
+    def check(name: str) -> list[str]:
+        return check_fields(CompletionRequest, f'{{"prompt": "x", "{name}": {value}}}'.encode(), Engine.PORTABLE, False)
+
+    assert check("zzz") == ["zzz"]
+    with pytest.raises(ApiError, match="out of range in a value of reasoning: send another one") as caught:
+        check("reasoning")
+    assert (caught.value.status, caught.value.param) == (400, "reasoning")
 
 
 @pytest.mark.parametrize("names", [("prompt", "content"), ("content", "messages"), ("prompt", "messages")])

@@ -14,7 +14,7 @@ from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
 from build_engine.lookahead import LookaheadConfig, LookaheadError
 from nimble_coder.contract.fields import DRAFT_POOL, LOOKAHEAD, OWNER
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.requests.reading import decode_fields
+from nimble_coder.gateway.requests.reading import decode_fields, decode_value
 from nimble_coder.gateway.service import Service
 
 INTEGERS: dict[str, tuple[str, int]] = {
@@ -218,7 +218,8 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
     if header_length is not None and not HEADER_LENGTH.fullmatch(header_length):
         raise ApiError(400, "Inference-Header-Content-Length is not a number", "invalid_header")
     size = len(body) if header_length is None else int(header_length)
-    content = decode_fields(body[:size].removeprefix(BOM_UTF8))
+    fields = decode_fields(body[:size].removeprefix(BOM_UTF8))
+    content = {name: decode_value(name, value) for name, value in fields.items()}
     if not isinstance(content.get("parameters"), dict | None):
         raise ApiError(400, "parameters is no object: send one of values by name", "invalid_input", "parameters")
     return content, body[size:]

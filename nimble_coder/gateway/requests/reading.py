@@ -60,24 +60,19 @@ def json_errors() -> Iterator[None]:
         raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from None
 
 
-def decode_fields(body: bytes) -> dict[str, Any]:
-    """A body's fields, whatever is in them; raises `ApiError` 400 naming the one that cannot be read."""
+def decode_fields(body: bytes) -> dict[str, msgspec.Raw]:
+    """A body's fields as they were sent; raises `ApiError` 400."""
+    with json_errors():
+        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+
+
+def decode_value(name: str, value: msgspec.Raw) -> Any:
+    """What stands in a field, whatever it is; raises `ApiError` 400 naming the field."""
     with json_errors():
         try:
-            return msgspec.json.decode(body, type=dict[str, Any])
+            return msgspec.json.decode(value)
         except msgspec.ValidationError as error:
-            fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            name = next((name for name, value in fields.items() if not is_readable(value)), "")
             raise unreadable(str(error).partition(" - at ")[0], name[:80]) from None
-
-
-def is_readable(value: msgspec.Raw) -> bool:
-    """Whether Python has what it holds."""
-    try:
-        msgspec.json.decode(value)
-    except msgspec.ValidationError:
-        return False
-    return True
 
 
 def not_wanted(error: str) -> ApiError:
