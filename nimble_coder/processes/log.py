@@ -4,6 +4,7 @@ Gateways in JSON mode write objects themselves, which are passed on as they are.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -66,10 +67,10 @@ class ProcessLog:
         for reader in self._readers:
             reader.join(seconds)
 
-    def mentions(self, name: str, pattern: re.Pattern[str], since: float = 0.0) -> bool:
-        """Whether one of the last lines of a process matches that have come since then."""
+    def mentions(self, name: str, pattern: re.Pattern[str], since: float = 0.0, until: float = math.inf) -> bool:
+        """Whether one of the last lines of a process matches that have come since then, and until then."""
         lines = [*self.recent.get(name, ())]  # more come meanwhile
-        return any(line.time >= since and pattern.search(line.text) for line in lines)
+        return any(since <= line.time <= until and pattern.search(line.text) for line in lines)
 
     def _relay(self, name: str, reading: int, lines: deque[Line]) -> None:
         # A progress bar redraws its line with carriage returns: each drawing is a line here.

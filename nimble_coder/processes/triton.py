@@ -1,6 +1,7 @@
 """The `tritonserver` process: found, started with the portable backend, watched, and ended."""
 
 import errno
+import math
 import os
 import re
 import signal
@@ -34,6 +35,9 @@ SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in
 """Variables that Triton and the code in its models have no use for."""
 THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
+CRASH = re.compile(r"^Signal \((4|6|7|8|11)\) received")
+CRASH_SECONDS = 5.0
+"""For a tritonserver that crashed to write where. It may never end that, since the heap that it needs may be broken."""
 LOG_ARGUMENTS = {
     "trace": ("--log-verbose=2",),
     "debug": ("--log-verbose=1",),
@@ -172,8 +176,18 @@ class TritonServer:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code once the process has ended."""
+        """The exit code once the process has ended; one that crashed and stands still is ended."""
+        if self._process.poll() is None and self._crashed(time.monotonic() - CRASH_SECONDS):
+            self._process.kill()
+            self._process.wait()
         return self._process.poll()
+
+    def _crashed(self, until: float = math.inf) -> bool:
+        """Whether it said so, until then."""
+        return isinstance(self.log, ProcessLog) and self.log.mentions("triton", CRASH, self._started, until)
+
+    def _how_ended(self, code: int) -> str:
+        return f"tritonserver {'crashed (its log is above) and ' if self._crashed() else ''}{how_ended(code)}"
 
     def wait(self) -> int | None:
         """Waits for as long as the server runs; returns its exit code, or None where Ctrl-C or SIGTERM came first."""
@@ -190,7 +204,7 @@ class TritonServer:
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
             if (code := self.poll()) is not None:
-                raise self._failure(f"tritonserver {how_ended(code)} while it was loading", self._started)
+                raise self._failure(f"{self._how_ended(code)} while it was loading", self._started)
             self._refusals.check()
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
@@ -208,7 +222,7 @@ class TritonServer:
         """
         since = max(self._started, time.monotonic() - RECENT_SECONDS)
         if (code := self.poll()) is not None:
-            raise self._failure(f"tritonserver {how_ended(code)}", since)
+            raise self._failure(self._how_ended(code), since)
         for pid, command in self._stubs.items():
             state = State.of(pid)
             if state is None or state.is_zombie or state.session != self.pid:
@@ -227,9 +241,9 @@ class TritonServer:
         try:
             if self.poll() is None:
                 self._terminate()
-                self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+                deadline = time.monotonic() + grace
+                while self.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
         finally:  # also when a second Ctrl-C cuts the grace short
             self._end_session()
             self._work.remove()

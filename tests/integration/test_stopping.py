@@ -1,7 +1,10 @@
 """Triton ends by itself, soon and with exit code 0, whatever its clients have done."""
 
 import asyncio
+import io
+import os
 import shutil
+import signal
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +15,9 @@ from build_engine.artifact import Artifact
 from nimble_coder.client.grpc import CompletionClient
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.upstream.token_stream import TokenStreams
+from nimble_coder.processes import triton
+from nimble_coder.processes.errors import TritonError
+from nimble_coder.processes.log import Line, ProcessLog
 from nimble_coder.processes.triton import Addresses, TritonServer
 
 PROMPT = list(range(100, 110))
@@ -53,3 +59,20 @@ def test_a_finished_or_abandoned_request_does_not_keep_its_model_loaded(token_le
         asyncio.run(use_gateways_streams(server.addresses))
         time.sleep(0.5)  # for the engine to see the cancellations
         assert server.stop(grace=30) == 0
+
+
+def test_a_triton_that_stands_still_in_its_own_crash_is_ended(
+    token_level: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does where the heap is broken that it writes its stack with."""
+    monkeypatch.setattr(triton, "CRASH_SECONDS", 1.0)
+    log = ProcessLog(stream=io.StringIO())
+    with TritonServer(token_level, Addresses.free(), log) as server:
+        server.wait_ready()
+        os.kill(server.pid, signal.SIGSTOP)
+        server.check()
+        log.recent["triton"].append(Line(time.monotonic(), "Signal (11) received."))
+        server.check()
+        time.sleep(1.0)
+        with pytest.raises(TritonError, match=r"tritonserver crashed .* was killed by SIGKILL"):
+            server.check()
