@@ -79,10 +79,12 @@ def make_jobs(
     return jobs
 
 
-def room_of(service: Service, ids: Sequence[int], asked: Sampling, wanted: int | None, default: int) -> int:
+def room_of(
+    service: Service, ids: Sequence[int], asked: Sampling, wanted: int | None, default: int, field: str = "prompt"
+) -> int:
     """The most tokens of an answer to a prompt, by default no fewer than it must have; raises `ApiError` for a prompt
     that cannot be taken, and where fewer are wanted, or fit behind it, than the answer must have."""
-    service.limits.check_prompt(len(ids))
+    service.limits.check_prompt(len(ids), field)
     least = asked.min_tokens or 0
     if wanted is not None and 0 <= wanted < least:
         text = f"min_tokens is {least}, above the most that is asked for, {wanted}: send less"

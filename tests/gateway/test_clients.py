@@ -117,6 +117,22 @@ def test_every_prompt_that_leaves_room_for_a_token_is_taken(http: httpx.Client) 
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        ("/v1/completions", "prompt", "x " * 9000),
+        ("/completion", "prompt", "x " * 9000),
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": "x " * 9000}]),
+        ("/v1/responses", "input", "x " * 9000),
+    ],
+)
+def test_the_refusal_of_a_prompt_that_is_too_long_names_its_field(
+    http: httpx.Client, path: str, field: str, value: object
+) -> None:
+    error = http.post(path, json={field: value}).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", field)
+
+
 def test_continue_detects_the_context_length(http: httpx.Client) -> None:
     model = http.get("/v1/models").json()["data"][0]
     assert model["id"]

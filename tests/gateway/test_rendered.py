@@ -45,7 +45,7 @@ def test_no_prompt_is_rendered_that_would_be_refused(http: httpx.Client, more: d
         ("completions", {"prompt": "x " * 9000}, "prompt"),
         ("completions", {"prompt": ["x", []]}, "prompt"),
         ("completions", {"best_of": 2}, "best_of"),
-        ("chat", {"messages": [{"role": "user", "content": "x " * 9000}]}, "prompt"),
+        ("chat", {"messages": [{"role": "user", "content": "x " * 9000}]}, "messages"),
         ("chat", {"top_logprobs": 2}, "top_logprobs"),
     ],
 )

@@ -68,16 +68,16 @@ class EngineLimits:
         """What clients are told: a prompt that leaves room for one token of this is accepted."""
         return self.longest_prompt + 1
 
-    def check_prompt(self, length: int) -> None:
-        """Raises `ApiError` for a prompt without tokens or with too many."""
+    def check_prompt(self, length: int, field: str = "prompt") -> None:
+        """Raises `ApiError` for a prompt without tokens or with too many, which that field of the request holds."""
         if length < 1:
-            raise ApiError(400, "the prompt is empty: send at least one token", "empty_prompt", "prompt")
+            raise ApiError(400, "the prompt is empty: send at least one token", "empty_prompt", field)
         if length > self.longest_prompt:
             raise ApiError(
                 400,
                 f"the prompt has {length} tokens, this model takes at most {self.longest_prompt}: shorten the prompt",
                 "context_length_exceeded",
-                "prompt",
+                field,
             )
 
     def choose_lookahead(self, asked: LookaheadConfig | None, prompt_length: int) -> LookaheadConfig | None:

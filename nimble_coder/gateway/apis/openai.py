@@ -185,7 +185,7 @@ async def read_chat(service: Service, exchange: Exchange) -> tuple[ChatRequest, 
     given = await aside(size, service.chats.encode, asked)
     ids = service.limits.kept(given, asked.truncate_prompt_tokens)
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.wanted_tokens
-    room = room_of(service, ids, asked, limit, service.limits.max_seq_len)
+    room = room_of(service, ids, asked, limit, service.limits.max_seq_len, "messages")
     calling = await aside(size, service.calling, asked)
     stream, client = bool(asked.stream), exchange.client
     jobs = await aside(size, make_jobs, service, ids, asked, room, stream, client, asked.n or 1, "", calling.guide)

@@ -21,7 +21,7 @@ async def responses(front: Front, exchange: Exchange) -> None:
     chat = await aside(size, as_chat, asked)
     ids = await aside(size, service.chats.encode, chat)
     calling = await aside(size, service.calling, chat)
-    room = room_of(service, ids, asked, asked.max_output_tokens, service.limits.max_seq_len)
+    room = room_of(service, ids, asked, asked.max_output_tokens, service.limits.max_seq_len, "input")
     client = exchange.client
     jobs = await aside(size, make_jobs, service, ids, chat, room, bool(asked.stream), client, 1, "", calling.guide)
     if asked.text and asked.text.format:
