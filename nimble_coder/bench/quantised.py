@@ -1,10 +1,11 @@
 """A quantised engine beside llama.cpp with a GGUF file of the same model, in turn, prompt by prompt.
 
-    scripts/bench quantised ARTEFACT --gguf FILE [--threads 2] [--prompts 4] [--max-tokens 64] [--rounds 5]
+    scripts/bench quantised ARTEFACT --gguf FILE [--threads 2] [--prompts 4] [--max-tokens 64] [--rounds 5] [--openvino]
 
 Decoding is timed from the first token to the last, plainly and with what each drafts by itself: the engine as in the
 service, llama.cpp by prompt lookup. The prompts are problems of HumanEval asked as chats. One of 1,000 tokens is timed
-to its first token. llama.cpp: `pip install -e '.[peers]'`, which builds it from source for this processor.
+to its first token. llama.cpp: `pip install -e '.[peers]'`, which builds it from source for this processor. OpenVINO
+GenAI, which reads GGUF files too: `pip install openvino-genai`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.bench.arguments import existing_file, positive_int, thread_count
 from nimble_coder.bench.coding_prompts import humaneval_chats
 from nimble_coder.bench.llama_cpp import LlamaCpp
+from nimble_coder.bench.open_vino import OpenVino
 from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=positive_int, default=4)
     parser.add_argument("--max-tokens", type=positive_int, default=64)
     parser.add_argument("--rounds", type=positive_int, default=5)
+    parser.add_argument("--openvino", action="store_true", help="OpenVINO GenAI with the same file takes turns too")
     args = parser.parse_args()
     artifact, count = Artifact.open(args.artifact), args.max_tokens
     tokenizer = TextTokenizer(artifact.tokenizer)
@@ -93,6 +96,11 @@ def main() -> None:
         "engine, prompt": lambda ids: prefill(lambda: generate(engine, [Request(ids, 1)])),
         "llama.cpp, prompt": lambda ids: prefill(lambda: plain.generate(ids, 1)),
     }
+    if args.openvino:
+        other, other_drafting = OpenVino(args.gguf, args.threads), OpenVino(args.gguf, args.threads, DRAFTS)
+        decoding["OpenVINO, plain"] = partial(other.decoding, count)
+        decoding["OpenVINO, drafts"] = partial(other_drafting.decoding, count)
+        prompt["OpenVINO, prompt"] = lambda ids: prefill(lambda: other.read(ids))
     try:
         measure(decoding, chats[:1], 1)  # first uses
         found = measure(decoding, chats, args.rounds) | measure(prompt, [long], args.rounds)
