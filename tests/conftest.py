@@ -43,9 +43,11 @@ EMBEDDED = Path(__file__).parents[1] / "build_engine" / "embedded_model"
 LONGEST = {
     "bench/test_service.py",
     "build_engine/test_faults.py",
+    "engine/cuda/test_compilation.py",
     "engine/cuda/test_model.py",
     "engine/test_kv_cache.py",
     "engine/test_lossless.py",
+    "engine/test_native.py",
     "gateway/test_access.py",
     "gateway/test_unfinished.py",
     "integration/test_build_to_serving.py",
