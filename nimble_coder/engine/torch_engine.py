@@ -132,17 +132,22 @@ class TorchEngine:
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
+        with self._lock:
+            self._check_room()  # before anything is made that a full queue has no place for
         config = self._admission.admit(request)
         form = self._open(request.guide, request.ends) if request.guide else None
         drafter = make_drafter(request, config, self._texts(request), self._usual_drafter)
         sequence = Sequence(next(self._ids), request, drafter, self._limits, form)
         with self._lock:
-            if self._stopping or self._waiting >= self._options.max_queue_size:
-                raise QueueFullError(self._options.max_queue_size)
+            self._check_room()
             self._live[sequence.request_id] = sequence
             self._arrivals.append(sequence)
             self._lock.notify()
         return sequence.request_id
+
+    def _check_room(self) -> None:
+        if self._stopping or self._waiting >= self._options.max_queue_size:
+            raise QueueFullError(self._options.max_queue_size)
 
     @property
     def _waiting(self) -> int:

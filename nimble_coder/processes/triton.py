@@ -35,7 +35,7 @@ SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in
 """Variables that Triton and the code in its models have no use for."""
 THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
-CRASH = re.compile(r"^Signal \((4|6|7|8|11)\) received")
+CRASH = re.compile(r"^Signal \((4|6|7|8|11)\) received\.$")
 CRASH_SECONDS = 5.0
 """For a tritonserver that crashed to write where. It may never end that, since the heap that it needs may be broken."""
 LOG_ARGUMENTS = {

@@ -183,9 +183,9 @@ class GrowingText:
 
     def add(self, answer: dict[str, Array]) -> None:
         """Takes in what the engine has generated; behind a stop word that is nothing."""
-        self.others |= answer
         if self.is_stopped:
             return
+        self.others |= answer
         ids = answer["output_ids"].reshape(-1).tolist() if "output_ids" in answer else []
         free, self._free = ids[: self._free], max(self._free - len(ids), 0)
         self.certain += self._detokenizer.push(free)
@@ -205,7 +205,7 @@ class TextRequest:
         self._accumulate = accumulate
         self._inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         given = json.loads(request.parameters() or "{}")
-        self._parameters = {name: as_parameter(given[name]) for name in (OWNER, *PARAMETERS) if name in given}
+        self._parameters = {name: given[name] for name in (OWNER, *PARAMETERS) if name in given}
         """Whose it is, and what the client asks for beside the inputs: the engine goes by them."""
         self._sender = Sender(request, pb_utils)
 
@@ -248,7 +248,8 @@ class TextRequest:
         texts = defaultdict(self._text, {0: self._text()})
         sequences = max(self._count("num_return_sequences"), 1)
         inputs = {**self._calls.prepare(self._inputs), **passed}
-        for answer in self._calls.generate(inputs, request_id, outputs, self._parameters):
+        parameters = {name: as_parameter(value) for name, value in self._parameters.items()}
+        for answer in self._calls.generate(inputs, request_id, outputs, parameters):
             text = texts[int(answer[SEQUENCE].reshape(-1)[0]) if SEQUENCE in answer else 0]
             text.add(answer)
             if sum(each.is_stopped for each in texts.values()) == sequences:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,12 +99,19 @@ class Bridge:
         try:
             yield
         except RequestError as error:
-            sender.fail(str(error), self._pb.TritonError.INVALID_ARG, is_last=True)
+            self._refuse(sender, error, self._pb.TritonError.INVALID_ARG)
         except QueueFullError as error:
-            sender.fail(str(error), self._pb.TritonError.UNAVAILABLE, is_last=True)
+            self._refuse(sender, error, self._pb.TritonError.UNAVAILABLE)
         except Exception as error:
             logger.exception("a request could not be started")
-            sender.fail(str(error), self._pb.TritonError.INTERNAL, is_last=True)
+            self._refuse(sender, error, self._pb.TritonError.INTERNAL)
+
+    @staticmethod
+    def _refuse(sender: Sender, error: Exception, code: int) -> None:
+        try:
+            sender.fail(str(error), code, is_last=True)
+        except Exception:  # Triton's shared memory may be full; the others go on
+            logger.exception("a refusal cannot be sent")
 
     def _start_with_forms(self, triton_id: str, sender: Sender, call: Call) -> None:
         """Compiles the forms where nobody else waits for it, and starts."""
@@ -114,12 +121,13 @@ class Bridge:
             self._start_or_wait(triton_id, sender, call)
 
     def _start_or_wait(self, triton_id: str, sender: Sender, call: Call) -> None:
-        """Starts; a full queue is first looked through for those who have gone."""
-        try:
-            self._start(triton_id, sender, call)
-        except QueueFullError:
-            with self._lock:
-                self._overflow.append(Held(triton_id, sender, call, time.monotonic() + QUEUE_SECONDS))
+        """Starts; a full queue is first looked through for those who have gone, and nobody goes ahead of who waits."""
+        with suppress(QueueFullError):
+            if not self._overflow:
+                self._start(triton_id, sender, call)
+                return
+        with self._lock:
+            self._overflow.append(Held(triton_id, sender, call, time.monotonic() + QUEUE_SECONDS))
 
     def close(self) -> None:
         """Ends the engine, which answers what is in flight, and the threads."""
@@ -148,6 +156,11 @@ class Bridge:
         if not triton_id:
             raise RequestError("Trying to stop a request but request ID is not provided")
         with self._lock:
+            held = next((held for held in reversed(self._overflow) if held.triton_id == triton_id), None)
+            if held:
+                self._overflow.remove(held)
+                held.sender.send({}, is_last=True)
+                return
             flight = next((f for f in reversed(self._flights.values()) if f.triton_id == triton_id), None)
             if flight is None:
                 return  # it may have ended meanwhile
@@ -163,22 +176,29 @@ class Bridge:
             if (now := time.monotonic()) - checked >= self._cancel_check_seconds:
                 self._look_through()
                 checked = now
+        self._deliver(self._engine.responses(timeout=0))
         self._look_through(is_last=True)
 
     def _look_through(self, is_last: bool = False) -> None:
         """Cancels what nobody wants any more; then those start that found the queue full, or are refused in time."""
-        with self._lock:
-            overflow, self._overflow = self._overflow, []
         self._cancel_abandoned()
-        for held in overflow:
+        while held := self._first_held():
             with self._refusals(held.sender):
+                if held.sender.is_cancelled():
+                    held.sender.fail("the request was cancelled", self._pb.TritonError.CANCELLED, is_last=True)
+                    continue
                 try:
                     self._start(held.triton_id, held.sender, held.call)
                 except QueueFullError:
                     if is_last or time.monotonic() >= held.until:
                         raise
                     with self._lock:
-                        self._overflow.append(held)
+                        self._overflow.insert(0, held)
+                    return
+
+    def _first_held(self) -> Held | None:
+        with self._lock:
+            return self._overflow.pop(0) if self._overflow else None
 
     def _deliver(self, responses: Sequence[Response]) -> None:
         """Sends the responses of one round. Those of one Triton request stay in one thread, in order."""
@@ -214,7 +234,7 @@ class Bridge:
                 flight.sender.send(write_response(flight.call, row, response), is_last)
         except Exception:
             # The client is gone in a way that Triton did not report as a cancellation.
-            logger.exception("request %s cannot be answered", flight.triton_id)
+            logger.exception("request %r cannot be answered", flight.triton_id)
             self._engine.cancel(response.request_id)
 
     def _cancel_abandoned(self) -> None:

@@ -5,6 +5,7 @@ import json
 import queue
 import re
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -190,6 +191,20 @@ def test_a_name_that_no_model_has_is_not_found_however_it_is_written(gateway: Se
         connection.sendall(b"GET /v2/models/%b/config HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % name)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert re.match(rb"HTTP/1.1 40[04] ", answer), answer
+
+
+def test_a_dozen_streams_that_triton_runs_keep_no_other_call_waiting(gateway: Serving, http: httpx.Client) -> None:
+    body = json.dumps({"text_input": PROMPT, "max_tokens": 6000, "stream": True}).encode()
+    line = b"POST /v2/models/tensorrt_llm_bls/generate_stream HTTP/1.1\r\n"
+    head = line + b"host: a\r\naccept: \xe9\r\ncontent-length: %d\r\n\r\n" % len(body)
+    address = (gateway.addresses.host, gateway.addresses.http_port)
+    with ExitStack() as streams:
+        for _ in range(12):
+            streams.enter_context(socket.create_connection(address, timeout=30)).sendall(head + body)
+        assert wait_until(lambda: "num_requests_running 12.0" in http.get("/metrics").text)
+        assert http.get("/v2/health/ready", timeout=10).status_code == 200
+        assert "nv_inference_count" in http.get("/metrics", timeout=10).text
+    assert wait_until(lambda: active_requests(gateway) == 0)
 
 
 def test_health_contents_both_tritons_client_and_kserves(gateway: Serving, http: httpx.Client) -> None:

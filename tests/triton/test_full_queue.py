@@ -19,19 +19,21 @@ NAMES = ("output_ids", "sequence_length")
 class Client:
     """A request as Triton's Python module has it, and what becomes of it."""
 
-    def __init__(self, triton: "Triton") -> None:
-        self._triton = triton
+    def __init__(self, triton: "Triton", name: str = "", stops: bool = False) -> None:
+        self._triton, self._name, self._stops = triton, name, stops
         self.gone = False
         self.ended = threading.Event()
         self.outcome: Any = None
         """The tensors of the last response, or the status of its error."""
 
     def inputs(self) -> list[Any]:
+        if self._stops:
+            return [self._triton.Tensor("stop", np.array([[True]]))]
         numbers = {"input_ids": [[9, 8, 7]], "input_lengths": [[3]], "request_output_len": [[2]]}
         return [self._triton.Tensor(name, np.array(value, np.int32)) for name, value in numbers.items()]
 
     def request_id(self) -> str:
-        return ""
+        return self._name
 
     def parameters(self) -> str:
         return ""
@@ -125,3 +127,36 @@ def test_a_full_queue_is_looked_through_before_anyone_is_refused(
     end.set()
     bridge.close()
     assert all(client.ended.is_set() for client in last)
+
+
+class LostClient(Client):
+    """Nothing reaches it, as where Triton's shared memory is full."""
+
+    def send(self, response: Any = None, flags: int = 0) -> None:  # noqa: ARG002
+        self.ended.set()
+        raise RuntimeError("Failed to increase the shared memory pool size")
+
+
+def test_who_is_held_can_be_stopped_or_leave_and_a_refusal_that_is_lost_harms_nobody(
+    load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = Triton()
+    engine = load_engine(max_batch_size=1, max_queue_size=1)
+    begun, end = hold(engine, monkeypatch)
+    bridge = Bridge(engine, triton, exclude_input=True, cancel_check_seconds=0.02)
+    running, waiting = Client(triton), Client(triton)
+    bridge.take(running)
+    begun.wait()
+    stopped, stop, left, lost = Client(triton, "held"), Client(triton, "held", True), Client(triton), LostClient(triton)
+    for client in (waiting, stopped, lost, left, stop):
+        bridge.take(client)
+    left.gone = True
+    for client in (stopped, stop, lost, left):
+        assert client.ended.wait(20)
+    assert (stopped.outcome, stop.outcome, left.outcome) == ([], [], "cancelled")
+    end.set()
+    bridge.take(last := Client(triton))
+    for client in (running, waiting, last):
+        assert client.ended.wait(20)
+        assert [tensor.name() for tensor in client.outcome] == [*NAMES]
+    bridge.close()

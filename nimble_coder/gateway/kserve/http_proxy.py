@@ -46,7 +46,9 @@ class TritonHttp:
         self._address = urlsplit(service.settings.triton_http)
         self._largest_body = min(service.settings.max_body_bytes, largest_body())
         # Not httpx, which lies above it: the process would import rich and Pygments for its command line.
-        self._pool = httpcore.AsyncConnectionPool(None, max_keepalive_connections=64, keepalive_expiry=5.0)
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=None, max_keepalive_connections=64, keepalive_expiry=5.0
+        )
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -137,6 +139,7 @@ class TritonHttp:
 
     async def _pass(self, exchange: Exchange, body: bytes, header_length: int | None = None) -> None:
         headers = {name: value for name in KEPT if (value := exchange.header(name)) is not None}
+        headers["host"] = self._address.netloc
         if header_length is not None:
             headers[JSON_LENGTH] = str(header_length)
         if body or not exchange.is_reading:
@@ -144,7 +147,7 @@ class TritonHttp:
         request = httpcore.Request(
             "GET" if exchange.is_reading else exchange.method,  # Triton knows no HEAD
             self._url(exchange.raw_target),
-            headers=[("host", self._address.netloc), *headers.items()],
+            headers=[(name, value.encode("latin-1")) for name, value in headers.items()],
             content=body,
         )
         async with exchange.connected():

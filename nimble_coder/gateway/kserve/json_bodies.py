@@ -54,8 +54,8 @@ def read_infer(content: Content, binary: bytes) -> service_pb2.ModelInferRequest
 def read_generate(content: Content, config: model_config_pb2.ModelConfig) -> service_pb2.ModelInferRequest:
     """The request of a `generate` body, whose fields are the model's inputs by name, and parameters of the request
     otherwise, as in Triton; raises `ApiError`."""
-    request = service_pb2.ModelInferRequest(id=text_field(content, "id"))
     fields = fields_of(content)
+    request = service_pb2.ModelInferRequest(id=text_field(fields, "id"))
     known = {"id", *(tensor.name for tensor in config.input)}
     set_parameters(request.parameters, {name: value for name, value in fields.items() if name not in known})
     for tensor in config.input:

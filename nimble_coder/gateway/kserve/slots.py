@@ -32,7 +32,9 @@ class Context:
         return self._writing is not None and not self._writing.done()
 
     async def write(self, message: bytes) -> None:
-        """Sends a message; whoever is cancelled here leaves it on its way."""
+        """Sends a message behind the one that is on its way; whoever is cancelled here leaves it there."""
+        while self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing])
         self._writing = asyncio.ensure_future(self._context.write(message))
         self._writing.add_done_callback(lambda writing: writing.cancelled() or writing.exception())
         await asyncio.shield(self._writing)
