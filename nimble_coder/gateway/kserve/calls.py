@@ -23,6 +23,8 @@ EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_respons
 """The parameters that ask for a mark of a request's last response, and that are this mark."""
 STOP_SECONDS = 0.05
 """Between two attempts to stop such a request."""
+CLOSE_SECONDS = 1.0
+"""For the calls that nobody waits for any more, at the end of a process."""
 
 
 class Calls:
@@ -34,7 +36,9 @@ class Calls:
         self._ending: set[asyncio.Future[None]] = set()
 
     async def close(self) -> None:
-        """Ends the connection to Triton."""
+        """Ends the connection to Triton, a moment later where an answered call is still being read out."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=CLOSE_SECONDS)
         await self._triton.close()
 
     async def responses(
