@@ -173,7 +173,7 @@ def test_a_killed_process_ends_the_container_with_the_reason_last(
 
 
 def test_too_little_memory_is_said(podman: Podman, cpu_image: str) -> None:
-    with podman.start(cpu_image, options=[*HARDENED, "--memory=200m"]) as container:
+    with podman.start(cpu_image, options=[*HARDENED, "--memory=180m"]) as container:
         assert container.wait(60) == ExitCode.OUT_OF_MEMORY
         assert "memory" in container.last_line
         say(f"out of memory: {container.last_line}")
