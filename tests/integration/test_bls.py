@@ -134,7 +134,7 @@ def test_a_client_that_leaves_before_the_first_token_ends_the_engines_request(
 ) -> None:
     """All slots of the engine are taken meanwhile, so that nothing comes."""
     with CompletionClient(server.addresses.grpc) as client:
-        others = [client.stream("def f(x):", 3000) for _ in range(4)]
+        others = [client.stream("def f(x):", 7000) for _ in range(4)]
         for other in others:
             next(other)
         with grpc.InferenceServerClient(server.addresses.grpc) as leaving:
