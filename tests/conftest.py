@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,15 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
 
 def silent(_: str) -> None:
     """Progress that nobody reads."""
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of its own, in memory, mounted as the parameter says."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,11 @@
 """Shared memory that Triton could not start with is named before it is."""
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from build_engine.exit_codes import exit_code_of
 from nimble_coder.processes.shared_memory import SharedMemoryError, check_shared_memory
-
-
-@pytest.fixture
-def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Shared memory of its own, mounted as the parameter says."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", tmp_path], check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """A temporary directory that cannot be used is named before anything is started."""
 
-import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +13,6 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMED_BY:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", None)
-
-
-@pytest.fixture
-def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system of its own, mounted as the parameter says."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", tmp_path], check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
 
 
 def complaint() -> str:

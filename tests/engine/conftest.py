@@ -1,5 +1,6 @@
 """Engines that the tests of this folder share."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import find_profile
 from nimble_coder.engine.budget import StepCosts
 from nimble_coder.engine.form import Forms
+from nimble_coder.engine.scheduler import Work
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.text.added_tokens import added_tokens
 from nimble_coder.text.tokenizer import TextTokenizer
@@ -23,6 +25,20 @@ from tests.engine.forms import VOCAB
 LoadEngine = Callable[..., TorchEngine]
 OWN = LookaheadConfig(5, 5, 5)
 SMALL = replace(find_profile("demo"), max_batch_size=4, max_input_len=256, max_seq_len=400, max_num_tokens=256)
+
+
+def hold(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Has the engine's steps wait; returns what is set when one has begun, and what lets them go on."""
+    begun, end = threading.Event(), threading.Event()
+    run = engine._runner.run
+
+    def long(work: list[Work]) -> list[list[int] | Exception]:
+        begun.set()
+        end.wait()
+        return run(work)
+
+    monkeypatch.setattr(engine._runner, "run", long)
+    return begun, end
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The engine: its protocol, its batching, and what it refuses."""
 
-import threading
 import time
 from typing import Any
 
@@ -11,11 +10,10 @@ from nimble_coder.contract.request import QueueFullError, Request, RequestError
 from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine.generate import generate
 from nimble_coder.engine.protocol import Engine
-from nimble_coder.engine.scheduler import Work
 from nimble_coder.engine.sequence import Sequence
 from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.engine.tree import TokenTree
-from tests.engine.conftest import LoadEngine
+from tests.engine.conftest import LoadEngine, hold
 
 PROMPT = [5, 17, 900, 33, 5, 17, 900, 34, 12, 5, 17]
 
@@ -196,15 +194,7 @@ def test_requests_that_nobody_wants_any_more_keep_no_others_out_of_the_queue(
 ) -> None:
     """Not even before the step has ended that runs when they are cancelled, which may take a second."""
     engine = load_engine(max_batch_size=1, max_queue_size=2)
-    begun, end = threading.Event(), threading.Event()
-    run = engine._runner.run
-
-    def long(work: list[Work]) -> list[list[int] | Exception]:
-        begun.set()
-        end.wait()
-        return run(work)
-
-    monkeypatch.setattr(engine._runner, "run", long)
+    begun, end = hold(engine, monkeypatch)
     engine.enqueue(Request(PROMPT, 2))
     begun.wait()
     abandoned = [engine.enqueue(Request(PROMPT, 2)) for _ in range(2)]

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nimble_coder.engine.scheduler import Work
-from nimble_coder.engine.torch_engine import TorchEngine
 from nimble_coder.triton.bridge import Bridge
-from tests.engine.conftest import LoadEngine, load_engine
+from tests.engine.conftest import LoadEngine, hold, load_engine
 
 __all__ = ["load_engine"]
 
@@ -77,20 +75,6 @@ class Triton:
     @staticmethod
     def InferenceResponse(tensors: Any = None, error: Any = None) -> Any:  # noqa: N802, Triton's name
         return error or tensors
-
-
-def hold(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Has the engine's steps wait; returns what is set when one has begun, and what lets them go on."""
-    begun, end = threading.Event(), threading.Event()
-    run = engine._runner.run
-
-    def long(work: list[Work]) -> list[list[int] | Exception]:
-        begun.set()
-        end.wait()
-        return run(work)
-
-    monkeypatch.setattr(engine._runner, "run", long)
-    return begun, end
 
 
 def test_a_full_queue_is_looked_through_before_anyone_is_refused(
