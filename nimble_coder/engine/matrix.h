@@ -24,6 +24,7 @@
 namespace {
 
 constexpr int kPanel = 16;                // outputs of a panel
+constexpr int kAhead = 64;                // inputs that are multiplied between two calls of `Ahead::bring`
 constexpr int kVectors = kPanel / kLanes;  // of a panel
 #if defined(__AVX512F__)
 constexpr int kJoinedFloat = 4, kTileFloat = 6;  // panels and rows: of 32 registers 24 have sums, 4 weights, 1 an input
@@ -74,6 +75,20 @@ class Matrix {
     const int out_, in_;
 };
 
+// Weights that the processor brings near while others are multiplied: `each` bytes of a panel, in lines of 64, for kAhead
+// inputs.
+struct Ahead {
+    const std::byte* from = nullptr;
+    size_t apart = 0, each = 0;
+
+    template <int Panels>
+    void bring(int input) const {
+        const std::byte* next = from + input / kAhead * each;
+        for (size_t line = 0; line < each; line += 64)
+            for (int panel = 0; panel < Panels; ++panel) __builtin_prefetch(next + panel * apart + line);
+    }
+};
+
 // --- Formats. ---
 
 // [inputs, 16 outputs] of a panel.
@@ -93,8 +108,9 @@ struct Fp32 {
 
     template <int Rows, int Panels>
     static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
-                           Vec (&sums)[Rows][Panels * kVectors]) {
+                           const Ahead& ahead, Vec (&sums)[Rows][Panels * kVectors]) {
         for (int k = 0; k < in; ++k, panels += sizeof(float) * kPanel) {
+            if (k % kAhead == 0) ahead.template bring<Panels>(k);
             Vec w[Panels * kVectors];
             for (int v = 0; v < Panels * kVectors; ++v)
                 w[v] = load(reinterpret_cast<const float*>(panels + v / kVectors * apart) + v % kVectors * kLanes);
@@ -131,8 +147,9 @@ struct Bf16 {
 
     template <int Rows, int Panels>
     static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
-                           Vec (&sums)[Rows][Panels * kVectors]) {
+                           const Ahead& ahead, Vec (&sums)[Rows][Panels * kVectors]) {
         for (int k = 0; k < in; k += 2, panels += 2 * sizeof(uint16_t) * kPanel) {
+            if (k % kAhead == 0) ahead.template bring<Panels>(k);
             Bits w[Panels * kVectors];
             for (int v = 0; v < Panels * kVectors; ++v)
                 w[v] = *reinterpret_cast<const Bits*>(panels + v / kVectors * apart + v % kVectors * sizeof(Bits));
@@ -273,9 +290,10 @@ struct Quantised {
 
     template <int Rows, int Panels>
     static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
-                           Vec (&sums)[Rows][Panels * kVectors]) {
+                           const Ahead& ahead, Vec (&sums)[Rows][Panels * kVectors]) {
         const size_t behind = size_t(blocks(in)) * kBlock;  // where a row's groups are
         for (int group = 0; group < 2 * blocks(in); ++group) {
+            if (group % (kAhead / kGroup) == 0) ahead.template bring<Panels>(group * kGroup);
             const std::byte* block = panels + group / 2 * kBytes;
             const std::byte* weights = block + kScales + group % 2 * kGroupBytes;
             Dots<WeightBits> dots[Rows][Panels * kVectors];
@@ -339,7 +357,7 @@ struct Quantised {
 
 // --- A matrix of one format. ---
 
-constexpr int kMany = 64;
+constexpr size_t kMostAhead = 640;  // more take longer to come than a tile to multiply
 
 template <typename Format>
 class Packed final : public Matrix {
@@ -361,14 +379,13 @@ class Packed final : public Matrix {
         // processor gets further ahead with reading.
         if (count > 4 && count <= Format::kAlone) {
             for (int panel = first; panel < first + all; ++panel)
-                multiply_tile<1, Format::kAlone>(count, rows, 0, panel, 0, sink);
+                multiply_tile<1, Format::kAlone>(count, rows, 0, panel, 0, {}, sink);
             return;
         }
-        // Joined panels are far from each other, so that each of their streams goes on where it was. Many rows compute
-        // longer than they read: beside each other, panels share more of what the processor keeps.
-        const int joins = all / Format::kJoined, apart = count < kMany ? joins : 1;
+        // Joined panels are far from each other, so that each of their streams goes on where it was.
+        const int joins = all / Format::kJoined;
         for (int join = 0; join < joins; ++join)
-            multiply_panels<Format::kJoined>(rows, count, first + join * (count < kMany ? 1 : Format::kJoined), apart, sink);
+            multiply_panels<Format::kJoined>(rows, count, first + join, joins, sink);
         for (int panel = first + joins * Format::kJoined; panel < first + all; ++panel)
             multiply_panels<1>(rows, count, panel, 0, sink);
     }
@@ -376,25 +393,30 @@ class Packed final : public Matrix {
    private:
     const std::byte* panel(int index) const { return weights_ + index * Format::panel_bytes(in_); }
 
+    // Where there are many rows, each tile brings its part of the next panels near.
     template <int Panels>
-    void multiply_panels(const std::byte* rows, int count, int panel, int apart, const Sink& sink) const {
-        const int tiles = (count + Format::kTile - 1) / Format::kTile;
-        for (int tile = 0; tile < tiles; ++tile) {
+    void multiply_panels(const std::byte* rows, int count, int index, int apart, const Sink& sink) const {
+        const int tiles = (count + Format::kTile - 1) / Format::kTile, steps = (in_ + kAhead - 1) / kAhead;
+        Ahead ahead{panel(index + 1), apart * Format::panel_bytes(in_)};
+        if (tiles > 1) ahead.each = (Format::panel_bytes(in_) / (tiles * steps) + 63) / 64 * 64;
+        if (Panels * ahead.each > kMostAhead) ahead.each = 0;
+        for (int tile = 0; tile < tiles; ++tile, ahead.from += ahead.each * steps) {
             const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
-            multiply_tile<Panels, Format::kTile>(last - first, rows, first, panel, apart, sink);
+            multiply_tile<Panels, Format::kTile>(last - first, rows, first, index, apart, ahead, sink);
         }
     }
 
     // `count` rows, of which there may be `Rows` at most.
     template <int Panels, int Rows>
-    void multiply_tile(int count, const std::byte* rows, int first, int panel, int apart, const Sink& sink) const {
+    void multiply_tile(int count, const std::byte* rows, int first, int panel, int apart, const Ahead& ahead,
+                       const Sink& sink) const {
         if constexpr (Rows > 1)
-            if (count < Rows) return multiply_tile<Panels, Rows - 1>(count, rows, first, panel, apart, sink);
-        if constexpr (Rows > 0) multiply_rows<Rows, Panels>(rows, first, panel, apart, sink);
+            if (count < Rows) return multiply_tile<Panels, Rows - 1>(count, rows, first, panel, apart, ahead, sink);
+        if constexpr (Rows > 0) multiply_rows<Rows, Panels>(rows, first, panel, apart, ahead, sink);
     }
 
     template <int Rows, int Panels>
-    void multiply_rows(const std::byte* rows, int first, int index, int apart, const Sink& sink) const {
+    void multiply_rows(const std::byte* rows, int first, int index, int apart, const Ahead& ahead, const Sink& sink) const {
         Vec sums[Rows][Panels * kVectors];
         alignas(64) float values[Panels][Rows][kPanel] = {};
         const auto start = [&](int panel) { return (index + panel * apart) * kPanel; };
@@ -405,7 +427,7 @@ class Packed final : public Matrix {
         for (auto& row : sums)
             for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values[v / kVectors][0] + v % kVectors * kLanes);
         Format::template accumulate<Rows, Panels>(rows + first * stride(), stride(), panel(index),
-                                                  apart * Format::panel_bytes(in_), in_, sums);
+                                                  apart * Format::panel_bytes(in_), in_, ahead, sums);
         for (int row = 0; row < Rows; ++row)
             for (int v = 0; v < Panels * kVectors; ++v)
                 store(values[v / kVectors][row] + v % kVectors * kLanes, sums[row][v]);
