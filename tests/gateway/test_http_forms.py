@@ -4,12 +4,14 @@ import gzip
 import json
 import zlib
 from codecs import BOM_UTF8
+from typing import Any
 
 import httpx
 import pytest
 
 from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.processes.serving import Serving
+from tests.gateway.completing import BODIES
 
 BODY = json.dumps({"prompt": "import os\nimport ", "max_tokens": 2}).encode()
 KSERVE = b'{"text_input": "import os", "max_tokens": 2}'
@@ -73,6 +75,17 @@ def test_bodies_are_read_compressed_and_with_a_byte_order_mark(http: httpx.Clien
         headers = {"content-encoding": encoding} if encoding else {}
         answer = http.post(path, content=content, headers=headers)
         assert answer.status_code == 200, (encoding, answer.text)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [*BODIES.items(), ("/tokenize", {"prompt": "x"}), ("/v1/responses", {"input": "x"})]
+)
+def test_a_text_that_is_cut_within_an_emoji_is_read(strict: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    limit = {} if path == "/tokenize" else {"max_output_tokens" if path == "/v1/responses" else "n_predict": 1}
+    cut = json.dumps({**body, **limit}).replace('"x"', r'"\ude00 x \ud83d"').replace("import os", r"\ude00 x \ud83d")
+    assert r"\ude00 x" in cut
+    answer = strict.post(path, content=cut.encode())
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_byte_order_mark_counts_in_the_length_of_json_before_binary_data(http: httpx.Client) -> None:

@@ -14,7 +14,7 @@ from nimble_coder.contract.fields import SCALARS
 from nimble_coder.contract.request import RequestError, Sampling
 from nimble_coder.gateway.apis.routes import ROUTES
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.requests.reading import decode
+from nimble_coder.gateway.requests.reading import decode, whole_characters
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.tokens import DetokenizeRequest
@@ -71,6 +71,8 @@ def test_a_function_needs_a_name(offered: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "message", "param"),
     [
+        (CompletionRequest, "", "the body is empty: send a JSON object", None),
+        (ChatRequest, " \n", "the body is empty: send a JSON object", None),
         (CompletionRequest, "[]", "the body is a list: send an object", None),
         (CompletionRequest, '{"prompt": {}}', "prompt is an object: send a text or a list or null", "prompt"),
         (
@@ -93,6 +95,29 @@ def test_what_is_wrong_is_said_in_words(kind: type[Struct], body: str, message: 
     with pytest.raises(ApiError) as caught:
         decode(kind, body.encode(errors="surrogateescape"))
     assert (caught.value.status, caught.value.message, caught.value.param) == (400, message, param)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (r"\ud83d", "\ufffd"),
+        (r"\ud83d x", "\ufffd x"),
+        (r"\uDE00x\n", "\ufffdx\n"),
+        (r"\ud83d\n", "\ufffd\n"),
+        (r"\ud83d\u0041", "\ufffdA"),
+        (r"\ude00\ud83d", "\ufffd\ufffd"),
+        (r"\ud83d\ud83d\ude00\ude00", "\ufffd\U0001f600\ufffd"),
+        (r"\ud83d\ude00\ud83d\ude00", "\U0001f600\U0001f600"),
+        (r"\\ud83d\\\ud83d", "\\ud83d\\\ufffd"),
+        (r"\\ud83d\ude00", "\\ud83d\ufffd"),
+        (r"\\\\\ude00", "\\\\\ufffd"),
+        (r"\n\ude00\t", "\n\ufffd\t"),
+    ],
+)
+def test_half_of_a_character_is_read_as_one_that_nobody_knows(sent: str, read: str) -> None:
+    body = whole_characters(f'{{"prompt": "{sent}", "stop": ["{sent}"]}}'.encode())
+    asked = decode(CompletionRequest, body)
+    assert (asked.prompt, asked.stop) == (read, [read])
 
 
 def test_integers_in_lists_may_be_written_so_too() -> None:

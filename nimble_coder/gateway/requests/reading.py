@@ -26,6 +26,12 @@ OTHER = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<given>[^`]*)`")
 BOUND = re.compile(r"Expected `(?P<kind>\w+)` (?P<bound>.*)", re.DOTALL)
 UNNAMED = "[...]"
 """What msgspec calls a key's value where it reads any object."""
+HALF = re.compile(
+    rb"(?<!\\)((?:\\\\)*)\\u[dD](?:"
+    rb"[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})|"
+    rb"[c-fC-F][0-9a-fA-F]{2}(?<!(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
+)
+"""A surrogate's escape in JSON that is no part of a pair, behind escaped backslashes."""
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
@@ -38,8 +44,16 @@ def whole(number: str) -> int | float:
 LENIENT = msgspec.json.Decoder(float_hook=whole)
 
 
+def whole_characters(body: bytes) -> bytes:
+    """A request's JSON with U+FFFD in place of halves of characters: JavaScript cuts texts
+    within an emoji, and writes the half that is left as an escape."""
+    return HALF.sub(rb"\1\\ufffd", body) if b"\\ud" in body or b"\\uD" in body else body
+
+
 def decode(kind: type[Body], body: bytes) -> Body:
     """Reads a request's JSON; raises `ApiError` 400 naming the field."""
+    if not body or body.isspace():
+        raise ApiError(400, "the body is empty: send a JSON object", "invalid_json")
     with json_errors():
         return read(kind, body)
 
