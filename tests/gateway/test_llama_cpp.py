@@ -92,6 +92,13 @@ def test_a_streams_end_says_what_a_whole_answer_says(http: httpx.Client, n_predi
     assert (whole["prompt"], whole["generation_settings"]["seed"]) == ("import os\n", 7)
 
 
+def test_a_streams_end_has_the_fields_that_are_asked_for(http: httpx.Client) -> None:
+    body = {"prompt": PROMPT, "response_fields": ["timings/prompt_n", "generation_settings/seed", "stop"], "seed": -1}
+    last = stream(http, body)[-1]
+    assert list(last) == body["response_fields"]
+    assert (last["stop"], last["generation_settings/seed"]) == (True, 2**32 - 1)
+
+
 def test_both_a_line_and_none_occur_among_the_lengths_above(http: httpx.Client) -> None:
     assert {post(http, {"prompt": "import os\n", "n_predict": n})["has_new_line"] for n in (1, 30)} == {False, True}
 

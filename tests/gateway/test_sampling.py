@@ -7,6 +7,7 @@ from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
+from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaRequest
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, top_k=20, seed=2**64 - 1, repetition_penalty=1.1)
@@ -31,6 +32,20 @@ def test_copies_have_seeds_of_their_own() -> None:
     assert [inputs(SAMPLED, copy=copy)["random_seed"] for copy in (0, 1)] == [2**64 - 1, 0]
     unseeded = Sampling(temperature=1.0)
     assert inputs(unseeded)["random_seed"] != inputs(unseeded)["random_seed"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Sampling(temperature=1.0, seed=-1),
+        LlamaRequest(temperature=1.0, seed=-1),
+        InfillRequest(temperature=1.0, seed=2**32 - 1),
+    ],
+)
+def test_a_seed_that_stands_for_none_gives_another_text_each_time(asked: Sampling) -> None:
+    assert inputs(asked)["random_seed"] != inputs(asked)["random_seed"]
+    assert inputs(Sampling(temperature=1.0, seed=2**32 - 1))["random_seed"] == 2**32 - 1
+    assert inputs(Sampling(temperature=1.0, seed=-2))["random_seed"] == 2**64 - 2
 
 
 @pytest.mark.parametrize("temperature", [None, 0.0, 1e-40, 0.000999])

@@ -10,11 +10,8 @@ from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import encode
 from nimble_coder.gateway.exchange import EVENT_STREAM
-from nimble_coder.gateway.requests.schemas.llama import LlamaRequest
+from nimble_coder.gateway.requests.schemas.llama import RANDOM_SEED, LlamaRequest
 from nimble_coder.text.tokenizer import TextTokenizer
-
-RANDOM_SEED = 2**32 - 1
-"""llama.cpp's name for no seed."""
 
 
 class LlamaWire:
@@ -52,7 +49,7 @@ class LlamaWire:
         return b""
 
     def ending(self, index: int, transcript: Transcript, usage: Usage | None) -> bytes:  # noqa: ARG002
-        return b"data: %b\n\n" % encode(self._result(index, "", transcript))
+        return b"data: %b\n\n" % encode(self._chosen(self._result(index, "", transcript)))
 
     def closing(self, usage: Usage) -> bytes:  # noqa: ARG002
         return b""
@@ -91,7 +88,7 @@ class LlamaWire:
         """What is in force."""
         return LlamaSettings(
             n_predict=self._asked.wanted_tokens,
-            seed=RANDOM_SEED if self._asked.seed is None else self._asked.seed,
+            seed=RANDOM_SEED if self._asked.own_seed is None else self._asked.own_seed,
             temperature=self._asked.temperature or 0.0,
             top_k=self._asked.top_k or 0,
             top_p=1.0 if self._asked.top_p is None else self._asked.top_p,

@@ -144,7 +144,7 @@ CHAT = (ChatCompletion,), (ChatChunk,)
 RESPONSE = (Response,), EVENTS
 LLAMA = (
     (LlamaResult, list[LlamaResult], LlamaFields, list[LlamaFields]),
-    (LlamaChunk, LlamaResult),
+    (LlamaChunk, LlamaResult, LlamaFields),
 )
 RENDERED = "The prompt as sent", RenderedPrompts
 ROUTES = (

@@ -43,7 +43,7 @@ def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) ->
         return ()
     if not samples(asked):
         return numbers + log_probs
-    seed = secrets.randbits(32) if asked.seed is None else asked.seed
+    seed = secrets.randbits(32) if asked.own_seed is None else asked.own_seed
     inputs: list[Input] = [
         *numbers,
         *log_probs,

@@ -7,6 +7,8 @@ from msgspec import Meta, Struct
 from nimble_coder.gateway.requests.schemas.sampling import Sampling
 from nimble_coder.gateway.requests.schemas.values import Copies, Factor, Length
 
+RANDOM_SEED = 2**32 - 1
+"""llama.cpp's number for no seed, -1 in 32 bits."""
 LlamaPrompt = str | Annotated[list[str | int | list[str | int]], Meta(max_length=200_000)]
 """llama.cpp's: a text, token ids, texts and ids mixed, or a list of such prompts."""
 
@@ -29,6 +31,10 @@ class LlamaRequest(Sampling, kw_only=True):
     repeat_penalty: Factor | None = None
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
+
+    @property
+    def own_seed(self) -> int | None:
+        return None if self.seed in (-1, RANDOM_SEED) else self.seed
 
     @property
     def wanted_tokens(self) -> int | None:

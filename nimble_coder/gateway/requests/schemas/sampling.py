@@ -74,6 +74,11 @@ class Sampling(GuidedFields, kw_only=True):
         return tuple(stop for stop in found if stop)
 
     @property
+    def own_seed(self) -> int | None:
+        """None where each answer is to be another one: llama.cpp's and vLLM's word for that is -1."""
+        return None if self.seed == -1 else self.seed
+
+    @property
     def predict_seconds(self) -> float | None:
         return self.t_max_predict_ms / 1000 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None
 
