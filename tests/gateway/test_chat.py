@@ -72,6 +72,14 @@ def test_tools_calls_and_results_in_qwens_words(chats: ChatPrompts, tokenizer: T
     assert "# Tools" not in text_of(chats, tokenizer, messages, tools=[TOOL], tool_choice="none")
 
 
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+def test_nobody_but_the_assistant_has_called(chats: ChatPrompts, role: str) -> None:
+    message = {"role": role, "content": "x", "tool_calls": [{"function": {"name": "add"}}]}
+    for before in ([], [{"role": "user", "content": "y"}]):
+        plain = chats.encode(request([*before, {"role": role, "content": "x"}]))
+        assert chats.encode(request([*before, message])) == plain
+
+
 ADD = {"type": "function", "function": {"name": "add"}}
 USER = [{"role": "user", "content": "1 + 1?"}]
 

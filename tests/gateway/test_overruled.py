@@ -41,6 +41,11 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
     (COMPLETION, {"n_predict": 1, "drafting": "suffixes", "lookahead": False}, "lookahead"),
     (CHAT, calling("assistant", CALL, function_call=OTHER), "messages.function_call"),
     (CHAT, calling("tool", CALL), "messages.tool_calls"),
+    (CHAT, calling("user", CALL), "messages.tool_calls"),
+    (CHAT, calling("system", CALL, CALL), "messages.tool_calls"),
+    (CHAT, calling("user", function_call=CALL), "messages.function_call"),
+    (CHAT, calling("developer", OTHER, function_call=CALL), "messages.function_call, messages.tool_calls"),
+    (CHAT, {"messages": calling("system", CALL)["messages"][1:], "max_tokens": 1}, "messages.tool_calls"),
     ("/tokenize", {"prompt": "x", "tools": TOOLS, "add_generation_prompt": False}, "tools, add_generation_prompt"),
     ("/tokenize", {"messages": [{"role": "user", "content": "x"}], "parse_special": True}, "parse_special"),
     (

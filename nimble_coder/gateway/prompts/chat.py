@@ -99,7 +99,7 @@ class ChatPrompts:
         if message.role in RESULTS:
             return self._result(messages, index, text)
         role = "system" if message.role == "developer" else message.role
-        if not message.tool_calls:
+        if role != "assistant" or not message.tool_calls:
             return [self._start, f"{role}\n{text}", self._end, "\n"]
         said = [f"\n{text}"] if text else []
         calls = self._calls(message.tool_calls, f"messages[{index}].tool_calls")

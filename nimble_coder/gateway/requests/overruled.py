@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from nimble_coder.gateway.requests.field_check import NOTHING, is_among
 from nimble_coder.gateway.requests.fields import FIELDS
-from nimble_coder.gateway.requests.schemas.chat import RESULTS, ChatRequest, Message
+from nimble_coder.gateway.requests.schemas.chat import ChatRequest, Message, ToolCall
 from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaRequest
@@ -91,10 +91,11 @@ def in_sampling(asked: Sampling) -> Iterator[str]:
 def in_messages(messages: list[Message]) -> Iterator[str]:
     """What is not shown of a chat's messages."""
     for message in messages:
-        calls = message.tool_calls or []
-        if message.function_call and all(call.function != message.function_call for call in calls):
+        older, calls = message.function_call, message.tool_calls or []
+        shown = calls if message.role == "assistant" else []
+        if older and all(call.function != older for call in shown):
             yield "messages.function_call"
-        if calls and message.role in RESULTS:
+        if calls and not shown and not (older and calls == [ToolCall(function=older)]):
             yield "messages.tool_calls"
 
 
