@@ -215,10 +215,17 @@ def test_a_key_that_floods_the_service_leaves_room_for_another(artifact: Artifac
 
 def test_more_answers_than_the_limit_are_refused_for_good(artifact: Artifact, gateway: Serving, log: Path) -> None:
     with gateway_with(artifact, gateway, log, max_concurrent_requests=2) as g:
-        refused = httpx.post(f"{g.addresses.http}/v1/completions", json={**BODY, "n": 5})
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
-        assert "2 generations at once is the limit" in refused.json()["error"]["message"]
-        assert "retry-after" not in refused.headers
+        for path, body, param in (
+            ("/v1/completions", {**BODY, "n": 5}, "n"),
+            ("/v1/completions", {**BODY, "prompt": ["a", "b", "c"]}, "prompt"),
+            ("/v1/completions/render", {**BODY, "prompt": ["a", "b"], "n": 2}, "n"),
+            ("/completion", {"prompt": ["a", "b", "c"], "n_predict": 1}, "prompt"),
+            ("/infill", {"input_prefix": "a", "n_predict": 1, "n_cmpl": 3}, "n_cmpl"),
+        ):
+            refused = httpx.post(f"{g.addresses.http}{path}", json=body)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+            assert "2 generations at once is the limit" in refused.json()["error"]["message"]
+            assert "retry-after" not in refused.headers
 
 
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"

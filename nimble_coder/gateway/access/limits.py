@@ -156,13 +156,18 @@ class Admission:
         """Places that are for clients who have none: a quarter where there are several keys."""
         return max(self.limit // 4, 1) if self._keys and self._keys.are_several else 0
 
+    @property
+    def most(self) -> int:
+        """Places that one client may have."""
+        return max(self.limit - self.kept, 1)
+
     def enter(self, client: str, count: int = 1) -> None:
         """Takes `count` places; raises `ApiError` 503 while draining, 429 when there are too few, 400 for more than one
         client may have. What generates nothing needs none, and is never refused."""
         if not count:
             return
         kept = self.kept
-        if count > (most := max(self.limit - kept, 1)):
+        if count > (most := self.most):
             text = f"{count} answers in one request, {most} generations at once is the limit: ask for fewer"
             raise ApiError(400, text, "too_many_choices", "n")
         if self.draining:

@@ -34,7 +34,7 @@ async def mistral_fim(front: Front, exchange: Exchange) -> None:
     asked.seed = asked.seed if asked.random_seed is None else asked.random_seed
     client = exchange.client
     jobs = await aside(size, make_jobs, service, ids, asked, room, bool(asked.stream), client, asked.n or 1)
-    check_choices(jobs)
+    check_choices(service, jobs, asked.n)
     token_bytes, include_ids = service.tokenizer.token_bytes, bool(asked.return_token_ids)
     wire = ChatWire(exchange.request_id, model, token_bytes, asked.wants_usage, include_ids, prompt=ids)
     await answer_openai(service, exchange, asked, jobs, wire, len(ids), final_usage=True)
@@ -110,7 +110,7 @@ def llama_jobs(service: Service, asked: LlamaRequest, prompts: Sequence[list[int
     for ids in prompts:
         room = room_of(service, ids, asked, asked.wanted_tokens, service.settings.fim_max_tokens)
         jobs += make_jobs(service, ids, asked, room, bool(asked.stream), client, asked.n_cmpl or 1)
-    check_choices(jobs)
+    check_choices(service, jobs, asked.n_cmpl, "n_cmpl")
     return jobs
 
 

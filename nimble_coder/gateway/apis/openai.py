@@ -52,7 +52,7 @@ async def read_completion(service: Service, exchange: Exchange) -> tuple[Complet
     copies = asked.n or 1
     check_best_of(asked.best_of or copies, copies)
     jobs = await aside(size * len(prompts), completion_jobs, service, asked, prompts, exchange.client)
-    check_choices(jobs)
+    check_choices(service, jobs, asked.n)
     return asked, prompts, jobs
 
 
@@ -189,7 +189,7 @@ async def read_chat(service: Service, exchange: Exchange) -> tuple[ChatRequest, 
     calling = await aside(size, service.calling, asked)
     stream, client = bool(asked.stream), exchange.client
     jobs = await aside(size, make_jobs, service, ids, asked, room, stream, client, asked.n or 1, "", calling.guide)
-    check_choices(jobs)
+    check_choices(service, jobs, asked.n)
     return asked, ids, calling, jobs
 
 
@@ -215,11 +215,13 @@ async def answer_openai(
     await Answer(service, exchange, jobs, delivery).send()
 
 
-def check_choices(jobs: Sequence[Job]) -> None:
-    """Raises `ApiError` for more answers than one request may ask for."""
-    if len(jobs) > MOST_CHOICES:
-        text = f"{len(jobs)} answers in one request, {MOST_CHOICES} is the limit: send several requests"
-        raise ApiError(400, text, "too_many_choices", "n")
+def check_choices(service: Service, jobs: Sequence[Job], copies: int | None, field: str = "n") -> None:
+    """Raises `ApiError` for more answers than one request may ask for: by the field that says how many copies of each,
+    or by the prompts where it is one."""
+    most = min(MOST_CHOICES, service.admission.most)
+    if len(jobs) > most:
+        text = f"{len(jobs)} answers in one request, {most} generations at once is the limit: ask for fewer"
+        raise ApiError(400, text, "too_many_choices", field if (copies or 1) > 1 else "prompt")
 
 
 def model_object(service: Service, name: str) -> Model:

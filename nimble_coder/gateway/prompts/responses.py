@@ -36,6 +36,9 @@ def messages_of(asked: ResponsesRequest) -> list[Message]:
         raise ApiError(400, "input is empty: send a text or at least one item", "empty_messages", "input")
     for place, item in enumerate(asked.input):
         add(messages, item, f"input[{place}]")
+    if not messages:
+        text = f"input holds only what is passed over ({', '.join(PASSED_OVER)}): send a text or a message with it"
+        raise ApiError(400, text, "empty_messages", "input")
     return messages
 
 

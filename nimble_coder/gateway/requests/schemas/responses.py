@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.schemas.chat import ContentPart, Function
 from nimble_coder.gateway.requests.schemas.forms import NamedSchema, ResponseFormat
 from nimble_coder.gateway.requests.schemas.sampling import Sampling
@@ -80,7 +81,8 @@ class ResponsesRequest(Sampling, kw_only=True):
     def __post_init__(self) -> None:
         if self.text and self.text.format:
             if self.response_format:
-                raise ValueError("text.format and response_format both ask for a form: send one of them")
+                text = "text.format and response_format both ask for a form of the answer: send one of them"
+                raise ApiError(400, text, "invalid_input", "response_format")
             given = self.text.format
             has_schema = given.schema is not None
             named = NamedSchema(name=given.name, schema=given.schema, strict=given.strict) if has_schema else None
