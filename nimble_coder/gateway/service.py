@@ -22,7 +22,7 @@ from nimble_coder.gateway.drafting import Drafting
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import ClientGone, Exchange
 from nimble_coder.gateway.policy import Policy, policy_of
-from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, held
+from nimble_coder.gateway.prompts.chat import ChatPrompts, calling_of, check_form_beside, held
 from nimble_coder.gateway.prompts.encoding import PromptEncoder
 from nimble_coder.gateway.requests.ebnf.guide import call_ebnf
 from nimble_coder.gateway.requests.field_check import UNGUIDED, check_fields, header, passed_over
@@ -118,6 +118,7 @@ class Service:
 
     def _calling(self, asked: ChatRequest) -> Calling:
         calling = calling_of(asked)
+        check_form_beside(calling, asked)
         if self.engine is Engine.PORTABLE:
             return held(calling, asked)
         check_strict(calling, self.is_guided)

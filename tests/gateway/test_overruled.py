@@ -38,6 +38,7 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
     (COMPLETION, {"n_predict": 1, "repeat_penalty": 1.1, "repetition_penalty": 1.2}, "repeat_penalty"),
     (COMPLETION, {"n_predict": 1, "input_suffix": "x", "input_extra": EXTRA}, "input_suffix, input_extra"),
     (COMPLETION, {"n_predict": 1, "drafting": "lookahead", "draft_tokens": 2}, "draft_tokens"),
+    (COMPLETION, {"n_predict": 1, "drafting": "lookahead", "lookahead": False}, "drafting"),
     (COMPLETION, {"n_predict": 1, "drafting": "suffixes", "lookahead": False}, "lookahead"),
     (CHAT, calling("assistant", CALL, function_call=OTHER), "messages.function_call"),
     (CHAT, calling("tool", CALL), "messages.tool_calls"),
@@ -127,6 +128,29 @@ def test_tools_and_functions_are_not_offered_together(
     refused = http.post(path, json={**BODIES[CHAT], "max_tokens": 1, **body})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, field), refused.text
     assert field in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({"guided_regex": "a+"}, "guided_regex"),
+        ({"grammar": 'root ::= "a"'}, "grammar"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
+    ],
+)
+def test_a_demanded_call_has_no_other_form(http: httpx.Client, form: dict[str, Any], field: str) -> None:
+    offered = {"max_tokens": 1, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "now"}}}
+    for asked in (
+        offered,
+        {**offered, "tool_choice": "required"},
+        {"functions": [NOW], "function_call": {"name": "now"}},
+    ):
+        refused = http.post(f"{CHAT}/render", json={**BODIES[CHAT], **asked, **form})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, field), refused.text
+    json_forms: list[dict[str, Any]] = [{"response_format": {"type": "json_object"}}, {"guided_json": {}}]
+    for fine in (form | {"tool_choice": "auto"}, *json_forms):
+        answer = http.post(CHAT, json={**BODIES[CHAT], **offered, **fine})
+        assert (answer.status_code, answer.headers.get("x-nimble-ignored")) == (200, None), answer.text
 
 
 def test_a_call_that_gave_nothing_says_so(http: httpx.Client) -> None:

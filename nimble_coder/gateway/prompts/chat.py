@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
+from nimble_coder.contract.request import GuideType
 from nimble_coder.gateway.answers.bodies.chat import ChatFinishReason
 from nimble_coder.gateway.answers.strict_arguments import StrictArguments
 from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.requests.forms import Function as FormFunction
-from nimble_coder.gateway.requests.forms import answer_schema, call_guide, guide_of, turn_guide
+from nimble_coder.gateway.requests.forms import answer_schema, call_guide, guide_of, named_guide, turn_guide
 from nimble_coder.gateway.requests.parameters import check_parameters
 from nimble_coder.gateway.requests.schemas.chat import (
     RESULTS,
@@ -195,6 +196,15 @@ def check_tool(kind: str | None, function: Function, place: str, field: str) -> 
         raise ApiError(400, text, "unsupported", f"{place}.type")
     if not function.name:
         raise ApiError(400, "a function has no name: send one", "invalid_input", f"{place}.{field}")
+
+
+def check_form_beside(calling: Calling, request: ChatRequest) -> None:
+    """Raises `ApiError` for a demanded call beside a form that is no JSON: an answer cannot be both. Agents
+    send one that is JSON with every turn, for those that end without calls."""
+    form = named_guide(request) if calling.opening else None
+    if form and form[1].type not in (GuideType.JSON, GuideType.JSON_SCHEMA):
+        text = f"{request.choice_field} demands a call, and {form[0]} another answer: send one of them"
+        raise ApiError(400, text, "invalid_input", form[0])
 
 
 def held(calling: Calling, request: ChatRequest) -> Calling:

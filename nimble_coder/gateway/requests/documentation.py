@@ -28,7 +28,7 @@ routes `completions` (`/v1/completions`), `chat` (`/v1/chat/completions`), `resp
   `n_predict`, which holds on llama.cpp's routes; what stands beside `options` before what is in them; `random_seed`
   before `seed`; `repetition_penalty` before `repeat_penalty`. The other one is ignored and named. So is what means
   nothing beside the rest: `repo_name` and `filename` without `input_extra`, and this without a hole to fill; or
-  `lookahead` beside the name of another drafter.
+  `lookahead` beside the name of another drafter, and `drafting` `lookahead` beside `lookahead` false.
 - `functions` beside `tools` is refused, and so are `function_call` beside `tools` and `tool_choice` beside `functions`
   that say something else than what goes with them.
 - `NIMBLE_STRICT_SAMPLING=true` refuses what would be ignored, too.

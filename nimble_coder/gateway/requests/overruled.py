@@ -78,12 +78,14 @@ def meant(asked: Struct, names: tuple[str, ...]) -> Iterator[str]:
 
 
 def in_sampling(asked: Sampling) -> Iterator[str]:
-    """What does not count beside the name of a drafter, and of two schemas of one form the one outside."""
+    """What does not count beside the name of a drafter, or that itself; of two schemas of one form the one outside."""
     inner, outer = said(asked, "response_format.json_schema.schema"), said(asked, "response_format.schema")
     if None not in (inner, outer) and inner != outer:
         yield "response_format.schema"
     if asked.drafting == "lookahead" and asked.draft_tokens is not None:
         yield "draft_tokens"
+    if asked.drafting == "lookahead" and asked.lookahead is False:
+        yield "drafting"
     if asked.drafting not in (None, "", "lookahead") and asked.lookahead is not None:
         yield "lookahead"
 
