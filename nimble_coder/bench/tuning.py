@@ -39,6 +39,8 @@ from nimble_coder.text.tokenizer import TextTokenizer
 FINALISTS = 4
 PATIENCE = 1.5
 """Times the fastest measurement of a load so far: another ends then, and what it wrote until then tells its speed."""
+LEAST_SECONDS = 1.0
+"""No measurement ends before: of a small model, whose fastest takes some milliseconds, another would have no token."""
 REACH = 0.75
 """Of the fastest; who is below takes no more turns. Other programs on a machine cost a measurement less than that."""
 Tick = Callable[[str], None]
@@ -134,7 +136,7 @@ async def measure(load: Load, plan: Plan, gains: Mapping[LookaheadConfig, Gain],
         async def speed(config: Mode, clients: int = clients) -> float:
             nonlocal shortest
             started = time.perf_counter()
-            found = await load.speed(config, clients, PATIENCE * shortest if shortest < inf else None)
+            found = await load.speed(config, clients, within_of(shortest))
             shortest = min(shortest, time.perf_counter() - started)
             tick(f"{clients} at once, {label(config)}: {found:.0f} tokens/s")
             return found
@@ -151,6 +153,11 @@ async def measure(load: Load, plan: Plan, gains: Mapping[LookaheadConfig, Gain],
             )
         )
     return levels
+
+
+def within_of(shortest: float) -> float | None:
+    """Seconds that a measurement may take beside one of so many, if there was one."""
+    return None if shortest == inf else max(PATIENCE * shortest, LEAST_SECONDS)
 
 
 async def race(speed: Callable[[Mode], Awaitable[float]], plan: Plan, first: Mapping[Mode, float]) -> dict[Mode, float]:
