@@ -137,7 +137,7 @@ class TritonServer:
             self._work.remove()
             raise
         self._refusals = Refusals(self.log)
-        self._started = time.monotonic()
+        self._started, self._crashed = time.monotonic(), math.inf
         with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
                 command,
@@ -177,17 +177,21 @@ class TritonServer:
 
     def poll(self) -> int | None:
         """The exit code once the process has ended; one that crashed and stands still is ended."""
-        if self._process.poll() is None and self._crashed(time.monotonic() - CRASH_SECONDS):
+        self._look_for_crash()
+        if self._process.poll() is None and self._crashed < time.monotonic() - CRASH_SECONDS:
             self._process.kill()
             self._process.wait()
         return self._process.poll()
 
-    def _crashed(self, until: float = math.inf) -> bool:
-        """Whether it said so, until then."""
-        return isinstance(self.log, ProcessLog) and self.log.mentions("triton", CRASH, self._started, until)
+    def _look_for_crash(self) -> None:
+        """Remembers when it was first seen: the log keeps few lines, and at debug level many come."""
+        if isinstance(self.log, ProcessLog) and self.log.mentions("triton", CRASH, self._started):
+            self._crashed = min(self._crashed, time.monotonic())
 
     def _how_ended(self, code: int) -> str:
-        return f"tritonserver {'crashed (its log is above) and ' if self._crashed() else ''}{how_ended(code)}"
+        self._look_for_crash()  # its line may have come behind its end
+        crashed = self._crashed < math.inf
+        return f"tritonserver {'crashed (its log is above) and ' if crashed else ''}{how_ended(code)}"
 
     def wait(self) -> int | None:
         """Waits for as long as the server runs; returns its exit code, or None where Ctrl-C or SIGTERM came first."""
