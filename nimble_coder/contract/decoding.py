@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from build_engine.lookahead import LookaheadConfig, LookaheadError
 from nimble_coder.contract.fields import (
+    CALL,
     DRAFT_POOL,
     DRAFT_TOKENS,
     DRAFTING,
@@ -68,6 +69,8 @@ class Call:
     sequences: int
     exclude_input: bool
     return_perf_metrics: bool
+    name: str = ""
+    """The gateway's, by which it ends the request."""
 
 
 def is_stop(inputs: Mapping[str, Array]) -> bool:
@@ -103,6 +106,7 @@ def read_call(
         sequences,
         exclude_input=_flag(inputs, "exclude_input_in_output", exclude_input_default),
         return_perf_metrics=_flag(inputs, "return_perf_metrics", False),
+        name=str(parameters.get(CALL, "")),
     )
 
 

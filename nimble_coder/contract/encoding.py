@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import ENGINE_MODEL
 from build_engine.lookahead import LookaheadConfig
-from nimble_coder.contract.fields import lookahead_values
+from nimble_coder.contract.fields import CALL, EMPTY_FINAL, lookahead_values
 from nimble_coder.contract.request import Guide
 
 COUNTS = (
@@ -70,7 +70,8 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
     """A `ModelInferRequest` in protobuf; raw tensors are little-endian."""
     g = generation
     request = service_pb2.ModelInferRequest(model_name=g.model, id=request_id)
-    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    request.parameters[EMPTY_FINAL].bool_param = True
+    request.parameters[CALL].string_param = request_id
     for name, value in g.parameters:
         if isinstance(value, str):
             request.parameters[name].string_param = value
@@ -105,10 +106,11 @@ def infer_request(generation: Generation, request_id: str) -> bytes:
     return encoded
 
 
-def stop_request(request_id: str) -> bytes:
-    """A `ModelInferRequest` that ends the running request of that id."""
-    request = service_pb2.ModelInferRequest(model_name=ENGINE_MODEL, id=request_id)
-    request.parameters["triton_enable_empty_final_response"].bool_param = True
+def stop_request(call: str) -> bytes:
+    """A `ModelInferRequest` that ends the request of that id (TensorRT-LLM's contract), or of that call (ours)."""
+    request = service_pb2.ModelInferRequest(model_name=ENGINE_MODEL, id=call)
+    request.parameters[EMPTY_FINAL].bool_param = True
+    request.parameters[CALL].string_param = call
     for name in ("input_ids", "input_lengths", "request_output_len"):  # they have to be there, and mean nothing
         add(request, name, "INT32", [1, 1], struct.pack("<i", 1))
     add(request, "stop", "BOOL", [1, 1], b"\1")

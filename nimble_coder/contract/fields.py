@@ -14,7 +14,11 @@ LOOKAHEAD = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verific
 """(w, n, g) of a request, each INT32."""
 DRAFT_TOKENS, DRAFTING, DRAFT_POOL, OWNER = "draft_tokens", "drafting", "draft_pool", "owner"
 """Request parameters of the portable engine: `Request`'s fields of the same names."""
+CALL = "call"
+"""The request parameter that is the gateway's name for a request, which no other has: it ends the request by it."""
 SCALARS: dict[str, Scalar] = {each.name: each.metadata[Scalar] for each in fields(Sampling) if Scalar in each.metadata}
+EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
+"""Triton's parameters that ask for a mark of a request's last response, and that are this mark."""
 OF_TOKENS = ("top_logprobs", "prompt_logprobs")
 """Request parameters that ask for something of single tokens."""
 PARAMETERS = ("logit_bias", DRAFT_TOKENS, DRAFTING, *(s.name for s in SCALARS.values() if s.datatype is None))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nimble_coder.contract.decoding import Call, is_stop, read_call, write_response
+from nimble_coder.contract.fields import CALL
 from nimble_coder.contract.request import QueueFullError, RequestError
 from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine.protocol import Engine
@@ -27,6 +28,9 @@ SENDING_THREADS = 4
 
 QUEUE_SECONDS = 0.1
 """For so long a request is held that found the engine's queue full: who has gone is known some milliseconds late."""
+
+LEFT_CALLS = 1024
+"""Names that are kept of requests that were ended before they came here, the newest."""
 
 COMPILING_THREADS = 2
 """Forms that are compiled at once, each in up to a second; those that are compiled already wait behind them."""
@@ -71,6 +75,8 @@ class Bridge:
         self._flights: dict[int, Flight] = {}
         self._overflow: list[Held] = []
         """Requests that found the engine's queue full, until it is known who in it has gone."""
+        self._left: dict[str, None] = {}
+        """Names of requests that the gateway has ended, and that have not come here yet."""
         self._stopping = threading.Event()
         self._helpers = StartedThreadPool(SENDING_THREADS - 1, "bridge-helper")
         self._compilers = StartedThreadPool(COMPILING_THREADS, "bridge-compiler")
@@ -82,11 +88,12 @@ class Bridge:
         sender = Sender(request, self._pb)
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         with self._refusals(sender):
+            parameters = json.loads(request.parameters() or "{}")
             if is_stop(inputs):
-                self._stop(request.request_id())
+                self._stop(request.request_id(), str(parameters.get(CALL, "")))
                 sender.send({}, is_last=True)
                 return
-            call = read_call(inputs, self._exclude_input, json.loads(request.parameters() or "{}"))
+            call = read_call(inputs, self._exclude_input, parameters)
             if any(each.guide for each in call.requests):
                 self._compilers.submit(self._start_with_forms, request.request_id(), sender, call)
             else:
@@ -140,34 +147,52 @@ class Bridge:
     def _start(self, triton_id: str, sender: Sender, call: Call) -> None:
         flight = Flight(triton_id, sender, call, {})
         with self._lock:  # held until all rows are known, so that no response can come before its flight
-            try:
-                for row, request in enumerate(call.requests):
-                    engine_id = self._engine.enqueue(request)
-                    flight.rows[engine_id] = row
-                    self._flights[engine_id] = flight
-            except Exception:
-                for engine_id in flight.rows:
-                    del self._flights[engine_id]
-                    self._engine.cancel(engine_id)
-                raise
+            is_left = call.name in self._left
+            if is_left:
+                del self._left[call.name]
+            else:
+                self._enqueue(flight)
+        if is_left:
+            sender.send({}, is_last=True)
 
-    def _stop(self, triton_id: str) -> None:
-        """Ends the newest request of that id, as the C++ backend does; raises `RequestError` where there is no id."""
-        if not triton_id:
+    def _enqueue(self, flight: Flight) -> None:
+        try:
+            for row, request in enumerate(flight.call.requests):
+                engine_id = self._engine.enqueue(request)
+                flight.rows[engine_id] = row
+                self._flights[engine_id] = flight
+        except Exception:
+            for engine_id in flight.rows:
+                del self._flights[engine_id]
+                self._engine.cancel(engine_id)
+            raise
+
+    def _stop(self, triton_id: str, name: str) -> None:
+        """Ends the request that the gateway calls so, also one that is still to come; without a name the newest request
+        of that id, as the C++ backend does. Raises `RequestError` where there is neither."""
+        if not (triton_id or name):
             raise RequestError("Trying to stop a request but request ID is not provided")
+
+        def is_meant(each: Flight | Held) -> bool:
+            return each.call.name == name if name else each.triton_id == triton_id
+
         with self._lock:
-            held = next((held for held in reversed(self._overflow) if held.triton_id == triton_id), None)
+            held = next(filter(is_meant, reversed(self._overflow)), None)
+            flight = next(filter(is_meant, reversed(self._flights.values())), None)
             if held:
                 self._overflow.remove(held)
-                held.sender.send({}, is_last=True)
-                return
-            flight = next((f for f in reversed(self._flights.values()) if f.triton_id == triton_id), None)
-            if flight is None:
-                return  # it may have ended meanwhile
-            flight.is_stopped = True
-            stopped = list(flight.rows)
-        for engine_id in stopped:
-            self._engine.cancel(engine_id)
+            elif flight:
+                flight.is_stopped = True
+                stopped = list(flight.rows)
+            elif name:
+                self._left[name] = None
+                if len(self._left) > LEFT_CALLS:
+                    del self._left[next(iter(self._left))]
+        if held:
+            held.sender.send({}, is_last=True)
+        elif flight:
+            for engine_id in stopped:
+                self._engine.cancel(engine_id)
 
     def _loop(self) -> None:
         checked = 0.0
@@ -220,10 +245,14 @@ class Bridge:
                 self._send(flight, response)
 
     def _send(self, flight: Flight, response: Response) -> None:
-        row = flight.rows[response.request_id]
+        row = flight.rows.get(response.request_id)
+        if row is None:
+            return  # of a batch that has failed in the same round
         if response.is_final:
             with self._lock:
                 del self._flights[response.request_id], flight.rows[response.request_id]
+            if response.error:
+                self._drop(flight)
         is_last = response.is_final and not flight.rows
         try:
             if response.error:
@@ -236,6 +265,15 @@ class Bridge:
             # The client is gone in a way that Triton did not report as a cancellation.
             logger.exception("request %r cannot be answered", flight.triton_id)
             self._engine.cancel(response.request_id)
+
+    def _drop(self, flight: Flight) -> None:
+        """Ends what is left of a batch: an error of one row is the answer to all, and its clients go at it."""
+        with self._lock:
+            left, flight.rows = list(flight.rows), {}
+            for engine_id in left:
+                del self._flights[engine_id]
+        for engine_id in left:
+            self._engine.cancel(engine_id)
 
     def _cancel_abandoned(self) -> None:
         """Cancels what Triton says its client has cancelled."""

@@ -114,19 +114,6 @@ def test_a_status_comes_with_its_message_behind_what_was_sent(server: Server) ->
     asyncio.run(run())
 
 
-def test_the_server_hears_of_a_cancellation(server: Server) -> None:
-    async def run() -> None:
-        channel = Channel("127.0.0.1", server.port)
-        call = await channel.call(ENDLESS, b"")
-        assert await call.read()
-        call.cancel()
-        assert await asyncio.to_thread(server.cancelled.wait, 2)
-        assert (await everything(channel, COUNT, b"0 0 "))[0] == b"4"
-        channel.close()
-
-    asyncio.run(run())
-
-
 def test_a_lost_connection_ends_the_calls_and_the_next_one_connects_again(server: Server) -> None:
     async def run() -> None:
         channel = Channel("127.0.0.1", server.port)

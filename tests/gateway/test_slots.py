@@ -20,9 +20,9 @@ from nimble_coder.gateway.settings import GatewaySettings
 STREAM, METADATA = "/inference.GRPCInferenceService/ModelStreamInfer", "/inference.GRPCInferenceService/ModelMetadata"
 LARGE = 4 << 20
 SYMBOL = b"inference.GRPCInferenceService"
-REQUEST = service_pb2.ModelInferRequest(model_name="tensorrt_llm_bls")
-REQUEST.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"def f(")
-REQUEST.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1]).contents.int_contents.append(9)
+REQUEST = service_pb2.ModelInferRequest(model_name="tensorrt_llm")
+for name in ("input_ids", "input_lengths", "request_output_len"):
+    REQUEST.inputs.add(name=name, datatype="INT32", shape=[1, 1]).contents.int_contents.append(1)
 
 
 class Upstream:

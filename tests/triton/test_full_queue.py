@@ -1,11 +1,14 @@
 """Who is refused where the engine's queue is full of requests that nobody wants any more."""
 
+import json
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nimble_coder.contract.fields import CALL
+from nimble_coder.triton import bridge as bridge_module
 from nimble_coder.triton.bridge import Bridge
 from tests.engine.conftest import LoadEngine, hold, load_engine
 
@@ -17,8 +20,9 @@ NAMES = ("output_ids", "sequence_length")
 class Client:
     """A request as Triton's Python module has it, and what becomes of it."""
 
-    def __init__(self, triton: "Triton", name: str = "", stops: bool = False) -> None:
-        self._triton, self._name, self._stops = triton, name, stops
+    def __init__(self, triton: "Triton", name: str = "", stops: bool = False, call: str = "") -> None:
+        """`name` is the client's own, `call` the gateway's."""
+        self._triton, self._name, self._stops, self._call = triton, name, stops, call
         self.gone = False
         self.ended = threading.Event()
         self.outcome: Any = None
@@ -34,7 +38,7 @@ class Client:
         return self._name
 
     def parameters(self) -> str:
-        return ""
+        return json.dumps({CALL: self._call}) if self._call else ""
 
     def requested_output_names(self) -> list[str]:
         return [*NAMES]
@@ -143,4 +147,37 @@ def test_who_is_held_can_be_stopped_or_leave_and_a_refusal_that_is_lost_harms_no
     for client in (running, waiting, last):
         assert client.ended.wait(20)
         assert [tensor.name() for tensor in client.outcome] == [*NAMES]
+    bridge.close()
+
+
+def test_the_gateway_ends_a_request_by_its_own_name_also_one_that_is_still_to_come(
+    load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients give the same id to many requests; a request may be overtaken by the word that nobody wants it."""
+    triton = Triton()
+    monkeypatch.setattr(bridge_module, "LEFT_CALLS", 2)
+    engine = load_engine(max_batch_size=1, max_queue_size=2)
+    begun, end = hold(engine, monkeypatch)
+    bridge = Bridge(engine, triton, exclude_input=True, cancel_check_seconds=0.02)
+
+    def take(call: str, stops: bool = False) -> Client:
+        client = Client(triton, "everyone's", stops, call)
+        bridge.take(client)
+        return client
+
+    running = take("running")
+    begun.wait()
+    queued, wanted, held = take("queued"), take("wanted"), take("held")
+    for name in ("queued", "held", "forgotten", "early", "late"):
+        assert take(name, stops=True).outcome == []
+    assert held.ended.wait(20)
+    early = [take("late"), take("early")]
+    assert [client.outcome for client in (held, *early)] == [[], [], []]
+    end.set()
+    for client in (running, wanted, queued):
+        assert client.ended.wait(20)
+    assert all(client.outcome[0].as_numpy().size for client in (running, wanted))
+    for name in ("forgotten", "early", "late"):
+        assert (client := take(name)).ended.wait(20)
+        assert client.outcome[0].as_numpy().size
     bridge.close()

@@ -1,7 +1,9 @@
 """Calls of models that stream, each on a stream of its own: who leaves one ends its generation.
 
-To cancel the stream does that, but not where the model is `ensemble`: Triton (2.51) does not tell its members. They
-know the request's id, though, so each such request gets one that no other has, by which the engine is told to stop it.
+To cancel the stream is not the way: Triton (2.51) tells the members of the `ensemble` nothing of that, and may die
+where a request's last response comes meanwhile. So each request has a name that no other has, by which the engine is
+told to stop it. The portable engine knows it as a parameter, TensorRT-LLM's as the id, which is the client's own where
+clients may stop what they have sent; only there a stream is cancelled (its Triton has the mending, since 25.04).
 """
 
 import asyncio
@@ -13,16 +15,14 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from nimble_coder.gateway.errors import ApiError, from_triton
+from nimble_coder.contract.fields import CALL, EMPTY_FINAL, FINAL
+from nimble_coder.gateway.errors import from_triton
+from nimble_coder.gateway.kserve.guard import ENGINE_MODELS, stops
+from nimble_coder.gateway.kserve.text_model import TEXT_MODEL, TextModel
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
-NOT_CANCELLED = "ensemble"
-EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
-"""The parameters that ask for a mark of a request's last response, and that are this mark."""
-STOP_SECONDS = 0.05
-"""Between two attempts to stop such a request."""
 CLOSE_SECONDS = 1.0
 """For the calls that nobody waits for any more, at the end of a process."""
 
@@ -31,8 +31,9 @@ class Calls:
     """Requests on their way, over a connection of their own."""
 
     def __init__(self, service: Service) -> None:
-        self._streams = service.streams
+        self._streams, self._is_portable = service.streams, service.profile.is_portable
         self._triton = grpc_channel(service.settings)
+        self._text_model = TextModel(service, self._ask)
         self._ending: set[asyncio.Future[None]] = set()
 
     async def close(self) -> None:
@@ -41,14 +42,22 @@ class Calls:
             await asyncio.wait(self._ending, timeout=CLOSE_SECONDS)
         await self._triton.close()
 
-    async def responses(
+    def responses(
         self, request: service_pb2.ModelInferRequest
     ) -> AsyncGenerator[service_pb2.ModelStreamInferResponse, None]:
         """Yields what the model answers, marked where it is final; an error is the last. Leaving early ends the
         generation. Raises `ApiError` where Triton does not answer."""
-        asked_id = request.id
-        if request.model_name == NOT_CANCELLED:
-            request.id = secrets.token_hex(12)
+        return (self._text_model.responses if request.model_name == TEXT_MODEL else self._ask)(request)
+
+    async def _ask(
+        self, request: service_pb2.ModelInferRequest
+    ) -> AsyncGenerator[service_pb2.ModelStreamInferResponse, None]:
+        """What Triton answers."""
+        asked_id, name = request.id, new_name()
+        if request.model_name not in ENGINE_MODELS:
+            request.id = name
+        if not stops(request):
+            request.parameters[CALL].string_param = name
         request.parameters[EMPTY_FINAL].bool_param = True
         call, finished = self._triton.stream_stream(STREAM)(), False
         messages = Messages(call)
@@ -65,18 +74,18 @@ class Calls:
         except grpc.aio.AioRpcError as error:
             raise from_triton(error.details() or "unavailable") from None
         finally:
-            if finished:
-                self.leave(read_out(messages))
-            elif request.model_name == NOT_CANCELLED:
-                self.leave(self._stop(request.id, messages))
-            else:
+            if not finished and request.id != name and not self._is_portable:
                 call.cancel()
+            else:
+                rest = asyncio.ensure_future(read_out(messages))
+                self.leave(rest if finished else self.end(name, rest))
+
+    async def end(self, name: str, rest: asyncio.Future[None]) -> None:
+        """Has a request stopped of which `rest` is still to come."""
+        await self._streams.end(name, rest)
 
     def leave(self, ending: Awaitable[None]) -> None:
-        """Lets a call come to its end that nobody waits for any more.
-
-        One that has been answered is not cancelled: Triton (2.51) may never free its requests, or die of it.
-        """
+        """Lets a call come to its end that nobody waits for any more."""
         task = asyncio.ensure_future(ending)
         self._ending.add(task)
         task.add_done_callback(self._ended)
@@ -85,15 +94,6 @@ class Calls:
         self._ending.discard(task)
         if not task.cancelled():
             task.exception()  # which is nobody's any more
-
-    async def _stop(self, request_id: str, messages: AsyncIterator[bytes]) -> None:
-        """Has the engine end a member's request; until it has reached the engine there is none to end."""
-        ending = asyncio.create_task(read_out(messages))
-        with suppress(ApiError):
-            while not ending.done():
-                await self._streams.stop(request_id)
-                await asyncio.wait([ending], timeout=STOP_SECONDS)
-        await ending  # also where nothing can be stopped any more
 
 
 class Messages:
@@ -114,6 +114,11 @@ class Messages:
         if message is None:
             raise StopAsyncIteration
         return message
+
+
+def new_name() -> str:
+    """A name for a request that nobody else has, and nobody can guess."""
+    return secrets.token_hex(12)
 
 
 async def read_out(messages: AsyncIterator[bytes]) -> None:

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
 from build_engine.lookahead import LookaheadConfig, LookaheadError
-from nimble_coder.contract.fields import DRAFT_POOL, LOOKAHEAD, OWNER
+from nimble_coder.contract.fields import CALL, DRAFT_POOL, LOOKAHEAD, OWNER
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.reading import decode_fields, decode_value
 from nimble_coder.gateway.service import Service
@@ -366,6 +366,6 @@ def unpack_texts(raw: bytes) -> list[str]:
 
 def check_parameters(names: Container[str]) -> None:
     """Raises `ApiError` for a request parameter that the gateway alone may send."""
-    for own in (DRAFT_POOL, OWNER):
+    for own in (CALL, DRAFT_POOL, OWNER):
         if own in names:
             raise ApiError(400, f"{own} is the gateway's own: leave it out", "unsupported", own)

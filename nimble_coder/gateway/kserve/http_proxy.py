@@ -15,7 +15,7 @@ from nimble_coder.gateway.answers.bodies.management import Live, Ready
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
 from nimble_coder.gateway.exchange import EVENT_STREAM, JSON_LENGTH, Exchange
-from nimble_coder.gateway.kserve.calls import NOT_CANCELLED, Calls
+from nimble_coder.gateway.kserve.calls import Calls
 from nimble_coder.gateway.kserve.guard import KServeGuard, split_body
 from nimble_coder.gateway.kserve.json_bodies import read_generate, read_infer, write_generate, write_infer
 from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
@@ -77,11 +77,9 @@ class TritonHttp:
         body = await exchange.body(self._largest_body)
         if generating:
             model, version, verb = generating.groups()
-            if model in STREAMING and verb != "generate_stream":
-                await self._answer(exchange, (model, version, verb), body)
-                return
-            if model == NOT_CANCELLED:
-                await self._stream(exchange, version, body)
+            if model in STREAMING:
+                answer = self._stream if verb == "generate_stream" else self._answer
+                await answer(exchange, (model, version, verb), body)
                 return
             header_length, client = exchange.header(JSON_LENGTH), exchange.client
             checked = await aside(len(body), self._guard.check_http, model, verb, body, header_length, client)
@@ -116,11 +114,12 @@ class TritonHttp:
             lengths = [(b"inference-header-content-length", str(json_length).encode())]
             await exchange.respond(200, answer, b"application/octet-stream", lengths)
 
-    async def _stream(self, exchange: Exchange, version: str | None, body: bytes) -> None:
-        """Answers a `generate_stream` of the model whose streams Triton's HTTP side would not end."""
+    async def _stream(self, exchange: Exchange, target: tuple[str, str | None, str], body: bytes) -> None:
+        """Answers a `generate_stream` of a model that streams."""
+        model, version, _ = target
         content, _ = await aside(len(body), split_body, body, exchange.header(JSON_LENGTH))
-        request = await aside(len(body), read_generate, content, self._single.config(NOT_CANCELLED))
-        request.model_name, request.model_version = NOT_CANCELLED, version or ""
+        request = await aside(len(body), read_generate, content, self._single.config(model))
+        request.model_name, request.model_version = model, version or ""
         generations = await aside(len(body), self._guard.check_grpc, request, exchange.client)
         with self._service.generating(exchange.client, generations):
             async with (

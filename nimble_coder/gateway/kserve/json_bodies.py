@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from nimble_coder.contract.fields import FINAL
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve.calls import FINAL
 from nimble_coder.gateway.kserve.guard import fields_of, flat, parameters_of
 
 DTYPES = {

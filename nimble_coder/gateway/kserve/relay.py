@@ -9,16 +9,20 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
+from nimble_coder.contract.fields import CALL, EMPTY_FINAL, FINAL
 from nimble_coder.gateway.access.limits import draining
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.kserve.calls import EMPTY_FINAL, FINAL, NOT_CANCELLED, Calls, read_out
-from nimble_coder.gateway.kserve.guard import KServeGuard, stops
+from nimble_coder.gateway.kserve.calls import Calls, new_name, read_out
+from nimble_coder.gateway.kserve.guard import GENERATING_TEXT, KServeGuard, stops
 from nimble_coder.gateway.kserve.slots import Context, write
 from nimble_coder.gateway.service import Service
 
 STUB_DIED = b"is not healthy"
 """In Triton's words for the death of a Python backend's process."""
+APART = GENERATING_TEXT
+"""The models whose requests cannot be ended by cancelling the stream that they are on: Triton (2.51) tells no member of
+the ensemble, and the other one is the gateway's."""
 MORE_FOLLOWS = b"\n\x15" + FINAL.encode() + b"\x12\x02\x08\x00"
 """The bytes of a false one, which every response but a request's last has: finding them is cheaper than parsing."""
 
@@ -27,6 +31,8 @@ class Sent(NamedTuple):
     """A request on a stream that has not got its last response yet."""
 
     places: int
+    name: str
+    """By which the portable engine ends it; none where it goes another way, or is a stop."""
     wants_empty_final: bool
     is_stop: bool
 
@@ -72,12 +78,20 @@ class Relay:
             reader.result()
         finally:
             self._feeder.cancel()
-            if self._sent:
-                reader.cancel()
-                self._upstream.cancel()  # the engine hears of a client that goes away
-            else:
-                self._is_left = True
-                self._calls.leave(read_out(self._upstream) if reader.done() else reader)
+            self._leave(reader)
+
+    def _leave(self, reader: asyncio.Task[None]) -> None:
+        """Ends what is unfinished. Triton (2.51, which the portable engine has) may die of a stream that is cancelled
+        while a request's last response comes; the backend of TensorRT-LLM knows no names, and its Triton is mended."""
+        if self._sent and not self._service.profile.is_portable:
+            reader.cancel()
+            self._upstream.cancel()
+            return
+        self._is_left = True
+        rest = asyncio.ensure_future(read_out(self._upstream)) if reader.done() else reader
+        self._calls.leave(rest)
+        for name in [each.name for waiting in self._sent.values() for each in waiting if each.name]:
+            self._calls.leave(self._calls.end(name, rest))
 
     async def _read(self) -> None:
         async for message in self._upstream:
@@ -114,7 +128,7 @@ class Relay:
                 except ApiError as error:
                     await self._refuse(request.id, error)
                 else:
-                    if request.model_name == NOT_CANCELLED:
+                    if request.model_name in APART:
                         self._apart.create_task(self._run_apart(request))
                     else:
                         await self._upstream.write(request.SerializeToString())
@@ -124,9 +138,12 @@ class Relay:
     def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:
         """Takes the request's places and makes Triton mark its last response; raises `ApiError`."""
         self._service.admission.enter(self._client, places)
-        option = request.parameters[EMPTY_FINAL]
-        self._sent.setdefault(request.id, deque()).append(Sent(places, option.bool_param, stops(request)))
+        option, is_stop = request.parameters[EMPTY_FINAL], stops(request)
+        name = "" if is_stop or request.model_name in APART else new_name()
+        self._sent.setdefault(request.id, deque()).append(Sent(places, name, option.bool_param, is_stop))
         option.bool_param = True
+        if name:
+            request.parameters[CALL].string_param = name
 
     def _settle(self, message: bytes) -> bool:
         """Gives its places back where this is a request's last response; False for one that nobody asked for."""

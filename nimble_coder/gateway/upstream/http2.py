@@ -16,7 +16,6 @@ from hpack import Decoder, HPACKError
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 HEADER_TABLE_SIZE, ENABLE_PUSH, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 2, 4, 5
-CANCEL = 8
 PREFIX = 127
 """All bits of a prefix of 7: the rest of the integer follows."""
 LARGEST_WINDOW = 2**31 - 1
@@ -60,12 +59,6 @@ class Call:
         if self._error:
             raise self._error
         return []
-
-    def cancel(self) -> None:
-        """Tells the server to stop; does nothing where the call has ended."""
-        if not self._ended:
-            self._connection.reset(self.stream)
-            self.end(None)
 
     def receive(self, data: bytes) -> None:
         """Takes a DATA frame: messages are prefixed by a compression flag and their length."""
@@ -140,11 +133,6 @@ class Connection(asyncio.Protocol):
         headers = frame(HEADERS, END_HEADERS, stream, request_headers(method, self._authority))
         self._transport.write(headers + self._sendable(call))
         return call
-
-    def reset(self, stream: int) -> None:
-        """Cancels a call on the server."""
-        self._calls.pop(stream, None)
-        self._transport.write(frame(RST_STREAM, 0, stream, struct.pack("!I", CANCEL)))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -1,7 +1,14 @@
-"""The token-level path: one `tensorrt_llm` stream in Triton per generation, token ids in and out."""
+"""The token-level path: one `tensorrt_llm` stream in Triton per generation, token ids in and out.
 
+No call is cancelled here. Triton (2.51) may free a request twice that is cancelled while its last response comes, and
+dies of it; so the engine is told to stop what nobody waits for, and the call is read to its end.
+"""
+
+import asyncio
+import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tritonclient.grpc import service_pb2
@@ -10,9 +17,11 @@ from nimble_coder.contract.encoding import COUNTS, LOG_PROBS, OF_PROMPT, TOP, Ge
 from nimble_coder.contract.response import TOKENS_PER_BLOCK, Ranked
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.errors import ApiError, from_triton
-from nimble_coder.gateway.upstream.http2 import CallError, Channel
+from nimble_coder.gateway.upstream.http2 import Call, CallError, Channel
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+STOP_SECONDS, LONGEST_STOP_SECONDS = 0.05, 2.0
+"""Between the first two attempts to stop a request that has not ended, and between later ones at most."""
 
 
 @dataclass(slots=True)
@@ -44,6 +53,7 @@ class TokenStreams:
         """When the engine last said something, as `time.monotonic` tells."""
         self.received = 0.0
         """When the last message of a generation came."""
+        self._ending: set[asyncio.Future[None]] = set()
 
     async def ping(self) -> None:
         """Returns once the engine's process has answered; raises `ApiError`.
@@ -52,10 +62,10 @@ class TokenStreams:
         """
         await self.stop("ping")
 
-    async def stop(self, request_id: str) -> None:
-        """Ends the running requests of that id, which may be none; raises `ApiError`."""
+    async def stop(self, name: str) -> None:
+        """Ends the request of that id or call, which may have ended before, or be still to come; raises `ApiError`."""
         try:
-            call = await self._channel.call(METHOD, stop_request(request_id))
+            call = await self._channel.call(METHOD, stop_request(name))
             while messages := await call.read():
                 if read_step(messages).is_final:
                     self.heard = time.monotonic()
@@ -63,14 +73,33 @@ class TokenStreams:
         except CallError as error:
             raise from_triton(str(error)) from None
 
-    async def generate(self, generation: Generation, request_id: str) -> AsyncGenerator[Step, None]:
-        """Yields what has arrived, the final step last. Leaving early cancels the request in the engine.
+    async def end(self, name: str, rest: asyncio.Future[None]) -> None:
+        """Has a request stopped of which `rest` is still to come, for nobody.
 
-        Raises `ApiError` for whatever Triton or the engine refuses or fails at.
+        It is asked more than once: TensorRT-LLM's backend knows nothing of a request that has not come to it yet.
         """
-        message = infer_request(generation, request_id)
+        pause = STOP_SECONDS
+        while not rest.done():
+            with suppress(ApiError):
+                await self.stop(name)
+            await asyncio.wait([rest], timeout=pause)
+            pause = min(2 * pause, LONGEST_STOP_SECONDS)
+
+    def leave(self, ending: Coroutine[None, None, None]) -> None:
+        """Lets a call come to its end that nobody waits for any more."""
+        task = asyncio.ensure_future(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def generate(self, generation: Generation, request_id: str) -> AsyncGenerator[Step, None]:
+        """Yields what has arrived, the final step last. Leaving early ends the request in the engine.
+
+        Its id there is unique: clients may send the same one twice. Raises `ApiError` for whatever Triton or the engine
+        refuses or fails at.
+        """
+        name = f"{request_id}-{secrets.token_hex(8)}"
         try:
-            call = await self._channel.call(METHOD, message)
+            call = await self._channel.call(METHOD, infer_request(generation, name))
             finished = False
             try:
                 while messages := await call.read():
@@ -86,10 +115,8 @@ class TokenStreams:
                         if finished:
                             return
             finally:
-                # Triton (2.51) never frees a request whose stream is reset between its final response and its
-                # trailers, and then cannot unload the model: a finished call is left to end by itself.
                 if not finished:
-                    call.cancel()
+                    self.leave(self.end(name, asyncio.ensure_future(read_out(call))))
         except CallError as error:
             raise from_triton(str(error) or "unavailable") from None
         raise ApiError(503, "the engine ended the stream early: send the request again", "engine_unavailable", None, 1)
@@ -97,6 +124,13 @@ class TokenStreams:
     def close(self) -> None:
         """Ends the connection, and with it every generation."""
         self._channel.close()
+
+
+async def read_out(call: Call) -> None:
+    """Reads what still comes of a call, for nobody."""
+    with suppress(CallError):
+        while await call.read():
+            pass
 
 
 def read_step(messages: list[bytes]) -> Step:
