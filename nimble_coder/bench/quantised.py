@@ -1,11 +1,13 @@
 """A quantised engine beside llama.cpp with a GGUF file of the same model, in turn, prompt by prompt.
 
     scripts/bench quantised ARTEFACT --gguf FILE [--threads 2] [--prompts 4] [--max-tokens 64] [--rounds 5] [--openvino]
+        [--server vLLM=http://127.0.0.1:8100 ...]
 
 Decoding is timed from the first token to the last, plainly and with what each drafts by itself: the engine as in the
 service, llama.cpp by prompt lookup. The prompts are problems of HumanEval asked as chats. One of 1,000 tokens is timed
 to its first token. llama.cpp: `pip install -e '.[peers]'`, which builds it from source for this processor. OpenVINO
-GenAI, which reads GGUF files too: `pip install openvino-genai`.
+GenAI, which reads GGUF files too: `pip install openvino-genai`. A server of OpenAI's API, which has been started with a
+checkpoint of the same model and as many threads, takes turns by its name; its times hold HTTP.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from nimble_coder.bench.arguments import existing_file, positive_int, thread_cou
 from nimble_coder.bench.coding_prompts import humaneval_chats
 from nimble_coder.bench.llama_cpp import LlamaCpp
 from nimble_coder.bench.open_vino import OpenVino
+from nimble_coder.bench.openai_server import OpenAIServer
 from nimble_coder.bench.ratio import Ratio
 from nimble_coder.contract.request import Request
 from nimble_coder.engine.generate import generate
@@ -58,6 +61,18 @@ def prefill(work: Callable[[], object]) -> float:
     return LONG / (time.perf_counter() - started)
 
 
+def server_prefill(server: OpenAIServer, ids: list[int]) -> float:
+    return prefill(lambda: server.read(ids))
+
+
+def named_url(text: str) -> tuple[str, str]:
+    """A name and where it is asked; raises `argparse.ArgumentTypeError`."""
+    name, found, url = text.partition("=")
+    if not (name and found and url.startswith("http")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URL, as in vLLM=http://127.0.0.1:8100")
+    return name, url
+
+
 def measure(speeds: dict[str, Speed], prompts: list[list[int]], rounds: int) -> dict[str, list[float]]:
     """Every prompt in every round under each, whose order turns."""
     found: dict[str, list[float]] = {name: [] for name in speeds}
@@ -78,6 +93,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=positive_int, default=64)
     parser.add_argument("--rounds", type=positive_int, default=5)
     parser.add_argument("--openvino", action="store_true", help="OpenVINO GenAI with the same file takes turns too")
+    parser.add_argument("--server", action="append", default=[], type=named_url, metavar="NAME=URL")
     args = parser.parse_args()
     artifact, count = Artifact.open(args.artifact), args.max_tokens
     tokenizer = TextTokenizer(artifact.tokenizer)
@@ -101,6 +117,10 @@ def main() -> None:
         decoding["OpenVINO, plain"] = partial(other.decoding, count)
         decoding["OpenVINO, drafts"] = partial(other_drafting.decoding, count)
         prompt["OpenVINO, prompt"] = lambda ids: prefill(lambda: other.read(ids))
+    for name, url in args.server:
+        server = OpenAIServer(url)
+        decoding[name] = partial(server.decoding, count)
+        prompt[f"{name}, prompt"] = partial(server_prefill, server)
     try:
         measure(decoding, chats[:1], 1)  # first uses
         found = measure(decoding, chats, args.rounds) | measure(prompt, [long], args.rounds)
