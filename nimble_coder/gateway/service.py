@@ -16,7 +16,7 @@ from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.access.ledger import Ledger
 from nimble_coder.gateway.access.limits import Admission, EngineLimits, RateLimiter
 from nimble_coder.gateway.access.tls import Tls
-from nimble_coder.gateway.answers.tools import Calling
+from nimble_coder.gateway.answers.calling import Calling
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.drafting import Drafting
 from nimble_coder.gateway.errors import ApiError

@@ -4,7 +4,8 @@ import json
 
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
-from nimble_coder.gateway.answers.tools import Calling, ToolCallParser, gather
+from nimble_coder.gateway.answers.calling import Calling
+from nimble_coder.gateway.answers.tools import ToolCallParser, gather
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
 OTHER = '{"name": "add", "arguments": {"a": 1}}'

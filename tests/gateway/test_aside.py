@@ -11,7 +11,8 @@ import pytest
 
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.answers import tools
-from nimble_coder.gateway.answers.tools import ToolCallParser, squeeze
+from nimble_coder.gateway.answers.calling import squeeze
+from nimble_coder.gateway.answers.tools import ToolCallParser
 from nimble_coder.gateway.apis import fim, openai, responses
 from nimble_coder.gateway.apis.openai import read_chat
 from nimble_coder.gateway.apis.text import respond_prompts

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, TOKENIZER, Artifact
 from build_engine.guide_tokens import write_guide_tokens
 from build_engine.manifest import NAME, record_files
-from nimble_coder.gateway.answers.tools import Calling
+from nimble_coder.gateway.answers.calling import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.service import check_strict
 from nimble_coder.processes import triton_installation as installation

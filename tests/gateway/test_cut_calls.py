@@ -3,7 +3,7 @@
 import pytest
 
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
-from nimble_coder.gateway.answers.tools import Calling
+from nimble_coder.gateway.answers.calling import Calling
 from tests.gateway.calls import CALL, CALLING, CODE, OTHER, UNKNOWN, answer_of, parse_anyhow, wanted
 
 

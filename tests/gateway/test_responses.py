@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.answers.bodies.responses import EVENTS
+from nimble_coder.gateway.answers.calling import Calling
 from nimble_coder.gateway.answers.response_wire import ResponseWire
-from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.answers.transcript import Delta
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.schemas.responses import ResponsesRequest

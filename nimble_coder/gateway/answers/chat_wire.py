@@ -21,7 +21,8 @@ from nimble_coder.gateway.answers.bodies.chat import (
     TopLogProb,
 )
 from nimble_coder.gateway.answers.bodies.usage import Usage
-from nimble_coder.gateway.answers.tools import Calling, Piece, ToolCallParser, gather
+from nimble_coder.gateway.answers.calling import Calling
+from nimble_coder.gateway.answers.tools import Piece, ToolCallParser, gather
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import DONE, TokenBytes, encode, reason_of
 from nimble_coder.gateway.exchange import EVENT_STREAM

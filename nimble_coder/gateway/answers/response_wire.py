@@ -34,7 +34,8 @@ from nimble_coder.gateway.answers.bodies.responses import (
     TextDone,
 )
 from nimble_coder.gateway.answers.bodies.usage import Usage
-from nimble_coder.gateway.answers.tools import Calling, Piece, ToolCallParser
+from nimble_coder.gateway.answers.calling import Calling
+from nimble_coder.gateway.answers.tools import Piece, ToolCallParser
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.wire import encode, reason_of
 from nimble_coder.gateway.errors import ApiError

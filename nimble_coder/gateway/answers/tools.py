@@ -6,10 +6,8 @@ It is asked for `<tool_call>` and often answers with a fenced block, bare JSON, 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
-from nimble_coder.contract.request import Guide
 from nimble_coder.gateway.answers.bodies.chat import CalledFunction, ChatFinishReason
 from nimble_coder.gateway.answers.bodies.completion import FinishReason
 from nimble_coder.gateway.answers.call_json import (
@@ -25,8 +23,7 @@ from nimble_coder.gateway.answers.call_json import (
     read_python,
     unclosed,
 )
-from nimble_coder.gateway.answers.strict_arguments import StrictArguments
-from nimble_coder.gateway.requests.forms import Function
+from nimble_coder.gateway.answers.calling import Calling, squeeze
 
 TAGS = ("<tool_call>", "<tools>")
 LANGUAGES = ("", "json", "tool_call", "tools", "xml")
@@ -38,8 +35,6 @@ DEMANDED = re.compile(r'<tool_call>\n\{"name": ("(?:[^"\\]|\\.)*"), "arguments":
 GAP = " \t\r\n,"
 MARKS = re.compile(r"[<`{\[]")
 MARKS_IN_CODE = re.compile(r"[<`]")
-FIRST_KEYS = ("arguments", "parameters", "function", "type", "id")
-"""What a call may begin with besides its name."""
 SURELY_A_TAG = len("<tool_")
 BEGUN = re.compile(r',?\s*"?(\w*)"?\s*:?\s*')
 """What there may be of `ARGUMENTS` where a call is cut."""
@@ -65,49 +60,6 @@ class Piece:
     """Which call's; None for what it says."""
     name: str | None = None
     """The function's, with the first piece of a call."""
-
-
-@dataclass(frozen=True)
-class Calling:
-    """What an answer may call, and whether it must."""
-
-    names: frozenset[str] = frozenset()
-    """The functions offered: JSON that names another is ordinary text."""
-    opening: str = ""
-    """What the prompt has already written of a call that is demanded."""
-    guide: Guide | None = None
-    """The form of the answer, behind the opening, in which calls are as they should be; None where nothing is held."""
-    finish_reason: ChatFinishReason = "tool_calls"
-    """Of an answer with calls."""
-    most: int | None = None
-    """So many calls at most; others are left out."""
-    is_legacy: bool = False
-    """Asked for as `functions`: the call is answered as `function_call`."""
-    demanded_functions: tuple[Function, ...] = ()
-    """Those that a demanded call may be of."""
-    strict: StrictArguments = field(default_factory=StrictArguments)
-    """What the arguments have to be of a call that is not held to its form: JSON with others is ordinary text."""
-
-    @cached_property
-    def beginnings(self) -> tuple[str, ...]:
-        """How the JSON of a call begins, without blanks."""
-        names = [f'{{"name":"{squeeze(name)}"' for name in self.names]
-        return (*names, *(f'{{"{key}":' for key in FIRST_KEYS))
-
-    @cached_property
-    def held_beginnings(self) -> dict[str, str]:
-        """The names of the functions by how a call of each begins, up to its arguments, where calls are held."""
-        if self.guide is None:
-            return {}
-        return {
-            f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ': name for name in self.names
-        }
-
-    def prepared(self) -> "Calling":
-        """The same, with what answers are read by: of many functions that takes long, and an answer is read in the
-        event loop."""
-        _ = self.beginnings, self.held_beginnings
-        return self
 
 
 class ObjectEnd:
@@ -397,11 +349,6 @@ class ToolCallParser:
     def _wait_if(self, can_tell_later: bool) -> None:
         if can_tell_later and not self._is_over:
             raise UndecidedError
-
-
-def squeeze(text: str) -> str:
-    """A text without blanks, its quotes being JSON's."""
-    return "".join(text.split()).replace("'", '"')
 
 
 def is_cut(text: str, start: int, known: Iterable[str]) -> bool:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from nimble_coder.gateway.answers.bodies.management import Model, Models
+from nimble_coder.gateway.answers.calling import Calling
 from nimble_coder.gateway.answers.chat_wire import ChatWire
-from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.answers.wire import CompletionWire, Offsets, Wire, encode
 from nimble_coder.gateway.aside import aside
 from nimble_coder.gateway.delivery import Answer, Delivery

@@ -15,8 +15,8 @@ import msgspec
 
 from nimble_coder.contract.request import GuideType
 from nimble_coder.gateway.answers.bodies.chat import ChatFinishReason
+from nimble_coder.gateway.answers.calling import Calling
 from nimble_coder.gateway.answers.strict_arguments import StrictArguments
-from nimble_coder.gateway.answers.tools import Calling
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.prompts.encoding import Piece, PromptEncoder
 from nimble_coder.gateway.requests.forms import Function as FormFunction
