@@ -29,7 +29,7 @@ from nimble_coder.gateway.requests.field_check import UNGUIDED, check_fields, he
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.forms import named_guide
 from nimble_coder.gateway.requests.overruled import overruled
-from nimble_coder.gateway.requests.reading import decode, whole_characters
+from nimble_coder.gateway.requests.reading import INVALID, decode, whole_characters
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest
 from nimble_coder.gateway.settings import GatewaySettings, split
 from nimble_coder.gateway.telemetry.metrics import GatewayMetrics
@@ -103,8 +103,14 @@ class Service:
     async def read(self, exchange: Exchange, kind: type[Asked]) -> tuple[Asked, int]:
         """What a request's body asks for, and its size in bytes; the answer's head names what of it is ignored. Raises
         `ApiError` for what cannot be read or must not be ignored."""
-        body = whole_characters(await exchange.body(self.settings.max_body_bytes))
-        asked = decode(kind, body)
+        body = await exchange.body(self.settings.max_body_bytes)
+        try:
+            asked = decode(kind, body)
+        except ApiError as error:
+            if error.code != INVALID:
+                raise
+            body = await aside(len(body), whole_characters, body)
+            asked = decode(kind, body)
         strict = self.settings.strict_sampling
         ignored = await aside(len(body), check_fields, kind, body, self.engine, strict)
         ignored += await aside(len(body), lambda: [passed_over(name, strict) for name in overruled(asked)])

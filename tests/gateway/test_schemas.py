@@ -112,6 +112,7 @@ def test_what_is_wrong_is_said_in_words(kind: type[Struct], body: str, message: 
         (r"\\ud83d\ude00", "\\ud83d\ufffd"),
         (r"\\\\\ude00", "\\\\\ufffd"),
         (r"\n\ude00\t", "\n\ufffd\t"),
+        (r"\ud83d\\ude00", "\ufffd\\ude00"),
     ],
 )
 def test_half_of_a_character_is_read_as_one_that_nobody_knows(sent: str, read: str) -> None:

@@ -21,17 +21,20 @@ KINDS = {
     "object": "an object",
 }
 """msgspec's names of what JSON has."""
+INVALID = "invalid_json"
+"""The code of an error that means that it is no JSON at all."""
 PLACE = re.compile(r"(?P<fault>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
 OTHER = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<given>[^`]*)`")
 BOUND = re.compile(r"Expected `(?P<kind>\w+)` (?P<bound>.*)", re.DOTALL)
 UNNAMED = "[...]"
 """What msgspec calls a key's value where it reads any object."""
-HALF = re.compile(
-    rb"(?<!\\)((?:\\\\)*)\\u[dD](?:"
-    rb"[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})|"
-    rb"[c-fC-F][0-9a-fA-F]{2}(?<!(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
+SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?P<second>\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
-"""A surrogate's escape in JSON that is no part of a pair, behind escaped backslashes."""
+"""A surrogate's escape in JSON, with the one that makes a pair of it."""
+MOST_SURROGATES = 10_000
+"""So many are looked at: more take time that others wait for."""
+BACKSLASH, UNKNOWN = ord("\\"), rb"\ufffd"
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
@@ -45,15 +48,25 @@ LENIENT = msgspec.json.Decoder(float_hook=whole)
 
 
 def whole_characters(body: bytes) -> bytes:
-    """A request's JSON with U+FFFD in place of halves of characters: JavaScript cuts texts
-    within an emoji, and writes the half that is left as an escape."""
-    return HALF.sub(rb"\1\\ufffd", body) if b"\\ud" in body or b"\\uD" in body else body
+    """A request's JSON with U+FFFD in place of halves of characters: JavaScript cuts texts within an
+    emoji, and writes the half that is left as an escape."""
+
+    def whole(found: re.Match[bytes]) -> bytes:
+        before = found.start()
+        while before and body[before - 1] == BACKSLASH:
+            before -= 1
+        is_text = (found.start() - before) % 2 == 1  # the backslash is one that another escapes
+        if is_text:
+            return found[0].replace(found["second"], UNKNOWN) if found["second"] else found[0]
+        return found[0] if found["second"] else UNKNOWN
+
+    return SURROGATE.sub(whole, body, MOST_SURROGATES)
 
 
 def decode(kind: type[Body], body: bytes) -> Body:
-    """Reads a request's JSON; raises `ApiError` 400 naming the field."""
+    """Reads a request's JSON; raises `ApiError` 400 naming the field, or `INVALID`."""
     if not body or body.isspace():
-        raise ApiError(400, "the body is empty: send a JSON object", "invalid_json")
+        raise ApiError(400, "the body is empty: send a JSON object", INVALID)
     with json_errors():
         return read(kind, body)
 
@@ -66,12 +79,12 @@ def json_errors() -> Iterator[None]:
     except msgspec.ValidationError as error:
         raise not_wanted(str(error)) from None
     except RecursionError:
-        raise ApiError(400, "the body is nested too deeply", "invalid_json") from None
+        raise ApiError(400, "the body is nested too deeply", INVALID) from None
     except UnicodeDecodeError as error:
         text = f"the body is not UTF-8: byte {error.start} of a text is {error.object[error.start]:#04x}"
-        raise ApiError(400, text, "invalid_json") from None
+        raise ApiError(400, text, INVALID) from None
     except msgspec.DecodeError as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from None
+        raise ApiError(400, f"the body is not valid JSON: {error}", INVALID) from None
 
 
 def decode_fields(body: bytes) -> dict[str, msgspec.Raw]:
