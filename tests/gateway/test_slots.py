@@ -144,3 +144,56 @@ def test_calls_that_nobody_reads_leave_room_for_others(
         await proxy.close()
 
     asyncio.run(run())
+
+
+class Slow(Triton):
+    """A channel on which a call takes until it is let go on."""
+
+    def __init__(self) -> None:
+        self.asked, self.end = 0, asyncio.Event()
+        self.cancelled = self.ended = 0
+
+    def unary_unary(self, _: str) -> Any:
+        async def answer(_: bytes) -> bytes:
+            self.asked += 1
+            try:
+                await self.end.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            self.ended += 1
+            return b""
+
+        return answer
+
+
+def test_a_call_whose_client_leaves_is_not_cancelled_and_keeps_its_place_until_it_ends(artifact: Artifact) -> None:
+    """Triton (2.51) may die of a cancelled call."""
+    service, port = service_of(artifact)
+    asked = service_pb2.ModelInferRequest(model_name="preprocessing")
+    asked.inputs.add(name="QUERY", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"x")
+    asked.inputs.add(name="REQUEST_OUTPUT_LEN", datatype="INT32", shape=[1, 1]).contents.int_contents.append(1)
+
+    async def run() -> None:
+        proxy = KServeProxy(service)
+        await proxy._triton.close()
+        proxy._triton = triton = Slow()
+        server = await proxy.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(60):
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(asked.SerializeToString())
+            metadata = channel.unary_unary(METADATA)(b"")
+            while triton.asked < 2:
+                await asyncio.sleep(0.01)
+            assert infer.cancel()
+            assert metadata.cancel()
+            while proxy._slots.taken:
+                await asyncio.sleep(0.01)
+            assert (triton.cancelled, service.admission.own) == (0, 1)
+            triton.end.set()
+            while triton.ended < 2 or service.admission.own:
+                await asyncio.sleep(0.01)
+        assert service.metrics.cancelled._value.get() == 1
+        await server.stop(0)
+        await proxy.close()
+
+    asyncio.run(run())

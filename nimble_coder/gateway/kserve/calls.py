@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2
@@ -22,6 +22,7 @@ from nimble_coder.gateway.kserve.text_model import TEXT_MODEL, TextModel
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
 
+Result = TypeVar("Result")
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CLOSE_SECONDS = 1.0
 """For the calls that nobody waits for any more, at the end of a process."""
@@ -34,7 +35,7 @@ class Calls:
         self._streams, self._is_portable = service.streams, service.profile.is_portable
         self._triton = grpc_channel(service.settings)
         self._text_model = TextModel(service, self._ask)
-        self._ending: set[asyncio.Future[None]] = set()
+        self._ending: set[asyncio.Future[object]] = set()
 
     async def close(self) -> None:
         """Ends the connection to Triton, a moment later where an answered call is still being read out."""
@@ -66,7 +67,7 @@ class Calls:
             await call.done_writing()
             async for message in messages:
                 answer = service_pb2.ModelStreamInferResponse.FromString(message)
-                answer.error_message = answer.error_message.removeprefix(f"[request id: {request.id}] ")
+                answer.error_message = answer.error_message.replace(f"[request id: {request.id}] ", "")
                 answer.infer_response.id = asked_id
                 final = answer.infer_response.parameters[FINAL].bool_param
                 finished = final or bool(answer.error_message)
@@ -80,17 +81,26 @@ class Calls:
                 rest = asyncio.ensure_future(read_out(messages))
                 self.leave(rest if finished else self.end(name, rest))
 
+    async def whole(self, call: Awaitable[Result]) -> Result:
+        """What comes of a call that is not cancelled with who waits for it: Triton (2.51) may die of that, too."""
+        running = asyncio.ensure_future(call)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.leave(running)
+            raise
+
     async def end(self, name: str, rest: asyncio.Future[None]) -> None:
         """Has a request stopped of which `rest` is still to come."""
         await self._streams.end(name, rest)
 
-    def leave(self, ending: Awaitable[None]) -> None:
+    def leave(self, ending: Awaitable[object]) -> None:
         """Lets a call come to its end that nobody waits for any more."""
         task = asyncio.ensure_future(ending)
         self._ending.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Future[None]) -> None:
+    def _ended(self, task: asyncio.Future[object]) -> None:
         self._ending.discard(task)
         if not task.cancelled():
             task.exception()  # which is nobody's any more

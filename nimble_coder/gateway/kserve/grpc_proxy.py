@@ -156,7 +156,8 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                     answer = NOT_READY[name]
                 else:
                     check_message(name, message)
-                    answer = await (self._ask(name, forward) if name in WITHOUT_MESSAGE else forward(message))
+                    asked = self._ask(name, forward) if name in WITHOUT_MESSAGE else self._calls.whole(forward(message))
+                    answer = await asked
             except (ApiError, grpc.aio.AioRpcError) as error:
                 await self._refuse(name, context, error, started)
             with self._slots.writing(context):
@@ -200,9 +201,16 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             answer: bytes = (await self._single.answer(request, client)).SerializeToString()
             return answer
         generations = await aside(len(message), self._guard.check_grpc, request, client)
-        try:
-            with self._service.generating(client, generations):
+
+        async def run() -> bytes:
+            with self._service.admission.admit(client, generations):
                 return await forward(request.SerializeToString())
+
+        try:
+            return await self._calls.whole(run())
+        except asyncio.CancelledError:
+            self._service.metrics.cancelled.inc(generations)
+            raise
         except grpc.aio.AioRpcError as error:
             if error.code() in BY_TEXT:
                 raise from_triton(error.details() or "") from None
