@@ -106,3 +106,17 @@ def test_a_stop_word_ends_its_own_sequence_alone(http: httpx.Client) -> None:
     word = next(c for c in whole[0] if c in whole[0][:8] and any(c not in text for text in whole[1:]))
     stopped = texts(http, "tensorrt_llm_bls", "generate", asked | {"stop_words": [word]})
     assert stopped == [text[: text.index(word) + 1] if word in text else text for text in whole]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("verb", ["generate", "generate_stream", "infer"])
+def test_half_a_character_is_taken_and_an_empty_body_is_named(http: httpx.Client, model: str, verb: str) -> None:
+    """JavaScript writes the half of an emoji that a cut has left as an escape."""
+    text, path = r"x = 1  # \ud83d", f"/v2/models/{model}/{verb}"
+    one = '"datatype": "BYTES", "shape": [1, 1], "data"'
+    tensors = f'{{"name": "text_input", {one}: ["{text}"]}}, {{"name": "max_tokens", {one}: [2]}}'
+    tensors = tensors.replace('"max_tokens", "datatype": "BYTES"', '"max_tokens", "datatype": "INT32"')
+    fields = f'"inputs": [{tensors}]' if verb == "infer" else f'"text_input": "{text}", "max_tokens": 2'
+    assert http.post(path, content=f"{{{fields}}}").status_code == 200
+    refused = http.post(path, content=" ")
+    assert (refused.status_code, refused.json()["error"]) == (400, "the body is empty: send a JSON object")

@@ -65,10 +65,15 @@ def whole_characters(body: bytes) -> bytes:
 
 def decode(kind: type[Body], body: bytes) -> Body:
     """Reads a request's JSON; raises `ApiError` 400 naming the field, or `INVALID`."""
-    if not body or body.isspace():
-        raise ApiError(400, "the body is empty: send a JSON object", INVALID)
+    check_not_empty(body)
     with json_errors():
         return read(kind, body)
+
+
+def check_not_empty(body: bytes) -> None:
+    """Raises `ApiError` 400 for a body in which nothing is."""
+    if not body or body.isspace():
+        raise ApiError(400, "the body is empty: send a JSON object", INVALID)
 
 
 @contextmanager
@@ -89,8 +94,14 @@ def json_errors() -> Iterator[None]:
 
 def decode_fields(body: bytes) -> dict[str, msgspec.Raw]:
     """A body's fields as they were sent; raises `ApiError` 400."""
+    check_not_empty(body)
     with json_errors():
-        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        try:
+            return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            return msgspec.json.decode(whole_characters(body), type=dict[str, msgspec.Raw])
 
 
 def decode_value(name: str, value: msgspec.Raw) -> Any:
