@@ -1,5 +1,7 @@
 """Stop strings never show, wherever the pieces break, and nothing else is lost."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,3 +38,22 @@ def test_what_may_become_a_stop_string_is_held_back_and_the_rest_is_not() -> Non
     assert matcher.push("yEND of it") == "y"
     assert matcher.matched == "END"
     assert matcher.push("more") == ""
+
+
+def test_tens_of_thousands_of_stop_strings_cost_a_piece_little_more_than_a_few() -> None:
+    """Each piece of every stream is matched where the others wait, and a client sends as many as it likes."""
+
+    def seconds(count: int) -> float:
+        matcher = StopMatcher([f"zq{number}" for number in range(count)])
+        started = time.perf_counter()
+        for _ in range(100):
+            matcher.push(" z")
+        return time.perf_counter() - started
+
+    assert min(seconds(30_000) for _ in range(3)) < 30 * min(seconds(10) for _ in range(3))
+
+
+def test_of_stop_strings_that_begin_at_one_place_the_longest_is_the_one() -> None:
+    matcher = StopMatcher(["bc", "ab", "abc", "c"], shows_stop=True)
+    assert matcher.push("xabcd") == "xabc"
+    assert matcher.matched == "abc"
