@@ -205,6 +205,50 @@ def test_a_stream_on_which_nothing_runs_is_left_to_end_by_itself(artifact: Artif
     assert service.admission.own == 0
 
 
+class Slow(Upstream):
+    """Triton's side that has no room yet for what is written. grpcio resets a call with the task that writes to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room, self.has_all = asyncio.Event(), False
+
+    async def write(self, message: bytes) -> None:
+        await super().write(message)
+        try:
+            await self.room.wait()
+        except asyncio.CancelledError:
+            self.is_cancelled = True
+            raise
+
+    async def done_writing(self) -> None:
+        self.has_all = self.room.is_set()
+
+
+def test_a_client_that_goes_while_its_request_is_written_resets_nothing(artifact: Artifact) -> None:
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield request_of("tensorrt_llm").SerializeToString()
+
+    async def run() -> None:
+        calls, upstream = Leaving(), Slow()
+        relay = Relay(service, KServeGuard(service), calls, "client", upstream, Reading())  # type: ignore[arg-type]
+        running = asyncio.create_task(relay.run(requests()))
+        while not upstream.taken:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        await asyncio.sleep(0.01)
+        before = (upstream.is_cancelled, upstream.has_all)
+        upstream.room.set()
+        await asyncio.sleep(0.01)
+        assert (before, upstream.has_all) == ((False, False), True)
+        assert calls.stopped == upstream.names
+
+    asyncio.run(run())
+    assert service.admission.own == 0
+
+
 def test_a_request_apart_that_fails_ends_a_stream_whose_client_has_sent_all(artifact: Artifact) -> None:
     """Triton has ended its side of the stream by then, on which there was nothing."""
     service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))

@@ -1,6 +1,7 @@
 """The model `tensorrt_llm_bls`, which the gateway answers by itself."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -12,8 +13,10 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from build_engine.artifact import Artifact
 from nimble_coder.contract.refusals import BY_TEXT
-from nimble_coder.gateway.kserve.tensors import read_inputs
-from nimble_coder.gateway.kserve.text_model import TEXT_MODEL
+from nimble_coder.gateway.kserve.tensors import add_outputs, read_inputs
+from nimble_coder.gateway.kserve.text_model import TEXT_MODEL, TextModel
+from nimble_coder.gateway.service import Service
+from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.processes.serving import Serving
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -73,6 +76,43 @@ def test_many_streams_at_once_go_on_and_say_what_each_says_alone(gateway: Servin
         body = {"text_input": prompt.decode(), "max_tokens": TOKENS}
         alone = http.post(f"/v2/models/{TEXT_MODEL}/generate", json=body).json()["text_output"]
         assert found[prompt] == {alone.encode()}
+
+
+def test_parameters_that_only_triton_looks_at_are_refused_as_ever(gateway: Serving) -> None:
+    async def ask(name: str, kind: str, value: Any) -> str:
+        asked = request(b"x", 1)
+        setattr(asked.parameters[name], kind, value)
+        async with grpc.aio.insecure_channel(gateway.addresses.grpc) as channel:
+            call = channel.stream_stream(METHOD)(iter([asked.SerializeToString()]))
+            answers = [service_pb2.ModelStreamInferResponse.FromString(message) async for message in call]
+        return str(answers[-1].error_message)
+
+    assert "for 'priority' parameter" in asyncio.run(ask("priority", "string_param", "1"))
+    assert "for 'sequence_start' parameter" in asyncio.run(ask("sequence_start", "int64_param", 1))
+    assert "reserved for Triton usage" in asyncio.run(ask("triton_hello", "int64_param", 1))
+    assert not asyncio.run(ask("hello", "int64_param", 1))
+
+
+def test_responses_hold_the_whole_text_so_far_where_the_model_is_configured_so(artifact: Artifact) -> None:
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+
+    async def engine(_: Any) -> AsyncGenerator[service_pb2.ModelStreamInferResponse, None]:
+        for number, token in enumerate(service.tokenizer.encode("def f(x):")):
+            answer = service_pb2.ModelStreamInferResponse()
+            ids = {"output_ids": np.array([[[token]]], np.int32), "sequence_index": np.zeros((1, 1), np.int32)}
+            add_outputs(answer.infer_response, ids)
+            assert number < 20
+            yield answer
+
+    async def run(accumulates: str) -> list[bytes]:
+        model = TextModel(service, engine)
+        model.config.parameters["accumulate_tokens"].string_value = accumulates
+        answers = [answer.infer_response async for answer in model.responses(request(b"x", 9))]
+        return [answer.raw_output_contents[0][4:] for answer in answers if answer.outputs]
+
+    pieces, texts = asyncio.run(run("false")), asyncio.run(run("true"))
+    assert len(pieces) > 1
+    assert texts == [b"".join(pieces[: count + 1]) for count in range(len(pieces))]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +198,21 @@ def test_a_missing_input_one_that_comes_twice_and_another_version_are_refused(
     asked.model_version = "7"
     with pytest.raises(ValueError, match="unknown model"):
         read_inputs(asked, config)
+    asked.model_version = "-1"
+    with pytest.raises(ValueError, match="model version specified"):
+        read_inputs(asked, config)
     asked = request(b"x", 3)
     asked.inputs[0].contents.bytes_contents.append(b"y")
     with pytest.raises(ValueError, match="its shape says 1 elements, it has 2"):
+        read_inputs(asked, config)
+
+
+def test_content_that_would_not_be_read_is_refused(config: model_config_pb2.ModelConfig) -> None:
+    asked = request(b"x", 3)
+    asked.inputs[1].contents.int64_contents.append(4)
+    with pytest.raises(ValueError, match=r"unexpected explicit tensor data for input tensor 'max_tokens'.*int64_c"):
+        read_inputs(asked, config)
+    asked = request(b"x", 3)
+    asked.raw_input_contents.extend([b"\1\0\0\0y", b"\4\0\0\0", b"\1"])
+    with pytest.raises(ValueError, match="must not be specified when using raw_input_contents: 'text_input'"):
         read_inputs(asked, config)

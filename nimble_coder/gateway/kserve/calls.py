@@ -62,14 +62,18 @@ class Calls:
         request.parameters[EMPTY_FINAL].bool_param = True
         call, finished = self._triton.stream_stream(STREAM)(), False
         messages = Messages(call)
+        sending = asyncio.ensure_future(send(call, request.SerializeToString()))
+        self.leave(sending)  # grpcio cancels a call with the task that writes to it, too
         try:
-            await call.write(request.SerializeToString())
-            await call.done_writing()
+            await asyncio.wait([sending])
+            sending.result()
             async for message in messages:
                 answer = service_pb2.ModelStreamInferResponse.FromString(message)
                 answer.error_message = answer.error_message.replace(f"[request id: {request.id}] ", "")
                 answer.infer_response.id = asked_id
-                final = answer.infer_response.parameters[FINAL].bool_param
+                # What Triton refuses by itself is not marked; to read a mark that is not there would make one.
+                is_marked = FINAL in answer.infer_response.parameters
+                final = is_marked and answer.infer_response.parameters[FINAL].bool_param
                 finished = final or bool(answer.error_message)
                 yield answer
         except grpc.aio.AioRpcError as error:
@@ -129,6 +133,12 @@ class Messages:
 def new_name() -> str:
     """A name for a request that nobody else has, and nobody can guess."""
     return secrets.token_hex(12)
+
+
+async def send(call: Any, message: bytes) -> None:
+    """Sends a call's only message."""
+    await call.write(message)
+    await call.done_writing()
 
 
 async def read_out(messages: AsyncIterator[bytes]) -> None:

@@ -117,6 +117,7 @@ class Relay:
             self._feeder.cancel()
 
     async def _feed(self, requests: AsyncIterator[bytes]) -> None:
+        sending: asyncio.Future[None] | None = None
         try:
             async for message in requests:
                 request = service_pb2.ModelInferRequest()
@@ -131,8 +132,13 @@ class Relay:
                     if request.model_name in APART:
                         self._apart.create_task(self._run_apart(request))
                     else:
-                        await self._upstream.write(request.SerializeToString())
+                        # grpcio cancels a call with the task that writes to it, and what else runs there.
+                        sending = asyncio.ensure_future(self._upstream.write(request.SerializeToString()))
+                        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+                        await asyncio.shield(sending)
         finally:
+            if sending:
+                await asyncio.wait([sending])
             await self._upstream.done_writing()
 
     def _admit(self, request: service_pb2.ModelInferRequest, places: int) -> None:

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from nimble_coder.gateway.kserve.json_bodies import DTYPES
 
 Array = NDArray[Any]
-VERSIONS = ("", "-1", "1")
+VERSIONS = ("", "1")
 TYPED = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
@@ -29,8 +29,10 @@ TYPED = {
 
 def read_inputs(request: service_pb2.ModelInferRequest, config: model_config_pb2.ModelConfig) -> dict[str, Array]:
     """The inputs by name, `[B, *dims]`, or what the model's `reshape` makes of that; raises `ValueError`."""
-    if request.model_version not in VERSIONS:
-        raise ValueError(f"unknown model: {config.name!r} has no version {request.model_version[:20]!r}")
+    if (version := request.model_version[:20]) not in VERSIONS:
+        if not version.isdecimal():
+            raise ValueError(f"invalid model version specified {version!r}: versions are whole numbers above 0")
+        raise ValueError(f"unknown model: {config.name!r} has no version {version!r}")
     known = {tensor.name: tensor for tensor in config.input}
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -43,6 +45,7 @@ def read_inputs(request: service_pb2.ModelInferRequest, config: model_config_pb2
         if name in found:
             raise ValueError(f"input {name!r} already exists in request")
         check(tensor, known[name], config)
+        check_content(tensor, is_raw=bool(raw))
         array = read_raw(tensor, raw[index]) if raw else read_typed(tensor)
         is_reshaped = known[name].HasField("reshape")
         found[name] = array.reshape([array.shape[0], *known[name].reshape.shape]) if is_reshaped else array
@@ -68,6 +71,16 @@ def check(tensor: Any, known: model_config_pb2.ModelInput, config: model_config_
         raise ValueError(f"{text}: expected {[-1, *dims]}, got {shape[:9]}")
     if not 1 <= shape[0] <= config.max_batch_size:
         raise ValueError(f"batch-size must be from 1 to {config.max_batch_size} for {config.name!r}: it is {shape[0]}")
+
+
+def check_content(tensor: Any, is_raw: bool) -> None:
+    """Raises `ValueError` for elements that would not be read: beside raw ones, or of another type."""
+    given = [field.name for field, _ in tensor.contents.ListFields()]
+    if given and is_raw:
+        raise ValueError(f"contents must not be specified when using raw_input_contents: {tensor.name!r} has some")
+    if other := next((name for name in given if name != TYPED.get(tensor.datatype)), None):
+        text = f"unexpected explicit tensor data for input tensor {tensor.name!r}: its type is {tensor.datatype}"
+        raise ValueError(f"{text}, and it has {other}")
 
 
 def read_raw(tensor: Any, content: bytes) -> Array:

@@ -70,10 +70,10 @@ class TextModel:
         """The text to come, and what the engine is asked for it; raises `ValueError`."""
         wanted = self._wanted(request)
         parameters = {name: value_of(request.parameters[name]) for name in HANDED_ON if name in request.parameters}
-        text = TextGeneration(read_inputs(request, self.config), parameters, wanted, self._decode)
+        text = TextGeneration(read_inputs(request, self.config), parameters, wanted, self._decode, self._accumulates)
         # A client's own `stop` reaches no request to this model, as in Triton.
         asked = service_pb2.ModelInferRequest(model_name=ENGINE_MODEL, id=secrets.token_hex(12))
-        for name in parameters:
+        for name in request.parameters:  # also those that only Triton looks at, and refuses
             asked.parameters[name].CopyFrom(request.parameters[name])
         add_inputs(asked, text.engine_inputs(preprocess(self._tokenizer, text.question)))
         for name in text.engine_outputs:
@@ -86,6 +86,11 @@ class TextModel:
         if unknown := next((each.name for each in request.outputs if each.name not in known), None):
             raise ValueError(f"unexpected inference output {unknown[:40]!r} for model {TEXT_MODEL!r}")
         return frozenset([each.name for each in request.outputs] or known)
+
+    @property
+    def _accumulates(self) -> bool:
+        """Whether each response is to hold the whole text so far."""
+        return str(self.config.parameters["accumulate_tokens"].string_value).lower() == "true"
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids)
