@@ -32,6 +32,7 @@ class TritonPythonModel:
         options = TorchEngineOptions(
             tokenizer=Path(parameters["tokenizer_dir"]),
             reuse_kv_cache=parameters["enable_kv_cache_reuse"].lower() == "true",
+            kv_cache_fraction=float(parameters["kv_cache_free_gpu_mem_fraction"]),
             max_queue_size=queue or TorchEngineOptions.max_queue_size,
             threads=int(os.environ["NIMBLE_ENGINE_THREADS"]) if "NIMBLE_ENGINE_THREADS" in os.environ else None,
             device=os.environ.get("NIMBLE_ENGINE_DEVICE", "auto"),

@@ -281,7 +281,8 @@ def check_memory(settings: Settings, choice: Choice | None) -> Finding:
     length = min(config.max_seq_len, settings.max_model_len or config.max_seq_len)
     one = slot_bytes(config.shape, length + config.max_draft_len + 1, config.kv_cache_dtype)
     weights = (choice.artifact.engine / WEIGHTS).stat().st_size
-    slots = slots_within(free - OTHERS, weights, one, config.max_batch_size)
+    share = settings.kv_cache_fraction or choice.profile.kv_cache_fraction
+    slots = slots_within(free - OTHERS, weights, one, config.max_batch_size, share)
     seen = f"{free / GIB:.1f} GiB free; beside the weights, room for {slots} sequences of {length} tokens"
     if slots == config.max_batch_size:
         return Finding("memory", "ok", seen)

@@ -10,7 +10,7 @@ MIB, GIB = 1 << 20, 1 << 30
 OTHERS = 512 * MIB
 """Left to Triton, its text models and the gateway on a CPU, whose processes start beside the engine."""
 SHARE = 0.9
-"""Of the rest: the engine's own steps need some too."""
+"""Of the rest, unless another is asked for: the engine's own steps need some too."""
 MEMINFO = Path("/proc/meminfo")
 LIMITS = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -33,9 +33,9 @@ def slot_bytes(shape: ModelShape, capacity: int, dtype: str) -> int:
     return shape.num_hidden_layers * shape.num_key_value_heads * capacity * kept_bytes(dtype, shape.head_dim)
 
 
-def slots_within(free: int, weights: int, slot: int, most: int) -> int:
-    """How many slots fit beside the weights, at most `most`; 0 where not one does."""
-    return max(0, min(most, int((free - weights) * SHARE) // slot))
+def slots_within(free: int, weights: int, slot: int, most: int, share: float = SHARE) -> int:
+    """How many slots fit into a share of what is free beside the weights, at most `most`; 0 where not one does."""
+    return max(0, min(most, int((free - weights) * share) // slot))
 
 
 def _left(group: Path) -> int | None:

@@ -26,7 +26,7 @@ from nimble_coder.engine.drafter import SUFFIXES, WINDOWED, Texts, make_drafter
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.infill import InfillMarks
 from nimble_coder.engine.kv_cache import KVCache
-from nimble_coder.engine.memory import GIB, slot_bytes, slots_within
+from nimble_coder.engine.memory import GIB, SHARE, slot_bytes, slots_within
 from nimble_coder.engine.model import Platform
 from nimble_coder.engine.native import CompiledStep, takes
 from nimble_coder.engine.pool import Pools
@@ -54,6 +54,8 @@ class TorchEngineOptions:
     """The directory with `tokenizer.json`, without which no output can be held to a form, and infills draft less."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
+    kv_cache_fraction: float = SHARE
+    """Of the memory that is free beside the weights, for keys and values."""
     step_costs: StepCosts | None = None
     """Another machine's, by which drafts go instead of by those measured here: for a benchmark."""
 
@@ -114,7 +116,7 @@ class TorchEngine:
         capacity = length + rows_per_step(self._lookahead)
         one = slot_bytes(config.shape, capacity, config.kv_cache_dtype)
         free = platform.free_memory()
-        slots = slots_within(free, weights, one, config.max_batch_size)
+        slots = slots_within(free, weights, one, config.max_batch_size, self._options.kv_cache_fraction)
         told = (
             f"keys and values of a sequence of {length} tokens take {one / GIB:.2f} GiB, {free / GIB:.1f} GiB are free"
         )
@@ -124,7 +126,8 @@ class TorchEngine:
             )
         if slots < config.max_batch_size:
             kept = f"room for {max(slots, 1)} at once instead of {config.max_batch_size}; the others wait"
-            logger.warning("%s: %s (a lower NIMBLE_MAX_MODEL_LEN makes room for more)", told, kept)
+            more = "a lower NIMBLE_MAX_MODEL_LEN, or a higher NIMBLE_KV_CACHE_FRACTION, makes room for more"
+            logger.warning("%s: %s (%s)", told, kept, more)
         else:
             logger.info("%s: room for %d at once", told, slots)
         reuse, dtype = self._options.reuse_kv_cache, config.kv_cache_dtype

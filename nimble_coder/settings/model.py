@@ -35,7 +35,7 @@ class Settings(GatewayOptions):
     kv_cache_reuse: bool | None = None
     """Keep the keys and values of prompts for those that begin alike."""
     kv_cache_fraction: float | None = Field(default=None, gt=0, le=1)
-    """Share of the GPU memory that is free once the engine is loaded."""
+    """Share of the memory that is free beside the weights (a GPU's, or the machine's), for keys and values."""
     engine_threads: int | None = Field(default=None, ge=1)
     """Threads of the portable engine's step on a CPU, at most one a processor; by default those that are left."""
     engine_device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -38,6 +38,9 @@ def test_where_memory_holds_fewer_sequences_the_others_wait(
     found = [r.request_id for r in collect_all(engine, ids) if r.is_final]
     engine.shutdown()
     assert sorted(found) == ids
+    half = TorchEngine(artifact.engine, TINY_PROFILE.lookahead, TorchEngineOptions(kv_cache_fraction=0.5))
+    assert half.statistics().max_requests == 1
+    half.shutdown()
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])

@@ -19,6 +19,7 @@ def test_a_slot_takes_what_its_shape_says() -> None:
 @pytest.mark.parametrize(("free", "slots"), [(1, 0), (2, 1), (3, 3), (8, 8), (64, 8)])
 def test_the_slots_are_those_that_fit_beside_the_weights(free: int, slots: int) -> None:
     assert slots_within(free * GIB, GIB, 512 * MIB, 8) == slots
+    assert slots_within(free * GIB, GIB, 512 * MIB, 8, 0.5) == min(max(free - 1, 0), 8)
 
 
 def write(group: Path, files: dict[str, object]) -> None:
