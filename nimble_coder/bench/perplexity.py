@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     checkpoint = Checkpoint.open(args.model)
     if not takes(checkpoint.shape, "bfloat16"):
-        raise SystemExit(f"the compiled step has no heads of {checkpoint.shape.head_dim} dimensions")
+        raise SystemExit(f"the compiled step does not compute models of this shape: {checkpoint.shape}")
     table = Table(title=f"{args.model}: perplexity on code")
     for heading in ("precision", "KV cache", "perplexity", f"over {args.precision[0]}", "standard error"):
         table.add_column(heading, justify="right")

@@ -35,8 +35,6 @@ constexpr int kAtOnce = 1;
 template <typename Lanes>
 using Whole = decltype(Lanes{} < Lanes{});  // as many integers
 
-constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer, which the lowest bits are then
-
 // sums + the products of four bytes that are 128 more than they stand for, the same for all lanes, and each lane's four.
 inline Whole<Wide> add_fours(Whole<Wide> sums, int four, Whole<Wide> x) {
     return dot(sums, Bits{} + uint32_t(four), x);
@@ -76,28 +74,6 @@ inline Lanes power_of_two(Lanes x) {
     x = x < -127.0f ? Lanes{} - 127.0f : x;
     const Lanes moved = x + kRound, rest = x - (moved - kRound);
     return exp2_near_zero(rest) * reinterpret_cast<Lanes>((reinterpret_cast<Whole<Lanes>>(moved) + 127) << 23);
-}
-
-inline float largest_of(const float* x, int count) {
-    float largest = 0;
-    Vec most{};
-    for (int k = 0; k < count; k += kLanes) {
-        const Vec size = load(x + k) < 0 ? -load(x + k) : load(x + k);
-        most = size > most ? size : most;
-    }
-    for (int lane = 0; lane < kLanes; ++lane) largest = std::max(largest, most[lane]);
-    return largest;
-}
-
-inline float inverse_of(float largest, float steps) { return largest > 1e-30f ? steps / largest : 0; }
-
-// Numbers rounded to integers. As many as fill vectors.
-template <typename Number>
-inline void round_to(const float* x, float inverse, int count, Number* to) {
-    typedef Number Numbers __attribute__((vector_size(kLanes * sizeof(Number)), aligned(1)));
-    for (int k = 0; k < count; k += kLanes)
-        *reinterpret_cast<Numbers*>(to + k) =
-            __builtin_convertvector(reinterpret_cast<Int>(load(x + k) * inverse + kRound), Numbers);
 }
 
 constexpr int kFine = 8;  // dimensions of a head that have two bytes

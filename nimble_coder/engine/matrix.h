@@ -24,7 +24,8 @@
 namespace {
 
 constexpr int kPanel = 16;                // outputs of a panel
-constexpr int kAhead = 64;                // inputs that are multiplied between two calls of `Ahead::bring`
+constexpr int kTogether = 32;             // numbers of a row that are rounded together
+constexpr int kAhead = 32;                // inputs that are multiplied between two calls of `Ahead::bring`
 constexpr int kVectors = kPanel / kLanes;  // of a panel
 #if defined(__AVX512F__)
 constexpr int kJoinedFloat = 4, kTileFloat = 6;  // panels and rows: of 32 registers 24 have sums, 4 weights, 1 an input
@@ -60,11 +61,15 @@ class Matrix {
     // Bytes of a row of input.
     virtual size_t stride() const = 0;
 
-    // Writes numbers `first` (a multiple of 64) to `first + count` of a row of input.
+    // Writes numbers `first` (a multiple of kTogether) to `first + count` of a row of input.
     virtual void take(const float* x, int first, int count, std::byte* row) const = 0;
 
     // Gives `sink` this part's outputs of rows @ weight.T + bias.
     virtual void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const = 0;
+
+    // The same of a matrix of two halves, which kTogether divides: of kPanel outputs those of the first half, for all rows,
+    // before those of the second.
+    virtual void multiply_halves(Part part, const std::byte* rows, int count, const Sink& sink) const = 0;
 
     // The weights of one output, as floats.
     virtual void copy_row(int row, float* to) const = 0;
@@ -78,8 +83,8 @@ class Matrix {
 // Weights that the processor brings near while others are multiplied: `each` bytes of a panel, in lines of 64, for kAhead
 // inputs.
 struct Ahead {
-    const std::byte* from = nullptr;
-    size_t apart = 0, each = 0;
+    const std::byte* from;
+    size_t apart, each;
 
     template <int Panels>
     void bring(int input) const {
@@ -87,6 +92,12 @@ struct Ahead {
         for (size_t line = 0; line < each; line += 64)
             for (int panel = 0; panel < Panels; ++panel) __builtin_prefetch(next + panel * apart + line);
     }
+};
+
+// None: few rows wait for the memory as it is, and a loop that has this in it waits longer.
+struct Nothing {
+    template <int Panels>
+    void bring(int) const {}
 };
 
 // --- Formats. ---
@@ -106,11 +117,11 @@ struct Fp32 {
         for (int k = 0; k < in; ++k) to[k] = reinterpret_cast<const float*>(panel)[k * kPanel + output];
     }
 
-    template <int Rows, int Panels>
+    template <int Rows, int Panels, typename Next>
     static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
-                           const Ahead& ahead, Vec (&sums)[Rows][Panels * kVectors]) {
+                           const Next& next, Vec (&sums)[Rows][Panels * kVectors]) {
         for (int k = 0; k < in; ++k, panels += sizeof(float) * kPanel) {
-            if (k % kAhead == 0) ahead.template bring<Panels>(k);
+            if (k % kAhead == 0) next.template bring<Panels>(k);
             Vec w[Panels * kVectors];
             for (int v = 0; v < Panels * kVectors; ++v)
                 w[v] = load(reinterpret_cast<const float*>(panels + v / kVectors * apart) + v % kVectors * kLanes);
@@ -145,11 +156,11 @@ struct Bf16 {
         for (int k = 0; k < in; ++k) to[k] = to_float(from[k / 2 * 2 * kPanel + k % 2]);
     }
 
-    template <int Rows, int Panels>
+    template <int Rows, int Panels, typename Next>
     static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
-                           const Ahead& ahead, Vec (&sums)[Rows][Panels * kVectors]) {
+                           const Next& next, Vec (&sums)[Rows][Panels * kVectors]) {
         for (int k = 0; k < in; k += 2, panels += 2 * sizeof(uint16_t) * kPanel) {
-            if (k % kAhead == 0) ahead.template bring<Panels>(k);
+            if (k % kAhead == 0) next.template bring<Panels>(k);
             Bits w[Panels * kVectors];
             for (int v = 0; v < Panels * kVectors; ++v)
                 w[v] = *reinterpret_cast<const Bits*>(panels + v / kVectors * apart + v % kVectors * sizeof(Bits));
@@ -224,7 +235,7 @@ class Dots {
 template <int WeightBits>
 struct Quantised {
     static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes, kAlone = kAloneBytes;
-    static constexpr int kGroup = 32, kBlock = 64;
+    static constexpr int kGroup = kTogether, kBlock = 64;
     static constexpr int kMiddle = 1 << (WeightBits - 1);
     static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
     static constexpr int kGroupBytes = kGroup * kPanel * WeightBits / 8;
@@ -247,25 +258,22 @@ struct Quantised {
         Group* groups = reinterpret_cast<Group*>(row + blocks(in) * kBlock);
         const int end = first + count == in ? blocks(in) * kBlock : first + count;
         for (int start = first; start < end; start += kGroup) {
-            alignas(64) float part[kGroup] = {};
-            const int here = std::clamp(first + count - start, 0, kGroup);
-            if (here) std::memcpy(part, x + start - first, sizeof(float) * here);
+            const int here = first + count - start;
+            if (here >= kGroup) {
+                groups[start / kGroup] = round(x + start - first, bytes + start);
+                continue;
+            }
+            float part[kGroup] = {};
+            if (here > 0) std::memcpy(part, x + start - first, sizeof(float) * here);
             groups[start / kGroup] = round(part, bytes + start);
         }
     }
 
     // A group's bytes: the largest is 127 scales.
     static Group round(const float* x, int8_t* bytes) {
-        float largest = 0;
-        for (int i = 0; i < kGroup; ++i) largest = std::max(largest, std::fabs(x[i]));
-        const float inverse = largest > 0 ? 127 / largest : 0;
-        int32_t sum = 0;
-        for (int i = 0; i < kGroup; ++i) {
-            const float near = x[i] * inverse + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
-            const int32_t q = int32_t(near - 12582912.0f);
-            bytes[i] = int8_t(q);
-            sum += q;
-        }
+        const float largest = largest_of(x, kGroup);
+        const Int sums = round_to(x, inverse_of(largest, 127), kGroup, bytes);
+        const int32_t sum = joined(sums, [](Int one, Int other) { return one + other; })[0];
         Group group{largest / 127, {}};
         if constexpr (WeightBits == 4) group.sum = group.scale * sum;
         else group.correction = -kMiddle * sum;
@@ -288,12 +296,12 @@ struct Quantised {
         }
     }
 
-    template <int Rows, int Panels>
+    template <int Rows, int Panels, typename Next>
     static void accumulate(const std::byte* rows, size_t stride, const std::byte* panels, size_t apart, int in,
-                           const Ahead& ahead, Vec (&sums)[Rows][Panels * kVectors]) {
+                           const Next& next, Vec (&sums)[Rows][Panels * kVectors]) {
         const size_t behind = size_t(blocks(in)) * kBlock;  // where a row's groups are
         for (int group = 0; group < 2 * blocks(in); ++group) {
-            if (group % (kAhead / kGroup) == 0) ahead.template bring<Panels>(group * kGroup);
+            next.template bring<Panels>(group * kGroup);
             const std::byte* block = panels + group / 2 * kBytes;
             const std::byte* weights = block + kScales + group % 2 * kGroupBytes;
             Dots<WeightBits> dots[Rows][Panels * kVectors];
@@ -357,7 +365,7 @@ struct Quantised {
 
 // --- A matrix of one format. ---
 
-constexpr size_t kMostAhead = 640;  // more take longer to come than a tile to multiply
+constexpr size_t kMostAhead = 384;  // more take longer to come than a tile to multiply
 
 template <typename Format>
 class Packed final : public Matrix {
@@ -375,19 +383,26 @@ class Packed final : public Matrix {
 
     void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const override {
         const int panels = (out_ + kPanel - 1) / kPanel, first = part.first(panels), all = part.last(panels) - first;
-        // Five or six rows are one tile of a panel alone: less is computed between two reads of the memory, so that the
-        // processor gets further ahead with reading.
-        if (count > 4 && count <= Format::kAlone) {
-            for (int panel = first; panel < first + all; ++panel)
-                multiply_tile<1, Format::kAlone>(count, rows, 0, panel, 0, {}, sink);
-            return;
-        }
-        // Joined panels are far from each other, so that each of their streams goes on where it was.
-        const int joins = all / Format::kJoined;
+        // Joined panels are far from each other, so that each of their streams goes on where it was. Five or six rows are
+        // one tile of a panel alone: less is computed between two reads of the memory, so that the processor gets further
+        // ahead with reading.
+        const int joins = count > 4 && count <= Format::kAlone ? 0 : all / Format::kJoined;
         for (int join = 0; join < joins; ++join)
             multiply_panels<Format::kJoined>(rows, count, first + join, joins, sink);
         for (int panel = first + joins * Format::kJoined; panel < first + all; ++panel)
             multiply_panels<1>(rows, count, panel, 0, sink);
+    }
+
+    void multiply_halves(Part part, const std::byte* rows, int count, const Sink& sink) const override {
+        constexpr int kPanels = kTogether / kPanel;
+        const int half = out_ / 2 / kPanel, groups = half / kPanels;
+        for (int index = part.first(groups) * kPanels; index < part.last(groups) * kPanels; ++index)
+            if constexpr (Format::kJoined > 1) {
+                multiply_panels<2>(rows, count, index, half, sink);
+            } else {
+                multiply_panels<1>(rows, count, index, 0, sink);
+                multiply_panels<1>(rows, count, index + half, 0, sink);
+            }
     }
 
    private:
@@ -397,26 +412,27 @@ class Packed final : public Matrix {
     template <int Panels>
     void multiply_panels(const std::byte* rows, int count, int index, int apart, const Sink& sink) const {
         const int tiles = (count + Format::kTile - 1) / Format::kTile, steps = (in_ + kAhead - 1) / kAhead;
-        Ahead ahead{panel(index + 1), apart * Format::panel_bytes(in_)};
-        if (tiles > 1) ahead.each = (Format::panel_bytes(in_) / (tiles * steps) + 63) / 64 * 64;
-        if (Panels * ahead.each > kMostAhead) ahead.each = 0;
+        const size_t bytes = Format::panel_bytes(in_), each = bytes / (std::max(tiles, 1) * steps);
+        Ahead ahead{panel(index + 1), apart * bytes, (each + 63) / 64 * 64};
         for (int tile = 0; tile < tiles; ++tile, ahead.from += ahead.each * steps) {
-            const int first = count * tile / tiles, last = count * (tile + 1) / tiles;
-            multiply_tile<Panels, Format::kTile>(last - first, rows, first, index, apart, ahead, sink);
+            const int first = count * tile / tiles, here = count * (tile + 1) / tiles - first;
+            if (tiles > 1 && Panels * ahead.each <= kMostAhead)
+                multiply_tile<Panels, Format::kTile>(here, rows, first, index, apart, ahead, sink);
+            else multiply_tile<Panels, Format::kTile>(here, rows, first, index, apart, Nothing(), sink);
         }
     }
 
     // `count` rows, of which there may be `Rows` at most.
-    template <int Panels, int Rows>
-    void multiply_tile(int count, const std::byte* rows, int first, int panel, int apart, const Ahead& ahead,
+    template <int Panels, int Rows, typename Next>
+    void multiply_tile(int count, const std::byte* rows, int first, int panel, int apart, const Next& next,
                        const Sink& sink) const {
         if constexpr (Rows > 1)
-            if (count < Rows) return multiply_tile<Panels, Rows - 1>(count, rows, first, panel, apart, ahead, sink);
-        if constexpr (Rows > 0) multiply_rows<Rows, Panels>(rows, first, panel, apart, ahead, sink);
+            if (count < Rows) return multiply_tile<Panels, Rows - 1>(count, rows, first, panel, apart, next, sink);
+        if constexpr (Rows > 0) multiply_rows<Rows, Panels>(rows, first, panel, apart, next, sink);
     }
 
-    template <int Rows, int Panels>
-    void multiply_rows(const std::byte* rows, int first, int index, int apart, const Ahead& ahead, const Sink& sink) const {
+    template <int Rows, int Panels, typename Next>
+    void multiply_rows(const std::byte* rows, int first, int index, int apart, const Next& next, const Sink& sink) const {
         Vec sums[Rows][Panels * kVectors];
         alignas(64) float values[Panels][Rows][kPanel] = {};
         const auto start = [&](int panel) { return (index + panel * apart) * kPanel; };
@@ -427,7 +443,7 @@ class Packed final : public Matrix {
         for (auto& row : sums)
             for (int v = 0; v < Panels * kVectors; ++v) row[v] = load(values[v / kVectors][0] + v % kVectors * kLanes);
         Format::template accumulate<Rows, Panels>(rows + first * stride(), stride(), panel(index),
-                                                  apart * Format::panel_bytes(in_), in_, ahead, sums);
+                                                  apart * Format::panel_bytes(in_), in_, next, sums);
         for (int row = 0; row < Rows; ++row)
             for (int v = 0; v < Panels * kVectors; ++v)
                 store(values[v / kVectors][row] + v % kVectors * kLanes, sums[row][v]);

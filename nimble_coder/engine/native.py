@@ -92,14 +92,16 @@ FEW_LAYERS = 4
 and take 0.32 to 0.44 as long to find (1 to 24 rows, CPU time, AVX2, 2026-11-27)."""
 ENTRIES: dict[str, type[np.generic]] = {"float32": np.float32, "bfloat16": np.uint16, INT8: np.int8}
 """Dtypes of keys and values, and what NumPy keeps them as."""
+TOGETHER = 32
+"""`kTogether` in matrix.h."""
 
 
 def takes(shape: ModelShape, dtype: str) -> bool:
     """Whether `step.cpp` computes models of this shape with keys and values of this dtype.
 
-    Qwen2.5-Coder's heads have 64 and 128 dimensions.
+    Qwen2.5-Coder's heads have 64 and 128 dimensions, and its MLPs 4,864 and more, all of them multiples of 128.
     """
-    return shape.head_dim in (64, 128, 256) and dtype in ENTRIES
+    return shape.head_dim in (64, 128, 256) and shape.intermediate_size % TOGETHER == 0 and dtype in ENTRIES
 
 
 class CompiledStep:

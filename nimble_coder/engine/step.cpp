@@ -30,6 +30,7 @@ namespace {
 constexpr int kQueries = 4;   // rows and heads that share the loads of keys and values
 constexpr int kBlock = 16;    // of a long prompt, that share the entries which the processor keeps near
 constexpr int kNear = 256;    // such entries
+constexpr int kFew = 6;       // rows that wait for the memory: each matrix is read from its first byte to its last
 #if defined(__AVX512F__) || !defined(__AVX2__)
 constexpr int kMixed = 4;  // vectors of values that are added up together
 #else
@@ -191,10 +192,11 @@ class Qwen2 : public Model {
     }
 
     void make_room(const Step& step) {
-        const int64_t hidden = shape_.hidden_size, inter = shape_.intermediate_size;
+        const int64_t hidden = shape_.hidden_size;
         hidden_.resize(step.rows * hidden);
         qkv_.resize(step.rows * qkv_width());
-        gate_up_.resize(step.rows * 2 * inter);
+        gate_up_.resize(std::min<int64_t>(step.rows, kFew) * 2 * shape_.intermediate_size);
+        activated_.resize(step.rows * layers_.front().down->stride());
         size_t stride = head().stride();
         for (const Layer& layer : layers_)
             for (const auto* each : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
@@ -208,12 +210,13 @@ class Qwen2 : public Model {
         for (Room& room : rooms_) {
             if constexpr (!Pairs<Entry>::kThere) room.scores.resize(kBlock * longest);
             room.row.resize(hidden);
+            room.gates.resize(step.rows * kTogether);
         }
     }
 
     void forward(Part part, const Step& step) {
-        const int rows = step.rows, hidden = shape_.hidden_size, inter = shape_.intermediate_size;
-        const Sink to_qkv = writer(qkv_.data(), qkv_width()), to_gate_up = writer(gate_up_.data(), 2 * inter);
+        const int rows = step.rows, hidden = shape_.hidden_size;
+        const Sink to_qkv = writer(qkv_.data(), qkv_width());
         const Sink to_hidden = [&](const Products& products) {
             float* to = &hidden_[size_t(products.row) * hidden + products.first];
             for (int row = 0; row < products.rows; ++row, to += hidden)
@@ -235,11 +238,9 @@ class Qwen2 : public Model {
             team_.barrier();
             normalise(part, rows, nullptr, layer.mlp_norm, *layer.gate_up);
             team_.barrier();
-            layer.gate_up->multiply(part, input_.data(), rows, to_gate_up);
+            activate(part, layer, rows);
             team_.barrier();
-            activate(part, rows, *layer.down);
-            team_.barrier();
-            layer.down->multiply(part, input_.data(), rows, to_hidden);
+            layer.down->multiply(part, activated_.data(), rows, to_hidden);
             team_.barrier();
         }
         normalise(part, step.wanted, step.wanted_rows, norm_, head());
@@ -514,18 +515,43 @@ class Qwen2 : public Model {
         }
     }
 
-    // Input of `next` = silu(gate) * up.
-    void activate(Part part, int rows, const Matrix& next) {
+    // Input of `down` = silu(gate) * up.
+    void activate(Part part, const Layer& layer, int rows) {
         const int inter = shape_.intermediate_size;
+        if (rows > kFew) return layer.gate_up->multiply_halves(part, input_.data(), rows, activator(part, *layer.down));
+        layer.gate_up->multiply(part, input_.data(), rows, writer(gate_up_.data(), 2 * inter));
+        team_.barrier();
         for (int row = part.first(rows); row < part.last(rows); ++row) {
-            float *gate = &gate_up_[size_t(row) * 2 * inter], *up = gate + inter;
-            int i = 0;
-            for (; i + kLanes <= inter; i += kLanes) {
-                const Vec x = load(gate + i);
-                store(gate + i, x / (exp(-x) + 1.0f) * load(up + i));
+            float* gate = &gate_up_[size_t(row) * 2 * inter];
+            for (int i = 0; i < inter; i += kPanel) open_gate(gate + i, gate + inter + i);
+            layer.down->take(gate, 0, inter, &activated_[row * layer.down->stride()]);
+        }
+    }
+
+    // Takes products of gate_up's halves, of which it keeps those that the other half's or a group's are to come to.
+    Sink activator(Part part, const Matrix& down) {
+        return [this, gates = rooms_[part.index].gates.data(), &down](const Products& products) {
+            const int inter = shape_.intermediate_size, first = products.first % inter, place = first % kTogether;
+            for (int index = 0; index < products.rows; ++index) {
+                const int row = products.row + index;
+                float* group = gates + row * kTogether;
+                const float* values = products.of(index);
+                if (products.first < inter) {
+                    std::memcpy(group + place, values, sizeof(float) * kPanel);
+                    continue;
+                }
+                open_gate(group + place, values);
+                if (place + kPanel == kTogether)
+                    down.take(group, first - place, kTogether, &activated_[row * down.stride()]);
             }
-            for (; i < inter; ++i) gate[i] = gate[i] / (std::exp(-gate[i]) + 1) * up[i];
-            next.take(gate, 0, inter, &input_[row * next.stride()]);
+        };
+    }
+
+    // gate = silu(gate) * up, of a panel's outputs.
+    static void open_gate(float* gate, const float* up) {
+        for (int i = 0; i < kPanel; i += kLanes) {
+            const Vec x = load(gate + i);
+            store(gate + i, x / (exp(-x) + 1.0f) * load(up + i));
         }
     }
 
@@ -551,15 +577,16 @@ class Qwen2 : public Model {
     std::unique_ptr<Matrix> embedding_, head_;
     const float* norm_;
     std::vector<Layer> layers_;
-    // Of the step at hand, [rows, ...]: the residual stream, what comes out of the first matrix of each block's halves,
-    // and the next matrix's input.
+    // Of the step at hand, [rows, ...]: the residual stream, what comes out of the first matrix of each block's halves (of
+    // the second half's only of few rows), the next matrix's input, and that of `down`.
     std::vector<float> hidden_, qkv_, gate_up_;
-    std::vector<std::byte> input_;
+    std::vector<std::byte> input_, activated_;
     struct Room {
         explicit Room(int head_dim) : pairs(head_dim) {}
 
         std::vector<float> scores;  // [kQueries, entries]
         std::vector<float> row;     // [hidden_size]
+        std::vector<float> gates;   // [rows, kTogether]
         Pairs<Entry> pairs;
     };
     std::vector<Room> rooms_;  // a thread's

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -126,6 +127,41 @@ inline Shorts signed_pairs(Bits w, Int x) {
 }
 #endif
 #endif
+
+constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer, which the lowest bits are then
+
+// In every lane what `join` makes of all lanes, by twos and again; the same in whichever order.
+template <int Apart = kLanes / 2, typename Vector, typename Join>
+inline Vector joined(Vector v, Join join) {
+    const auto other = [&]<int... Lane>(std::integer_sequence<int, Lane...>) {
+        return __builtin_shuffle(v, Int{(Lane ^ Apart)...});
+    }(std::make_integer_sequence<int, kLanes>());
+    v = join(v, other);
+    if constexpr (Apart > 1) return joined<Apart / 2>(v, join);
+    return v;
+}
+
+inline float largest_of(const float* x, int count) {
+    const auto larger = [](Vec one, Vec other) { return other > one ? other : one; };
+    Vec most{};
+    for (int k = 0; k < count; k += kLanes) most = larger(most, load(x + k) < 0 ? -load(x + k) : load(x + k));
+    return joined(most, larger)[0];
+}
+
+inline float inverse_of(float largest, float steps) { return largest > 1e-30f ? steps / largest : 0; }
+
+// Numbers rounded to integers, as many as fill vectors; returns the sum of each lane's.
+template <typename Number>
+inline Int round_to(const float* x, float inverse, int count, Number* to) {
+    typedef Number Numbers __attribute__((vector_size(kLanes * sizeof(Number)), aligned(1)));
+    Int sums{};
+    for (int k = 0; k < count; k += kLanes) {
+        const Int rounded = reinterpret_cast<Int>(load(x + k) * inverse + kRound) - reinterpret_cast<Int>(Vec{} + kRound);
+        *reinterpret_cast<Numbers*>(to + k) = __builtin_convertvector(rounded, Numbers);
+        sums += rounded;
+    }
+    return sums;
+}
 
 // 2^x to about 3e-6 of its value, 2^0 = 1, for x from -1/2 to 1/2.
 template <typename Lanes>

@@ -21,7 +21,7 @@ from nimble_coder.engine.batch import Batch, BatchBuilder, Segment
 from nimble_coder.engine.compiled import SOURCE, find_step
 from nimble_coder.engine.likely import Floats
 from nimble_coder.engine.model import Model, Outcome, seconds_of
-from nimble_coder.engine.native import CompiledStep, Memory, NativeQwen2, Shape, Step, Tensor
+from nimble_coder.engine.native import CompiledStep, Memory, NativeQwen2, Shape, Step, Tensor, takes
 from nimble_coder.engine.qwen2 import Qwen2
 from nimble_coder.engine.torch_kv_cache import TorchKVCache
 from nimble_coder.engine.tree import TokenTree
@@ -29,7 +29,7 @@ from nimble_coder.engine.weights import Weights, are_quantised, in_rows, packed
 
 SHAPE = ModelShape(500, 192, 320, 2, 6, 2, 64, 1e-6, 1e4, 512, True)
 """No size is a multiple of what the compiled step computes together."""
-ODD = replace(SHAPE, vocab_size=333, hidden_size=129, intermediate_size=97, num_key_value_heads=3, head_dim=128)
+ODD = replace(SHAPE, vocab_size=333, hidden_size=129, intermediate_size=96, num_key_value_heads=3, head_dim=128)
 UNTIED = replace(SHAPE, tie_word_embeddings=False)
 SMALL = replace(SHAPE, head_dim=16)
 """Heads that fill no vector, as in the tests' own checkpoints."""
@@ -115,6 +115,10 @@ FROM = 50
 """The token behind which the prompt is computed in chunks."""
 LONG = [random.Random(4).randrange(300) for _ in range(290)]
 """Of more entries than attention takes at once, in pairs or not."""
+
+
+def test_only_models_whose_numbers_are_rounded_in_whole_groups_are_taken() -> None:
+    assert takes(ODD, "float32") and not takes(replace(ODD, intermediate_size=97), "float32")
 
 
 @pytest.mark.parametrize(
