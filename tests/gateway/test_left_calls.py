@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import Artifact
@@ -16,6 +17,7 @@ from nimble_coder.gateway.kserve.calls import STREAM, Calls
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.processes.serving import Serving
+from tests.gateway.test_relay import request_of
 
 
 class Triton(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -23,6 +25,7 @@ class Triton(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.stops: list[str] = []
         self.is_reset = False
         self.stopped, self.ended = threading.Event(), threading.Event()
 
@@ -33,9 +36,11 @@ class Triton(grpc.GenericRpcHandler):  # type: ignore[misc]
         for message in requests:
             request = service_pb2.ModelInferRequest.FromString(message)
             if any(tensor.name == "stop" for tensor in request.inputs):
+                self.stops.append(request.id)
                 self.stopped.set()
             else:
-                self.asked.append(request.model_name)
+                assert request.parameters["call"].string_param == request.id
+                self.asked.append(request.id)
                 self.stopped.wait(20)
                 self.is_reset = not context.is_active()
                 self.ended.set()
@@ -44,7 +49,12 @@ class Triton(grpc.GenericRpcHandler):  # type: ignore[misc]
             yield answer.SerializeToString()
 
 
-def test_who_leaves_before_the_request_is_sent_has_it_stopped_and_never_reset(artifact: Artifact) -> None:
+@pytest.mark.parametrize("model", ["tensorrt_llm", "tensorrt_llm_bls"])
+@pytest.mark.parametrize("is_portable", [True, False])
+def test_who_leaves_before_the_request_is_sent_has_it_stopped_and_never_reset(
+    artifact: Artifact, model: str, is_portable: bool
+) -> None:
+    """TensorRT-LLM's backend knows the name as the request's id."""
     triton = Triton()
     server = grpc.server(ThreadPoolExecutor(8), handlers=[triton])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -53,7 +63,8 @@ def test_who_leaves_before_the_request_is_sent_has_it_stopped_and_never_reset(ar
 
     async def leave() -> None:
         calls = Calls(service)
-        answers = calls.responses(service_pb2.ModelInferRequest(model_name="tensorrt_llm"))
+        calls._is_portable = is_portable
+        answers = calls.responses(request_of(model))
         first = asyncio.ensure_future(anext(answers))
         await asyncio.sleep(0)
         first.cancel()
@@ -65,7 +76,9 @@ def test_who_leaves_before_the_request_is_sent_has_it_stopped_and_never_reset(ar
 
     asyncio.run(leave())
     server.stop(None).wait()
-    assert (triton.asked, triton.is_reset) == (["tensorrt_llm"], False)
+    assert len(triton.asked) == 1
+    assert {*triton.stops} == {*triton.asked}
+    assert not triton.is_reset
 
 
 def test_what_triton_refuses_by_itself_gives_its_place_back_on_a_stream_that_stays(

@@ -54,10 +54,10 @@ class Calls:
         self, request: service_pb2.ModelInferRequest
     ) -> AsyncGenerator[service_pb2.ModelStreamInferResponse, None]:
         """What Triton answers."""
-        asked_id, name = request.id, new_name()
-        if request.model_name not in ENGINE_MODELS:
+        asked_id, name, is_stop = request.id, new_name(), stops(request)
+        if request.model_name not in ENGINE_MODELS or not (asked_id or is_stop):
             request.id = name
-        if not stops(request):
+        if not is_stop:
             request.parameters[CALL].string_param = name
         request.parameters[EMPTY_FINAL].bool_param = True
         call, finished = self._triton.stream_stream(STREAM)(), False

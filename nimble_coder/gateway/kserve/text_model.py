@@ -4,7 +4,6 @@ In Triton this model asks the others by `exec(decoupled=True)`. Several such req
 in every version of Triton's Python backend (docs/triton-workarounds.md), and everybody's with them.
 """
 
-import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -71,8 +70,8 @@ class TextModel:
         wanted = self._wanted(request)
         parameters = {name: value_of(request.parameters[name]) for name in HANDED_ON if name in request.parameters}
         text = TextGeneration(read_inputs(request, self.config), parameters, wanted, self._decode, self._accumulates)
-        # A client's own `stop` reaches no request to this model, as in Triton.
-        asked = service_pb2.ModelInferRequest(model_name=ENGINE_MODEL, id=secrets.token_hex(12))
+        # Without the client's id: its own `stop` reaches no request to this model, as in Triton.
+        asked = service_pb2.ModelInferRequest(model_name=ENGINE_MODEL)
         for name in request.parameters:  # also those that only Triton looks at, and refuses
             asked.parameters[name].CopyFrom(request.parameters[name])
         add_inputs(asked, text.engine_inputs(preprocess(self._tokenizer, text.question)))
