@@ -1,6 +1,7 @@
 """A gRPC stream whose client reads nothing, or goes while something is written to it, gives its places back."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -247,6 +248,36 @@ def test_a_client_that_goes_while_its_request_is_written_resets_nothing(artifact
 
     asyncio.run(run())
     assert service.admission.own == 0
+
+
+class Lost(Ending):
+    """Triton's side where it has died."""
+
+    async def done_writing(self) -> None:
+        await super().done_writing()
+        raise RuntimeError
+
+
+def test_what_fails_behind_a_client_that_has_gone_is_no_error_in_the_log(
+    artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(GatewaySettings(artifact=artifact.directory, triton_grpc_port=1, triton_http_port=1))
+
+    async def requests() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def run() -> None:
+        relay = Relay(service, KServeGuard(service), Leaving(), "client", Lost(), Reading())  # type: ignore[arg-type]
+        running = asyncio.create_task(relay.run(requests()))
+        await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_request_apart_that_fails_ends_a_stream_whose_client_has_sent_all(artifact: Artifact) -> None:

@@ -73,6 +73,8 @@ class Relay:
     async def _run_together(self, requests: AsyncIterator[bytes]) -> None:
         self._feeder = asyncio.create_task(self._feed(requests))
         reader = asyncio.create_task(self._read())  # grpcio cancels a call with the task that waits for its messages
+        for task in (self._feeder, reader):
+            task.add_done_callback(look_at)
         try:
             await asyncio.wait([reader])
             reader.result()
@@ -134,7 +136,7 @@ class Relay:
                     else:
                         # grpcio cancels a call with the task that writes to it, and what else runs there.
                         sending = asyncio.ensure_future(self._upstream.write(request.SerializeToString()))
-                        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+                        sending.add_done_callback(look_at)
                         await asyncio.shield(sending)
         finally:
             if sending:
@@ -180,6 +182,12 @@ class Relay:
     async def _write(self, message: bytes) -> None:
         async with self._writing:
             await write(self._context, message)
+
+
+def look_at(ended: asyncio.Future[None]) -> None:
+    """Nobody waits for it where its client or Triton has gone, and asyncio would log its error as one of ours."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def read_request(message: bytes) -> service_pb2.ModelInferRequest:
