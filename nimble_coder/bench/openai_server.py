@@ -17,8 +17,11 @@ class OpenAIServer:
             self._model = json.load(answer)["data"][0]["id"]
 
     def decoding(self, count: int, ids: list[int]) -> float:
-        """Tokens per second behind a prompt, from the first to the last of `count`."""
+        """Tokens per second behind a prompt, from the first to the last of `count`; raises `ValueError` where all of
+        them come at once."""
         times = list(self._stream(count, ids))
+        if len(times) < 2:
+            raise ValueError(f"all {count} tokens came at once: ask for more")
         (first, at_first), (last, at_last) = times[0], times[-1]
         return (at_last - at_first) / (last - first)
 

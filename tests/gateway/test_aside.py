@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from build_engine.artifact import Artifact
-from nimble_coder.gateway.answers import tools
+from nimble_coder.gateway.answers import calling as calling_module
 from nimble_coder.gateway.answers.calling import squeeze
 from nimble_coder.gateway.answers.tools import ToolCallParser
 from nimble_coder.gateway.apis import fim, openai, responses
@@ -140,7 +140,7 @@ def test_many_functions_are_looked_at_aside(service: Service, monkeypatch: pytes
     async def read(_: int) -> bytes:
         return body
 
-    monkeypatch.setattr(tools, "squeeze", noted)
+    monkeypatch.setattr(calling_module, "squeeze", noted)
     exchange: Any = SimpleNamespace(body=read, extra_headers=[], client="x")
     _, _, calling, _ = asyncio.run(read_chat(service, exchange))
     parser = ToolCallParser(calling)
