@@ -145,7 +145,7 @@ class TextGeneration:
         """`wanted` names the outputs. Raises `ValueError` for what this model cannot answer."""
         self._inputs, self._parameters = inputs, parameters
         self._check()
-        self._extra = sorted(wanted - {"text_output"})
+        self._wanted = wanted
         self._accumulate = accumulate
         self._is_streamed = bool(inputs.get("stream", np.zeros(1)).any())
         self._sequences = max(self._count("num_return_sequences"), 1)
@@ -182,7 +182,7 @@ class TextGeneration:
     @property
     def engine_outputs(self) -> list[str]:
         """What the engine is asked for."""
-        return [*dict.fromkeys(["output_ids", SEQUENCE, *self._extra])]
+        return [*dict.fromkeys(["output_ids", SEQUENCE, *sorted(self._wanted - {"text_output"})])]
 
     @property
     def is_over(self) -> bool:
@@ -209,7 +209,7 @@ class TextGeneration:
         shown = prompt + (text.certain if self._accumulate else text.unsent)
         outputs = {"text_output": np.array([shown.encode()], np.object_), **text.others}
         text.mark_sent()
-        return outputs
+        return {name: array for name, array in outputs.items() if name in self._wanted}
 
     def _repeated_prompt(self) -> str:
         """The prompt where a whole text is to begin with it, as TensorRT-LLM's does unless it is excluded."""

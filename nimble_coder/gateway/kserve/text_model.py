@@ -106,8 +106,7 @@ class TextModel:
         response.id = request.id
         response.model_name, response.model_version = TEXT_MODEL, "1"
         if outputs:
-            wanted = self._wanted(request)
-            add_outputs(response, {name: array for name, array in outputs.items() if name in wanted})
+            add_outputs(response, outputs)
         response.parameters[FINAL].bool_param = is_final or bool(error)
         return answer
 
