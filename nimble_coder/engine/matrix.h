@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string_view>
 
@@ -27,18 +28,33 @@ constexpr int kPanel = 16;                // outputs of a panel
 constexpr int kTogether = 32;             // numbers of a row that are rounded together
 constexpr int kAhead = 32;                // inputs that are multiplied between two calls of `Ahead::bring`
 constexpr int kVectors = kPanel / kLanes;  // of a panel
+constexpr int kAny = std::numeric_limits<int>::max();
+
+// Panels that are multiplied together, so that as many streams come from the memory at once: by few rows, and by more than
+// many.
+struct Joined {
+    int panels, few, many;
+
+    constexpr bool by(int rows) const { return rows <= few || rows > many; }
+};
+
 #if defined(__AVX512F__)
-constexpr int kJoinedFloat = 4, kTileFloat = 6;  // panels and rows: of 32 registers 24 have sums, 4 weights, 1 an input
-constexpr int kJoinedBytes = 2, kTileBytes = 6;  // 12 have sums of a group, 12 of all groups
-constexpr int kAloneBytes = 6;  // most rows of a panel that is not joined
+constexpr int kTileFloat = 6, kTileBytes = 6;  // rows that are multiplied together
+constexpr Joined kJoinedFloat{4, kAny, kAny};  // of 32 registers 24 have sums, 4 weights, 1 an input
+// 12 have sums of a group, 12 of all groups. Five or six rows are one tile of a panel alone: less is computed between two
+// reads of the memory, so that the processor gets further ahead with reading.
+template <int WeightBits>
+constexpr Joined kJoinedBytes{2, 4, 6};
 #elif defined(__AVX2__)
-constexpr int kJoinedFloat = 1, kTileFloat = 6;
-constexpr int kJoinedBytes = 1, kTileBytes = 6;
-constexpr int kAloneBytes = 0;
+constexpr int kTileFloat = 6, kTileBytes = 6;
+constexpr Joined kJoinedFloat{2, 4, kAny};  // of more rows, 16 registers do not have the sums
+template <int WeightBits>
+constexpr Joined kJoinedBytes{2, WeightBits == 4 ? 4 : 2, kAny};
 #else
-constexpr int kJoinedFloat = 1, kTileFloat = 6;
-constexpr int kJoinedBytes = 1, kTileBytes = 4;
-constexpr int kAloneBytes = 0;
+constexpr int kTileFloat = 6, kTileBytes = 4;
+constexpr Joined kJoinedFloat{1, kAny, kAny};
+template <int WeightBits>
+constexpr Joined kJoinedBytes{1, kAny, kAny};
 #endif
 
 // Products of `rows` rows from `row` on and `outputs` outputs from `first` on, a row's `kPanel` behind each other's.
@@ -104,7 +120,8 @@ struct Nothing {
 
 // [inputs, 16 outputs] of a panel.
 struct Fp32 {
-    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat, kAlone = 0;
+    static constexpr Joined kJoined = kJoinedFloat;
+    static constexpr int kTile = kTileFloat;
 
     static size_t panel_bytes(int in) { return sizeof(float) * kPanel * in; }
     static size_t row_bytes(int in) { return sizeof(float) * in; }
@@ -134,7 +151,8 @@ struct Fp32 {
 
 // [pairs of inputs, 16 outputs, 2] of a panel. Multiplies bf16 where there are instructions for pairs of them, else floats.
 struct Bf16 {
-    static constexpr int kJoined = kJoinedFloat, kTile = kTileFloat, kAlone = 0;
+    static constexpr Joined kJoined = kJoinedFloat;
+    static constexpr int kTile = kTileFloat;
 #if defined(__AVX512BF16__)
     using X = uint16_t;
 #else
@@ -234,7 +252,8 @@ class Dots {
 // A row has its bytes, and behind them `Group`s.
 template <int WeightBits>
 struct Quantised {
-    static constexpr int kJoined = kJoinedBytes, kTile = kTileBytes, kAlone = kAloneBytes;
+    static constexpr Joined kJoined = kJoinedBytes<WeightBits>;
+    static constexpr int kTile = kTileBytes;
     static constexpr int kGroup = kTogether, kBlock = 64;
     static constexpr int kMiddle = 1 << (WeightBits - 1);
     static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
@@ -383,13 +402,11 @@ class Packed final : public Matrix {
 
     void multiply(Part part, const std::byte* rows, int count, const Sink& sink) const override {
         const int panels = (out_ + kPanel - 1) / kPanel, first = part.first(panels), all = part.last(panels) - first;
-        // Joined panels are far from each other, so that each of their streams goes on where it was. Five or six rows are
-        // one tile of a panel alone: less is computed between two reads of the memory, so that the processor gets further
-        // ahead with reading.
-        const int joins = count > 4 && count <= Format::kAlone ? 0 : all / Format::kJoined;
+        // Joined panels are far from each other, so that each of their streams goes on where it was.
+        const int joins = Format::kJoined.by(count) ? all / Format::kJoined.panels : 0;
         for (int join = 0; join < joins; ++join)
-            multiply_panels<Format::kJoined>(rows, count, first + join, joins, sink);
-        for (int panel = first + joins * Format::kJoined; panel < first + all; ++panel)
+            multiply_panels<Format::kJoined.panels>(rows, count, first + join, joins, sink);
+        for (int panel = first + joins * Format::kJoined.panels; panel < first + all; ++panel)
             multiply_panels<1>(rows, count, panel, 0, sink);
     }
 
@@ -397,7 +414,7 @@ class Packed final : public Matrix {
         constexpr int kPanels = kTogether / kPanel;
         const int half = out_ / 2 / kPanel, groups = half / kPanels;
         for (int index = part.first(groups) * kPanels; index < part.last(groups) * kPanels; ++index)
-            if constexpr (Format::kJoined > 1) {
+            if constexpr (Format::kJoined.panels > 1 && Format::kJoined.by(kAny)) {
                 multiply_panels<2>(rows, count, index, half, sink);
             } else {
                 multiply_panels<1>(rows, count, index, 0, sink);
@@ -406,19 +423,23 @@ class Packed final : public Matrix {
     }
 
    private:
+    // Most rows that so many panels multiply together.
+    template <int Panels>
+    static constexpr int kRows = Panels > 1 && !Format::kJoined.by(kAny) ? Format::kJoined.few : Format::kTile;
+
     const std::byte* panel(int index) const { return weights_ + index * Format::panel_bytes(in_); }
 
     // Where there are many rows, each tile brings its part of the next panels near.
     template <int Panels>
     void multiply_panels(const std::byte* rows, int count, int index, int apart, const Sink& sink) const {
-        const int tiles = (count + Format::kTile - 1) / Format::kTile, steps = (in_ + kAhead - 1) / kAhead;
+        const int tiles = (count + kRows<Panels> - 1) / kRows<Panels>, steps = (in_ + kAhead - 1) / kAhead;
         const size_t bytes = Format::panel_bytes(in_), each = bytes / (std::max(tiles, 1) * steps);
         Ahead ahead{panel(index + 1), apart * bytes, (each + 63) / 64 * 64};
         for (int tile = 0; tile < tiles; ++tile, ahead.from += ahead.each * steps) {
             const int first = count * tile / tiles, here = count * (tile + 1) / tiles - first;
             if (tiles > 1 && Panels * ahead.each <= kMostAhead)
-                multiply_tile<Panels, Format::kTile>(here, rows, first, index, apart, ahead, sink);
-            else multiply_tile<Panels, Format::kTile>(here, rows, first, index, apart, Nothing(), sink);
+                multiply_tile<Panels, kRows<Panels>>(here, rows, first, index, apart, ahead, sink);
+            else multiply_tile<Panels, kRows<Panels>>(here, rows, first, index, apart, Nothing(), sink);
         }
     }
 

@@ -31,7 +31,12 @@ typedef uint16_t Half __attribute__((vector_size(2 * kLanes), aligned(2)));
 
 inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 inline Vec load(const uint16_t* from) {
-    return reinterpret_cast<Vec>(__builtin_convertvector(*reinterpret_cast<const Half*>(from), Bits) << 16);
+#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC 12 would convert one half of the vector and then the other
+    const Bits wide = (Bits)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+    const Bits wide = __builtin_convertvector(*reinterpret_cast<const Half*>(from), Bits);
+#endif
+    return reinterpret_cast<Vec>(wide << 16);
 }
 inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
 
