@@ -18,7 +18,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from nimble_coder.contract.request import FORM_NAME, MOST_GUIDE, Guide, GuideType, RequestError
+from nimble_coder.contract.request import FORM_NAME, MOST_GUIDE, WRONG_SCHEMA, Guide, GuideType, RequestError
 from nimble_coder.engine.deep_stack import run_deep
 from nimble_coder.engine.endless import check_finite
 from nimble_coder.engine.form_tokenizer import TEXTS, by_number, form_tokenizer
@@ -53,8 +53,16 @@ MOST_GBNF = 20_000_000
 """Rules times characters: what converts them looks at all once a rule, in Python, and takes 1 to 2 s for so many."""
 MARK = re.compile(r"(?P<mark>%json\s*)")
 TEXTS_AND_SCHEMAS = re.compile(rf"{TEXTS.pattern}|{MARK.pattern}")
+RULE = re.compile(r"^[ \t]*+[?!]?(\w++)[^:\n]*+:", re.MULTILINE)
+"""The beginning of a rule in Lark."""
+FAILED_SCHEMA = re.compile(r"at (?P<line>\d+)\(\d+\): failed to compile JSON schema: ")
+"""What llguidance says of a schema in Lark, before what is wrong."""
 DECODER = json.JSONDecoder()
 ANY_OBJECT = '{"type": "object"}'
+
+
+class SchemaError(ValueError):
+    """A wrong schema in Lark, behind the name of its rule."""
 
 
 class Form:
@@ -183,6 +191,8 @@ class Forms:
             raise RequestError(f"{FORM_NAME} is nested too deeply") from None
         except OverflowError:
             raise RequestError(f"{FORM_NAME} has a number that no float of 64 bits holds") from None
+        except SchemaError as error:
+            raise RequestError(f"{FORM_NAME} {WRONG_SCHEMA} {brief(str(error))}") from None
         except Exception as error:  # the converter of grammars raises Exception itself
             raise RequestError(f"{FORM_NAME} is no {guide.type.value}: {brief(str(error))}") from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
@@ -193,7 +203,11 @@ class Forms:
             if not first.is_error():
                 return matcher
             matcher = first
-        raise RequestError(f"{FORM_NAME} is not supported as it is: {brief(matcher.get_error())}")
+        wrong = matcher.get_error()
+        if found := FAILED_SCHEMA.search(wrong):
+            rule = rule_before("\n".join(grammar.split("\n")[: int(found["line"])]))
+            raise RequestError(f"{FORM_NAME} {WRONG_SCHEMA} {rule}: {brief(wrong[found.end() :])}")
+        raise RequestError(f"{FORM_NAME} is not supported as it is: {brief(wrong)}")
 
 
 def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
@@ -223,13 +237,22 @@ def grammar_of(guide: Guide, control: Mapping[str, int]) -> str:
 
 def check_schemas(lark: str) -> None:
     """Checks all in Lark that could be a schema, whatever it stands in: one that is missed can end the process. Raises
-    ValueError for a wrong one; what is no JSON belongs to a text, or llguidance refuses it."""
+    `SchemaError` for a wrong one; what is no JSON belongs to a text, or llguidance refuses it."""
     for found in MARK.finditer(lark):
         try:
             schema, _ = DECODER.raw_decode(lark, found.end())
         except ValueError:
             continue
-        check_schema(schema)
+        try:
+            check_schema(schema)
+        except ValueError as error:
+            raise SchemaError(f"{rule_before(lark[: found.end()])}: {error}") from None
+
+
+def rule_before(lark: str) -> str:
+    """The rule that what follows some Lark is in; nothing where it is in none."""
+    names = RULE.findall(lark)
+    return str(names[-1]) if names else ""
 
 
 def with_bounds(lark: str) -> str:

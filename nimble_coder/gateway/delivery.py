@@ -1,13 +1,14 @@
 """An answer on its way: generations run on the engine, and their text goes out as the API writes it."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from nimble_coder.contract.fields import DRAFTING
-from nimble_coder.contract.request import FORM_NAME
+from nimble_coder.contract.request import FORM_NAME, WRONG_SCHEMA
 from nimble_coder.gateway.answers.bodies.usage import Usage
 from nimble_coder.gateway.answers.transcript import Delta, Transcript
 from nimble_coder.gateway.answers.usage import figures_of, usage_of
@@ -19,6 +20,10 @@ from nimble_coder.gateway.job import Job
 from nimble_coder.gateway.service import Service
 
 Result = TypeVar("Result")
+SCHEMA_OF_TURN = re.compile(
+    rf"{re.escape(FORM_NAME)} {WRONG_SCHEMA} (?:arguments_(?P<function>\d+)|answer): (?P<why>.*)", re.DOTALL
+)
+"""An engine's refusal of a schema in the form of a turn with calls, by its rule (`requests/forms.py`)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Answer:
                     if transcript.finish_reason is not None:
                         return
         except ApiError as error:
-            raise of_field(error, job.form_fields) from None
+            raise of_field(error, job.form_fields, job.functions) from None
 
     async def _whole(self) -> None:
         async def collect(choice: int) -> str:
@@ -122,12 +127,21 @@ class Answer:
         return usage_of(self._delivery.prompt_tokens, self._transcripts)
 
 
-def of_field(error: ApiError, fields: Sequence[str]) -> ApiError:
-    """An engine's refusal of a form, by the fields that ask for it, or of a drafter; any other error as it is."""
+def of_field(error: ApiError, fields: Sequence[str], functions: Sequence[str] = ()) -> ApiError:
+    """An engine's refusal of a form, by the fields that ask for it and the function whose parameters are wrong, or of a
+    drafter; any other error as it is."""
     if error.message.startswith(f"{DRAFTING} is "):
         return replace(error, param=DRAFTING)
     if not fields or FORM_NAME not in error.message:
         return error
+    found = SCHEMA_OF_TURN.search(error.message) if functions else None
+    if found and found["function"]:
+        name = functions[int(found["function"])]
+        text = f"the parameters of {name[:80]!r} are not supported as they are: {found['why']}"
+        return replace(error, message=text, code="invalid_function_parameters", param=fields[-1])
+    if found:
+        text = f"the schema of {fields[0]} is not supported as it is: {found['why']}"
+        return replace(error, message=text, param=fields[0])
     text = error.message.replace(FORM_NAME, f"the form of {' and '.join(fields)}")
     return replace(error, message=text, param=fields[0])
 

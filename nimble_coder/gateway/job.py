@@ -8,6 +8,7 @@ from build_engine.lookahead import LookaheadConfig
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.contract.fields import DRAFT_POOL, DRAFT_TOKENS, OWNER
 from nimble_coder.contract.request import Guide
+from nimble_coder.gateway.answers.calling import Calling
 from nimble_coder.gateway.answers.transcript import Ending
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import Headers
@@ -20,6 +21,8 @@ from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampl
 from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.service import Service
 
+NO_CALLS = Calling()
+
 
 @dataclass(frozen=True)
 class Job:
@@ -30,6 +33,8 @@ class Job:
     echo: str = ""
     form_fields: tuple[str, ...] = ()
     """What of the request asks for the form of the answer: an engine that refuses it does not know."""
+    functions: tuple[str, ...] = ()
+    """Those whose calls are held to the form, by which its rules are called."""
 
 
 def make_jobs(
@@ -41,12 +46,12 @@ def make_jobs(
     client: str,
     copies: int = 1,
     echo: str = "",
-    guide: Guide | None = None,
+    calling: Calling = NO_CALLS,
 ) -> list[Job]:
     """The generations of a client's prompt, each of the most tokens that `room_of` gives; raises `ApiError` for what
-    the engine must not see. They are held to the form of `guide`, else to the one that the request asks for."""
+    the engine must not see. They are held to the form of the calls, else to the one that the request asks for."""
     lookahead = service.drafting.lookahead(asked, len(ids), copies)
-    form = guide or form_of(service, asked)
+    form = calling.guide or form_of(service, asked)
     ends = end_ids_of(service, ids, asked, form)
     ending = ending_of(service, ids, asked, max_tokens, ends, form)
     parameters = engine_parameters(service, asked, lookahead, client)
@@ -56,7 +61,7 @@ def make_jobs(
     known = () if is_passing_over else [i for i in (*ends, *ending.stop_ids) if 0 <= i < service.limits.vocab_size]
     watched = bool(ending.stops or ending.min_tokens or ending.seconds_after_first_line)
     asked_form = named_guide(asked)
-    form_fields = (*((asked_form[0],) if asked_form else ()), *(("tools",) if guide else ()))
+    form_fields = (*((asked_form[0],) if asked_form else ()), *((calling.offers_field,) if calling.guide else ()))
     jobs = []
     for copy in range(copies):
         inputs = contract_inputs(asked, service.engine, service.settings.strict_sampling, copy)
@@ -75,7 +80,7 @@ def make_jobs(
             model=PLAIN_MODEL if is_companions else ENGINE_MODEL,
             stop_ids=tuple(i for i in known if i not in ends),
         )
-        jobs.append(Job(generation, ending, echo, form_fields))
+        jobs.append(Job(generation, ending, echo, form_fields, calling.held_functions))
     return jobs
 
 
@@ -128,7 +133,8 @@ def ending_of(
     service: Service, ids: list[int], asked: Sampling, max_tokens: int, ends: tuple[int, ...], form: Guide | None
 ) -> Ending:
     """What ends an answer. The portable engine forbids end ids for `min_tokens`; another one's are passed over here, so
-    it is asked for as many tokens more. Raises `ApiError` for what an answer with a form cannot have."""
+    it is asked for as many tokens more. Raises `ApiError` for what is no token id, and for what an answer with a form
+    cannot have."""
     min_tokens, spare = asked.min_tokens or 0, 0
     if not service.profile.is_portable:
         if form and asked.bad_words:
@@ -137,7 +143,8 @@ def ending_of(
         min_tokens = 0 if form else min_tokens  # an answer must not be asked to go on behind its form
         spare = max(min(min_tokens, service.limits.max_seq_len - len(ids) - max_tokens), 0)
     # Special tokens do not show in the text, so a stop string that spells one is looked for among the ids.
-    stop_ids: dict[int, int | str] = {i: i for i in asked.stop_token_ids or ()}
+    asked_ids = service.encoder.check_ids(asked.stop_token_ids or (), service.limits.vocab_size, "stop_token_ids")
+    stop_ids: dict[int, int | str] = {i: i for i in asked_ids}
     stop_ids |= {i: stop for stop in asked.stops if (i := service.encoder.control_id(stop)) is not None}
     return Ending(
         max_tokens=max_tokens,

@@ -1,6 +1,7 @@
 """Forms that cannot be, or would take too long, are refused in a moment, and no others."""
 
 import json
+import re
 import time
 from contextlib import suppress
 
@@ -10,7 +11,7 @@ import pytest
 from nimble_coder.contract.request import MOST_GUIDE, Guide, GuideType, RequestError
 from nimble_coder.engine.endless import MOST_REFERENCES
 from nimble_coder.engine.form import MOST_PROPERTIES, Forms
-from nimble_coder.gateway.requests.forms import turn_guide
+from nimble_coder.gateway.requests.forms import call_guide, turn_guide
 from tests.engine.forms import END, VOCAB
 
 PATTERNS = [{"type": "string", "pattern": f".*a{i}.*"} for i in range(40)]
@@ -153,6 +154,7 @@ BAD = {
     "the least integers": ("json_schema", f'{{"type": "integer", "minimum": {-(2**63)}, "maximum": {-(2**63) + 9}}}'),
     "the least integers in lark": ("lark", f'start: %json {{"const": {-(2**63)}}}'),
     "one behind what looks like a schema": ("lark", f'start: /%json "/ %json {{"const": {-(2**63)}}}'),
+    "a wrong schema behind a long line": ("lark", "start: p\n" + "a" * 60_000 + '\np: %json {"$ref": "#/a"}'),
     "terminals at once": ("lark", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(40))),
 }
 
@@ -182,6 +184,29 @@ def test_what_python_cannot_do_is_said_in_words(forms: Forms, text: str, said: s
 def test_what_a_regular_expression_has_wrong_is_said(forms: Forms) -> None:
     with pytest.raises(RequestError, match=r"parse error: look-around, .* is not supported"):
         forms.open(Guide(GuideType.JSON_SCHEMA, '{"type": "string", "pattern": "(?=a)b"}'), {END})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"$ref": "#/$defs/none"}, "'#/$defs/none' is not in the schema"),
+        ({"$ref": "#"}, "only an endless value has it"),
+        ({"$ref": "elsewhere"}, "'elsewhere' is not in the schema"),
+        ({"$ref": 5}, "$ref must be a string, got 5"),
+        ({"type": "nope"}, "Invalid type: nope"),
+    ],
+)
+def test_what_a_schema_in_lark_has_wrong_is_said_by_its_rule(forms: Forms, parameters: object, why: str) -> None:
+    wrong = {"type": "object", "properties": {"a": parameters}, "required": ["a"]}
+    functions = [("now", None, True), ("store", wrong, True)]
+    for guide, rule in (
+        (turn_guide(functions, None, None), "arguments_1"),
+        (call_guide(functions, False), "arguments_1"),
+        (turn_guide(functions[:1], None, parameters), "answer"),
+        (Guide(GuideType.LARK, f'start: "a"\n  | part\npart: %json {json.dumps(parameters, indent=1)}'), "part"),
+    ):
+        with pytest.raises(RequestError, match=re.escape(f"in its rule {rule}: {why}")):
+            forms.open(guide, {END})
 
 
 def test_a_schemas_text_may_speak_of_schemas(forms: Forms) -> None:

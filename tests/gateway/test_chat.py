@@ -115,9 +115,11 @@ def test_of_several_tools_a_demanded_one_has_a_name_that_is_offered() -> None:
     assert "größe" not in named.guide.text
 
 
-@pytest.mark.parametrize(("mode", "opening"), [("auto", ""), ("required", '<tool_call>\n{"name": "add", "arguments":')])
+@pytest.mark.parametrize(
+    ("mode", "opening"), [("auto", ""), (None, ""), ("required", '<tool_call>\n{"name": "add", "arguments":')]
+)
 def test_a_choice_of_several_tools_offers_no_others(
-    chats: ChatPrompts, tokenizer: TextTokenizer, mode: str, opening: str
+    chats: ChatPrompts, tokenizer: TextTokenizer, mode: str | None, opening: str
 ) -> None:
     other = {"type": "function", "function": {"name": "other"}}
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [ADD]}}
@@ -171,8 +173,7 @@ def test_functions_are_tools_by_an_older_name(chats: ChatPrompts, choice: Any) -
     [
         ({"function_call": {"name": "add"}}, "function_call demands 'add', and"),
         ({"functions": [TOOL["function"]], "function_call": {"name": "sub"}}, "function_call demands 'sub', and"),
-        ({"functions": [TOOL["function"]], "function_call": "all"}, "function_call is not known: use none, auto or"),
-        ({"functions": [TOOL["function"]], "function_call": {}}, "function_call is not known"),
+        ({"functions": [TOOL["function"]], "function_call": "all"}, "function_call is not known: use none, auto, or"),
     ],
 )
 def test_a_choice_by_its_older_name_that_cannot_be_kept_is_refused(
@@ -198,7 +199,6 @@ def test_without_tools_or_choice_none_is_rendered(chats: ChatPrompts) -> None:
         ({"tool_choice": ADD}, "demands 'add', and"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "demands 'sub', and"),
         ({"tools": [TOOL], "tool_choice": "all"}, "tool_choice is not known"),
-        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": {**ADD, "type": "banana"}}, "tool_choice is not known"),
         ({"tools": [TOOL], "tool_choice": "required", "continue_final_message": True}, "only a new turn"),
         ({"tools": [TOOL], "tool_choice": ADD, "add_generation_prompt": False}, "only a new turn"),
@@ -208,6 +208,38 @@ def test_a_choice_that_cannot_be_kept_is_refused(chats: ChatPrompts, fields: dic
     with pytest.raises(ApiError, match=reason) as caught:
         chats.encode(request(USER, **fields))
     assert (caught.value.status, caught.value.param) == (400, "tool_choice")
+
+
+NAMELESS: list[dict[str, Any]] = [{}, {"name": None}, {"name": ""}, {"name": 5}]
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_a_choice_of_a_function_without_a_name_is_refused_by_field(chats: ChatPrompts, name: dict[str, Any]) -> None:
+    for fields, field in (
+        ({"tools": [TOOL], "tool_choice": {"type": "function", **name}}, "tool_choice.function.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": name}}, "tool_choice.function.name"),
+        ({"functions": [TOOL["function"]], "function_call": name}, "function_call.name"),
+    ):
+        with pytest.raises(ApiError, match=f"{field} names no function") as caught:
+            chats.encode(request(USER, **fields))
+        assert (caught.value.status, caught.value.param) == (400, field)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "reason", "field"),
+    [
+        (None, "is no list", "tool_choice.allowed_tools.tools"),
+        ({"tools": "add"}, "is no list", "tool_choice.allowed_tools.tools"),
+        ({"mode": "nope", "tools": [ADD]}, "has the mode 'nope'", "tool_choice"),
+        ({"tools": [{**ADD, "type": "custom"}]}, "something that names no function", "tool_choice"),
+    ],
+)
+def test_a_choice_of_several_tools_that_is_none_is_refused(
+    chats: ChatPrompts, allowed: object, reason: str, field: str
+) -> None:
+    with pytest.raises(ApiError, match=reason) as caught:
+        chats.encode(request(USER, tools=[TOOL], tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
+    assert (caught.value.status, caught.value.param) == (400, field)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def test_a_bias_by_text_is_of_all_its_tokens(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [{"4096": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, [[5]], {str(i): 1 for i in range(1025)}, "5"]
+    "asked",
+    [{"4096": 1}, {"-1": 1}, {str(2**70): 1}, {"5": 101}, {"5": "1"}, [[5]], {str(i): 1 for i in range(1025)}, "5"],
 )
 def test_a_bias_that_is_none_is_refused(http: httpx.Client, asked: Any) -> None:
     answer = http.post("/v1/completions", json={"prompt": "x", "max_tokens": 1, "logit_bias": asked})

@@ -175,18 +175,10 @@ def test_a_refusal_names_the_field_that_asks_for_the_form(http: httpx.Client, st
     named_schema = {"name": "a", "schema": bad, "strict": True}
     form = {"type": "json_schema", "json_schema": named_schema}
     text = {"format": {"type": "json_schema", **named_schema}}
-    offered = [tool("store", bad, strict=True)]
     chat = ROUTES["/v1/chat/completions"]
     for path, fields, named, param in (
         ("/v1/chat/completions", chat | {"response_format": form}, "response_format", "response_format"),
         ("/v1/chat/completions", chat | {"nvext": {"guided_json": bad}}, "nvext.guided_json", "nvext.guided_json"),
-        ("/v1/chat/completions", chat | {"tools": offered}, "tools", "tools"),
-        (
-            "/v1/chat/completions",
-            chat | {"tools": offered, "response_format": {"type": "json_object"}},
-            "response_format and tools",
-            "response_format",
-        ),
         ("/v1/responses", {"input": "a", "text": text}, "text.format", "text.format"),
         ("/completion", {"prompt": "a", "json_schema": bad}, "json_schema", "json_schema"),
     ):
@@ -196,6 +188,36 @@ def test_a_refusal_names_the_field_that_asks_for_the_form(http: httpx.Client, st
         assert f"the form of {named} is not supported" in error["message"]
         assert error["param"] == param
         assert '"not"' in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_names_the_function_or_the_field_whose_schema_is_wrong(http: httpx.Client, stream: bool) -> None:
+    broken = {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}
+    tools = [tool("now"), tool("größe", broken, strict=True)]
+    form = {"response_format": {"type": "json_schema", "json_schema": {"schema": broken}}}
+    object_form = {"response_format": {"type": "json_object"}}
+    legacy = {"functions": [each["function"] for each in tools]}
+    responses = [{"type": "function", **each["function"]} for each in tools]
+    chat, parameters = ROUTES["/v1/chat/completions"], "the parameters of 'größe' are"
+    for path, fields, named, param in (
+        ("/v1/chat/completions", chat | {"tools": tools}, parameters, "tools"),
+        ("/v1/chat/completions", chat | {"tools": tools, "tool_choice": "required"}, parameters, "tools"),
+        ("/v1/chat/completions", chat | {"tools": tools} | object_form, parameters, "tools"),
+        (
+            "/v1/chat/completions",
+            chat | {"tools": tools[:1]} | form,
+            "the schema of response_format",
+            "response_format",
+        ),
+        ("/v1/chat/completions", chat | legacy, parameters, "functions"),
+        ("/v1/responses", {"input": "a", "tools": responses}, parameters, "tools"),
+    ):
+        answer = post_in_time(http, path, {**fields, "stream": stream})
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["message"].startswith(named)
+        assert "'#/$defs/none' is not in the schema" in error["message"]
+        assert error["param"] == param
 
 
 def test_what_is_not_strict_passes_over_what_cannot_be_held_to(http: httpx.Client) -> None:

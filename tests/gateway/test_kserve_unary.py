@@ -376,6 +376,7 @@ def test_whatever_is_wrong_with_tensors_is_the_client_s_mistake(
     assert answer.status_code == 400, answer.text
 
 
-def test_a_version_that_is_no_number_is_the_client_s_mistake(http: httpx.Client) -> None:
-    answer = http.post("/v2/models/ensemble/versions/x/generate", json={"text_input": "x", "max_tokens": 1})
-    assert answer.status_code == 400, answer.text
+@pytest.mark.parametrize("version", ["x", "%201"])
+def test_a_path_with_a_version_that_is_no_number_is_not_there(http: httpx.Client, version: str) -> None:
+    answer = http.post(f"/v2/models/ensemble/versions/{version}/generate", json={"text_input": "x", "max_tokens": 1})
+    assert answer.status_code == 404, answer.text

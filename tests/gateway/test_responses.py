@@ -128,7 +128,20 @@ def test_a_text_is_streamed_in_openais_events(http: httpx.Client) -> None:
     assert {event["item_id"] for event in found if "item_id" in event} == {final["output"][0]["id"]}
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "store"}])
+NESTED = {"type": "function", "function": {"name": "store"}}
+ALLOWED = {"mode": "required", "tools": [NESTED]}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "required",
+        {"type": "function", "name": "store"},
+        {"type": None, "name": "store"},
+        {"type": "allowed_tools", "allowed_tools": ALLOWED},
+        {"type": "allowed_tools", **ALLOWED},
+    ],
+)
 def test_a_demanded_call_is_an_item(http: httpx.Client, choice: Any) -> None:
     body = {**SHORT, "tools": [STORE], "tool_choice": choice, "max_output_tokens": 60}
     (item,) = post(http, **body)["output"]
@@ -229,6 +242,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a hosted choice": ({"tools": [STORE], "tool_choice": {"type": "file_search"}}, "tool_choice"),
     "an odd choice": (
         {"tools": [STORE], "tool_choice": {"type": "banana", "function": {"name": "store"}}},
+        "tool_choice",
+    ),
+    "a choice without a name": ({"tools": [STORE], "tool_choice": {"type": "function"}}, "tool_choice.name"),
+    "a choice of an empty name": (
+        {"tools": [STORE], "tool_choice": {"type": "function", "name": ""}},
+        "tool_choice.name",
+    ),
+    "a choice of no list": ({"tools": [STORE], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.tools"),
+    "a choice of a custom tool": (
+        {"tools": [STORE], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "custom", "name": "store"}]}},
         "tool_choice",
     ),
     "a choice of nothing": ({"tool_choice": "required"}, "tool_choice"),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import httpx
@@ -13,6 +14,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from build_engine.artifact import Artifact
 from nimble_coder.contract.refusals import BY_TEXT
+from nimble_coder.gateway.errors import from_triton
 from nimble_coder.gateway.kserve.tensors import add_outputs, read_inputs
 from nimble_coder.gateway.kserve.text_model import TEXT_MODEL, TextModel
 from nimble_coder.gateway.service import Service
@@ -180,7 +182,7 @@ def test_what_does_not_fit_the_model_is_refused_in_words_that_mean_400(
     assert next(status for pattern, status, _ in BY_TEXT if pattern.search(str(refused.value))) == 400
 
 
-def test_a_missing_input_one_that_comes_twice_and_another_version_are_refused(
+def test_a_missing_input_and_one_that_comes_twice_are_refused(
     config: model_config_pb2.ModelConfig,
 ) -> None:
     asked = request(b"x", 3)
@@ -195,16 +197,35 @@ def test_a_missing_input_one_that_comes_twice_and_another_version_are_refused(
     with pytest.raises(ValueError, match="3 are named, 1 have content"):
         read_inputs(asked, config)
     asked = request(b"x", 3)
-    asked.model_version = "7"
-    with pytest.raises(ValueError, match="unknown model"):
-        read_inputs(asked, config)
-    asked.model_version = "-1"
-    with pytest.raises(ValueError, match="model version specified"):
-        read_inputs(asked, config)
-    asked = request(b"x", 3)
     asked.inputs[0].contents.bytes_contents.append(b"y")
     with pytest.raises(ValueError, match="its shape says 1 elements, it has 2"):
         read_inputs(asked, config)
+
+
+VERSIONS = ["1", "01", " 1", "+1", "1.0", "1a", "-1", "-0", "0", "2", "one", "１", str(2**63 - 1), str(2**63), "9" * 60]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_version_means_what_it_means_to_triton(gateway: Serving, http: httpx.Client, version: str) -> None:
+    asked = request(b"def f", 2)
+    asked.model_version = version
+    own, tritons = (refusal_of(a.grpc, asked) for a in (gateway.addresses, gateway.triton.addresses))
+    assert own == tritons
+    path, body = f"/v2/models/{TEXT_MODEL}/versions/{quote(version)}/generate", {"text_input": "x", "max_tokens": 1}
+    of_triton = httpx.post(f"{gateway.triton.addresses.http}{path}", json=body)
+    assert http.post(path, json=body).status_code == of_triton.status_code
+
+
+def refusal_of(address: str, asked: service_pb2.ModelInferRequest) -> int | None:
+    """The status that a model's refusal means; none where it answers."""
+    with grpc.insecure_channel(address) as channel:
+        answers = channel.stream_stream(
+            METHOD,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )(iter([asked]))
+        errors = [answer.error_message for answer in answers if answer.error_message]
+    return from_triton(errors[0]).status if errors else None
 
 
 def test_content_that_would_not_be_read_is_refused(config: model_config_pb2.ModelConfig) -> None:

@@ -100,3 +100,26 @@ def test_a_tools_strictness_is_in_its_prompt(http: httpx.Client, strict: bool) -
     body = {"messages": MESSAGES[:1], "tools": [{"type": "function", "function": function}]}
     prompt = http.post("/v1/chat/completions/render", json=body).json()["prompt"]
     assert json.dumps({"type": "function", "function": function}) in prompt
+
+
+@pytest.mark.parametrize("token", [-1, 4096, 2**70])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "def f"}),
+        ("/v1/chat/completions", {"messages": MESSAGES}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/fim/completions", {"prompt": "a", "suffix": "b"}),
+        ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
+        ("/completion", {"prompt": "a"}),
+        ("/v1/completions/render", {"prompt": "a"}),
+    ],
+)
+def test_a_stop_id_outside_the_vocabulary_is_refused(
+    http: httpx.Client, path: str, body: dict[str, Any], token: int
+) -> None:
+    answer = http.post(path, json={**body, "stop_token_ids": [5, token]})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_token_id", "stop_token_ids")
+    assert f"'{token}'" in error["message"]

@@ -23,6 +23,8 @@ class Calling:
     """What the prompt has already written of a call that is demanded."""
     guide: Guide | None = None
     """The form of the answer, behind the opening, in which calls are as they should be; None where nothing is held."""
+    held_functions: tuple[str, ...] = ()
+    """Those whose calls the form has, in its order."""
     finish_reason: ChatFinishReason = "tool_calls"
     """Of an answer with calls."""
     most: int | None = None
@@ -33,6 +35,11 @@ class Calling:
     """Those that a demanded call may be of."""
     strict: StrictArguments = field(default_factory=StrictArguments)
     """What the arguments have to be of a call that is not held to its form: JSON with others is ordinary text."""
+
+    @property
+    def offers_field(self) -> str:
+        """Where the functions are from."""
+        return "functions" if self.is_legacy else "tools"
 
     @cached_property
     def beginnings(self) -> tuple[str, ...]:

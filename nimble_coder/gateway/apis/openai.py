@@ -188,7 +188,7 @@ async def read_chat(service: Service, exchange: Exchange) -> tuple[ChatRequest, 
     room = room_of(service, ids, asked, limit, service.limits.max_seq_len, "messages")
     calling = await aside(size, service.calling, asked)
     stream, client = bool(asked.stream), exchange.client
-    jobs = await aside(size, make_jobs, service, ids, asked, room, stream, client, asked.n or 1, "", calling.guide)
+    jobs = await aside(size, make_jobs, service, ids, asked, room, stream, client, asked.n or 1, "", calling)
     check_choices(service, jobs, asked.n)
     return asked, ids, calling, jobs
 

@@ -23,7 +23,7 @@ async def responses(front: Front, exchange: Exchange) -> None:
     calling = await aside(size, service.calling, chat)
     room = room_of(service, ids, asked, asked.max_output_tokens, service.limits.max_seq_len, "input")
     client = exchange.client
-    jobs = await aside(size, make_jobs, service, ids, chat, room, bool(asked.stream), client, 1, "", calling.guide)
+    jobs = await aside(size, make_jobs, service, ids, chat, room, bool(asked.stream), client, 1, "", calling)
     if asked.text and asked.text.format:
         names = {"response_format": TEXT_FORMAT}
         jobs = [replace(job, form_fields=tuple(names.get(name, name) for name in job.form_fields)) for job in jobs]

@@ -78,6 +78,7 @@ class TritonHttp:
         if generating:
             model, version, verb = generating.groups()
             if model in STREAMING:
+                check_version(version)
                 answer = self._stream if verb == "generate_stream" else self._answer
                 await answer(exchange, (model, version, verb), body)
                 return
@@ -178,6 +179,13 @@ class TritonHttp:
         """Triton's, of a path and a query as they were sent; what is no part of a URL is written as one."""
         path = quote(target.encode("latin-1"), safe=punctuation)
         return httpcore.URL(scheme="http", host=self._address.hostname or "", port=self._address.port, target=path)
+
+
+def check_version(version: str | None) -> None:
+    """Raises `ApiError` for what is no version in a path: over HTTP Triton takes digits alone."""
+    if version is not None and not (version.isascii() and version.isdecimal()):
+        text = f"{version[:40]!r} is no version: versions are whole numbers above 0"
+        raise ApiError(404, text, "model_not_found")
 
 
 def refusal(status: int, body: bytes) -> ApiError:

@@ -3,6 +3,7 @@
 For the model that the gateway answers by itself. The refusals say what Triton's say (core/src/infer_request.cc).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from nimble_coder.gateway.kserve.json_bodies import DTYPES
 
 Array = NDArray[Any]
-VERSIONS = ("", "1")
+VERSION = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]{1,4000})")
+"""The number that Triton reads of a version: C++'s `stol` does, which passes over what follows."""
+OWN_VERSION, LARGEST_VERSION = 1, 2**63 - 1
 TYPED = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
@@ -29,10 +32,7 @@ TYPED = {
 
 def read_inputs(request: service_pb2.ModelInferRequest, config: model_config_pb2.ModelConfig) -> dict[str, Array]:
     """The inputs by name, `[B, *dims]`, or what the model's `reshape` makes of that; raises `ValueError`."""
-    if (version := request.model_version[:20]) not in VERSIONS:
-        if not version.isdecimal():
-            raise ValueError(f"invalid model version specified {version!r}: versions are whole numbers above 0")
-        raise ValueError(f"unknown model: {config.name!r} has no version {version!r}")
+    check_version(request.model_version, config.name)
     known = {tensor.name: tensor for tensor in config.input}
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -54,6 +54,16 @@ def read_inputs(request: service_pb2.ModelInferRequest, config: model_config_pb2
     if len({array.shape[0] for array in found.values()}) > 1:
         raise ValueError("the batch size does not match: batch-size does not match between the inputs")
     return found
+
+
+def check_version(version: str, model: str) -> None:
+    """Raises `ValueError` for a version that is none, or not the model's; without one, the model's own is meant."""
+    found = VERSION.match(version)
+    number = int(found[1]) if found else -1
+    if version and not 0 <= number <= LARGEST_VERSION:
+        raise ValueError(f"invalid model version specified {version[:40]!r}: versions are whole numbers above 0")
+    if version and number != OWN_VERSION:
+        raise ValueError(f"unknown model: {model!r} has no version {number}")
 
 
 def check(tensor: Any, known: model_config_pb2.ModelInput, config: model_config_pb2.ModelConfig) -> None:

@@ -46,10 +46,12 @@ TOOLS_TAIL = (
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 CALL_TAG = "<tool_call>"
+MODES = ("auto", "required", "any", "none")
+"""Of a choice among some of the tools."""
 BESIDE = {"functions": "tools", "function_call": "tools or tool_choice", "tool_choice": "functions or function_call"}
 CHOICES = {
-    "tool_choice": 'none, auto, required or {"type": "function", "function": {"name": ...}}',
-    "function_call": 'none, auto or {"name": ...}',
+    "tool_choice": "none, auto, required, or an object of type function with its name",
+    "function_call": "none, auto, or an object with the function's name",
 }
 
 
@@ -173,6 +175,7 @@ def calling_of(request: ChatRequest) -> Calling:
         names,
         f'{CALL_TAG}\n{{"name":{begun}',
         call_guide(functions, is_only),
+        tuple(each for each, _, _ in functions),
         "stop" if name else reason,
         most,
         request.is_legacy,
@@ -181,7 +184,13 @@ def calling_of(request: ChatRequest) -> Calling:
 
 
 def check_allowed(request: ChatRequest) -> None:
-    """Raises `ApiError` where a choice among some of the tools names one that is not there."""
+    """Raises `ApiError` where a choice among some of the tools names one that is not there, or no list of them."""
+    choice = request.tool_choice
+    if request.allowed is None and isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        raise unlisted("tool_choice.allowed_tools.tools")
+    if request.allowed and request.allowed[0] not in MODES:
+        text = f"tool_choice has the mode {request.allowed[0][:40]!r}: send auto or required"
+        raise ApiError(400, text, "invalid_tool_choice", "tool_choice")
     names = {tool.function.name for tool in request.tools or []}
     for name in sorted((request.allowed[1] if request.allowed else frozenset()) - names):
         what = f"the function {name[:80]!r}, and there is no such tool" if name else "something that names no function"
@@ -217,7 +226,8 @@ def held(calling: Calling, request: ChatRequest) -> Calling:
     if form and answer is None:
         return Calling()
     functions = [as_function(tool.function) for tool in request.offered]
-    return replace(calling, guide=turn_guide(functions, calling.most, answer))
+    held_names = tuple(name for name, _, _ in functions)
+    return replace(calling, guide=turn_guide(functions, calling.most, answer), held_functions=held_names)
 
 
 def as_function(function: Function) -> FormFunction:
@@ -227,10 +237,22 @@ def as_function(function: Function) -> FormFunction:
 
 def chosen_name(choice: str | dict[str, Any] | None, field: str) -> str:
     """The function that a `tool_choice` names, or what that was called before."""
-    match choice:
-        case {"function": {"name": str(name)}, **others} if others.get("type") in (None, "function"):
-            return name
+    if isinstance(choice, dict) and choice.get("type") in (None, "function") and choice.keys() & {"type", "function"}:
+        match choice:
+            case {"function": {"name": str(name)}} if name:
+                return name
+        raise unnamed(f"{field}.function.name" if field == "tool_choice" else f"{field}.name")
     raise ApiError(400, f"{field} is not known: use {CHOICES[field]}", "invalid_tool_choice", field)
+
+
+def unnamed(field: str) -> ApiError:
+    """The refusal of a choice whose function has no name."""
+    return ApiError(400, f"{field} names no function: send the name of one", "invalid_tool_choice", field)
+
+
+def unlisted(field: str) -> ApiError:
+    """The refusal of a choice among tools that are no list."""
+    return ApiError(400, f"{field} is no list: send the functions that may be called", "invalid_tool_choice", field)
 
 
 def function_of(call: ToolCall, place: str) -> FunctionCall:

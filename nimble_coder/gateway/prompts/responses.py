@@ -3,7 +3,7 @@
 from typing import Any
 
 from nimble_coder.gateway.errors import ApiError
-from nimble_coder.gateway.prompts.chat import check_tool, text_in
+from nimble_coder.gateway.prompts.chat import check_tool, text_in, unlisted, unnamed
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT, of_format
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
 from nimble_coder.gateway.requests.schemas.responses import PASSED_OVER, InputItem, ResponsesRequest
@@ -84,14 +84,24 @@ def offered(asked: ResponsesRequest) -> list[Tool]:
 
 
 def choice_of(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """`tool_choice` in a chat's shape."""
-    if not isinstance(choice, dict) or "function" in choice:
+    """`tool_choice` in a chat's shape, which may be sent too; raises `ApiError`."""
+    if not isinstance(choice, dict) or "function" in choice or "allowed_tools" in choice:
         return choice
-    match choice:
-        case {"type": "function", "name": name}:
-            return {"type": "function", "function": {"name": name}}
-        case {"type": "allowed_tools", "tools": [*tools]}:
-            allowed = [{"function": tool} for tool in tools]
-            return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": allowed}}
-    text = f"tool_choice of type {str(choice.get('type'))[:40]!r} is not available here: choose a function"
-    raise ApiError(400, text, "unsupported", "tool_choice")
+    kind = choice.get("type") or "function"
+    if kind == "allowed_tools":
+        allowed = {"mode": choice.get("mode"), "tools": allowed_in(choice.get("tools"))}
+        return {"type": kind, "allowed_tools": allowed}
+    if kind != "function":
+        text = f"tool_choice of type {str(kind)[:40]!r} is not available here: choose a function"
+        raise ApiError(400, text, "unsupported", "tool_choice")
+    if not isinstance(name := choice.get("name"), str) or not name:
+        raise unnamed("tool_choice.name")
+    return {"type": kind, "function": {"name": name}}
+
+
+def allowed_in(tools: object) -> list[dict[str, Any]]:
+    """The tools among which a model may choose, in a chat's shape; raises `ApiError`."""
+    if not isinstance(tools, list):
+        raise unlisted("tool_choice.tools")
+    objects = [tool if isinstance(tool, dict) else {} for tool in tools]
+    return [tool if "function" in tool else {"type": tool.get("type"), "function": tool} for tool in objects]

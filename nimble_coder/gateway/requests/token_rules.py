@@ -14,7 +14,8 @@ from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.sampling import given_numbers
 from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
 
-ID = re.compile(r"-?[0-9]{1,19}")
+ID = re.compile(r"-?[0-9]{1,4000}")
+"""As many digits as Python reads."""
 Encode = Callable[[str], list[int]]
 MOST_BIAS_TEXT = 16_384
 """Characters of all texts in a `logit_bias`, which take about 5 ms to tokenise."""
@@ -31,7 +32,7 @@ def biases_of(asked: Sampling, encode: Encode, vocab_size: int) -> dict[int, flo
         value = 0.0 if bias is True else BIAS.least if bias is False else bias
         for i in ids_of(token, encode):
             if not 0 <= i < vocab_size:
-                text = f"logit_bias names the token {i}: ids go from 0 to {vocab_size - 1}"
+                text = f"logit_bias names the token {str(i)[:40]}: ids go from 0 to {vocab_size - 1}"
                 raise ApiError(400, text, "invalid_token_id", "logit_bias")
             biases[i] = value
     return biases

@@ -150,7 +150,8 @@ class ChatRequest(OpenAISampling, kw_only=True):
         """The choice among some of the tools, and their names, where `tool_choice` leaves no others."""
         match self.tool_choice:
             case {"type": "allowed_tools", "allowed_tools": {"tools": [*tools], **others}}:
-                return str(others.get("mode", "auto")), frozenset(names_of(tools))
+                mode = others.get("mode")
+                return "auto" if mode is None else str(mode), frozenset(names_of(tools))
         return None
 
 
@@ -158,7 +159,7 @@ def names_of(tools: list[Any]) -> Iterator[str]:
     """The functions that a `tool_choice` names in a list of tools, empty where one is no function."""
     for tool in tools:
         match tool:
-            case {"function": {"name": str(name)}}:
+            case {"function": {"name": str(name)}, **others} if others.get("type") in (None, "function"):
                 yield name
             case _:
                 yield ""
