@@ -7,7 +7,7 @@ import transformers
 from build_engine.calibration import samples
 from build_engine.checkpoint import Checkpoint
 from build_engine.precision import INT8
-from nimble_coder.bench.perplexity import TOKENS, losses, texts
+from nimble_coder.bench.perplexity import losses, texts
 from nimble_coder.engine.compiled import find_step
 from tests.conftest import MakeCheckpoint
 
@@ -18,8 +18,9 @@ def test_the_losses_are_those_of_transformers(make_checkpoint: MakeCheckpoint) -
         max_position_embeddings=8192, num_attention_heads=1, num_key_value_heads=1
     )  # of 64 dimensions
     caches = ("bfloat16", INT8)
-    found, eight = (each.view(-1, TOKENS - 1) for each in losses(Checkpoint.open(place), "fp32", caches, threads=1))
-    ids = torch.tensor(texts(place)[3])
+    all_losses = losses(Checkpoint.open(place), "fp32", caches, threads=1, tokens=128)
+    found, eight = (each.view(-1, 127) for each in all_losses)
+    ids = torch.tensor(texts(place, 128)[3])
     model = transformers.Qwen2ForCausalLM.from_pretrained(place, dtype=torch.float32)
     with torch.inference_mode():
         expected = torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
