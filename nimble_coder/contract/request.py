@@ -117,9 +117,9 @@ class Guide:
 MOST_GUIDE = 65_536
 """Characters of a form: a schema of so many is compiled in less than a second."""
 FORM_NAME = "the form (guided_decoding_guide)"
+"""As an engine's errors call it: by the contract's name too, since an engine does not know what a client has sent."""
 WRONG_SCHEMA = "has a schema that is not supported in its rule"
 """What is said of a form in Lark, before the name of the rule and what is wrong."""
-"""As an engine's errors call it: by the contract's name too, since an engine does not know what a client has sent."""
 
 
 @dataclass(frozen=True)
