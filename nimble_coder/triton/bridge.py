@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nimble_coder.contract.decoding import Call, is_stop, read_call, write_response
-from nimble_coder.contract.fields import CALL
+from nimble_coder.contract.fields import CALL, OWNER
 from nimble_coder.contract.request import QueueFullError, RequestError
 from nimble_coder.contract.response import FinishReason, Response
 from nimble_coder.engine.protocol import Engine
@@ -90,7 +90,7 @@ class Bridge:
         with self._refusals(sender):
             parameters = json.loads(request.parameters() or "{}")
             if is_stop(inputs):
-                self._stop(request.request_id(), str(parameters.get(CALL, "")))
+                self._stop(request.request_id(), str(parameters.get(CALL, "")), str(parameters.get(OWNER, "")))
                 sender.send({}, is_last=True)
                 return
             call = read_call(inputs, self._exclude_input, parameters)
@@ -167,14 +167,18 @@ class Bridge:
                 self._engine.cancel(engine_id)
             raise
 
-    def _stop(self, triton_id: str, name: str) -> None:
+    def _stop(self, triton_id: str, name: str, owner: str) -> None:
         """Ends the request that the gateway calls so, also one that is still to come; without a name the newest request
-        of that id, as the C++ backend does. Raises `RequestError` where there is neither."""
+        of that id, as the C++ backend does, and of that owner, where one is told: ids are no secrets. Raises
+        `RequestError` where there is neither."""
         if not (triton_id or name):
             raise RequestError("Trying to stop a request but request ID is not provided")
 
         def is_meant(each: Flight | Held) -> bool:
-            return each.call.name == name if name else each.triton_id == triton_id
+            if name:
+                return each.call.name == name
+            owners = ("", each.call.requests[0].owner)
+            return each.triton_id == triton_id and owner in owners
 
         with self._lock:
             held = next(filter(is_meant, reversed(self._overflow)), None)

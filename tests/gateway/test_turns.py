@@ -127,3 +127,23 @@ def test_one_that_floods_the_engine_does_not_keep_another_waiting(
             assert len(flood.begun) <= PLACES + 1  # the place that the second client has left again may be taken
         finally:
             flood.leave()
+
+
+def test_a_stop_reaches_the_requests_of_its_own_key_alone(keyed: GatewayProcesses, gateway: Serving) -> None:
+    assert wait_until(lambda: active_requests(gateway) == 0)
+    with triton_grpc.InferenceServerClient(keyed.addresses.grpc) as client, ThreadPoolExecutor(2) as pool:
+
+        def ask(headers: dict[str, str], inputs: list[Any]) -> Any:
+            return client.infer("tensorrt_llm", inputs, request_id="1", headers=headers)
+
+        first = pool.submit(ask, FIRST, generation([300] * 20, LONG, (1, 1, 0)))
+        assert wait_until(lambda: active_requests(gateway) == 1)
+        second = pool.submit(ask, SECOND, generation([301] * 20, LONG, (1, 1, 0)))
+        assert wait_until(lambda: active_requests(gateway) == 2)
+        ask(FIRST, stop())
+        assert first.result(20).as_numpy("sequence_length").item() < LONG
+        assert wait_until(lambda: active_requests(gateway) == 1)
+        ask(FIRST, stop())
+        assert active_requests(gateway) == 1
+        ask(SECOND, stop())
+        assert second.result(20).as_numpy("sequence_length").item() < LONG

@@ -113,6 +113,8 @@ class KServeGuard:
         for output in request.outputs:
             check_tensor("output", output.name, output.parameters)
         if stops(request):
+            if self._takes_owner(request.model_name) and self._service.keys.required:
+                request.parameters[OWNER].string_param = client  # where there are no keys, all are one client
             return 0
         if self._takes_owner(request.model_name):
             request.parameters[OWNER].string_param = client
