@@ -328,5 +328,13 @@ def find_profile(name: str) -> Profile:
     if len(matches) == 1:
         return matches[0]
     near = [known for known in PROFILES if name.lower() in known][:8]
-    hint = f"did you mean {', '.join(near)}?" if near else "`nimble-coder list-model-profiles` shows them"
+    if (model := name.rsplit("/", 1)[-1].lower()) in MODELS:
+        hint = (
+            f"that is a model: name it by --model-name (NIM_MODEL_NAME), or choose one of its profiles "
+            f"(`nimble-coder list-model-profiles --model-name {model}`)"
+        )
+    elif near:
+        hint = f"did you mean {', '.join(near)}? `nimble-coder list-model-profiles` tells which of them run here"
+    else:
+        hint = "`nimble-coder list-model-profiles` shows them"
     raise ProfileError(f"there is no profile {name!r}; {hint}")

@@ -84,7 +84,7 @@ def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
         (["cache", "verify", "--cache", "/etc/passwd"], 2, "there is no cache /etc/passwd"),
         (["plan", "/nowhere", "--rate", "2"], 2, "/nowhere cannot be read"),
         (["plan", "/nowhere", "--rate", "2", "--replicas", "0"], 2, "greater than or equal to 1"),
-        (["serve", "/nowhere"], 8, "/nowhere does not exist"),
+        (["serve", "/nowhere"], 8, "a profile is named by --model-profile, a model by --model-name"),
         (["serve", str(EMBEDDED)], 8, "`nimble-coder build-engine --model"),
         (["serve", "--no-such-setting", "1"], 2, "unrecognized arguments: --no-such-setting"),
         (["serve", "--workers", "0"], 2, "greater than or equal to 1"),
@@ -110,6 +110,25 @@ def test_every_command_that_has_formats_refuses_others(command: list[str]) -> No
     done = run(*command, "--format", "xml")
     assert done.returncode == 2
     assert "'xml' is not one of" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--url", "127.0.0.1:PORT"], "answers, but not in gRPC: give the gRPC port"),
+        (["--tls", "--url", "127.0.0.1:PORT"], "answers, but not in TLS"),
+        (["--openai", "--http-url", "https://127.0.0.1:PORT"], "answers, but not in TLS: give its URL with http://"),
+    ],
+)
+def test_the_plain_http_port_in_the_place_of_another_is_told(arguments: list[str], told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(4):  # gRPC tries again
+            refusal = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+            threading.Thread(target=answer_once, args=(server, refusal), daemon=True).start()
+        port = str(server.getsockname()[1])
+        done = run("complete", "x", *(argument.replace("PORT", port) for argument in arguments))
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"{told}\n")
 
 
 @pytest.mark.parametrize("answer", [b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\r\n", b""])

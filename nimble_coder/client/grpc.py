@@ -271,7 +271,12 @@ class CompletionClient:
         try:
             result = self._connection.infer(model, tensors(inputs), headers=self.headers)
         except InferenceServerException as error:
-            raise CompletionError(f"{self.url}: {error.message()}") from None
+            said = error.message()
+            if "http1.x server" in said:
+                raise CompletionError(f"{self.url} answers, but not in gRPC: give the gRPC port") from None
+            if "WRONG_VERSION_NUMBER" in said:
+                raise CompletionError(f"{self.url} answers, but not in TLS") from None
+            raise CompletionError(f"{self.url}: {said}") from None
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 

@@ -107,6 +107,10 @@ class HttpClient:
             is_closed = isinstance(error, http.client.RemoteDisconnected)
             what = "ended the connection" if is_closed else "answers, but not in HTTP: give the URL of the HTTP port"
             raise CompletionError(f"{self.url} {what}") from None
+        except ssl.SSLError as error:
+            is_plain = error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+            what = " answers, but not in TLS: give its URL with http://" if is_plain else f": {error}"
+            raise CompletionError(f"{self.url}{what}") from None
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise CompletionError(f"{self.url}: {error}") from None
         finally:

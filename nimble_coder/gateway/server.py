@@ -63,7 +63,8 @@ class MetricsOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].rstrip("/") not in self.PATHS:
-            await Exchange(scope, receive, send).fail(ApiError(404, "this port has /metrics only", "unknown_path"))
+            text = f"this port has {', '.join(self.PATHS)} only"
+            await Exchange(scope, receive, send).fail(ApiError(404, text, "unknown_path"))
             return
         await self._app({**scope, METRICS_PORT: True}, receive, send)
 

@@ -83,7 +83,8 @@ def load(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("; ".join(_complaints(error, origins))) from None
-    return Loaded(checked(settings, origins), origins, tuple(_strangers(environment)))
+    warnings = (*_strangers(environment), *_mistaken_key(settings, environment))
+    return Loaded(checked(settings, origins), origins, warnings)
 
 
 def checked(settings: Settings, origins: Mapping[str, str]) -> Settings:
@@ -142,7 +143,7 @@ def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
         raise SettingsError(f"the settings file {file} holds a {type(content).__name__}: write `name: value` lines")
     for name, value in content.items():
         if name not in Settings.model_fields:
-            raise SettingsError(f"{file} has the unknown setting {name!r}{_nearest(str(name), Settings.model_fields)}")
+            raise SettingsError(f"{file} has the unknown setting {name!r}{nearest(str(name), Settings.model_fields)}")
         # Lists are one string everywhere else.
         yield name, ",".join(map(str, value)) if isinstance(value, list) else value, f"file {file}"
 
@@ -156,12 +157,21 @@ def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
 
 def _strangers(environment: Mapping[str, str]) -> Iterator[str]:
     """Warnings about variables that look like settings and do nothing."""
-    known = {variable for name in Settings.model_fields for variable in env_names(name)} | {CONFIG_FILE, *CLIENTS}
+    known = [*(v for name in Settings.model_fields for v in env_names(name)), CONFIG_FILE, *CLIENTS]
     for variable, _ in sorted(_meant(environment)):
         if variable in NO_EFFECT:
             yield f"{variable} is known to NIM and has no effect here: {NO_EFFECT[variable]}"
         elif variable.startswith(("NIM_", "NIMBLE_")) and variable not in known:
-            yield f"{variable} is not a setting{_nearest(variable, {*known, *NO_EFFECT})}"
+            yield f"{variable} is not a setting{nearest(variable, known)}"
+
+
+def _mistaken_key(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
+    """A warning where somebody took a client's variable for the service's, and left it open."""
+    if environment.get("NIMBLE_API_KEY") and not settings.api_keys.get_secret_value() and not settings.api_keys_file:
+        yield (
+            "NIMBLE_API_KEY is the key that a client sends; those that the service asks for are set by "
+            "NIMBLE_API_KEYS: without them it is open to everybody"
+        )
 
 
 def _meant(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -176,9 +186,37 @@ def _meant(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield variable, value
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), 1, 0.6)
-    return f": did you mean {found[0]}?" if found else ": docs/configuration.md lists all"
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What is said behind the name of a setting that there is not: up to three that are most like it."""
+    likeness = {other: _likeness(name, other) for other in known}
+    best = max(likeness.values())
+    found = [other for other, value in likeness.items() if value == best][:3] if best[0] >= LIKE else []
+    return f": did you mean {' or '.join(found)}?" if found else ": docs/configuration.md lists all"
+
+
+LIKE = 0.65
+"""Names that are less alike have nothing to do with each other."""
+
+
+def _likeness(name: str, other: str) -> tuple[float, bool, bool, bool]:
+    """By how much, of 1, the name is like all or some words of another (who writes `NIMBLE_PORT` means one of several);
+    whether both have the same prefix; whether it is all of them; and whether the other begins so."""
+    (prefix, words), (other_prefix, other_words) = _parts(name), _parts(other)
+    split, length = other_words.split("_"), len(words.split("_"))
+    parts = ["_".join(split[start : start + length]) for start in range(len(split) - length + 1)]
+    likeness = [_ratio(words, each) for each in (other_words, *parts)]
+    best = max(likeness)
+    return best, prefix == other_prefix, likeness[0] == best, parts[:1] == [words]
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A variable's prefix, if it has one, and the rest."""
+    prefix = next((prefix for prefix in ("NIMBLE_", "NIM_", "--") if name.startswith(prefix)), "")
+    return prefix, name.removeprefix(prefix).replace("-", "_")
 
 
 def _complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:

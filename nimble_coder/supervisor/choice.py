@@ -65,7 +65,7 @@ def check_gpu(hardware: Hardware) -> None:
 
 def _choose(settings: Settings) -> Choice:
     if settings.artifact:
-        return _opened(settings.artifact, "named by its path")
+        return _named(settings.artifact)
     model = (settings.model_name or "").removeprefix("hf://")
     if model and (Path(model) / NAME).is_file():
         return _opened(Path(model), "named as the model")
@@ -86,6 +86,16 @@ def hardware_for(settings: Settings) -> Hardware:
     if settings.engine_device == "cpu" and installed_tensorrt_llm() is None:
         return Hardware((), hardware.driver, "NIMBLE_ENGINE_DEVICE is cpu")
     return hardware
+
+
+def _named(directory: Path) -> Choice:
+    try:
+        return _opened(directory, "named by its path")
+    except ManifestError as error:
+        if directory.exists():
+            raise
+        other = "a profile is named by --model-profile, a model by --model-name"
+        raise ManifestError(f"{error}; {other}") from None
 
 
 def _opened(directory: Path, why: str) -> Choice:

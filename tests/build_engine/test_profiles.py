@@ -97,6 +97,12 @@ def test_an_unknown_profile_is_refused_with_names_that_are_near() -> None:
         find_profile("gpt-2")
 
 
+@pytest.mark.parametrize("model", ["qwen2.5-coder-0.5b", "Qwen/Qwen2.5-Coder-0.5B"])
+def test_a_model_that_is_named_as_a_profile_is_told_apart(model: str) -> None:
+    with pytest.raises(ProfileError, match=r"a model: name it by --model-name .* --model-name qwen2\.5-coder-0\.5b`"):
+        find_profile(model)
+
+
 def test_a_variant_has_another_name_and_id() -> None:
     profile = TENSORRT[0]
     variant = profile.with_limits(max_batch_size=3, lookahead=None)

@@ -65,7 +65,9 @@ def test_metrics_of_gateway_and_triton_are_on_one_page(http: httpx.Client, gatew
 
 def test_the_metrics_port_has_no_api(gateway: Serving) -> None:
     a = gateway.addresses
-    assert httpx.post(f"http://{a.host}:{a.metrics_port}/v1/completions", json={"prompt": "x"}).status_code == 404
+    answer = httpx.post(f"http://{a.host}:{a.metrics_port}/v1/completions", json={"prompt": "x"})
+    assert answer.status_code == 404
+    assert "/metrics, /v1/metrics, /v1/health/live, /v1/health/ready only" in answer.text
 
 
 def test_the_openapi_document_has_every_route(http: httpx.Client) -> None:
@@ -77,6 +79,21 @@ def test_the_openapi_document_has_every_route(http: httpx.Client) -> None:
     page = http.get("/docs").text
     assert "/v1/fim/completions" in page
     assert "http" not in page.replace("httpx", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", "did you mean '/v1/chat/completions'?"),
+        ("/v1/v1/completions", "did you mean '/v1/completions'?"),
+        ("/v1/infill", "did you mean '/infill'?"),
+        ("/v1/embeddings", "GET /docs lists what there is"),
+    ],
+)
+def test_a_base_url_with_one_v1_too_few_or_too_many_is_told(http: httpx.Client, path: str, hint: str) -> None:
+    answer = http.post(path, json={})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].endswith(hint)
 
 
 @pytest.mark.parametrize(

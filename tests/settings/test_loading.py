@@ -74,6 +74,51 @@ def test_an_unknown_name_is_warned_about_with_the_nearest_one() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("NIMBLE_PORT", "NIMBLE_HTTP_PORT or NIMBLE_GRPC_PORT or NIMBLE_METRICS_PORT?"),
+        ("NIMBLE_PROT", "NIMBLE_HTTP_PORT or NIMBLE_GRPC_PORT or NIMBLE_METRICS_PORT?"),
+        ("NIMBLE_KEYS_FILE", "NIMBLE_API_KEYS_FILE?"),
+        ("NIM_WORKERS", "NIMBLE_WORKERS?"),
+        ("NIMBLE_MODEL", "NIMBLE_MODEL_PROFILE or NIMBLE_MODEL_NAME or NIMBLE_MODEL_REVISION?"),
+    ],
+)
+def test_a_part_of_a_name_is_enough_to_be_told_what_may_be_meant(name: str, meant: str) -> None:
+    assert load({}, {name: "1"}).warnings[0].endswith(meant)
+
+
+def test_a_clients_key_that_the_service_is_given_is_warned_about_where_it_protects_nothing() -> None:
+    key = {"NIMBLE_API_KEY": "abc"}
+    assert load({}, key).warnings == (
+        "NIMBLE_API_KEY is the key that a client sends; those that the service asks for are set by NIMBLE_API_KEYS: "
+        "without them it is open to everybody",
+    )
+    for protected in ({"NIMBLE_API_KEYS": "abc"}, {"NIMBLE_API_KEYS_FILE": "/keys"}):
+        assert load({}, {**key, **protected}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--htp-port", ": did you mean --http-port?"),
+        ("--port", ": did you mean --http-port or --grpc-port or --metrics-port?"),
+        ("--api-keys=abc", "--api-keys: a command line can be read by everybody; set NIMBLE_API_KEYS"),
+        ("--hf-token abc", "--hf-token: a command line can be read by everybody; set HF_TOKEN"),
+        ("--zzzz=abc", "--zzzz: docs/configuration.md lists all"),
+    ],
+)
+def test_an_option_that_there_is_not_is_refused_with_the_nearest_and_without_its_value(
+    argument: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["/artefact", *argument.split()])
+    said = capsys.readouterr().err
+    assert said.endswith(f"{told}\n")
+    assert "abc" not in said
+    assert len(said.splitlines()) == 2
+
+
 def test_a_name_of_nim_without_a_meaning_here_says_why() -> None:
     assert load({}, {"NIM_PEFT_SOURCE": "/loras"}).warnings == (
         "NIM_PEFT_SOURCE is known to NIM and has no effect here: LoRA adapters are not served",

@@ -68,9 +68,15 @@ class Router:
         methods = {route.method for route in self._routes if route.path == path}
         methods |= {known for known, prefix, _ in self._prefixes if path.startswith(prefix)}
         if not methods:
-            raise ApiError(404, f"there is no {path[:100]!r} here: GET /docs lists what there is", "unknown_path")
+            hint = f"did you mean {meant!r}?" if (meant := self._meant(path)) else "GET /docs lists what there is"
+            raise ApiError(404, f"there is no {path[:100]!r} here: {hint}", "unknown_path")
         if method == "OPTIONS":
             return next(r for r in self._routes if r.path == path or path.startswith(r.path.split("{")[0])), ""
         allowed = tuple(sorted(methods))
         text = f"{method} is not allowed for {path[:100]!r}: use {' or '.join(allowed)}"
         raise ApiError(405, text, "method", allowed=allowed)
+
+    def _meant(self, path: str) -> str | None:
+        """The route of a client whose base URL lacks the `/v1`, or has one too many."""
+        known = {route.path for route in self._routes}
+        return next((other for other in (f"/v1{path}", path.removeprefix("/v1")) if other in known), None)
