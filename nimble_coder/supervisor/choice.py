@@ -5,6 +5,8 @@ from pathlib import Path
 
 from build_engine.artifact import Artifact
 from build_engine.cache import Cache
+from build_engine.catalog import MODELS
+from build_engine.checkpoint import CheckpointError
 from build_engine.exit_codes import ExitCode
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.inventory import newest_artifact
@@ -73,11 +75,20 @@ def _choose(settings: Settings) -> Choice:
         return _found(settings, find_profile(settings.chosen_profile), "the profile asked for")
     if settings.baked_artifact and not model:
         return _opened(settings.baked_artifact, "the image's own")
+    check_whole(model)
     if source := local_model(model):
         profile = profile_of(open_local(source), hardware_for(settings))
     else:
         profile = select_profile(hardware_for(settings), model or None, settings.tensor_parallel_size)
     return _found(settings, profile, f"the best profile of {model} here" if model else "the best profile here")
+
+
+def check_whole(model: str) -> None:
+    """Raises `CheckpointError` for a directory that is named from where one stands, and is no name of a model."""
+    path = Path(model)
+    is_name = path.name.lower() in MODELS and not model.startswith(".")
+    if model and not path.is_absolute() and path.is_dir() and not is_name:
+        raise CheckpointError(f"{model} is a directory: name it by its whole path, {path.absolute()}")
 
 
 def hardware_for(settings: Settings) -> Hardware:

@@ -55,6 +55,25 @@ def test_a_checkpoint_or_a_gguf_file_as_the_model_is_built_and_found_again(
             chosen(NIM_MODEL_PATH=tmp_path / absent, NIM_CACHE_PATH=machine.cache)
 
 
+def test_a_checkpoint_that_is_named_from_where_one_stands_is_refused_with_its_whole_path(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_checkpoint.parent)
+    with pytest.raises(CheckpointError, match=rf"by its whole path, {tiny_checkpoint}$"):
+        chosen(NIM_MODEL_NAME=tiny_checkpoint.name)
+
+
+def test_a_model_is_meant_by_its_name_also_where_a_directory_is_called_so(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qwen2.5-coder-0.5b").mkdir()
+    asked = {"NIM_MODEL_NAME": "qwen2.5-coder-0.5b", "NIM_CACHE_PATH": machine.cache}
+    assert chosen(**asked).profile.name.startswith("qwen2.5-coder-0.5b-torch")
+    with pytest.raises(CheckpointError, match="by its whole path"):
+        chosen(**{**asked, "NIM_MODEL_NAME": "./qwen2.5-coder-0.5b"})
+
+
 def test_the_images_own_engine_is_the_default_and_what_is_chosen_comes_before_it(
     artifact: Artifact, h100: Machine, tiny_checkpoint: Path
 ) -> None:
