@@ -24,11 +24,13 @@ class Move:
 
 @dataclass
 class Slot:
-    """Whose entries a slot holds, and since when."""
+    """Whose entries a slot holds, and what they are worth."""
 
     tokens: Tokens
     """The tokens of its entries; for a sequence that runs, those of its prompt that are computed."""
     in_use: bool = False
+    worth: int = 0
+    """Entries that had to be computed again, above the worth of what was given up when they were last used."""
     last_used: int = 0
 
 
@@ -38,6 +40,9 @@ class KVCache:
     Memory is claimed by the slots' first use (the operating system maps pages when they are touched), and never
     beyond `bytes`. A slot keeps its entries after its sequence has ended: a keystroke repeats the last prompt almost
     whole, and what it shares need not be computed again.
+
+    Which slot is given up goes by its length and its age, as in GreedyDual-Size (Cao and Irani, USENIX 1997): by age
+    alone, a few short prompts would drop a long one that took minutes to read.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class KVCache:
         """Moves that the next step makes first, where the model takes them: a GPU makes them in its graph."""
         self._slots = [Slot(NOTHING) for _ in range(keys.shape[1])]
         self._clock = 0
+        self._given_up = 0
+        """The worth of what was given up last: what is not used again is overtaken by it."""
 
     @property
     def free_slots(self) -> int:
@@ -64,16 +71,18 @@ class KVCache:
         """A free slot (there must be one) and how many of the prompt's first tokens it already holds.
 
         The prompt's last token is never among them: its logits are wanted. Entries that a running sequence, or a free
-        slot worth keeping, has in common with the prompt are copied; otherwise the slot used longest ago is taken.
+        slot worth keeping, has in common with the prompt are copied; otherwise the slot that is worth least is taken.
         """
         wanted = np.array(prompt, np.int64)
         shared = [common_prefix(slot.tokens, wanted[:-1]) if self._reuse else 0 for slot in self._slots]
         free = [index for index, slot in enumerate(self._slots) if not slot.in_use]
         best = max(range(len(shared)), key=lambda index: (shared[index], not self._slots[index].in_use))
-        oldest = min(free, key=lambda index: self._slots[index].last_used)
+        cheapest = min(free, key=lambda index: (self._slots[index].worth, self._slots[index].last_used))
         # A slot is taken over where the prompt continues it, and left alone where it only begins alike.
         takes_over = not self._slots[best].in_use and 2 * shared[best] >= len(self._slots[best].tokens)
-        target = best if shared[best] and takes_over else oldest
+        target = best if shared[best] and takes_over else cheapest
+        if target != best or not shared[best]:
+            self._given_up = self._slots[target].worth
         if target != best and shared[best]:
             for move in self.take_moves():
                 self._move(move)
@@ -89,8 +98,9 @@ class KVCache:
     def release(self, slot: int) -> None:
         """Ends a sequence's use of its slot; the entries it holds stay until the slot is needed."""
         self._clock += 1
-        self._slots[slot].in_use = False
-        self._slots[slot].last_used = self._clock
+        kept = self._slots[slot]
+        kept.in_use, kept.last_used = False, self._clock
+        kept.worth = self._given_up + len(kept.tokens)
 
     def keep(self, slot: int, start: int, nodes: list[int]) -> None:
         """After a step whose tree was written at `start`: moves the entries of `nodes` right behind the root's.

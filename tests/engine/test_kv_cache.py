@@ -1,4 +1,4 @@
-"""KV entries of shared prefixes are reused: the same output, less work, least recently used first to go."""
+"""KV entries of shared prefixes are reused: the same output, less work, what is short or old first to go."""
 
 import random
 
@@ -61,6 +61,15 @@ def test_the_slot_used_longest_ago_goes_first(load_engine: LoadEngine) -> None:
         generate(engine, [Request(prompt, 4)])
     assert reused(generate(engine, [Request(a, 4)])[0]) == 2
     assert reused(generate(engine, [Request(b, 4)])[0]) == 0
+
+
+def test_a_long_prompt_outlives_short_ones_but_not_for_ever(load_engine: LoadEngine) -> None:
+    engine, long = load_engine(max_batch_size=2), words(4, 200)
+    generate(engine, [Request(long, 4)])
+    for count, blocks in ((3, 6), (8, 0)):
+        for seed in range(count):
+            generate(engine, [Request(words(100 * count + seed, 40), 4)])
+        assert reused(generate(engine, [Request(long, 4)])[0]) == blocks, count
 
 
 def test_a_prompt_that_only_begins_alike_leaves_the_longer_one_its_slot(load_engine: LoadEngine) -> None:
