@@ -17,6 +17,9 @@ from build_engine.profiles import Profile
 from nimble_coder.environment import CLIENTS, CONFIG_FILE, NO_EFFECT, env_names
 from nimble_coder.settings.model import Settings
 
+LIKE = 0.65
+"""Names of settings that are less alike have nothing to do with each other."""
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used: its name, where it stands, its value, and what is allowed."""
@@ -192,10 +195,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     best = max(likeness.values())
     found = [other for other, value in likeness.items() if value == best][:3] if best[0] >= LIKE else []
     return f": did you mean {' or '.join(found)}?" if found else ": docs/configuration.md lists all"
-
-
-LIKE = 0.65
-"""Names that are less alike have nothing to do with each other."""
 
 
 def _likeness(name: str, other: str) -> tuple[float, bool, bool, bool]:

@@ -112,12 +112,12 @@ class KServeGuard:
                 rows = rows_of(tensor.shape)
         for output in request.outputs:
             check_tensor("output", output.name, output.parameters)
-        if stops(request):
-            if self._takes_owner(request.model_name) and self._service.keys.required:
-                request.parameters[OWNER].string_param = client  # where there are no keys, all are one client
-            return 0
-        if self._takes_owner(request.model_name):
+        is_stop = stops(request)
+        # A stop reaches its own key's requests; where there are no keys, all are one client.
+        if self._takes_owner(request.model_name) and (self._service.keys.required or not is_stop):
             request.parameters[OWNER].string_param = client
+        if is_stop:
+            return 0
         length = self.check(request.model_name, values, rows)
         generations = generations_of(values, rows)
         if length is not None and (chosen := self._service.drafting.choose_lookahead(None, length, generations)):
