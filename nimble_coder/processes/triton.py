@@ -24,9 +24,11 @@ from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryE
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.kernel_limits import Refusals
 from nimble_coder.processes.log import RECENT_SECONDS, Log, ProcessLog, open_log
+from nimble_coder.processes.memory import oom_kills
 from nimble_coder.processes.ports import HeldPorts, check_listenable
+from nimble_coder.processes.stubs import LoadWatch, stubs_of
 from nimble_coder.processes.triton_container import ContainerTriton
-from nimble_coder.processes.triton_installation import STUB, Installation, shared_libpython
+from nimble_coder.processes.triton_installation import Installation, shared_libpython
 from nimble_coder.processes.triton_stack import enough_stack
 from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
@@ -38,6 +40,8 @@ NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|Mem
 CRASH = re.compile(r"^Signal \((4|6|7|8|11)\) received\.$")
 CRASH_SECONDS = 5.0
 """For a tritonserver that crashed to write where. It may never end that, since the heap that it needs may be broken."""
+LOADS = 3
+"""How often it is started where it gives up a model that is loading; a machine that was busy may be so again."""
 LOG_ARGUMENTS = {
     "trace": ("--log-verbose=2",),
     "debug": ("--log-verbose=1",),
@@ -136,7 +140,7 @@ class TritonServer:
         except BaseException:
             self._work.remove()
             raise
-        self._refusals = Refusals(self.log)
+        self._refusals, self._killed = Refusals(self.log), oom_kills()
         self._started, self._crashed = time.monotonic(), math.inf
         with open_log(self.log, "triton") as output, enough_stack():
             self._process = subprocess.Popen(
@@ -147,6 +151,7 @@ class TritonServer:
                 stderr=output,
                 start_new_session=True,  # its stubs too: Ctrl-C is ours to handle, and none may outlive us
             )
+        self._load = LoadWatch(self.pid)
 
     def command(self, work: Path) -> list[str]:
         """What is run; `work` will hold the backends. Raises `TritonError` where no Triton is installed."""
@@ -205,19 +210,45 @@ class TritonServer:
 
         Raises `TritonError` where the process ends or the time runs out.
         """
-        started = time.monotonic()
+        started, loads = time.monotonic(), 1
         while (waited := time.monotonic() - started) < timeout:
-            if (code := self.poll()) is not None:
-                raise self._failure(f"{self._how_ended(code)} while it was loading", self._started)
+            if lost := self._lost_load():
+                self._start_again(lost, loads)
+                loads += 1
             self._refusals.check()
             # /v2/health/ready says 200 while models are still loading, so each model is asked.
             if all(self._answers(f"/v2/models/{model}/ready") for model in self.models):
-                commands = session_commands(self.pid)
-                self._stubs = {pid: command for pid, command in commands.items() if command[0].endswith(STUB)}
+                self._stubs = stubs_of(self.pid)
                 return waited
             tick(waited)
             time.sleep(0.05)
         raise NotReadyError(f"the models are not ready after {timeout:.0f} s{self._last_words()}")
+
+    def _lost_load(self) -> str:
+        """What has ended the loading of the models; empty while it goes on."""
+        if (code := self.poll()) is not None:
+            return self._how_ended(code)
+        if model := self._load.stuck():
+            return f"tritonserver waited for ever for the process of {model}"
+        return ""
+
+    def _start_again(self, lost: str, loads: int) -> None:
+        """Starts it once more where it has given up a model; raises `TritonError` where it has not, or too often."""
+        error = self._failure(f"{lost} while it was loading", self._started)
+        self._refusals.check(error)
+        has_given_up = self._process.returncode in (None, -signal.SIGABRT)
+        if not has_given_up or loads == LOADS or isinstance(error, OutOfMemoryError) or oom_kills() > self._killed:
+            raise error
+        self._say(f"{lost} while it was loading, as on a machine that stood still for a second; it is started again")
+        self.stop(0.0)
+        self.start()
+
+    def _say(self, text: str) -> None:
+        if isinstance(self.log, ProcessLog):
+            self.log.say("triton", text, "warning")
+            return
+        with open_log(self.log, "triton") as output:
+            output.write(f"{text}\n".encode())
 
     def check(self) -> None:
         """Raises `TritonError` where the process has ended, or one of a Python model.

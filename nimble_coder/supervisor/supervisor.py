@@ -12,6 +12,7 @@ from nimble_coder.processes.children import adopt_orphans, reap_orphans
 from nimble_coder.processes.errors import OutOfMemoryError
 from nimble_coder.processes.kernel_limits import Refusals, narrow_limits
 from nimble_coder.processes.log import RECENT_SECONDS, ProcessLog
+from nimble_coder.processes.memory import oom_kills
 from nimble_coder.processes.open_files import take_open_files
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.shared_memory import check_shared_memory
@@ -23,7 +24,6 @@ from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.build import StartBuild
 from nimble_coder.supervisor.choice import Choice, choose
 from nimble_coder.supervisor.files import check_files, check_policy
-from nimble_coder.supervisor.memory import oom_kills
 from nimble_coder.supervisor.start_page import StartPage
 from nimble_coder.supervisor.tls import server_context
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nimble_coder.supervisor.memory import oom_kills
+from nimble_coder.processes.memory import oom_kills
 
 
 def test_control_groups_of_both_versions_are_read(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The processes of Triton's Python models (its "stubs"), and those that it has given up.
+
+While a model loads, Triton (2.51, `ReceiveMessageFromStub` in its `stub_launcher.cc`) gives its process up where it
+shows no life for a second, as on a machine that stood still. It then frees the memory that both share, and waits for
+the process to end. Most often Triton dies of the freed memory; else neither the process ends nor the wait.
+"""
+
+import platform
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from nimble_coder.processes.children import session_commands
+from nimble_coder.processes.triton_installation import STUB
+
+WAIT4 = {"x86_64": "61", "aarch64": "260"}.get(platform.machine())
+"""The number of the call `wait4`: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h."""
+LOOK_SECONDS, END_SECONDS = 1.0, 10.0
+"""Between two looks, and for a process to end by itself."""
+
+
+def stubs_of(session: int) -> dict[int, list[str]]:
+    """Every model's process with its command line; Triton also starts one without arguments, to see whether it can."""
+    commands = session_commands(session)
+    return {pid: command for pid, command in commands.items() if command[0].endswith(STUB) and len(command) > 1}
+
+
+class LoadWatch:
+    """Tells when Triton waits for a process that does not end; one whose model has failed does so in a moment."""
+
+    def __init__(self, session: int) -> None:
+        self._session = session
+        self._looked = self._went_on = time.monotonic()
+        self._waited_for: list[str] = []
+
+    def stuck(self) -> str:
+        """The model whose process is waited for in vain; empty where there is none, or the kernel does not say."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked, self._waited_for = now, waited_for(self._session)
+            if not self._waited_for:
+                self._went_on = now
+        return self._waited_for[1] if now - self._went_on > END_SECONDS and self._waited_for else ""
+
+
+def waited_for(session: int) -> list[str]:
+    """The command line of a running stub whose end Triton waits for."""
+    stubs = stubs_of(session)
+    for pid in session_commands(session).keys() - stubs.keys():
+        for thread in Path(f"/proc/{pid}/task").glob("*"):
+            with suppress(OSError):  # ended, or not to be looked into
+                call, *arguments = (thread / "syscall").read_text(encoding="ascii").split()
+                if call == WAIT4 and (stub := stubs.get(int(arguments[0], 16))):
+                    return stub
+    return []
