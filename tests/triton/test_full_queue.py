@@ -143,9 +143,11 @@ def test_who_is_held_can_be_stopped_or_leave_and_a_refusal_that_is_lost_harms_no
         assert client.ended.wait(20)
     assert (stopped.outcome, stop.outcome, left.outcome) == ([], [], "cancelled")
     end.set()
+    for client in (running, waiting):
+        assert client.ended.wait(20)  # until then there may be no place in the queue for one more
     bridge.take(last := Client(triton))
+    assert last.ended.wait(20)
     for client in (running, waiting, last):
-        assert client.ended.wait(20)
         assert [tensor.name() for tensor in client.outcome] == [*NAMES]
     bridge.close()
 
