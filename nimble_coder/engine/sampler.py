@@ -10,7 +10,7 @@ from nimble_coder.contract.bounds import BIAS
 from nimble_coder.contract.request import Sampling
 from nimble_coder.contract.response import Ranked
 from nimble_coder.engine.form import Form
-from nimble_coder.engine.likely import FEW, Floats, Likely, log_softmax, most_likely
+from nimble_coder.engine.likely import FEW, Floats, Likely, Ranking, log_softmax, most_likely
 
 
 class Sampler:
@@ -143,11 +143,8 @@ class Sampler:
     def _draw(self, logits: Floats) -> int:
         if self._sampling.is_greedy:
             return int(logits.argmax())
-        for few in (FEW, len(logits)):
-            token = self._pick(Likely.of(logits, self._sampling.temperature, few))
-            if token is not None:
-                return token
-        raise AssertionError("all tokens leave no doubt")
+        token = self._pick(Likely.of(logits, self._sampling.temperature, FEW))
+        return self._pick_of_all(Ranking(logits, self._sampling.temperature)) if token is None else token
 
     def _pick(self, likely: Likely) -> int | None:
         """The token that the chance falls on among those that the cuts leave, the most likely first.
@@ -178,3 +175,12 @@ class Sampler:
         if place > last and not is_cut:
             return None
         return int(likely.tokens[min(place, last)])
+
+    def _pick_of_all(self, ranking: Ranking) -> int:
+        """What `_pick` picks where it is given all tokens."""
+        sampling = self._sampling
+        mass = ranking.of_first(sampling.top_k) if sampling.top_k else ranking.mass
+        cut = min(mass, ranking.reaching(sampling.top_p * mass)) if sampling.top_p < 1 else mass
+        if sampling.min_p:
+            cut = min(cut, ranking.of_least(sampling.min_p))
+        return ranking.token_at(self._chance * cut)

@@ -12,7 +12,7 @@ from nimble_coder.contract.decoding import read_call
 from nimble_coder.contract.request import Request, RequestError, Sampling
 from nimble_coder.contract.response import FinishReason
 from nimble_coder.engine.generate import generate
-from nimble_coder.engine.likely import Floats, Likely, log_softmax, most_likely
+from nimble_coder.engine.likely import Floats, Likely, Ranking, log_softmax, most_likely
 from nimble_coder.engine.sampler import Sampler
 from nimble_coder.engine.torch_logits import likely_rows
 from tests.conftest import EMBEDDED
@@ -86,6 +86,60 @@ def test_a_few_tokens_sorted_at_first_draw_what_all_of_them_draw(cut: dict[str, 
         found.append([s.choose(logits)[0] if t is None else t for s, t in zip(samplers, tokens, strict=True)])
     assert found[1:] == found[:1] * 3
     assert len(set(found[0])) > 1
+
+
+def drawn_from_all_sorted(logits: Floats, sampling: Sampling, chance: float) -> int:
+    """As `Sampler` says it, spelled out."""
+    order = np.argsort(-logits, kind="stable")
+    order = order[logits[order] > -np.inf][: sampling.top_k or None]
+    below = (logits.max() - logits[order]) * np.float32(1 / sampling.temperature)
+    weights = np.exp(-below).astype(np.float64)
+    sums = weights.cumsum() / weights.sum()
+    kept = (sums - weights / weights.sum() < sampling.top_p) & (weights >= sampling.min_p)
+    return int(order[np.searchsorted(sums[kept], chance * sums[kept][-1], side="right")])
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0, 2.0, 1000.0])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {},
+        {"top_k": 1},
+        {"top_k": 2000},
+        {"top_k": 19_999},
+        {"top_k": 50_000},
+        {"top_p": 0.9},
+        {"top_p": 0.999999},
+        {"min_p": 0.2},
+        {"min_p": 1e-3, "top_p": 0.99, "top_k": 15_000},
+    ],
+    ids=str,
+)
+def test_ranking_all_tokens_draws_what_sorting_them_draws(cut: dict[str, Any], temperature: float) -> None:
+    random = np.random.default_rng(3)
+    spread, ties = random.standard_normal(20_000) * 2, np.round(random.standard_normal(20_000))
+    forbidden = np.where(random.random(20_000) < 0.5, -np.inf, spread)
+    one = np.full(20_000, -np.inf)
+    one[777] = 5.0
+    equal, outlier = np.zeros(20_000), np.concatenate([spread[:-1], [-1e4]])
+    sampling = Sampling(temperature=temperature, **cut)
+    for row in (spread, ties, forbidden, one, equal, outlier):
+        logits = row.astype(np.float32)
+        ranking = Ranking(logits, temperature)
+        for seed in range(20):
+            sampler = Sampler(sampling, [], (), seed)
+            assert sampler._pick_of_all(ranking) == drawn_from_all_sorted(logits, sampling, sampler._chance)
+
+
+@pytest.mark.parametrize("chance", [0.0, 1 - 2.0**-53])
+def test_nothing_forbidden_is_drawn_at_the_end_of_all_chances(chance: float) -> None:
+    random = np.random.default_rng(4)
+    for _ in range(20):
+        logits = np.where(random.random(5000) < 0.5, -np.inf, random.standard_normal(5000)).astype(np.float32)
+        sampler = Sampler(Sampling(temperature=2.0), [], (), 0)
+        sampler._chance = chance
+        token = sampler._pick_of_all(Ranking(logits, 2.0))
+        assert logits[token] == (logits.max() if chance == 0 else logits[logits > -np.inf].min())
 
 
 @pytest.mark.parametrize("few", [1, 20, 300, 1000])
