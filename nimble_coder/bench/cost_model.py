@@ -27,11 +27,13 @@ from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.lookahead import PLAINLY, machine
 from nimble_coder.contract.request import Request
+from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.budget import Budget
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.planning.cost_model import CostModel, Way
 from nimble_coder.planning.replay import Recording
+from nimble_coder.text.added_tokens import added_tokens
 from nimble_coder.text.tokenizer import TextTokenizer
 
 WAYS = [
@@ -131,7 +133,7 @@ def measure(
     plain = {load: statistics.median(speed(each, load) for each in found[PLAINLY, load]) for load in args.loads}
     outputs = [each.token_ids for each in found[PLAINLY, args.loads[0]][0]]
     recordings = [Recording(ids, tokens) for ids, tokens in zip(prompts, outputs, strict=False)]
-    model = CostModel(recordings, costs, budget, plain)
+    model = CostModel(recordings, costs, budget, plain, Bigrams.among(added_tokens(args.model)))
     return [result(model, way, load, found[way, load]) for load in args.loads for way in ways]
 
 
@@ -216,7 +218,7 @@ def main() -> None:
     tokenizer = TextTokenizer(args.model)
     texts = coding_prompts() if args.prompts == "own" else humaneval_chats(args.count)
     prompts = [tokenizer.encode(text) for text in list(texts.values())[: args.count]]
-    options = TorchEngineOptions(threads=args.threads, device=args.device)
+    options = TorchEngineOptions(threads=args.threads, device=args.device, tokenizer=args.model)
     slots = max(len(prompts), *args.loads)  # every prompt stays in one, so that none is computed twice
     with checkpoint_engine(args.model, args.precision, configs, options, slots) as engine:
         results = measure(engine, prompts, args.configs, args)

@@ -110,7 +110,7 @@ def main() -> None:
     tokenizer, costs = TextTokenizer(args.model), OtherSteps(step_times(args.step_ms))
     texts = {kind: list(PROMPTS[kind](args.count).values())[: args.count] for kind in args.prompts}
     prompts = {kind: [tokenizer.encode(text) for text in found] for kind, found in texts.items()}
-    options = TorchEngineOptions(threads=args.threads, device="cpu", step_costs=costs)
+    options = TorchEngineOptions(threads=args.threads, device="cpu", step_costs=costs, tokenizer=args.model)
     configs = [PLAIN, *(way.lookahead for way in args.configs if way.lookahead)]
     with checkpoint_engine(args.model, args.precision, configs, options, max(args.at_once, 8)) as engine:
         cases = [(kind, way) for kind in prompts for way in args.configs]

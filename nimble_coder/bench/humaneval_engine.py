@@ -86,7 +86,7 @@ def main() -> None:
     usual = cuda_profile if choose_device(args.device) == "cuda" else torch_profile
     largest = args.drafting.lookahead or usual("usual", "").lookahead
     together = args.at_once * (1 + WAITING)
-    options = TorchEngineOptions(device=args.device, max_queue_size=together)
+    options = TorchEngineOptions(device=args.device, max_queue_size=together, tokenizer=args.checkpoint)
     asked = [(problem, seed) for problem in humaneval_problems(args.count) for seed in range(args.samples)]
     answers: list[Answer] = []
     with checkpoint_engine(args.checkpoint, args.precision, [largest], options, args.at_once) as engine:

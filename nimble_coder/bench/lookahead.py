@@ -138,7 +138,7 @@ def main() -> None:
     tokenizer = TextTokenizer(args.model)
     texts = PROMPTS[args.prompts](args.count)
     prompts = {name: tokenizer.encode(text) for name, text in texts.items()}
-    options = TorchEngineOptions(threads=args.threads, device=args.device)
+    options = TorchEngineOptions(threads=args.threads, device=args.device, tokenizer=args.model)
     configs = [mode.lookahead for mode in modes if mode.lookahead]
     with checkpoint_engine(args.model, args.precision, configs, options) as engine:
         generate(engine, [Request(ids, 8) for ids in list(prompts.values())[:8]])  # first use of code paths and slots

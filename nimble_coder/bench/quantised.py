@@ -99,7 +99,7 @@ def main() -> None:
     tokenizer = TextTokenizer(artifact.tokenizer)
     chats = [tokenizer.encode(text) for text in humaneval_chats(args.prompts).values()]
     long = tokenizer.encode("".join(humaneval_chats(20).values()))[:LONG]
-    options = TorchEngineOptions(threads=args.threads, reuse_kv_cache=False)
+    options = TorchEngineOptions(threads=args.threads, reuse_kv_cache=False, tokenizer=artifact.tokenizer)
     engine = TorchEngine(artifact.engine, artifact.manifest.profile.lookahead, options)
     plain, drafting = LlamaCpp(args.gguf, args.threads), LlamaCpp(args.gguf, args.threads, DRAFTS)
     decoding: dict[str, Speed] = {

@@ -13,8 +13,8 @@ FEW = 1024
 GROUP = 32
 """Tokens of which the largest is looked at first."""
 CLASSES, WIDEST = 4096, 64.0
-"""Of tokens about equally likely, into which a row is put where a few tokens do not do; and how much less likely than the
-best one, as a logarithm, those are that need no classes of their own: all of them together are never drawn."""
+"""Of tokens about equally likely, into which a row is put where a few tokens do not do; and how much less likely than
+the best one, as a logarithm, those are that need no classes of their own: all of them together are never drawn."""
 
 
 def most_likely(logits: Floats, few: int) -> Tokens:
@@ -123,12 +123,12 @@ class Ranking:
     def reaching(self, mass: float) -> float:
         """The mass of the fewest tokens that have so much together."""
         _, sums = self._class(int(np.searchsorted(self._sums, mass)))
-        return float(sums[min(np.searchsorted(sums, mass), len(sums) - 1)])
+        return float(sums[min(int(np.searchsorted(sums, mass)), len(sums) - 1)])
 
     def token_at(self, mass: float) -> int:
         """The token at which the sum goes beyond `mass`, which is less than that of all."""
         tokens, sums = self._class(int(np.searchsorted(self._sums, mass, side="right")))
-        return int(tokens[min(np.searchsorted(sums, mass, side="right"), len(tokens) - 1)])
+        return int(tokens[min(int(np.searchsorted(sums, mass, side="right")), len(tokens) - 1)])
 
     def _class(self, number: int) -> tuple[Tokens, NDArray[np.float64]]:
         """The tokens of a class that may be drawn, and the sums of the row's masses up to each."""

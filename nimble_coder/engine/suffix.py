@@ -1,9 +1,10 @@
 """Drafting by matching suffixes: what followed earlier occurrences of the text's end may follow it again.
 
 After Oliaro et al., "SuffixDecoding" (arXiv 2411.04975): the request's own text and, of the same pool, those of earlier
-requests. The tree of drafts grows best first by an estimate of how likely each node is to be accepted, so that a sure
-match gives a long chain, several continuations a bush, and an unsure one little or nothing. Which of its nodes are
-worth their rows is `budget.py`'s to say.
+requests. Where they do not say, or not surely, what follows a token in other texts may (`bigrams.py`). The tree of
+drafts grows best first by an estimate of how likely each node is to be accepted, so that a sure match gives a long
+chain, several continuations a bush, and an unsure one little. Which of its nodes are worth their rows is `budget.py`'s
+to say.
 """
 
 import heapq
@@ -11,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from nimble_coder.contract.bounds import MOST_DRAFTS
+from nimble_coder.engine.bigrams import Bigrams, Guesses
 from nimble_coder.engine.corpus import LONGEST_MATCH, Corpus, Places
 from nimble_coder.engine.tree import TokenTree
 
@@ -27,11 +29,14 @@ MEMORY, PRIOR = 0.95, 4.0
 class SuffixDrafter:
     """Implements `nimble_coder.engine.drafter.Drafter`."""
 
-    def __init__(self, prompt: Sequence[int], most: int, others: Iterable[Corpus] = ()) -> None:
+    def __init__(
+        self, prompt: Sequence[int], most: int, others: Iterable[Corpus] = (), bigrams: Bigrams | None = None
+    ) -> None:
         """Drafts at most `most` tokens per step; 0 is plain decoding. `others` are texts to look into besides."""
         self._most = most
         self._others = list(others)
         self.corpus = Corpus(prompt)
+        self._guesses = Guesses(bigrams, prompt) if bigrams and most else None
         self._thought = self._accepted = 0.0
         """Guesses at a next token that were thought to be right, and those that were."""
 
@@ -42,29 +47,32 @@ class SuffixDrafter:
 
     def commit(self, accepted: Sequence[int]) -> None:
         """See `Drafter`."""
-        self.corpus.extend(accepted)
+        self._extend(accepted)
 
     def update(self, tree: TokenTree, outputs: Sequence[int], accepted: Sequence[int]) -> None:  # noqa: ARG002
         """See `Drafter`."""
-        self.corpus.extend(accepted)
+        self._extend(accepted)
         self._judge(tree, accepted)
+
+    def _extend(self, tokens: Sequence[int]) -> None:
+        self.corpus.extend(tokens)
+        if self._guesses:
+            self._guesses.extend(tokens)
 
     def draft(self, newest: int, most: int = MOST_DRAFTS) -> TokenTree:
         """See `Drafter`."""
         corpus, longest, places = self._match()
-        tree = TokenTree(newest, "text" if corpus is self.corpus else "pool")
+        tree = TokenTree(newest, ("text" if corpus is self.corpus else "pool") if places else "bigrams")
         most = min(self._most, most)
-        if not most or not places:
+        if not most:
             return tree
-        trust = min(1.0, (self._accepted + PRIOR) / (self._thought + PRIOR))
         heap: list[tuple[float, int, int, int, int, Places]] = []
         pushed = 0
 
         def open_up(node: int, likelihood: float, match: int, places: Places) -> None:
             nonlocal pushed
-            likelihood *= trust * CONFIDENCE[min(match, len(CONFIDENCE) - 1)] / sum(places.values())
-            for token, found in continuations(corpus.tokens, places).items():
-                likely = likelihood * sum(found.values())
+            for token, (share, found) in self._next(corpus, tree.tokens[node], match, places).items():
+                likely = likelihood * share
                 if likely >= LEAST:
                     pushed += 1  # of equally likely nodes the first comes first
                     heapq.heappush(heap, (-likely, pushed, node, token, match + 1, found))
@@ -74,6 +82,20 @@ class SuffixDrafter:
             likelihood, _, node, token, match, found = heapq.heappop(heap)
             open_up(tree.add(node, token, -likelihood), -likelihood, match, found)
         return tree
+
+    def _next(self, corpus: Corpus, last: int, match: int, places: Places) -> dict[int, tuple[float, Places]]:
+        """What may follow a token behind which there are these places: how likely each is, and its places."""
+        trust = min(1.0, (self._accepted + PRIOR) / (self._thought + PRIOR))
+        sure = trust * CONFIDENCE[min(match, len(CONFIDENCE) - 1)] if places else 0.0
+        each = sure / sum(places.values()) if places else 0.0
+        found = {
+            token: (each * sum(behind.values()), behind)
+            for token, behind in continuations(corpus.tokens, places).items()
+        }
+        for token, share in self._guesses.behind(last) if self._guesses else ():
+            likely, behind = found.get(token, (0.0, {}))
+            found[token] = (likely + (1.0 - sure) * share, behind)
+        return found
 
     def _judge(self, tree: TokenTree, accepted: Sequence[int]) -> None:
         """Takes in how good the guesses along the accepted path were."""

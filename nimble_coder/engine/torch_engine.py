@@ -18,6 +18,7 @@ from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError
 from nimble_coder.contract.response import Response
 from nimble_coder.engine.admission import Admission
+from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.budget import ROWS_ON_CPU, ROWS_ON_GPU, Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
@@ -51,7 +52,7 @@ class TorchEngineOptions:
     max_seq_len: int | None = None
     """Shorter sequences than the engine was built for, so that more of them fit into the memory."""
     tokenizer: Path | None = None
-    """The directory with `tokenizer.json`, without which no output can be held to a form, and infills draft less."""
+    """The directory with `tokenizer.json`, without which no output can be held to a form, and less is drafted."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
     kv_cache_fraction: float = SHARE
@@ -85,6 +86,7 @@ class TorchEngine:
         control = added_tokens(options.tokenizer) if options.tokenizer else {}
         self._forms = Forms(options.tokenizer, config.shape.vocab_size, control) if options.tokenizer else None
         self._infills = InfillMarks.among(control)
+        self._bigrams = Bigrams.among(control)
         size = (engine_dir / WEIGHTS).stat().st_size
         platform = choose_platform(config, size, lookahead, options)
         cache = self._make_cache(size, platform)
@@ -162,7 +164,8 @@ class TorchEngine:
     def _texts(self, request: Request) -> Texts:
         own = self._infills.in_file_order(request.input_ids) if self._infills else request.input_ids
         with self._lock:
-            return Texts(own, self._pools.texts(request.draft_pool) if request.draft_pool else ())
+            others = self._pools.texts(request.draft_pool) if request.draft_pool else ()
+        return Texts(own, others, self._bigrams)
 
     def prepare(self, guide: Guide) -> None:
         """See `Engine.prepare`."""

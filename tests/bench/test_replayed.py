@@ -25,7 +25,7 @@ def test_drafts_go_where_rows_are_free_and_not_where_each_costs_as_much_as_the_f
     recorded = recordings(tmp_path / "answers.json", TextTokenizer(EMBEDDED_MODEL), 60)
     assert {len(each.output) for each in recorded} == {60}
     free, dear = StepCosts(step_times(["1:1.0", "64:1.01"])), StepCosts(step_times(["1:1.0", "64:64.0"]))
-    made = ways([LookaheadConfig(1, 5, 5)])
+    made = ways([LookaheadConfig(1, 5, 5)], None)
     assert list(made) == ["plain", "suffixes", "(1,5,5)"]
     plain = together(recorded, 2, made["plain"], free)
     assert {(step.sequences, step.rows, step.tokens) for step in plain} == {(2, 2, 2)}
