@@ -1,6 +1,7 @@
 """How many files Triton and a gateway may have open: a connection is one, a stream two."""
 
 import resource
+import sys
 
 from build_engine.exit_codes import ExitCode
 
@@ -22,6 +23,12 @@ def open_files() -> int:
     if resource.RLIM_INFINITY in (soft, hard):
         return max(soft, WANTED)
     return max(soft, min(hard, WANTED))
+
+
+def limit() -> int:
+    """How many files this process may have open now."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
 
 
 def take_open_files() -> None:

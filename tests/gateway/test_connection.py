@@ -158,6 +158,7 @@ def connected_to(transport: Mock, artifact: Path) -> Connection:
     config = uvicorn_config(answer, settings, tls=False)  # type: ignore[arg-type] # any application
     config.load()
     connection = Connection(config, ServerState(), {})
+    transport.get_protocol.return_value = connection
     connection.connection_made(transport)
     return connection
 
@@ -309,3 +310,54 @@ def test_requests_that_come_at_once_are_all_answered_however_many(tmp_path: Path
     asyncio.run(run())
     sent = b"".join(call.args[0] for call in transport.write.call_args_list)
     assert sent.count(b"HTTP/1.1 200 OK") == sent.count(b"\r\n\r\nwhole") == 3000
+
+
+def test_no_more_is_read_before_the_requests_that_have_come_are_answered(tmp_path: Path) -> None:
+    waiting: list[int] = []
+    transport = Mock(asyncio.Transport, is_closing=Mock(return_value=False))
+
+    async def run() -> None:
+        connection = connected_to(transport, tmp_path)
+        transport.resume_reading.side_effect = lambda: waiting.append(len(connection.pipeline))
+        connection.data_received(b"POST /echo HTTP/1.1\r\ncontent-length: 1\r\n\r\nx" * 300)
+        while connection.pipeline or not connection.cycle.response_complete:
+            await asyncio.sleep(0.01)
+        connection.connection_lost(None)
+
+    asyncio.run(run())
+    assert transport.pause_reading.called
+    assert waiting == [0]
+
+
+CHUNKED = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def fed(artifact: Path, sent: bytes, piece: bytes, most: int) -> int:
+    """How many bytes of a piece that comes again and again a connection takes before it closes, up to so many."""
+    transport = Mock(asyncio.Transport, is_closing=Mock(return_value=False))
+
+    async def run() -> int:
+        connection = connected_to(transport, artifact)
+        connection.data_received(sent)
+        size = 0
+        while size < most and not transport.close.called:
+            connection.data_received(piece)
+            size += len(piece)
+        connection.connection_lost(None)
+        return size
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("begun", "piece"),
+    [(b"1\r\nx\r\n0\r\n", b"a: b\r\n" * 1000), (b"0\r\na: ", b"x" * 6000), (b"1;", b"x" * 6000)],
+    ids=["trailers", "trailer", "extension"],
+)
+def test_what_stands_around_a_body_is_as_large_as_a_head_at_most(tmp_path: Path, begun: bytes, piece: bytes) -> None:
+    """Trailers, which would be kept, one that does not end, and what may stand behind the size of a chunk."""
+    assert HEAD_BYTES / 2 < fed(tmp_path, CHUNKED + begun, piece, 16 * HEAD_BYTES) < 2 * HEAD_BYTES
+
+
+def test_a_body_may_come_in_many_small_chunks(tmp_path: Path) -> None:
+    assert fed(tmp_path, CHUNKED, b"1\r\nx\r\n" * 1000, 16 * HEAD_BYTES) > 15 * HEAD_BYTES

@@ -5,15 +5,17 @@ It also closes so that a client that is still sending reads why it was refused.
 """
 
 import asyncio
-import resource
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sized
 from http import HTTPStatus
 
 from httptools import HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import BODY_SECONDS, UNREAD_SECONDS
+from nimble_coder.processes.open_files import limit
 
 HEAD_BYTES = 65_536
 KEPT = 4
@@ -28,6 +30,21 @@ class OpenLength(int):
 
     def __sub__(self, other: int) -> "OpenLength":
         return self
+
+
+class PipelineFlow(FlowControl):
+    """Reads on only once the requests that have come at once are answered but for the last: uvicorn's reads on with
+    each answer, and one that ends its requests faster than they are answered would fill the memory."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        """`waiting` are the requests that have come behind the one that is being answered."""
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """See `FlowControl`."""
+        if not self._waiting:
+            super().resume_reading()
 
 
 class LastTransport(asyncio.Transport):
@@ -89,12 +106,15 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """See `asyncio.Protocol`; under TLS, the handshake is over."""
         super().connection_made(transport)
+        self.flow = PipelineFlow(transport, self.pipeline)
         self.parser = Parser(self)  # type: ignore[assignment] # has what is used of one
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         """Set while more waits to be sent than should."""
         self._size = 0
+        """Bytes of a head, or of what stands around a body (chunk extensions, trailers), since some of that came."""
         self._is_in_head = True
+        self._has_body = False
         self._is_over = False
         """Whether the last response has been sent, and the rest of a body that it did not wait for is thrown away."""
         self._wait()
@@ -117,12 +137,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        was_in_head, cycle = self._is_in_head, self.cycle
+        cycle, self._has_body = self.cycle, False
         super().data_received(data)
         if self.cycle is not cycle or self.transport.get_protocol() is not self:
             return  # a head has ended, that of a websocket maybe
-        if was_in_head:
-            self._size += len(data)
+        self._size = 0 if self._has_body else self._size + len(data)
         if self._size > HEAD_BYTES:
             text = f"the headers are larger than {HEAD_BYTES} bytes: send less"
             self._refuse(ApiError(431, text, "headers_too_large"))
@@ -134,6 +153,7 @@ class Connection(HttpToolsProtocol):
         if self.passes_over:
             return
         self._stop_waiting()
+        self._size = 0
         self._is_in_head = False
         before = self.cycle
         super().on_headers_complete()
@@ -144,6 +164,11 @@ class Connection(HttpToolsProtocol):
         if self.scope["http_version"] == "1.0":  # which knows neither chunks nor the status 100
             self.cycle.chunked_encoding, self.cycle.expected_content_length = False, OpenLength()
             self.cycle.waiting_for_100_continue = False
+
+    def on_body(self, body: bytes) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._has_body = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
@@ -226,6 +251,13 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+def is_kept(connection: socket.socket) -> bool:
+    """Whether a connection has one of the files that are not for callers of the API: the kernel gives out the lowest
+    number that is free, so it tells how many are open."""
+    most = limit()
+    return connection.fileno() >= most - most // KEPT
+
+
 class ApiConnection(Connection):
     """Leaves files to the health port, and to connections to Triton and over gRPC: many idle connections would
     otherwise have a service that is only busy taken for dead."""
@@ -233,8 +265,6 @@ class ApiConnection(Connection):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        # The kernel gives out the lowest number that is free, so it tells how many files are open.
-        if most != resource.RLIM_INFINITY and transport.get_extra_info("socket").fileno() >= most - most // KEPT:
+        if is_kept(transport.get_extra_info("socket")):
             text = "too many connections are open: try again shortly"
             self._refuse(ApiError(503, text, "too_many_connections"))
