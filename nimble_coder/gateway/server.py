@@ -24,6 +24,7 @@ from nimble_coder.gateway.apis.routes import ROUTER
 from nimble_coder.gateway.asgi.app import App
 from nimble_coder.gateway.asgi.connection import ApiConnection, Connection
 from nimble_coder.gateway.asgi.memory import give_back
+from nimble_coder.gateway.asgi.tls_listener import TlsListener
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.exchange import METRICS_PORT, Exchange, Receive, Scope, Send
 from nimble_coder.gateway.front import Front
@@ -34,6 +35,7 @@ from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.settings import GatewaySettings
 from nimble_coder.processes.gateway import ABANDON
 from nimble_coder.processes.log import json_line
+from nimble_coder.processes.ports import in_url
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,18 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Nothing is captured."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`; with TLS, connections are accepted here."""
+        context = self.config.ssl
+        await super().startup([] if context else sockets)
+        if context:
+            self.servers = [TlsListener(each, context, self._connection) for each in sockets or []]  # type: ignore[misc] # has what is used of one
+
+    def _connection(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg] # as uvicorn makes it
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 class MetricsOnly:
@@ -101,7 +115,9 @@ class Gateway:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        logger.info("HTTP on %s:%d, gRPC on %d, metrics on %d", s.host, s.http_port, s.grpc_port, s.metrics_port)
+        logger.info(
+            "HTTP on %s:%d, gRPC on %d, metrics on %d", in_url(s.host), s.http_port, s.grpc_port, s.metrics_port
+        )
         await self._stop.wait()
         proxy.drain()
         await self._drain()

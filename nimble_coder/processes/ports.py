@@ -49,6 +49,11 @@ def hold(port: int) -> socket.socket | None:
     return holder
 
 
+def in_url(host: str) -> str:
+    """A host as addresses with a port have it: one of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def check_listenable(host: str, port: int) -> None:
     """Raises `OSError` where somebody listens, also one who would share the port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

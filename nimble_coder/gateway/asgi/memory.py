@@ -5,6 +5,7 @@ import asyncio
 import ctypes
 import gc
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 SECONDS_BETWEEN = 10.0
@@ -18,10 +19,11 @@ async def give_back() -> None:
     least = resident()
     while trim is not None:
         await asyncio.sleep(SECONDS_BETWEEN)
-        if resident() > least + GROWTH:
-            gc.collect()
-            await asyncio.to_thread(trim, 0)
-        least = min(least, resident())
+        with suppress(OSError):  # all files are open that may be: later
+            if resident() > least + GROWTH:
+                gc.collect()
+                await asyncio.to_thread(trim, 0)
+            least = min(least, resident())
 
 
 def resident() -> int:

@@ -26,6 +26,8 @@ from nimble_coder.gateway.kserve.unary import STREAMING, UnaryInference
 from nimble_coder.gateway.service import Service
 from nimble_coder.gateway.telemetry.tracing import Attributes
 from nimble_coder.gateway.upstream.grpc_channel import grpc_channel
+from nimble_coder.processes.open_files import limit
+from nimble_coder.processes.ports import in_url
 
 PREFIX = "/inference.GRPCInferenceService/"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
@@ -54,6 +56,8 @@ BOUNDS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.bdp_probe", 0),  # it would let megabytes come that nobody has asked for
 )
+OF_FILES, MOST_CONNECTIONS = 8, 1 << 20
+"""One in so many of the files that this process may open is for a connection here; and the most in any case."""
 PROBING_READERS, PROBES_WAITING, PROBE_SECONDS = 1, 32, 1.0
 """Of callers who need no key: messages that are read at once, each of which may be as large as `max_body_bytes`; calls
 that may wait for that; and how long such a message may take."""
@@ -84,9 +88,11 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Listens on the configured port, with TLS where there is a certificate; raises `OSError`."""
         settings = self._service.settings
         options = [("grpc.max_receive_message_length", settings.max_body_bytes), *BOUNDS]
+        most = min(limit() // OF_FILES, MOST_CONNECTIONS)
+        options.append(("grpc.max_allowed_incoming_connections", most))
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=WITH_UNREAD)
         server.add_generic_rpc_handlers([self])
-        address = f"{settings.host}:{settings.grpc_port}"
+        address = f"{in_url(settings.host)}:{settings.grpc_port}"
         try:
             if self._service.tls:
                 server.add_secure_port(address, self._service.tls.grpc_credentials())
