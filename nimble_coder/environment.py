@@ -1,9 +1,11 @@
-"""The environment variables of every setting; imports nothing, so that every command can name them.
+"""The environment variables of every setting; imports nothing of its own, so that every command can name them.
 
 A setting `x` is `NIMBLE_X`, or the name that the whole field uses (`HF_TOKEN`). Those of NVIDIA NIM for LLMs 1.x and
 2.x with the same meaning are understood as well. Sources: docs.nvidia.com/nim/large-language-models (1.10, 1.15 and
 2.0.12, environment variables), and k8s-nim-operator, api/apps/v1alpha1/nimservice_types.go.
 """
+
+from collections.abc import Collection, Mapping
 
 ESTABLISHED = {"hf_token": "HF_TOKEN", "hf_endpoint": "HF_ENDPOINT", "hf_hub_offline": "HF_HUB_OFFLINE"}
 """Settings that have no `NIMBLE_` name, because huggingface_hub's own is known to everybody."""
@@ -132,3 +134,15 @@ def env_names(setting: str) -> list[str]:
     """The environment variables of a setting; the first that is set wins."""
     own = ESTABLISHED.get(setting, f"NIMBLE_{setting.upper()}")
     return [own, *ALIASES.get(setting, ())]
+
+
+KEYS = (*env_names("api_keys"), *env_names("admin_key"))
+HUB = (*env_names("hf_token"), "HUGGING_FACE_HUB_TOKEN")
+TRACES = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+"""Often with the collector's key."""
+SECRETS = (*KEYS, *HUB, *TRACES, "NIMBLE_API_KEY", "NGC_API_KEY")
+
+
+def without_secrets(environment: Mapping[str, str], needed: Collection[str] = ()) -> dict[str, str]:
+    """A child's environment: of the variables that hold secrets, those that it needs."""
+    return {name: value for name, value in environment.items() if name in needed or name not in SECRETS}

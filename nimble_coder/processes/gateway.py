@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from build_engine.exit_codes import ExitCode
+from nimble_coder.environment import KEYS, TRACES, without_secrets
 from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.kernel_limits import Refusals
@@ -72,7 +73,7 @@ class GatewayProcesses:
             for _ in range(self.workers):
                 process = subprocess.Popen(
                     COMMAND,
-                    env={**THRIFTY, **os.environ, **self.environment(), **owned()},
+                    env={**THRIFTY, **without_secrets(os.environ, (*KEYS, *TRACES)), **self.environment(), **owned()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

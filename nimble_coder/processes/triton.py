@@ -18,14 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from nimble_coder.environment import env_names
+from nimble_coder.environment import without_secrets
 from nimble_coder.processes.children import State, how_ended, session_commands
 from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryError, PortTakenError, TritonError
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.kernel_limits import Refusals
 from nimble_coder.processes.log import RECENT_SECONDS, Log, ProcessLog, open_log
 from nimble_coder.processes.memory import oom_kills
-from nimble_coder.processes.ports import HeldPorts, check_listenable
+from nimble_coder.processes.ports import HeldPorts, check_listenable, in_url
 from nimble_coder.processes.stubs import LoadWatch, stubs_of
 from nimble_coder.processes.triton_container import ContainerTriton
 from nimble_coder.processes.triton_installation import Installation, shared_libpython
@@ -33,8 +33,6 @@ from nimble_coder.processes.triton_stack import enough_stack
 from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
 
-SECRETS = [name for setting in ("api_keys", "admin_key", "hf_token") for name in env_names(setting)]
-"""Variables that Triton and the code in its models have no use for."""
 THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
 CRASH = re.compile(r"^Signal \((4|6|7|8|11)\) received\.$")
@@ -88,7 +86,7 @@ class Addresses:
     def peer(self) -> str:
         """The host as a client on this machine writes it."""
         everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - a comparison
-        return everywhere.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        return everywhere.get(self.host) or in_url(self.host)
 
     @property
     def http(self) -> str:
@@ -321,9 +319,9 @@ class TritonServer:
 
     def _environment(self, library: Path | None) -> dict[str, str]:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
-        kept = without_unwritable(os.environ)
+        kept = without_secrets(without_unwritable(os.environ))
         environment = {
-            **{name: value for name, value in kept.items() if name not in (*SECRETS, THREADS, LENGTH)},
+            **{name: value for name, value in kept.items() if name not in (THREADS, LENGTH)},
             **({THREADS: str(self.threads)} if self.threads else {}),
             **({LENGTH: str(self.max_seq_len)} if self.max_seq_len else {}),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

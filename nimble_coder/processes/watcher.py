@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from nimble_coder.environment import without_secrets
 from nimble_coder.processes.work_directory import sweep
 
 OWNER = "_NIMBLE_OWNER"
@@ -37,7 +38,7 @@ def owned() -> dict[str, str]:
         watcher = subprocess.Popen(
             ["/bin/sh", "-c", WAIT, "watcher", sys.executable, "-m", __name__, name],
             # It is not itself what whoever owns this process ends with it.
-            env={variable: value for variable, value in os.environ.items() if variable != OWNER},
+            env={name: value for name, value in without_secrets(os.environ).items() if name != OWNER},
             stdin=reading,
             stdout=subprocess.DEVNULL,
             start_new_session=True,

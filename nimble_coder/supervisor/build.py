@@ -12,6 +12,7 @@ from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.local import local_model
 from build_engine.profiles import Profile
+from nimble_coder.environment import without_secrets
 from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.watcher import owned
@@ -70,7 +71,7 @@ class StartBuild:
         with self._log.open("build") as output:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **hub_environment(self._settings), **owned()},
+                env={**without_secrets(os.environ), **hub_environment(self._settings), **owned()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=output,

@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nimble_coder.environment import SECRETS
 from nimble_coder.processes.gateway import COMMAND
 from nimble_coder.processes.shared_memory import check_shared_memory
 from nimble_coder.processes.temporary_directory import check_temporary_directory
-from nimble_coder.processes.triton import SECRETS
 from nimble_coder.settings.loading import Loaded, is_secret
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.build import build_command

@@ -16,6 +16,9 @@ from nimble_coder.processes.serving import served_repository
 from tests.standin.certificate import make_certificate
 from tests.supervisor.conftest import COMMAND, Service, Start, environment_of
 
+HIDDEN = {"HF_TOKEN": "hub-secret", "NIMBLE_API_KEY": "client-secret", "NGC_API_KEY": "ngc-secret"}
+"""Secrets that nothing that runs has a use for."""
+
 
 def certificate(place: Path, name: str, authority: Path | None = None) -> Path:
     """PEM files NAME.crt and NAME.key; signed by itself or by an authority."""
@@ -44,10 +47,13 @@ def test_tls_for_known_clients_json_lines_names_and_a_shorter_context(
         NIM_ENABLE_KV_CACHE_REUSE="0",
         NIM_NOTHING="1",
         NIMBLE_API_KEYS="very-secret",
+        OTEL_EXPORTER_OTLP_HEADERS="api-key=collector-secret",
+        **HIDDEN,
     )
     service.wait_ready()
     check_http(service, server, client)
     check_grpc(service, server, client)
+    check_secrets(service)
     health = [*COMMAND, "health", "--ready"]
     environment = environment_of(service.addresses)
     assert subprocess.run(health, env=environment, check=True, capture_output=True).stdout == b"Service is ready.\n"
@@ -56,6 +62,17 @@ def test_tls_for_known_clients_json_lines_names_and_a_shorter_context(
     assert subprocess.run(health, env=environment, check=False, capture_output=True).returncode == 1
     check_log(service)
     assert not (tmp_path / "nothing").exists()
+
+
+def check_secrets(service: Service) -> None:
+    """Each process has those in its environment that it needs: the gateway its own, and no other any."""
+    gateways = service.children("nimble_coder.gateway.server")
+    for pid in service.children(""):
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        found = {
+            secret for secret in ("very-secret", "collector-secret", *HIDDEN.values()) if secret.encode() in environment
+        }
+        assert found == ({"very-secret", "collector-secret"} if pid in gateways else set())
 
 
 def check_http(service: Service, server: Path, client: Path) -> None:

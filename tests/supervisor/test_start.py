@@ -57,9 +57,12 @@ def test_a_first_start_builds_the_engine_and_says_so_until_it_is_ready(start: St
     assert len(list((tmp_path / "cache" / "artifacts").glob("demo-*"))) == 1
 
 
-def test_sigterm_ends_a_build_that_publishes_nothing(start: Start, tmp_path: Path) -> None:
-    service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo")
+def test_sigterm_ends_a_build_that_publishes_nothing_and_knows_no_keys(start: Start, tmp_path: Path) -> None:
+    secrets = {"NIMBLE_API_KEYS": "very-secret", "NIMBLE_ADMIN_KEY": "boss-secret", "HF_TOKEN": "hub-secret"}
+    service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo", **secrets)
     service.wait_until(lambda: "building" in not_ready(service))
+    environment = Path(f"/proc/{service.children('nimble_coder.cli')[0]}/environ").read_text()
+    assert [secret for secret in secrets.values() if secret in environment] == ["hub-secret"]
     service.process.terminate()
     assert ended(service) == (ExitCode.INTERRUPTED, "[supervisor] interrupted")
     assert list((tmp_path / "cache" / "artifacts").glob("demo-*")) == []
