@@ -4,14 +4,21 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import Any
 
 from nimble_coder.processes.triton import Addresses
 
 LIVE = ("/v1/health/live", "/health/live", "/v2/health/live")
 RETRY_AFTER = "10"
+THREADS = 128
+"""At once on a port: more connections are closed, since the service needs threads to start."""
+SECONDS = 5.0
+"""For a client to send, and then to read why it is refused."""
 
 
 class StartPage:
@@ -50,6 +57,7 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], reason: Callable[[], str]) -> None:
         self.reason = reason
+        self._places = threading.Semaphore(THREADS)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, PageHandler)
 
@@ -57,6 +65,35 @@ class PageServer(ThreadingHTTPServer):
         """Shares the port with the gateways."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        """A thread for each, as long as there are not too many."""
+        if not self._places.acquire(blocking=False):
+            self.close_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the kernel gives none
+            self._places.release()
+            self.close_request(request)
+
+    def process_request_thread(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        """Runs in a thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
+        """Closes behind what is still sent: the kernel resets a connection that is closed with something unread, and
+        its client loses the answer."""
+        assert isinstance(request, socket.socket)  # noqa: S101 - this is TCP
+        deadline = time.monotonic() + SECONDS
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_WR)
+            while request.recv(65536) and time.monotonic() < deadline:
+                pass
+        self.close_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that go away are nobody's fault."""
@@ -66,7 +103,7 @@ class PageHandler(BaseHTTPRequestHandler):
     """One connection, one answer: the next may be the gateway's."""
 
     server: PageServer
-    timeout = 5.0
+    timeout = SECONDS
 
     def answer(self) -> None:
         """Liveness is 200; all else is 503 with the reason."""

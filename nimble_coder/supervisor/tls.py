@@ -3,6 +3,7 @@
 import ssl
 
 from build_engine.exit_codes import ExitCode
+from nimble_coder.gateway.access.certificate import load_pair
 from nimble_coder.settings.model import Settings
 
 
@@ -14,7 +15,7 @@ class TlsError(ValueError):
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
     """The context of the HTTP port, None without TLS; raises `TlsError`."""
-    if not settings.uses_tls or settings.tls_certificate is None:
+    if not settings.uses_tls or settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = [settings.tls_certificate, settings.tls_key, settings.tls_client_ca]
     for file in filter(None, files):
@@ -24,8 +25,10 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
             raise TlsError(f"the TLS file {file} cannot be read: {error.strerror}; mount it, readable for us") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except (ssl.SSLError, OSError) as error:
+        load_pair(context, settings.tls_certificate, settings.tls_key)
+    except ValueError as error:
+        raise TlsError(str(error)) from None
+    except OSError as error:
         raise TlsError(
             f"{settings.tls_certificate} and {settings.tls_key} are no certificate and its key in PEM ({error})"
         ) from None

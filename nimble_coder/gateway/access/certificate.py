@@ -43,3 +43,13 @@ def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
             size, place = int.from_bytes(der[place : place + count], "big"), place + count
         yield tag, der[place : place + size]
         place += size
+
+
+def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Has a context show a certificate; raises `OSError` for files that are no such pair, and `ValueError` for a key
+    that is encrypted: OpenSSL would ask the terminal for its passphrase, and wait."""
+
+    def refuse() -> str:
+        raise ValueError(f"the key in {key} is encrypted: give it without a passphrase (openssl pkey)")
+
+    context.load_cert_chain(certificate, key, refuse)

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from prometheus_client import Gauge
 
-from nimble_coder.gateway.access.certificate import valid_until
+from nimble_coder.gateway.access.certificate import load_pair, valid_until
 from nimble_coder.gateway.access.file_version import version_of
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ class Tls:
         return choose
 
     def _context(self) -> ssl.SSLContext:
-        """What the files hold; raises `OSError` where they do not belong together or are none."""
+        """What the files hold; raises `OSError` and `ValueError` where they do not belong together or are none."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._certificate, self._key)
+        load_pair(context, self._certificate, self._key)
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
@@ -84,7 +84,7 @@ class Tls:
         try:
             self._context()
             configuration = self._configuration()
-        except OSError:
+        except (OSError, ValueError):
             return None  # half of a pair has been written: the old one stays
         self._asked = version
         return configuration
