@@ -8,10 +8,13 @@ import re
 import subprocess
 import time
 from collections import deque
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from nimble_coder.processes import log as process_log
 from nimble_coder.processes.log import Line, ProcessLog
 
 GLOG = 'W1124 19:45:21.003035 17200 memory.cc:273] "no \\"pinned\\" memory"'
@@ -92,3 +95,37 @@ def test_lines_from_before_are_not_mentioned() -> None:
     assert log.mentions("triton", re.compile("memory"))
     assert not log.mentions("triton", re.compile("memory"), behind)
     assert log.mentions("triton", re.compile("another"), behind)
+
+
+def say_much(log: ProcessLog) -> None:
+    for number in range(20_000):
+        log.say("gateway", f"line {number}")
+
+
+def test_a_reader_who_stands_still_keeps_nobody_waiting_and_is_told_what_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal that was stopped, or `less`: what writes waits for this log, and clients wait for what writes."""
+    monkeypatch.setattr(process_log, "PATIENCE_SECONDS", 0.1)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    def there() -> list[str]:
+        found = b""
+        with suppress(BlockingIOError):
+            while part := os.read(reading, 65_536):
+                found += part
+        return found.decode().splitlines()
+
+    with os.fdopen(writing, "w") as stream:
+        log = ProcessLog(stream=stream)
+        saying = Thread(target=say_much, args=(log,), daemon=True)
+        saying.start()
+        saying.join(30)
+        assert not saying.is_alive()
+        assert there()[0] == "[gateway] line 0"
+        log.say("gateway", "last")
+        lost, last = there()
+    os.close(reading)
+    assert re.fullmatch(r"\[log\] \d+ lines are lost: nobody read them", lost)
+    assert last == "[gateway] last"

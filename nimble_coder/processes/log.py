@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -20,6 +21,9 @@ GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ ")
 """How a line of Triton's begins: level, month and day, time."""
 LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 REMEMBERED = 200
+NAME = "log"
+PATIENCE_SECONDS = 1
+"""For who reads the lines, before they are lost."""
 RECENT_SECONDS = 60.0
 """For so long a line is taken for the reason of an end; what is older has done no harm."""
 
@@ -45,6 +49,8 @@ class ProcessLog:
     def __init__(self, as_json: bool = False, stream: TextIO | None = None) -> None:
         self._json, self._stream = as_json, stream or sys.stderr
         self._writing = threading.Lock()
+        self._lost = 0
+        """Lines that could not be written since the last one that could."""
         self._readers: list[threading.Thread] = []
         self.recent: dict[str, deque[Line]] = {}
         """The last lines of each process."""
@@ -60,7 +66,10 @@ class ProcessLog:
 
     def say(self, name: str, text: str, level: str = "info") -> None:
         """A line of this process's own, or of another's."""
-        self._write(json_line(name, level, text) if self._json else f"[{name}] {text}")
+        self._write(self._line(name, text, level))
+
+    def _line(self, name: str, text: str, level: str) -> str:
+        return json_line(name, level, text) if self._json else f"[{name}] {text}"
 
     def close(self, seconds: float = 2.0) -> None:
         """Waits until all that the processes have written is out; they must have ended."""
@@ -87,9 +96,26 @@ class ProcessLog:
                 self.say(name, line, LEVELS[level[1]] if level else "info")
 
     def _write(self, line: str) -> None:
-        """Where nobody reads the stream any more, or its disk is full, the line is lost, and the service goes on."""
+        """Where nobody reads the stream any more, or its disk is full, the line is lost, and the service goes on; also
+        where a terminal was stopped or whoever reads stands still, since processes that write wait for this one."""
         with self._writing, suppress(OSError):
+            if not self._is_taken():
+                self._lost += 1
+                return
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                print(self._line(NAME, f"{lost} lines are lost: nobody read them", "warning"), file=self._stream)
             print(line, file=self._stream, flush=True)
+
+    def _is_taken(self) -> bool:
+        """Whether the stream takes a line. It has a moment for that, until one is lost."""
+        try:
+            output = self._stream.fileno()
+        except (OSError, ValueError):  # in memory, or closed
+            return True
+        poll = select.poll()
+        poll.register(output, select.POLLOUT)
+        return bool(poll.poll(0 if self._lost else 1000 * PATIENCE_SECONDS))
 
 
 Log = Path | ProcessLog | None
