@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nimble_coder.processes.ports import in_url
+
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
 
 
@@ -95,9 +97,12 @@ class GatewayOptions(BaseModel):
     @classmethod
     def _has_keys(cls, value: SecretStr) -> SecretStr:
         """A value of blanks and commas was meant as a key, and would leave the service open."""
-        if value.get_secret_value() and not split(value.get_secret_value()):
+        text = value.get_secret_value()
+        if text and not split(text):
             raise ValueError("a key, or not set at all: it holds none")
-        return value
+        if not all(map(is_sendable, split(text))):
+            raise ValueError("of printable ASCII, as headers are")
+        return SecretStr(text.strip())
 
     @model_validator(mode="after")
     def _pairs(self) -> "GatewayOptions":
@@ -117,15 +122,15 @@ class GatewayOptions(BaseModel):
 
     @property
     def triton_grpc(self) -> str:
-        return f"{self.triton_host}:{self.triton_grpc_port}"
+        return f"{in_url(self.triton_host)}:{self.triton_grpc_port}"
 
     @property
     def triton_http(self) -> str:
-        return f"http://{self.triton_host}:{self.triton_http_port}"
+        return f"http://{in_url(self.triton_host)}:{self.triton_http_port}"
 
     @property
     def triton_metrics(self) -> str:
-        return f"http://{self.triton_host}:{self.triton_metrics_port}/metrics"
+        return f"http://{in_url(self.triton_host)}:{self.triton_metrics_port}/metrics"
 
 
 class GatewaySettings(GatewayOptions, BaseSettings):
@@ -149,3 +154,8 @@ class GatewaySettings(GatewayOptions, BaseSettings):
 def split(text: str) -> list[str]:
     """The parts of a comma-separated list, empty ones left out."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def is_sendable(key: str) -> bool:
+    """Whether a client can send it in a header."""
+    return key.isascii() and key.isprintable()

@@ -140,6 +140,10 @@ def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
         content = yaml.load(file.read_text(encoding="utf-8"), OneOfEach) or {}  # noqa: S506 - it is a safe one
     except OSError as error:
         raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"the settings file {file} is no UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
     except yaml.YAMLError as error:
         raise SettingsError(f"the settings file {file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -155,7 +159,9 @@ def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
     given = dict(_meant(environment))
     for name in Settings.model_fields:
         if found := next((variable for variable in env_names(name) if variable in given), None):
-            yield name, given[found], f"environment {found}"
+            value = given[found]
+            # Secrets end with a line often. Of blanks alone the setting itself says what is wrong.
+            yield name, value.strip() or value, f"environment {found}"
 
 
 def _strangers(environment: Mapping[str, str]) -> Iterator[str]:

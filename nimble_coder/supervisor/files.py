@@ -16,8 +16,8 @@ def check_files(loaded: Loaded) -> None:
             read(file)
         except OSError as error:
             raise loaded.error(name, f"it cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise loaded.error(name, f"it is no UTF-8 text: {error.reason} at byte {error.start}") from None
+        except ValueError as error:
+            raise loaded.error(name, str(error)) from None
 
 
 def check_policy(loaded: Loaded, artifact: Artifact) -> None:

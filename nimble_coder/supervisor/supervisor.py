@@ -14,6 +14,7 @@ from nimble_coder.processes.kernel_limits import Refusals, narrow_limits
 from nimble_coder.processes.log import RECENT_SECONDS, ProcessLog
 from nimble_coder.processes.memory import oom_kills
 from nimble_coder.processes.open_files import take_open_files
+from nimble_coder.processes.ports import in_url
 from nimble_coder.processes.serving import Serving
 from nimble_coder.processes.shared_memory import check_shared_memory
 from nimble_coder.processes.temporary_directory import check_temporary_directory
@@ -124,8 +125,9 @@ class Supervisor:
 def where(settings: Settings) -> str:
     """The ports, for a person."""
     a = settings.listening
-    web = f"{'https' if settings.uses_tls else 'http'}://{a.host}:{a.http_port}"
-    return f"HTTP {web}, gRPC {a.host}:{a.grpc_port}, metrics {a.metrics}"
+    host = in_url(a.host)
+    web = f"{'https' if settings.uses_tls else 'http'}://{host}:{a.http_port}"
+    return f"HTTP {web}, gRPC {host}:{a.grpc_port}, metrics {a.metrics}"
 
 
 def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Serving:

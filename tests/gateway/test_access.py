@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def test_keys_are_asked_for_on_http_and_grpc(artifact: Artifact, gateway: Servin
     assert not any(secret in text for secret in ("first", "second", "boss", "wrong"))
 
 
+def test_an_address_of_ipv6_is_listened_on_and_with_it_ipv4(artifact: Artifact, gateway: Serving, log: Path) -> None:
+    everywhere = replace(Addresses.free(), host="::")
+    with GatewayProcesses(artifact.directory, gateway.triton.addresses, everywhere, log=log) as g:
+        g.wait_ready()
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{everywhere.http_port}/v1/models").status_code == 200
+            with CompletionClient(f"{host}:{everywhere.grpc_port}") as client:
+                assert client.complete("import os\nimport ", 2)
+
+
 def test_administrative_calls_need_the_admin_key_even_in_an_open_service(gateway: Serving, http: httpx.Client) -> None:
     for path in (
         "/v2/repository/index",
@@ -115,7 +126,9 @@ def test_keys_in_a_file_are_rotated_without_a_restart(tmp_path: Path) -> None:
     keys.check("Bearer three")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\0n\0e\0w", b"new\x80\n", bytes(range(128, 256))])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\0n\0e\0w", b"new\x80\n", "schlüssel\nnew".encode(), bytes(range(128, 256))]
+)
 def test_a_key_file_rotated_to_bytes_that_are_no_text_leaves_the_old_keys(tmp_path: Path, content: bytes) -> None:
     failures: list[int] = []
     file = tmp_path / "keys"

@@ -155,6 +155,12 @@ def test_kubernetes_service_links_and_empty_variables_are_no_settings() -> None:
         ({"NIMBLE_TRITON_GRPC_PORT": "8002"}, "NIMBLE_METRICS_PORT and NIMBLE_TRITON_GRPC_PORT are both 8002"),
         ({"NIMBLE_API_KEYS": " , "}, r"NIMBLE_API_KEYS is not usable .*: it should be a key, or not set at all"),
         ({"NIMBLE_ADMIN_KEY": " "}, r"NIMBLE_ADMIN_KEY is not usable .*: it should be a key, or not set at all"),
+        ({"NIMBLE_API_KEYS": "one, schlüssel"}, r"NIMBLE_API_KEYS is not usable .*: it should be of printable ASCII"),
+        ({"NIMBLE_API_KEYS": "one\ntwo"}, r"NIMBLE_API_KEYS is not usable .*: it should be of printable ASCII"),
+        (
+            {"NIMBLE_ADMIN_KEY": "b\N{ZERO WIDTH SPACE}oss"},
+            r"NIMBLE_ADMIN_KEY is not usable .*: it should be of printable",
+        ),
         ({"NIMBLE_CONFIG": "/nowhere"}, "settings file /nowhere cannot be read"),
     ],
 )
@@ -177,6 +183,20 @@ def test_a_mistake_in_the_file_is_told(text: str, complaint: str, tmp_path: Path
     (tmp_path / "f").write_text(text)
     with pytest.raises(SettingsError, match=complaint):
         load({}, {}, tmp_path / "f")
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"# f\xfcr alle\nworkers: 2")
+    with pytest.raises(SettingsError, match=r"is no UTF-8 text: .* at byte 3"):
+        load({}, {}, tmp_path / "f")
+
+
+def test_blanks_around_a_variable_are_not_meant() -> None:
+    """A secret that was made with `echo` ends with a line."""
+    environment = {"NIMBLE_ADMIN_KEY": "boss\n", "NIMBLE_HOST": " ::1 ", "NIM_LOG_LEVEL": "INFO\r\n"}
+    settings = load({}, {**environment, "NIMBLE_POLICY": "/policy\n"}).settings
+    assert (settings.admin_key.get_secret_value(), settings.host, settings.log_level) == ("boss", "::1", "info")
+    assert settings.policy == Path("/policy")
 
 
 def test_a_mapping_may_be_merged_into_another(tmp_path: Path) -> None:

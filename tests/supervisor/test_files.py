@@ -13,6 +13,7 @@ from tests.supervisor.conftest import Start
     [
         ("NIMBLE_API_KEYS_FILE", None, "cannot be read"),
         ("NIMBLE_API_KEYS_FILE", b"\xff\xfek\0", "no UTF-8 text"),
+        ("NIMBLE_API_KEYS_FILE", b"one\nschl\xc3\xbcssel", "the key in line 2 has characters that no header holds"),
         ("NIMBLE_POLICY", None, "cannot be read"),
         ("NIMBLE_POLICY", b"\xff", "cannot be used"),
         ("NIMBLE_POLICY", b"levels: [{load: 1, lookahead: [99, 99, 99]}]", "cannot be used"),

@@ -3,13 +3,18 @@
 import hashlib
 import hmac
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from nimble_coder.gateway.access.file_version import version_of
 from nimble_coder.gateway.errors import ApiError
+from nimble_coder.gateway.settings import is_sendable
 
 logger = logging.getLogger(__name__)
+
+COMMENT = re.compile(r"(?:^|\s)#")
+"""Not within a key."""
 
 
 class ApiKeys:
@@ -36,8 +41,8 @@ class ApiKeys:
         if file is not None:
             try:
                 self._version, self._from_file = version_of(file), read_keys(file)
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error.reason
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
                 raise ValueError(f"NIMBLE_API_KEYS_FILE {file} cannot be read: {reason}") from None
             if not (self._fixed or self._from_file):
                 logger.warning("NIMBLE_API_KEYS_FILE %s holds no key: nobody has access until it does", file)
@@ -83,17 +88,26 @@ class ApiKeys:
         self._version = version
         try:
             self._from_file = read_keys(file)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             # Kubernetes swaps mounted secrets in two steps, and a file may be written while we look.
-            reason = error.strerror if isinstance(error, OSError) else error.reason
+            reason = error.strerror if isinstance(error, OSError) else error
             logger.warning("%s cannot be read (%s); the keys read before stay valid", file, reason)
             self._on_unreadable()
 
 
 def read_keys(file: Path) -> list[bytes]:
-    """The digests of a file's keys; raises `OSError` and `UnicodeDecodeError`."""
-    lines = (line.split("#", 1)[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return [digest(line) for line in lines if line]
+    """The digests of a file's keys; raises `OSError`, and `ValueError` for what holds no keys, which says where."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 text: {error.reason} at byte {error.start}") from None
+    keys = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if key := COMMENT.split(line, 1)[0].strip():
+            if not is_sendable(key):
+                raise ValueError(f"the key in line {number} has characters that no header holds: choose one of ASCII")
+            keys.append(digest(key))
+    return keys
 
 
 def presented(authorization: str | None, x_api_key: str | None) -> str | None:
