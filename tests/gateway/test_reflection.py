@@ -10,7 +10,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import Artifact
-from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.kserve.reflection import METHODS, SERVICES, Reflection, described
 from nimble_coder.processes.gateway import GatewayProcesses
 from nimble_coder.processes.serving import Serving
@@ -61,7 +60,7 @@ def test_every_service_that_is_listed_is_described(gateway: Serving, service: st
 
 
 def test_files_symbols_and_extensions_are_found_by_name() -> None:
-    reflection = Reflection(ApiKeys([], None, ""))
+    reflection = Reflection()
 
     def answer(**question: Any) -> Any:
         return RESPONSE.FromString(reflection.answer(REQUEST(**question).SerializeToString()))

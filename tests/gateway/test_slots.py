@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from pydantic import SecretStr
 from tritonclient.grpc import service_pb2
 
 from build_engine.artifact import Artifact
@@ -62,13 +63,14 @@ class Triton:
         """It is no more."""
 
 
-def service_of(artifact: Artifact) -> tuple[Service, int]:
+def service_of(artifact: Artifact, keys: str = "") -> tuple[Service, int]:
     """A service, and its gRPC port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = artifact.directory
-    return Service(GatewaySettings(artifact=place, triton_grpc_port=1, triton_http_port=1, grpc_port=port)), port
+    ports = {"triton_grpc_port": 1, "triton_http_port": 1, "grpc_port": port}
+    return Service(GatewaySettings(artifact=place, api_keys=SecretStr(keys), **ports)), port
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -193,6 +195,36 @@ def test_a_call_whose_client_leaves_is_not_cancelled_and_keeps_its_place_until_i
             while triton.ended < 2 or service.admission.own:
                 await asyncio.sleep(0.01)
         assert service.metrics.cancelled._value.get() == 1
+        await server.stop(0)
+        await proxy.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("method", [STREAM, *METHODS])
+def test_one_key_leaves_calls_to_others(artifact: Artifact, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Streams on which nothing is asked cost it nothing, and never end."""
+    monkeypatch.setattr(slots, "CALLS", 4)
+    service, port = service_of(artifact, "one, another")
+
+    async def run() -> None:
+        proxy = KServeProxy(service)
+        await proxy._triton.close()
+        proxy._triton = Triton()
+        server = await proxy.start()
+        one, another = ((("authorization", f"Bearer {key}"),) for key in ("one", "another"))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(60):
+            idle = [channel.stream_stream(method)(metadata=one) for _ in range(3)]
+            while proxy._slots.taken < len(idle):
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError, match="3 calls of yours are running") as refused:
+                await channel.stream_stream(method)(metadata=one).read()
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await channel.unary_unary(METADATA)(b"", metadata=another)
+            assert idle.pop().cancel()
+            while proxy._slots.taken > len(idle):
+                await asyncio.sleep(0.01)
+            assert await channel.unary_unary(METADATA)(b"", metadata=one)
         await server.stop(0)
         await proxy.close()
 

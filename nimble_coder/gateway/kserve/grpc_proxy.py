@@ -76,7 +76,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._triton = grpc_channel(service.settings)
         self._calls = Calls(service)
         self._single = UnaryInference(service, self._guard, self._calls)
-        self._reflection = Reflection(service.keys)
+        self._reflection = Reflection()
         self._relays: set[Relay] = set()
         self._slots = Slots()
         self._reading, self._probing = asyncio.Semaphore(READERS), asyncio.Semaphore(PROBING_READERS)
@@ -137,14 +137,16 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         return bounded
 
     def _check_caller(self, name: str, context: Context) -> str:
-        """The caller's name for the rate limit; raises `ApiError` for one who may not do this."""
+        """The caller's name for the limits; raises `ApiError` for one who may not do this, or has too many calls."""
         if name in PROBES:
             return ""
         metadata = metadata_of(context)
         authorization, x_api_key = metadata.get("authorization"), metadata.get("x-api-key")
         client = self._service.keys.check(authorization, x_api_key) or str(context.peer()).rsplit(":", 1)[0]
-        if name not in (INFER, STREAM, *READING):
+        if name not in (INFER, STREAM, REFLECTION, *READING):
             self._service.keys.check_admin(authorization, x_api_key)
+        if self._service.keys.are_several:
+            self._slots.belong(context, client)
         return client
 
     def _unary(self, name: str, method: str) -> Handle:
@@ -248,6 +250,7 @@ class KServeProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _reflect(self, messages: AsyncIterator[bytes], context: Context) -> None:
         started = time.time_ns()
         try:
+            self._check_caller(REFLECTION, context)
             await self._reflection.answer_all(messages, context)
         except ApiError as error:
             await self._refuse(REFLECTION, context, error, started)

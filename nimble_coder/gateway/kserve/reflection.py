@@ -11,7 +11,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from nimble_coder.gateway.access.keys import ApiKeys
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.kserve.slots import write
 
@@ -123,10 +122,9 @@ def described() -> descriptor_pool.DescriptorPool:
 
 
 class Reflection:
-    """The reflection service, for those who may call the others."""
+    """The reflection service; the caller has checked who asks."""
 
-    def __init__(self, keys: ApiKeys) -> None:
-        self._keys = keys
+    def __init__(self) -> None:
         self._pool = described()
         package = "grpc.reflection.v1"
         self._request, self._response = (
@@ -136,8 +134,6 @@ class Reflection:
 
     async def answer_all(self, messages: AsyncIterator[bytes], context: Any) -> None:
         """Answers a call, raw bytes on both sides; raises `ApiError`."""
-        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        self._keys.check(metadata.get("authorization"), metadata.get("x-api-key"))
         async for message in messages:
             await write(context, self.answer(message))
 

@@ -12,6 +12,8 @@ from nimble_coder.gateway.exchange import UNREAD_SECONDS
 
 CALLS = 1024
 """At once in one process; more are told to come back."""
+KEPT = 4
+"""One in so many is for other clients than the one who has most, where there are several keys."""
 WITH_UNREAD = 8 * CALLS
 """With those that do not count any more, which gRPC (1.85) keeps until their clients read or go: it sends the end of a
 call behind what was written before."""
@@ -62,7 +64,8 @@ class Slots:
     """One for each call that counts."""
 
     def __init__(self) -> None:
-        self._calls = set[Context]()
+        self._calls = dict[Context, str]()
+        """Each with its client, once that is known."""
 
     @property
     def taken(self) -> int:
@@ -73,21 +76,29 @@ class Slots:
         """Whether there is none for another call."""
         return self.taken >= CALLS
 
+    def belong(self, context: Context, client: str) -> None:
+        """Says whose a call is; raises `ApiError` for a client who would leave none to others."""
+        most = CALLS - max(CALLS // KEPT, 1)
+        if (count := [*self._calls.values()].count(client)) >= most:
+            raise ApiError(429, f"{count} calls of yours are running: end some of them", "too_many_requests")
+        if context in self._calls:
+            self._calls[context] = client
+
     @contextmanager
     def one(self, context: Context) -> Iterator[None]:
         """The call has a slot while the block runs."""
-        self._calls.add(context)
+        self._calls[context] = ""
         try:
             yield
         finally:
-            self._calls.discard(context)
+            self._calls.pop(context, None)
 
     @contextmanager
     def writing(self, context: Context) -> Iterator[None]:
         """The call gives its slot back where the block, which writes its answer, takes too long, or waits for one that
         did; the block goes on."""
         seconds = 0 if context.is_writing else UNREAD_SECONDS
-        timer = asyncio.get_running_loop().call_later(seconds, self._calls.discard, context)
+        timer = asyncio.get_running_loop().call_later(seconds, self._calls.pop, context, None)
         try:
             yield
         finally:
