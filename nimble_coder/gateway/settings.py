@@ -65,7 +65,7 @@ class GatewayOptions(BaseModel):
     cors_origins: str = ""
     """Origins that a browser may call from, comma-separated, `*` for any. None by default."""
 
-    max_body_bytes: int = Field(default=8 << 20, ge=1024)
+    max_body_bytes: int = Field(default=8 << 20, ge=1024, le=(1 << 31) - 1)
     """Larger requests get 413."""
     max_concurrent_requests: int = Field(default=0, ge=0)
     """Generations in flight or queued; 0: the engine's batch and queue. One of several keys gets three quarters."""

@@ -144,6 +144,8 @@ def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
         raise SettingsError(
             f"the settings file {file} is no UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
+    except RecursionError:
+        raise SettingsError(f"the settings file {file} is nested too deeply") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"the settings file {file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

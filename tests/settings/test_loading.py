@@ -161,6 +161,7 @@ def test_kubernetes_service_links_and_empty_variables_are_no_settings() -> None:
             {"NIMBLE_ADMIN_KEY": "b\N{ZERO WIDTH SPACE}oss"},
             r"NIMBLE_ADMIN_KEY is not usable .*: it should be of printable",
         ),
+        ({"NIMBLE_MAX_BODY_BYTES": "3000000000"}, "less than or equal to 2147483647"),  # gRPC holds no more
         ({"NIMBLE_CONFIG": "/nowhere"}, "settings file /nowhere cannot be read"),
     ],
 )
@@ -175,6 +176,7 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(environment: dict
         ("http_prt: 1", "unknown setting 'http_prt': did you mean http_port?"),
         ("- a", "holds a list"),
         ("a: [", "is no YAML"),
+        ("a: " + 3000 * "[" + 3000 * "]", "is nested too deeply"),
         ("workers: 1\nworkers: 2", "is no YAML: 'workers' stands there twice"),
         ("workers: many", r"NIMBLE_WORKERS is 'many' \(file .*\): it should be a valid integer"),
     ],
