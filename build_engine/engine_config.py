@@ -94,7 +94,7 @@ class EngineConfig:
             return cls._from_json(content)
         except OSError as error:
             raise EngineConfigError(f"no engine at {engine_dir}: {error.strerror}; run build-engine") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, EngineConfigError):
                 raise
             raise EngineConfigError(f"{path} is damaged ({error!r}); build the engine again") from None

@@ -1,17 +1,23 @@
 """What is in a cache: artefacts, checkpoints and leftovers, and how to make room."""
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine.artifact import Artifact
 from build_engine.cache import Cache, is_locked
 from build_engine.engine_config import TORCH_ENGINES
-from build_engine.manifest import Manifest, ManifestError, OtherVersionError
+from build_engine.manifest import NAME, Manifest, ManifestError, OtherVersionError
 from build_engine.profiles import Profile
 from build_engine.snapshot import PARTIAL, abandoned
 from build_engine.versions import installed_tensorrt_llm
+
+PUBLISHED, DRAFT = re.compile(r"[^.].*-[0-9a-f]{16}"), re.compile(r"\..*\.(building|replaced)")
+"""Names that a build gives. Others are somebody's own: a directory that is no cache may have `artifacts`."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Entry:
     state: str
     """`ok`, or what is wrong."""
     is_foreign: bool = False
-    """An artefact of another version, which cannot be judged."""
+    """An artefact of another version, which cannot be judged, or what no build has put there."""
     built_at: str = ""
     profile: str = ""
     verification: str = ""
@@ -43,7 +49,7 @@ def inventory(cache: Cache, read_everything: bool = False) -> list[Entry]:
 def _artifacts(cache: Cache, read_everything: bool) -> Iterator[Entry]:
     for path in cache.artifacts.glob("*"):
         if path.name.startswith("."):
-            if path.is_dir():
+            if DRAFT.fullmatch(path.name) and path.is_dir():
                 yield Entry(path, "leftover", size_of(path), "of a build that did not finish")
             continue
         try:
@@ -53,7 +59,9 @@ def _artifacts(cache: Cache, read_everything: bool) -> Iterator[Entry]:
             else:
                 manifest.check_sizes(path)
         except ManifestError as error:
-            yield Entry(path, "artifact", size_of(path), str(error), isinstance(error, OtherVersionError))
+            is_ours = PUBLISHED.fullmatch(path.name) or (path / NAME).is_file()
+            is_foreign = isinstance(error, OtherVersionError) or not is_ours
+            yield Entry(path, "artifact", size_of(path), str(error), is_foreign)
             continue
         status = str((manifest.verification or {}).get("status", "unknown"))
         yield Entry(path, "artifact", size_of(path), "ok", False, manifest.built_at, manifest.profile.name, status)
@@ -62,11 +70,11 @@ def _artifacts(cache: Cache, read_everything: bool) -> Iterator[Entry]:
 def _checkpoints(cache: Cache) -> Iterator[Entry]:
     for path in cache.hub.glob("models--*/snapshots/*"):
         repo = path.parents[1].name.removeprefix("models--").replace("--", "/")
-        kind = "leftover" if path.name.startswith(".") else "checkpoint"
+        kind = "leftover" if DRAFT.fullmatch(path.name) else "checkpoint"
         yield Entry(path, kind, size_of(path), "ok", profile=repo)
     for blobs in cache.hub.glob("models--*/blobs"):
         for path in (*blobs.glob(f"*{PARTIAL}"), *abandoned(blobs)):
-            yield Entry(path, "leftover", path.stat().st_size, "of a download that did not finish")
+            yield Entry(path, "leftover", size_of(path), "of a download that did not finish")
 
 
 def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
@@ -89,35 +97,45 @@ def newest_artifact(cache: Cache, profile: Profile) -> Artifact | None:
     return max(found, key=lambda artifact: artifact.manifest.built_at, default=None)
 
 
-def size_of(*directories: Path) -> int:
-    """Bytes of all files, those behind links included; a file that is in several directories counts once."""
-    everything = (path for place in directories for path in ((place,) if place.is_file() else place.rglob("*")))
-    files = (path.stat() for path in everything if path.is_file())
-    return sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())
+def size_of(*places: Path) -> int:
+    """Bytes of all files, those behind links included; a file that is in several places counts once.
+
+    What a builder or a download renames or removes meanwhile counts or does not.
+    """
+    found = dict[tuple[int, int], int]()
+    for place in places:
+        below = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+        for path in (place, *below) if not place.is_dir() else below:
+            with suppress(OSError):
+                file = path.stat()
+                found[file.st_dev, file.st_ino] = file.st_size
+    return sum(found.values())
 
 
 def prunable(cache: Cache, superseded: bool) -> list[Entry]:
-    """Leftovers that no builder works on, damaged artefacts, and with `superseded` all but the newest of a profile."""
+    """Leftovers and damaged artefacts that no builder works on, and with `superseded` all but the newest of a
+    profile."""
     entries = inventory(cache)
     whole = [entry for entry in entries if entry.kind == "artifact" and entry.state == "ok"]
     newest = {entry.profile: entry.path for entry in sorted(whole, key=lambda entry: entry.built_at)}
     old = [entry for entry in whole if superseded and newest[entry.profile] != entry.path]
-    idle = [entry for entry in entries if entry.kind == "leftover" and not in_use(cache, entry.path)]
-    return [*idle, *(entry for entry in entries if entry.is_damaged), *old]
+    broken = [entry for entry in entries if entry.kind == "leftover" or entry.is_damaged]
+    return [*(entry for entry in broken if not in_use(cache, entry)), *old]
 
 
-def in_use(cache: Cache, leftover: Path) -> bool:
-    """True while somebody holds the lock of what the draft will become."""
-    name = leftover.name.removeprefix(".").rpartition(".")[0]
-    if leftover.suffix == PARTIAL:
-        name = leftover.parents[1].name
+def in_use(cache: Cache, entry: Entry) -> bool:
+    """True while somebody holds the lock of the artefact, or of what the draft will become."""
+    path = entry.path
+    name = path.name.removeprefix(".").rpartition(".")[0] if entry.kind == "leftover" else path.name
+    if path.suffix == PARTIAL:
+        name = path.parents[1].name
     return is_locked(cache.artifacts / f".{name}.lock")
 
 
 def remove(cache: Cache, entry: Entry) -> None:
-    """Deletes an entry; raises `CacheError` where the cache is read-only."""
+    """Deletes an entry, of a link the link alone; raises `CacheError` where the cache is read-only."""
     with cache.writing():
-        if entry.path.is_dir():
+        if entry.path.is_dir() and not entry.path.is_symlink():
             shutil.rmtree(entry.path)
         else:
             entry.path.unlink(missing_ok=True)

@@ -4,7 +4,9 @@ Only a finished artefact has one, so a directory without it is never served.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +79,26 @@ class Manifest:
                 if unknown := given.keys() - {each.name for each in fields(known)}:
                     raise OtherVersionError(f"{path} has {min(unknown)}, which this version does not know: build again")
             content["files"] = [FileRecord(**record) for record in content["files"]]
-            profile = content["profile"]
-            content["profile"] = Profile(**{**profile, "lookahead": LookaheadConfig(**profile["lookahead"])})
-            return cls(**content)
+            content["profile"] = _profile(path, content["profile"])
+            manifest = cls(**content)
+            manifest._check_kinds()
+            return manifest
         except OSError as error:
             raise ManifestError(f"{artifact} {what_it_is(artifact, error)}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, ManifestError):
                 raise
             raise ManifestError(f"{path} is damaged ({error!r}); build the artefact again") from None
+
+    def _check_kinds(self) -> None:
+        """Raises `TypeError` or `ValueError` for a value that is none of its field's; a profile checks its own."""
+        texts = [self.key, self.engine_key, self.engine_version, self.built_by, self.built_at]
+        texts += [text for record in self.files for text in (record.path, record.sha256)]
+        tables = [self.source, self.machine, {} if self.verification is None else self.verification]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(table, dict) for table in tables):
+            raise TypeError("a value of another type than its field's")
+        if datetime.fromisoformat(self.built_at).tzinfo is None:
+            raise ValueError("built_at without a time zone")
 
     def write(self, artifact: Path) -> None:
         """Writes the manifest into the artefact's directory."""
@@ -108,9 +121,19 @@ class Manifest:
                 raise ManifestError(f"{artifact / record.path} changed after it was built; build the artefact again")
 
 
+def _profile(path: Path, content: dict[str, Any]) -> Profile:
+    """What the artefact was built from; raises `OtherVersionError` for one that this version cannot have."""
+    try:
+        return Profile(**{**content, "lookahead": LookaheadConfig(**content["lookahead"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise OtherVersionError(
+            f"{path} has a profile that this version does not know ({error}): build again"
+        ) from None
+
+
 def what_it_is(place: Path, error: OSError) -> str:
     """Of a path whose manifest cannot be read: why not, and what to do."""
-    if not place.exists():
+    if not os.path.exists(place):  # noqa: PTH110 - it makes no error of a name too long for any file
         return "does not exist; give the directory that build-engine printed"
     if place.suffix == ".gguf" or (place / "config.json").is_file():
         return f"is a checkpoint and no artefact; `nimble-coder build-engine --model {place}` makes one of it"
