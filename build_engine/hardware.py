@@ -137,4 +137,4 @@ def _gpu(row: list[str]) -> Gpu:
 
 def _number(text: str) -> int:
     """MiB; unified-memory boards report `[N/A]`."""
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0

@@ -25,7 +25,11 @@ class Snapshot:
     def named(cls, cache: Cache, repo: str, revision: str) -> "Snapshot":
         """The commit that a branch or tag stood for when it was last asked for; a commit is its own name."""
         ref = cls(cache, repo, revision).ref(revision)
-        return cls(cache, repo, (ref.read_text(encoding="utf-8").strip() if ref.is_file() else "") or revision)
+        try:
+            commit = ref.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):  # absent or damaged, or no name of a file: the hub is asked
+            commit = ""
+        return cls(cache, repo, commit or revision)
 
     @property
     def directory(self) -> Path:
@@ -47,8 +51,9 @@ class Snapshot:
         return self.storage / "refs" / revision
 
     def name(self, revision: str) -> None:
-        """Lets a machine without a network find the commit by a branch's or tag's name."""
-        if revision != self.commit:
+        """Lets a machine without a network find the commit by a branch's or tag's name; a cache that has it already may
+        be read-only."""
+        if self.named(self.cache, self.repo, revision).commit != self.commit:
             with self.cache.writing():
                 self.ref(revision).parent.mkdir(parents=True, exist_ok=True)
                 self.ref(revision).write_text(self.commit, encoding="utf-8")
@@ -64,9 +69,11 @@ class Snapshot:
     def note_verified(self, hashes: Mapping[str, str | None]) -> dict[str, str]:
         """Notes files as verified, so that nobody reads 60 GB again to know it; a SHA-256 not given is computed.
 
-        Returns `verified()`.
+        Returns `verified()`. Nothing is written where all is noted already: the cache may be read-only.
         """
         known = self.verified()
+        if known.keys() >= hashes.keys():
+            return known
         for name, given in hashes.items():
             known[name] = known.get(name) or given or sha256(self.directory / name)
         record = {name: {"sha256": found, "state": self._state(name)} for name, found in known.items()}

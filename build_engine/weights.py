@@ -7,6 +7,7 @@ They are kept in the layout of huggingface_hub, which also brings its environmen
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ WANTED = (
     "chat_template.jinja",
     "LICENSE*",
 )
+HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+"""Of a commit or a content: directories and files of the cache are called so."""
 ATTEMPTS = 6
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds between attempts, also where the hub asks for more."""
@@ -194,6 +197,14 @@ def git_sha1(path: Path) -> str:
 def _describe(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
+        files = [
+            RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else None)
+            for s in info.siblings or []
+            if "/" not in s.rfilename and any(fnmatch(s.rfilename, pattern) for pattern in WANTED)
+        ]
+        hashes = [str(info.sha), *(file.sha256 for file in files if file.sha256)]
+        if odd := next((each for each in hashes if not HASH.fullmatch(each)), None):
+            raise ValueError(f"{odd!r} is no hash")
     except ImportError as error:  # of what a SOCKS proxy needs
         raise WeightsError(f"the proxy that {' or '.join(_proxies())} names cannot be used: {error}") from None
     except (ValueError, KeyError, TypeError) as error:  # a login page of the network, say, with status 200
@@ -201,21 +212,17 @@ def _describe(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
             f"{constants.ENDPOINT} does not answer as a hub does ({error!r:.80}): check HF_ENDPOINT, and what the "
             f"network puts before it"
         ) from None
-    files = [
-        RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else None)
-        for s in info.siblings or []
-        if any(fnmatch(s.rfilename, pattern) for pattern in WANTED)
-    ]
     names = {file.name for file in files}
     if not names & {"model.safetensors", "model.safetensors.index.json"} or "config.json" not in names:
         raise WeightsError(f"{repo} at {revision} holds no safetensors checkpoint: choose another repository")
-    return str(info.sha), files
+    return hashes[0], files
 
 
 def _download_intact(snapshot: Snapshot, files: list[RemoteFile], progress: Progress) -> None:
     """Downloads what is not there, and once more what arrived with other content; raises `WeightsError` then."""
     for last in (False, True):
-        _persist(lambda: _download(snapshot, files, progress), snapshot.repo, snapshot.commit, progress)
+        if not all(file.has_size(snapshot.directory / file.name) for file in files):
+            _persist(lambda: _download(snapshot, files, progress), snapshot.repo, snapshot.commit, progress)
         unknown = [file for file in files if file.name not in snapshot.verified()]
         damaged = [file for file in unknown if not file.matches(snapshot.directory / file.name)]
         if not damaged:
@@ -303,7 +310,7 @@ def _proxies() -> list[str]:
 def _retry_after(error: Exception) -> float:
     response = getattr(error, "response", None)
     value = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(value) if value.isdigit() else 0.0
+    return float(value) if value.isdecimal() else 0.0
 
 
 def _brief(error: Exception) -> str:

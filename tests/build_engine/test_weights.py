@@ -20,7 +20,7 @@ from build_engine.cache import Cache, CacheError
 from build_engine.checkpoint import Checkpoint, CheckpointError, sha256
 from build_engine.inventory import inventory
 from build_engine.weights import WANTED, fetch_weights, import_weights
-from tests.build_engine.conftest import fill
+from tests.build_engine.conftest import fill, make_read_only
 from tests.standin.hub import COMMIT, Fault, Hub
 from tests.standin.machine import Machine
 
@@ -206,7 +206,7 @@ def test_an_answer_that_will_not_change_ends_at_once(hub: Hub, machine: Machine,
 
 
 def test_an_empty_revision_is_named(hub: Hub, machine: Machine) -> None:
-    answer = download(machine, "--revision", "")
+    answer = download(machine, "--revision", " ")
     assert answer.returncode == 4
     assert "the revision of " in answer.stderr
     assert "is empty" in answer.stderr
@@ -384,3 +384,35 @@ def test_shards_are_wanted_and_other_formats_are_not() -> None:
     unwanted = ["model.onnx", "pytorch_model.bin", "consolidated.safetensors", "merges.txt"]
     assert all(any(fnmatch(name, pattern) for pattern in WANTED) for name in wanted)
     assert not any(fnmatch(name, pattern) for name in unwanted for pattern in WANTED)
+
+
+def test_a_filled_cache_may_be_read_only_where_the_hub_answers(hub: Hub, machine: Machine, small_disk: Path) -> None:
+    first = download(machine, "--cache", str(small_disk / "cache"))
+    make_read_only(small_disk)
+    again = download(machine, "--cache", str(small_disk / "cache"))
+    assert snapshot(again) == snapshot(first)
+
+
+@pytest.mark.parametrize("sha256", ["../../../../escape", "/escape", "x" * 64])
+def test_a_hub_that_names_what_lies_elsewhere_is_not_believed(
+    hub: Hub, machine: Machine, monkeypatch: pytest.MonkeyPatch, sha256: str
+) -> None:
+    entry = Hub.entry
+    monkeypatch.setattr(Hub, "entry", lambda self, name: {**entry(self, name), "sha256": sha256})
+    answer = download(machine)
+    assert answer.returncode == 4
+    assert "does not answer as a hub does" in answer.stderr
+    assert not [*machine.home.rglob("*escape*")]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "\xb2", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_hub_may_ask_to_wait_in_any_words(hub: Hub, machine: Machine, value: str) -> None:
+    hub.faults.append(Fault("GET /api/models", "status", status=429, headers={"Retry-After": value}))
+    snapshot(quick(machine))
+
+
+@pytest.mark.parametrize("revision", ["v" * 300, "..", "../../../../etc/passwd"])
+def test_a_revision_that_is_no_files_name_is_asked_of_the_hub(hub: Hub, machine: Machine, revision: str) -> None:
+    answer = download(machine, "--revision", revision)
+    assert answer.returncode == 4
+    assert "Traceback" not in answer.stderr
