@@ -11,7 +11,7 @@ from pathlib import Path
 
 from build_engine.address import content_address, engine_address
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
-from build_engine.cache import Cache
+from build_engine.cache import Cache, copy_files
 from build_engine.checkpoint import Checkpoint, ModelShape, sha256
 from build_engine.engine_config import EngineConfig
 from build_engine.engines import tensorrt
@@ -139,7 +139,7 @@ def check_memory(profile: Profile, what: str, needed: int, instead: str) -> None
 
 def finished(place: Path, progress: Progress) -> Artifact | None:
     """The artefact at `place` where it is whole; a damaged one is reported and built anew."""
-    if not place.is_dir():
+    if not os.path.isdir(place):  # noqa: PTH112 - of a name too long for a file the lock tells
         return None
     try:
         artifact = Artifact.open(place)
@@ -169,7 +169,7 @@ class Job:
         if donor := self.donor():
             self.progress(f"taking the engine of {donor.directory}")
             for part in self.engines:  # links: an engine may have tens of gigabytes
-                shutil.copytree(donor.directory / part, self.draft / part, copy_function=link)
+                copy_files(donor.directory / part, self.draft / part, link)
         else:
             self.make_engine()
         (self.draft / TOKENIZER).mkdir()

@@ -13,6 +13,13 @@ from rich.filesize import decimal
 
 from build_engine.exit_codes import ExitCode
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a file system says that is full, or that a user has used up his part of."""
+
+
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+"""What it says of a place that cannot be written."""
+
 
 class CacheError(RuntimeError):
     """The cache cannot be used; says why and what to do."""
@@ -36,13 +43,16 @@ class Cache:
     """`ROOT/artifacts/NAME-KEY/`, one directory an artefact, `KEY` being the first 16 digits of its content address."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        try:
+            self.root = root.expanduser().absolute()
+        except RuntimeError:  # of `~` where nobody has a home
+            raise NoCacheError(f"{root} is in the home of nobody here: name the cache by its whole path") from None
 
     @classmethod
     def existing(cls, root: Path) -> "Cache":
         """One that is there already; raises `NoCacheError`."""
         cache = cls(root)
-        if not cache.root.is_dir():
+        if not os.path.isdir(cache.root):  # noqa: PTH112 - it makes no error of a name too long for any file
             raise NoCacheError(f"there is no cache {cache.root}: build-engine makes one, or name another with --cache")
         return cache
 
@@ -109,12 +119,12 @@ class Cache:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise CacheError(
                     f"the file system of the cache {self.root} is full: make room (nimble-coder cache prune), or "
                     f"choose another place with --cache"
                 ) from None
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            if error.errno in REFUSED:
                 raise CacheReadOnlyError(
                     f"the cache {self.root} cannot be written: {error.strerror}; choose another place with --cache"
                 ) from None
@@ -140,6 +150,16 @@ class Cache:
         finally:
             for leftover in (draft, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def copy_files(source: Path, target: Path, copy: Callable[[str, str], object] = shutil.copy2) -> None:
+    """Copies a directory and all below; raises an `OSError` as it is, where `shutil.copytree` makes a text of it."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            copy_files(path, target / path.name, copy)
+        else:
+            copy(str(path), str(target / path.name))
 
 
 def try_writing(directory: Path) -> None:

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     CHECKPOINT = 4, "the checkpoint, or getting it"
     BUILD = 5, "the engine's build"
     VERIFICATION = 6, "the verification of a new engine"
-    DISK_FULL = 7, "the cache's file system is full"
+    DISK_FULL = 7, "the file system of the cache, or of a model store, is full"
     ARTIFACT = 8, "an artefact: no manifest, a damaged one, or files that do not fit it"
     READ_ONLY = 9, "the cache cannot be written"
     NO_ENGINE = 10, "there is no engine, and NIMBLE_BUILD_ON_START forbids building one"

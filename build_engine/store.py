@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from build_engine.artifact import ENGINE, PLAIN_ENGINE, REPOSITORY, TOKENIZER, Artifact
-from build_engine.cache import try_writing
+from build_engine.cache import FULL, copy_files, try_writing
 from build_engine.exit_codes import ExitCode
 from build_engine.manifest import record_files
 from build_engine.profiles import Profile, ProfileError
@@ -17,6 +17,12 @@ class StoreError(ValueError):
     """A directory that no store can be written to; says why."""
 
     exit_code = ExitCode.ASKED
+
+
+class StoreFullError(StoreError):
+    """A store that its file system has no room for."""
+
+    exit_code = ExitCode.DISK_FULL
 
 
 def create_store(
@@ -30,13 +36,13 @@ def create_store(
     """
     target = target.absolute()
     check_store(artifact.manifest.profile, target, mounted_at, gpus_per_node)
-    home, draft = mounted_at or target, target.with_name(f".{target.name}.building")
+    home, draft = mounted_at or target, draft_of(target)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         parts = [part for part in (ENGINE, PLAIN_ENGINE, TOKENIZER) if (artifact.directory / part).is_dir()]
         for part in parts:
-            shutil.copytree(artifact.directory / part, draft / part)
+            copy_files(artifact.directory / part, draft / part)
             if gpus_per_node is not None and part != TOKENIZER:
                 spread(draft / part / "config.json", gpus_per_node)
         profile = artifact.manifest.profile
@@ -45,6 +51,8 @@ def create_store(
         if target.exists():
             target.rmdir()
         draft.rename(target)
+    except OSError as error:
+        raise refusal(target, error) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target / REPOSITORY
@@ -56,12 +64,28 @@ def check_store(profile: Profile, target: Path, mounted_at: Path | None, gpus_pe
         check_spread(profile, gpus_per_node)
     if mounted_at and not mounted_at.is_absolute():
         raise StoreError(f"{mounted_at} is no absolute path: Triton's configuration names where the store is mounted")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StoreError(f"{target} is {'not empty' if target.is_dir() else 'a file'}: give a new directory")
     try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise StoreError(f"{target} is {'not empty' if target.is_dir() else 'a file'}: give a new directory")
+        if target.is_symlink() or target.is_mount():
+            what = "a link" if target.is_symlink() else "where a volume is mounted"
+            raise StoreError(f"{target} is {what}, whose place no store can take: give a new directory in it")
         try_writing(target.parent)
+        draft_of(target).exists()  # an error of a name too long for a file
     except OSError as error:
-        raise StoreError(f"{target} cannot be made: {error.strerror}; give another directory") from None
+        raise refusal(target, error) from None
+
+
+def draft_of(target: Path) -> Path:
+    """Where a store is written, beside the place that it gets when it is whole."""
+    return target.with_name(f".{target.name}.building")
+
+
+def refusal(target: Path, error: OSError) -> StoreError:
+    """What the file system's answer means for the store."""
+    if error.errno in FULL:
+        return StoreFullError(f"the file system of {target} is full: make room, or give another directory")
+    return StoreError(f"{target} cannot be made: {error.strerror}; give another directory")
 
 
 def check_spread(profile: Profile, gpus_per_node: int) -> None:

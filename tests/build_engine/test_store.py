@@ -1,5 +1,6 @@
 """Model stores: an artefact that moved, with every path where it is now."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 
 from build_engine.artifact import Artifact
 from build_engine.build import BuildOptions, build
-from build_engine.cache import Cache
+from build_engine.cache import Cache, copy_files
 from build_engine.engine_config import EngineConfig
 from build_engine.profiles import PROFILES, ProfileError
-from build_engine.store import StoreError, create_store
+from build_engine.store import StoreError, StoreFullError, create_store
+from tests.build_engine.conftest import fill
 from tests.standin.machine import Machine
 
 SEVEN = PROFILES["qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"]
@@ -68,3 +70,32 @@ def test_an_engine_of_one_rank_is_not_spread(built: Artifact, tmp_path: Path, gp
     with pytest.raises(ProfileError, match=r"1 ranks of .* cannot be spread over machines with"):
         create_store(built, tmp_path / "store", gpus_per_node=gpus)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_store_on_a_full_disk_is_told_and_nothing_is_left(built: Artifact, small_disk: Path) -> None:
+    fill(small_disk, 8_000)
+    with pytest.raises(StoreFullError, match="is full: make room"):
+        create_store(built, small_disk / "store")
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+def test_a_store_cannot_take_the_place_of_a_volume_or_a_link(built: Artifact, small_disk: Path) -> None:
+    with pytest.raises(StoreError, match="a volume is mounted, whose place no store can take"):
+        create_store(built, small_disk)
+    for goal in ("nowhere", small_disk):
+        link = small_disk.with_name("link")
+        link.symlink_to(goal)
+        with pytest.raises(StoreError, match="is a link, whose place no store can take"):
+            create_store(built, link)
+        link.unlink()
+    with pytest.raises(StoreError, match="cannot be made: File name too long"):
+        create_store(built, small_disk / ("s" * 300))
+
+
+def test_a_copy_that_fails_says_why_as_the_file_system_did(built: Artifact, tmp_path: Path) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full") as refused:
+        copy_files(built.directory, tmp_path / "copy", refuse)
+    assert refused.value.errno == errno.ENOSPC
