@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from build_engine.exit_codes import ExitCode
 
+LONGEST_NAME = 160
+"""Letters of a model's name: a file system takes 255, and an artefact is called by its profile and its key besides."""
 HEAD = "lm_head.weight"
 FLOATS = ("BF16", "F16", "F32", "F64")
 """What safetensors calls the types of weights that are numbers by themselves; others go with scales."""
@@ -134,7 +137,7 @@ class Checkpoint:
         place = self.directory.absolute()
         if place.parent.name == "snapshots":
             place = Path(place.parents[1].name.rpartition("--")[2])
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", place.name).strip("-.") or "checkpoint"
+        return checked_name(re.sub(r"[^A-Za-z0-9._-]+", "-", place.name).strip("-.") or "checkpoint")
 
     @cached_property
     def tokenizer_files(self) -> list[Path]:
@@ -149,6 +152,16 @@ class Checkpoint:
         return [self.directory / name for name in sorted(names)]
 
 
+def checked_name(name: str) -> str:
+    """A model's name, by which its directories in the cache are called; raises `CheckpointError` for too long a one."""
+    if len(name) > LONGEST_NAME:
+        raise CheckpointError(
+            f"the model would be called {name}, which is too long by {len(name) - LONGEST_NAME} letters: give its "
+            f"directory or file another name"
+        )
+    return name
+
+
 def unreadable(path: Path, error: Exception) -> "CheckpointError":
     """What to do about a weight file; safetensors says "No such file" of one that belongs to somebody else."""
     if path.exists() and not os.access(path, os.R_OK):
@@ -160,7 +173,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; raises `CheckpointError` where it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object")
@@ -241,7 +254,7 @@ def _whole(config: dict[str, Any], name: str, default: int | None = None) -> int
 def _positive(config: dict[str, Any], name: str, default: float | None = None) -> float:
     """A number above zero that `config.json` has; raises `CheckpointError` where it is none."""
     found = _given(config, name, default)
-    if type(found) not in (int, float) or not 0 < found < float("inf"):
+    if type(found) not in (int, float) or not 0 < found <= sys.float_info.max:
         raise CheckpointError(f"config.json has {found!r:.40} as {name}, and a number above 0 is needed")
     return float(found)
 

@@ -50,7 +50,7 @@ class ControlTokens:
         path = self._directory / name
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read as JSON: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds no JSON object")

@@ -1,5 +1,6 @@
 """A model on this machine that a person names by its path: a checkpoint's directory or a GGUF file."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def local_model(name: str | None) -> Path | None:
 def is_gguf(source: Path) -> bool:
     """Whether a path that a person gave for a model is to be read as GGUF: what is there and no directory, or says so
     by its name."""
-    return not source.is_dir() and (source.exists() or source.is_symlink() or source.suffix == ".gguf")
+    return not os.path.isdir(source) and (os.path.lexists(source) or source.suffix == ".gguf")  # noqa: PTH112
 
 
 def open_local(source: Path, else_named: str = "") -> "Checkpoint | GgufModel":
@@ -30,7 +31,7 @@ def open_local(source: Path, else_named: str = "") -> "Checkpoint | GgufModel":
 
     `else_named` is what a command says of its other options where nothing is there.
     """
-    if not (source.exists() or source.is_symlink()):
+    if not os.path.lexists(source):  # which a name too long for any file does not make an error of
         raise CheckpointError(
             f"{source} does not exist: give the folder that holds config.json, or a GGUF file{else_named}"
         )

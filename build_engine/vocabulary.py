@@ -19,6 +19,11 @@ def check_vocabulary(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{path} has tokens up to number {last}, the model's embedding has {size} rows: it belongs to another model"
         )
+    for own in (path for path in checkpoint.tokenizer_files if path.suffix == ".jinja"):
+        try:
+            own.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{own} cannot be read, download it again: {error}") from None
     try:
         tokens = ControlTokens(checkpoint.directory, tokenizer.token_to_id)
         ids = {*tokens.end_ids, tokens.pad_id}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from build_engine.checkpoint import CheckpointError, ModelShape
+from build_engine.checkpoint import CheckpointError, ModelShape, checked_name
 from build_engine.gguf.header import Header, TensorInfo, Value, open_file
 
 Floats = npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ class GgufModel:
     def name(self) -> str:
         """What it is called: its file's name without what says that it is GGUF and one of several."""
         name = PART.sub("", self.files[0].name).removesuffix(".gguf")
-        return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "gguf"
+        return checked_name(re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "gguf")
 
     def value(self, key: str, kind: type) -> Any:
         """A metadata value of that type; raises `CheckpointError` where it is absent or of another type."""

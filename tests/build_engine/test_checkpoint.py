@@ -51,6 +51,7 @@ def test_shards_are_read_through_their_index(make_checkpoint: MakeCheckpoint) ->
         ({"rope_theta": -1}, "-1 as rope_theta"),
         ({"rope_theta": "1e6"}, "'1e6' as rope_theta"),
         ({"rms_norm_eps": float("nan")}, "nan as rms_norm_eps"),
+        ({"rms_norm_eps": 10**400}, "10{30,} as rms_norm_eps"),
         ({"rms_norm_eps": None}, "lacks 'rms_norm_eps'"),
         ({"num_attention_heads": 0}, "0 as num_attention_heads"),
         ({"num_attention_heads": -4, "num_key_value_heads": -2}, "-4 as num_attention_heads"),
@@ -194,9 +195,10 @@ def test_an_adapter_is_to_be_merged(make_checkpoint: MakeCheckpoint) -> None:
         (directory / "config.json").unlink(missing_ok=True)
 
 
-def test_broken_json_is_refused(make_checkpoint: MakeCheckpoint) -> None:
+@pytest.mark.parametrize("text", ["{", "[" * 5000, '{"a": ' * 5000], ids=["cut", "lists", "objects"])
+def test_broken_json_is_refused(make_checkpoint: MakeCheckpoint, text: str) -> None:
     directory = make_checkpoint()
-    (directory / "config.json").write_text("{")
+    (directory / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         Checkpoint.open(directory)
 

@@ -22,6 +22,7 @@ Content = dict[str, Any] | list[Any] | str | None
         ("tokenizer.json", "", r"tokenizer\.json cannot be loaded"),
         ("tokenizer.json", {}, r"tokenizer\.json cannot be loaded"),
         ("tokenizer_config.json", "[", r"tokenizer_config\.json cannot be read as JSON"),
+        pytest.param("tokenizer_config.json", "[" * 5000, r"config\.json cannot be read as JSON", id="nested"),
         ("tokenizer_config.json", [], r"tokenizer_config\.json holds no JSON object"),
         ("tokenizer_config.json", {"pad_token": 5, "eos_token": "<|im_end|>"}, "5 as pad_token"),
         ("tokenizer_config.json", {"pad_token": "<|other|>"}, r"tokenizer\.json lacks it"),
@@ -39,6 +40,12 @@ def test_a_broken_file_is_named(
     directory = make_checkpoint()
     (directory / file).write_text(content if isinstance(content, str) else json.dumps(content))
     assert_refused(directory, tmp_path, reason)
+
+
+def test_a_chat_template_that_is_no_text_is_named(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    directory = make_checkpoint()
+    (directory / "chat_template.jinja").write_bytes(b"{{ messages }}\xff")
+    assert_refused(directory, tmp_path, r"chat_template\.jinja cannot be read")
 
 
 @pytest.mark.parametrize(
