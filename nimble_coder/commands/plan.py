@@ -17,6 +17,8 @@ app = typer.Typer()
 LONGEST_ANSWERS = 12.5
 """How many of the longest answers a simulation lasts: with them a tenth of what is told of, its last four fifths, is
 unfinished when it ends."""
+MOST_REQUESTS = 10_000_000
+"""Of a simulation, which keeps all of them in memory."""
 
 
 @app.command()
@@ -33,7 +35,7 @@ def plan(
     replicas: Annotated[
         int | None, typer.Option(min=1, max=MOST_PODS, help="Tell of so many pods instead of finding the fewest.")
     ] = None,
-    requests: Annotated[int, typer.Option(min=1, help="To simulate.")] = 20000,
+    requests: Annotated[int, typer.Option(min=1, max=MOST_REQUESTS, help="To simulate.")] = 20000,
     output_format: FormatOption = Format.TEXT,
 ) -> None:
     """Simulate a load on several pods: how many are needed, and what users see. A simulation, not a measurement."""
@@ -41,8 +43,10 @@ def plan(
         if (rate is None) == (developers is None):
             raise PlanError("name the load with --rate or with --developers, one of them")
         load = rate if rate is not None else (developers or 0) * per_minute / 60
-        if not 0 < load < math.inf:
+        if not 0 < load < math.inf or min(developers or 0, per_minute) < 0:
             raise PlanError(f"the load is {load} requests a second: it must be above zero, and finite")
+        if not (ttft > 0 and itl > 0):  # which a NaN is not either
+            raise PlanError(f"the objectives are {ttft:g} s and {itl:g} s: both must be above zero")
         known = read_kinds(measured)
         kinds = [(known[name], weight) for name, weight in weights(mix, list(known)).items()]
         check_length(kinds, load, requests)
@@ -68,7 +72,11 @@ def plan(
 def check_length(kinds: list[tuple[Kind, float]], load: float, requests: int) -> None:
     """Raises `PlanError` where the requests have come before their answers can end, so that all of them look late."""
     longest = max(kind.seconds() for kind, _ in kinds)
-    needed = math.ceil(load * longest * LONGEST_ANSWERS)
+    if (span := load * longest * LONGEST_ANSWERS) > MOST_REQUESTS:
+        raise PlanError(
+            f"answers of {longest:.2g} s at {load:.2g} requests a second are too many to simulate: plan for a part"
+        )
+    needed = math.ceil(span)
     if requests < needed:
         raise PlanError(
             f"{requests} requests are {requests / load:.2g} s of this load, too few for answers of {longest:.2g} s: "
@@ -90,6 +98,8 @@ def weights(mix: str, known: list[str]) -> dict[str, float]:
         if name in found:
             raise PlanError(f"{name} has two weights: give one")
         found[name] = float(weight or 1)
+        if not math.isfinite(found[name]):
+            raise PlanError(f"{weight[:20]}... is no weight of {name}: give a number such as 3")
     if not any(found.values()):
         raise PlanError("all weights are 0: nothing is asked for")
     return {name: weight for name, weight in found.items() if weight}

@@ -57,13 +57,13 @@ def read_kinds(file: Path) -> dict[str, Kind]:
         rows = json.loads(file.read_text(encoding="utf-8"))["results"]
         by_name: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
-            by_name.setdefault(row["scenario"], []).append(row)
+            by_name.setdefault(str(row["scenario"]), []).append(row)
         if not by_name:
             raise PlanError(f"{file} has no results: nothing was measured")
         return {name: _kind(name, found) for name, found in by_name.items()}
     except OSError as error:
         raise PlanError(f"{file} cannot be read: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         if isinstance(error, PlanError):
             raise
         raise PlanError(
@@ -82,6 +82,13 @@ def _kind(name: str, rows: list[dict[str, Any]]) -> Kind:
     between: dict[int, float] = {}
     for row in rows:
         level, ttft, itl = row["concurrency"], row["ttft_ms"], row["itl_ms"]
+        if row["requests"] == row["errors"]:
+            raise PlanError(f"every request of {name} at {level} at once failed: measure it again")
+        if type(level) is not int or level < 1:
+            raise ValueError(f"concurrency {level!r}")
+        for told in (ttft["p50"], ttft["p90"], itl["p50"], row["tokens"]):
+            if not 0 <= told < math.inf:
+                raise ValueError(f"a measurement of {told!r}")
         if level in first:
             raise PlanError(f"{name} was measured with several draftings at {level} at once: measure one")
         first[level], between[level] = ttft["p50"] / 1000, itl["p50"] / 1000
