@@ -183,6 +183,15 @@ def test_ports_tls_cache_and_clock(artifact: Artifact, machine: Machine, monkeyp
     assert doctor.check_clock(None).is_wrong
 
 
+@pytest.mark.parametrize(("place", "seen"), [("~nobody-of-that-name/x", "in the home of nobody"), ("FILE", "no dir")])
+def test_a_cache_that_can_be_nowhere_is_wrong(machine: Machine, place: str, seen: str) -> None:
+    file = machine.home / "file"
+    file.touch()
+    found = findings(NIM_CACHE_PATH=place.replace("FILE", str(file / "cache")))
+    assert seen in found["cache"].seen
+    assert "cache" in wrong(found)
+
+
 def test_a_temporary_directory_that_libraries_cannot_be_loaded_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from build_engine.artifact import Artifact
-from build_engine.cache import Cache
+from build_engine.cache import Cache, CacheError
 from build_engine.engine_config import WEIGHTS, EngineConfig
 from build_engine.hardware import Hardware, detect_hardware
 from build_engine.profiles import CUDA, CUDA_SM
@@ -312,8 +312,13 @@ def check_temporary(needs_gpu: bool) -> Finding:
 
 def check_cache(settings: Settings, choice: Choice | None) -> Finding:
     """It has to be written where something has to be built, and only then."""
-    root = Cache(settings.cache_path).root
+    try:
+        root = Cache(settings.cache_path).root
+    except CacheError as error:
+        return Finding("cache", "wrong", str(error), "set NIMBLE_CACHE_PATH to a directory")
     place = next(path for path in (root, *root.parents) if path.exists())
+    if not place.is_dir():
+        return Finding("cache", "wrong", f"{place} is no directory", "set NIMBLE_CACHE_PATH to one")
     free = shutil.disk_usage(place).free
     seen = f"{root}, {free / GIB:.1f} GiB free"
     is_built = choice is not None and choice.artifact is not None

@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nimble_coder.processes.ports import in_url
@@ -92,6 +101,15 @@ class GatewayOptions(BaseModel):
         """NIM writes levels in capitals, and DEFAULT for what is usual."""
         text = value.lower() if isinstance(value, str) else value
         return "info" if text == "default" else text
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_named(cls, value: Any, info: ValidationInfo) -> Any:
+        """An empty path would be the directory one stands in: `serve "$(nimble-coder build-engine)"`, where that has
+        failed."""
+        if value == "" and cls.model_fields[str(info.field_name)].annotation in (Path, Path | None):
+            raise ValueError("a path, or not given at all")
+        return value
 
     @field_validator("api_keys", "admin_key")
     @classmethod

@@ -146,7 +146,7 @@ def _read_file(file: Path) -> Iterator[tuple[str, Any, str]]:
         ) from None
     except RecursionError:
         raise SettingsError(f"the settings file {file} is nested too deeply") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that there is not
         raise SettingsError(f"the settings file {file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"the settings file {file} holds a {type(content).__name__}: write `name: value` lines")

@@ -177,6 +177,8 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(environment: dict
         ("- a", "holds a list"),
         ("a: [", "is no YAML"),
         ("a: " + 3000 * "[" + 3000 * "]", "is nested too deeply"),
+        ("http_port: 2026-02-30", "is no YAML: day is out of range"),
+        ("cache_path: ''", r"NIMBLE_CACHE_PATH is '' \(file .*\): it should be a path, or not given at all"),
         ("workers: 1\nworkers: 2", "is no YAML: 'workers' stands there twice"),
         ("workers: many", r"NIMBLE_WORKERS is 'many' \(file .*\): it should be a valid integer"),
     ],
@@ -199,6 +201,12 @@ def test_blanks_around_a_variable_are_not_meant() -> None:
     settings = load({}, {**environment, "NIMBLE_POLICY": "/policy\n"}).settings
     assert (settings.admin_key.get_secret_value(), settings.host, settings.log_level) == ("boss", "::1", "info")
     assert settings.policy == Path("/policy")
+
+
+@pytest.mark.parametrize("name", ["artifact", "cache_path", "tls_certificate"])
+def test_an_empty_path_is_not_where_one_stands(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"is '' \(command line --{name.replace('_', '-')}\): it should be a path"):
+        load({name: ""}, {})
 
 
 def test_a_mapping_may_be_merged_into_another(tmp_path: Path) -> None:
