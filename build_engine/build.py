@@ -17,7 +17,7 @@ from build_engine.engine_config import EngineConfig
 from build_engine.engines import tensorrt
 from build_engine.guide_tokens import write_guide_tokens
 from build_engine.hardware import GPU_TYPES
-from build_engine.machine import Machine, check_machine
+from build_engine.machine import Machine, check_machine, check_path
 from build_engine.manifest import Manifest, ManifestError, record_files
 from build_engine.memory import GIB, MIB, plan_companion, plan_memory, weight_bytes
 from build_engine.profiles import Profile, ProfileError
@@ -61,6 +61,8 @@ def build(
     """
     started, options = time.monotonic(), options or BuildOptions()
     machine = check_machine(profile, options.allow_unproven)
+    if verifier:
+        check_path(cache.root)
     weights = (
         own_weights(profile, options.revision, cache, progress)
         if model is None

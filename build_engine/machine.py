@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from build_engine.artifact import Artifact
 from build_engine.engine_config import TORCH_ENGINE, TORCH_ENGINES, EngineConfig
@@ -37,11 +38,22 @@ def check_machine(profile: Profile, allow_unproven: bool = False) -> Machine:
     return Machine(hardware, found)
 
 
+def check_path(directory: Path) -> None:
+    """Raises `IncompatibleError` for a path that Triton's Python models could not open: to their interpreters names of
+    files are ASCII, whatever the locale is."""
+    if not str(directory).isascii():
+        raise IncompatibleError(
+            f"{directory} has letters beyond ASCII, and Triton's Python opens no such file: give a cache or a place "
+            f"without them"
+        )
+
+
 def check_serves(artifact: Artifact) -> None:
-    """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM.
+    """Raises `IncompatibleError` where this machine cannot serve the engine: another GPU or TensorRT-LLM, or its path.
 
     Of an engine for several machines it has to serve one's share.
     """
+    check_path(artifact.directory)
     here = min(artifact.manifest.profile.tensor_parallel, EngineConfig.read(artifact.engine).gpus_per_node)
     machine = check_machine(replace(artifact.manifest.profile, tensor_parallel=here), allow_unproven=True)
     readable = TORCH_ENGINES if machine.engine_version == TORCH_ENGINE else (machine.engine_version,)

@@ -9,7 +9,8 @@ from nimble_coder.processes.temporary_directory import NAMED_BY, TemporaryDirect
 
 
 @pytest.fixture(autouse=True)
-def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def _unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `tmp_path`, which asks for the usual one."""
     for name in NAMED_BY:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -48,6 +49,12 @@ def test_one_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_one_that_has_no_room_or_is_read_only(mounted: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     monkeypatch.setenv("TMPDIR", str(mounted))
     assert f"{mounted} (TMPDIR) cannot be used: {why}" in complaint()
+
+
+def test_one_whose_path_tritons_python_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporär").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporär"))
+    assert "(TMPDIR) cannot be used: its path has letters beyond ASCII" in complaint()
 
 
 def test_no_usual_one_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

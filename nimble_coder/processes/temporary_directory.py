@@ -33,4 +33,9 @@ def check_temporary_directory() -> Path:
             f"the temporary directory{shown} cannot be used: {error.strerror}; it has to be a directory that can be "
             f"written, with {NEEDED >> 20} MB free"
         ) from None
+    if not str(place).isascii():
+        raise TemporaryDirectoryError(
+            f"the temporary directory{shown} cannot be used: its path has letters beyond ASCII, and Triton's Python "
+            f"opens no such file"
+        )
     return place
