@@ -1,6 +1,7 @@
 """The commands of the build stage: what they print, and that they need neither a GPU nor each other."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,18 @@ def test_build_list_verify_prune_and_store(machine: Machine, tiny_checkpoint: Pa
     assert damaged.stdout.endswith("\n0 of 1 artefacts are as they were published\n")
 
 
-@pytest.mark.parametrize("change", [{"schema": 99}, {"signature": "x"}, {"profile": {"page_size": 64}}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 99},
+        {"signature": "x"},
+        {"profile": {"page_size": 64}},
+        {"profile": {"precision": "fp4"}},
+        {"profile": {"engine": "other"}},
+        {"profile": {"lookahead": {"window_size": 4}}},
+    ],
+    ids=str,
+)
 def test_what_another_version_has_built_is_no_damage(
     machine: Machine, tiny_checkpoint: Path, change: dict[str, Any]
 ) -> None:
@@ -111,6 +123,66 @@ def test_what_another_version_has_built_is_no_damage(
     assert "build again" in verified.stderr
     assert machine.call("cache", "prune", "--superseded").returncode == 0
     assert len(machine.artifacts) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"profile": ["demo"]},
+        {"verification": ["passed"]},
+        {"built_at": None},
+        {"built_at": "2026-01-01T00:00:00"},
+        {"source": "the hub"},
+        {"files": [{"path": 5, "bytes": 1, "sha256": ""}]},
+        {"files": ["engine"]},
+    ],
+    ids=str,
+)
+def test_a_manifest_with_values_of_other_types_is_damaged(
+    machine: Machine, tiny_checkpoint: Path, change: dict[str, Any]
+) -> None:
+    machine.call("build-engine", "-p", "demo", "--from", tiny_checkpoint, "--skip-verify")
+    manifest = machine.artifacts[0] / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    assert machine.call("cache", "list").returncode == 0
+    verified = machine.call("cache", "verify")
+    assert (verified.returncode, verified.stdout.startswith("damaged  ")) == (8, True), verified.stderr
+    again = machine.call("build-engine", "-p", "demo", "--from", tiny_checkpoint, "--skip-verify")
+    assert (again.returncode, machine.call("cache", "verify").returncode) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["build-engine", "-p", "demo", "--revision", "v1", "--skip-verify"], "no effect on the embedded model"),
+        (["build-engine", "-p", "demo", "--from", "TINY", "--revision", "v1", "--skip-verify"], "no effect on /"),
+        (["build-engine", "-p", "demo", "--from", "TINY", "--workers", "2", "--skip-verify"], "--workers 2 has no"),
+        (["download-to-cache", "--from", "TINY", "--revision", "v1"], "--revision v1 is for the hub"),
+    ],
+)
+def test_an_option_without_effect_is_named(
+    machine: Machine, tiny_checkpoint: Path, arguments: list[str], told: str
+) -> None:
+    answer = machine.call(*(tiny_checkpoint if argument == "TINY" else argument for argument in arguments))
+    assert answer.returncode == 0, answer.stderr
+    assert told in answer.stderr
+
+
+def test_two_models_at_once_are_refused(machine: Machine, tiny_checkpoint: Path) -> None:
+    answer = machine.call("build-engine", "--from", tiny_checkpoint, "--model-name", "/other")
+    assert (answer.returncode, "are two models" in answer.stderr) == (2, True)
+    answer = machine.call("download-to-cache", "-p", "demo", "--from", tiny_checkpoint)
+    assert (answer.returncode, "leave out --from" in answer.stderr) == (2, True)
+
+
+def test_a_name_too_long_for_a_directory_is_refused(machine: Machine, tiny_checkpoint: Path) -> None:
+    long = shutil.copytree(tiny_checkpoint, machine.home / ("m" * 200))
+    answer = machine.call("build-engine", "--model", long, "--skip-verify")
+    assert (answer.returncode, "too long by 40 letters" in answer.stderr) == (4, True)
+    assert machine.call("build-engine", "--model", long, "-p", "demo", "--skip-verify").returncode == 0
+    allowed = long.rename(long.with_name("m" * 160))
+    answer = machine.call("build-engine", "--model", allowed, "--max-batch-size", "1", "--skip-verify")
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_a_cache_without_artefacts_says_so(machine: Machine) -> None:
@@ -201,7 +273,7 @@ def test_a_clients_installation_can_show_the_help_of_every_command(machine: Mach
     code = """
 import sys
 sys.modules.update(dict.fromkeys(["torch", "huggingface_hub", "jinja2", "safetensors"]))
-from nimble_coder.cli import app
+from nimble_coder.commands.application import app
 for command in sys.argv[1:]:
     try:
         app([command, "--help"])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -84,6 +86,24 @@ def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
         (["cache", "verify", "--cache", "/etc/passwd"], 2, "there is no cache /etc/passwd"),
         (["plan", "/nowhere", "--rate", "2"], 2, "/nowhere cannot be read"),
         (["plan", "/nowhere", "--rate", "2", "--replicas", "0"], 2, "greater than or equal to 1"),
+        (["cache", "prune", "--cache", ""], 2, "--cache is empty: give a value, or leave it out"),
+        (["build-engine", "--lookahead="], 2, "--lookahead is empty"),
+        (["list-model-profiles", "--model-name", ""], 2, "--model-name is empty"),
+        (["tune", ""], 2, "an argument is empty"),
+        (["build-engine", "--model", "\udcff"], 2, "an argument is no UTF-8 text"),
+        (["build-engine", "--model", "m" * 300], 4, "does not exist"),
+        (["build-engine", "-p", "demo", "--skip-verify", "--cache", "/" + "c" * 300], 9, "File name too long"),
+        (["cache", "list", "--cache", "/" + "c" * 300], 2, "there is no cache"),
+        (["cache", "list", "--cache", "~nobody-of-that-name/x"], 2, "is in the home of nobody here"),
+        (["create-model-store", "-p", "demo", "-m", "/etc/" + "s" * 250], 2, "cannot be made: File name too long"),
+        (["tune", "/" + "a" * 300], 8, "does not exist"),
+        (["complete", "\udcff"], 2, "an argument is no UTF-8 text"),
+        (["complete", "x", "--lookahead", ""], 2, "such as 8,8,8"),
+        (["complete", "x", "--max-tokens", "99999999999"], 2, "less than or equal to"),
+        (["complete", "x", "--http-url", "http://127.0.0.1:1"], 2, "--http-url is for HTTP: add --openai"),
+        (["complete", "x", "--openai", "--url", "127.0.0.1:1"], 2, "--url is for gRPC"),
+        (["complete", "x", "--chat", "--tls"], 2, "--tls is for gRPC"),
+        (["serve", ""], 2, "it should be a path, or not given at all"),
         (["serve", "/nowhere"], 8, "a profile is named by --model-profile, a model by --model-name"),
         (["serve", str(EMBEDDED)], 8, "`nimble-coder build-engine --model"),
         (["serve", "--no-such-setting", "1"], 2, "unrecognized arguments: --no-such-setting"),
@@ -155,6 +175,87 @@ def test_a_missing_extra_is_told_in_one_line(missing: str, arguments: list[str])
     assert done.returncode == 1
     assert "pip install 'nimble-coder[serve]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_number_beyond_32_bits_is_told(triton: TritonServer) -> None:
+    done = run("complete", "x", "--lookahead", "99999999999,3,4", "--url", triton.addresses.grpc)
+    assert (done.returncode, "takes numbers of 32 bits" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "told"),
+    [
+        ("<&-", "standard input, which is closed"),
+        ("< <(printf 'a\\377')", "standard input is no UTF-8 text"),
+    ],
+)
+def test_a_standard_input_that_is_no_text_is_told(redirection: str, told: str) -> None:
+    done = in_shell(f"complete - {redirection}")
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_a_place_that_tritons_python_cannot_open_is_refused_before_anything_is_built(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    place = tmp_path / "caché" / "artifacts" / artifact.directory.name
+    built = run("build-engine", "-p", "demo", "--cache", str(tmp_path / "caché"))
+    assert (built.returncode, "has letters beyond ASCII" in built.stderr) == (3, True)
+    assert not (tmp_path / "caché").exists()
+    shutil.copytree(artifact.directory, place)
+    served = run_alone("serve", str(place), "--dry-run")
+    assert (served.returncode, "has letters beyond ASCII" in served.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("key", ["sécret-key", "secret-key\n"])
+@pytest.mark.parametrize("way", ["--openai", "--stats"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str, way: str
+) -> None:
+    monkeypatch.setenv("NIMBLE_API_KEY", key)
+    done = run("complete", "x", way)
+    assert (done.returncode, "NIMBLE_API_KEY has letters" in done.stderr) == (2, True)
+    assert "cret-key" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["build-engine -p demo --dry-run", "serve --model-profile demo --dry-run", "version"]
+)
+def test_an_output_that_nobody_reads_or_that_is_full_ends_the_command_in_one_line(command: str) -> None:
+    unread = in_shell(f"{command} | true; exit ${{PIPESTATUS[0]}}", NIMBLE_CACHE_PATH="/nowhere")
+    assert (unread.returncode, unread.stderr) in ((1, ""), (0, ""))  # it may have been quicker than its reader's end
+    full = in_shell(f"{command} > /dev/full", NIMBLE_CACHE_PATH="/nowhere")
+    assert (full.returncode, full.stderr) == (1, "error: the output cannot be written: No space left on device\n")
+
+
+def test_a_terminal_that_lacks_letters_gets_a_sign_for_them(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    home = tmp_path / "cach😀"
+    build = f"build-engine -p demo --model {make_checkpoint(max_position_embeddings=8192)} --skip-verify"
+    done = in_shell(f"{build} --cache {home}", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert "/cach?/artifacts/demo-" in done.stdout
+
+
+def test_an_interrupt_while_the_command_is_loaded_ends_it_without_a_traceback() -> None:
+    code = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from nimble_coder.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def in_shell(command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """What bash makes of it, in a process of its own."""
+    line = f"{shlex.quote(sys.executable)} -m nimble_coder.cli {command}"
+    return subprocess.run(
+        ["bash", "-c", line], env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def test_the_servers_refusal_reaches_the_person(triton: TritonServer) -> None:

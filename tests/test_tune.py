@@ -17,7 +17,7 @@ from build_engine.artifact import Artifact
 from build_engine.lookahead import PLAIN, LookaheadConfig, LookaheadError, Mode
 from build_engine.profiles import Profile, find_profile
 from nimble_coder.bench.tuning import Load, Plan, candidates_within, gains_of, loads_up_to, measure, race
-from nimble_coder.commands.tune import plan_for, proposed
+from nimble_coder.commands.tune import check_files, plan_for, proposed
 from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.policy import Policy, PolicyError
 from nimble_coder.gateway.upstream.token_stream import Step, TokenStreams
@@ -221,3 +221,15 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(
     assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
     assert "starting Triton" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"), [(b"\xff", "cannot be read as UTF-8"), (b"", "a.txt is empty"), (None, "cannot be read")]
+)
+def test_prompts_that_are_none_are_refused_before_anything_starts(
+    artifact: Artifact, tmp_path: Path, prompt: bytes | None, reason: str
+) -> None:
+    place = tmp_path / "a.txt"
+    place.mkdir() if prompt is None else place.write_bytes(prompt)
+    with pytest.raises(PolicyError, match=reason):
+        check_files(tmp_path, tmp_path / "policy.yaml")

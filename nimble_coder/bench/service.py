@@ -178,7 +178,7 @@ def measure(url: str, args: argparse.Namespace, console: Console) -> Results:
     )
     target = target_of(url, os.environ.get("NIMBLE_API_KEY"), args.ca_file)
     load_before = os.getloadavg()[0]
-    console.print(f"{url}: {plan.total} requests, load average {load_before:.1f} before", soft_wrap=True)
+    console.print(f"{url}: {plan.total} requests, load average {load_before:.1f} before", soft_wrap=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         results = plan.run(target, progress)
@@ -192,14 +192,14 @@ def measure(url: str, args: argparse.Namespace, console: Console) -> Results:
         facts |= {"load_average_before": load_before, "requests": plan.total}
         args.json.write_text(json.dumps({**facts, "results": results.to_json()}, indent=1) + "\n", encoding="utf-8")
     if args.plot:
-        console.print("figures: " + ", ".join(map(str, plot(results, args.plot))), soft_wrap=True)
+        console.print("figures: " + ", ".join(map(str, plot(results, args.plot))), soft_wrap=True, markup=False)
     return results
 
 
 def main() -> None:
     """Measures a service, which it starts where none is named."""
     args = arguments()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
     try:
         with stop_signals():
             if args.url:

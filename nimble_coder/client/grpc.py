@@ -225,7 +225,7 @@ class CompletionClient:
         words = np.array([[text.encode() for text in stop]], np.object_)
         question = {
             "QUERY": np.array([[prompt.encode()]], np.object_),
-            "REQUEST_OUTPUT_LEN": np.array([[max_tokens]], np.int32),
+            "REQUEST_OUTPUT_LEN": whole("max_tokens", max_tokens),
             **({"STOP_WORDS_DICT": words} if stop else {}),
         }
         prepared = self._infer("preprocessing", question)
@@ -289,8 +289,15 @@ def token_request(prompt: list[int], max_tokens: int, lookahead: LookaheadConfig
         "input_ids": np.array([prompt], np.int32),
         "streaming": np.array([[True]]),
         "return_perf_metrics": np.array([[True]]),
-        **{name: np.array([[value]], np.int32) for name, value in sizes.items()},
+        **{name: whole(name, value) for name, value in sizes.items()},
     }
+
+
+def whole(name: str, value: int) -> Array:
+    """A number as Triton takes it, batch dimension included; raises `CompletionError` for one beyond 32 bits."""
+    if not -(2**31) <= value < 2**31:
+        raise CompletionError(f"{name} is {value}, and the service takes numbers of 32 bits")
+    return np.array([[value]], np.int32)
 
 
 def tensors(arrays: dict[str, Array]) -> list[triton.InferInput]:

@@ -1,1 +1,1 @@
-"""What the command `nimble-coder` does, one subject per file; `cli.py` puts them together."""
+"""What the command `nimble-coder` does, one subject per file; `application.py` puts them together."""

@@ -83,15 +83,27 @@ def shape_of(profile: "Profile", source: Path | None) -> "ModelShape":
     return find_model(profile.model).shape
 
 
-def check_named(context: typer.Context, profile: str, model: str | None) -> None:
+def check_named(context: typer.Context, profile: str, model: str | None, source: Path | None) -> None:
     """Raises `UsageError` for an option that would go unheard. A variable that says the same is for when no profile is
     chosen: `serve` reads it so."""
     from build_engine.local import local_model
 
     origin = context.get_parameter_source("model")
     is_option = origin is not None and origin.name == "COMMANDLINE"
+    if is_option and source and local_model(model):
+        raise UsageError(f"--from {source} and --model-name {model} are two models: leave one of them out")
     if is_option and profile not in AUTOMATIC and not local_model(model):
         raise UsageError(f"the profile {profile} says which model it is of: leave out --model-name {model}")
+
+
+def tell_ignored(profile: "Profile", source: Path | None, revision: str, workers: int = 1) -> None:
+    """Names options that have no effect on what is built."""
+    from build_engine.profiles import EMBEDDED
+
+    if revision != "main" and (source or profile.model == EMBEDDED):
+        say(f"--revision {revision} is for the hub, and has no effect on {source or 'the embedded model'}")
+    if workers != 1 and profile.is_portable:
+        say(f"--workers {workers} has no effect: nothing is compiled for {profile.name}")
 
 
 def served_verifier() -> "Verifier":
@@ -138,10 +150,13 @@ def download_to_cache(
     from build_engine.weights import import_weights, own_weights
 
     try:
-        check_named(context, profile, model)
+        check_named(context, profile, model, source)
         source = source or local_model(model)
         chosen = chosen_profile(profile, model, source)
-        if source and chosen.model != EMBEDDED:
+        if source and chosen.model == EMBEDDED:
+            raise UsageError(f"the model of {chosen.name} is in this package: leave out --from, or choose another")
+        tell_ignored(chosen, source, revision)
+        if source:
             weights = import_weights(source, chosen.model, Cache(cache), say)
         else:
             weights = own_weights(chosen, revision, Cache(cache), say)
@@ -181,7 +196,7 @@ def build_engine(
     from build_engine.profiles import ProfileError
 
     try:
-        check_named(context, profile, model)
+        check_named(context, profile, model, source)
         source = source or local_model(model)
         if precision is not None and precision not in PRECISIONS:
             raise ProfileError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -200,14 +215,15 @@ def build_engine(
         options = BuildOptions(companion, workers, calibration, allow_unproven, revision)
         check_plan(chosen, shape_of(chosen, source), options)
         if dry_run:
-            typer.echo(shell_script(chosen, source, options, base))
-            return
-        say(f"profile {chosen.name} ({chosen.id})")
-        verifier = None if skip_verify else served_verifier()
-        artifact = build(chosen, source, Cache(cache), say, options=options, verifier=verifier)
+            result = shell_script(chosen, source, options, base)
+        else:
+            say(f"profile {chosen.name} ({chosen.id})")
+            tell_ignored(chosen, source, revision, workers)
+            verifier = None if skip_verify else served_verifier()
+            result = str(build(chosen, source, Cache(cache), say, options=options, verifier=verifier).directory)
     except ERRORS as error:
         fail(error)
-    typer.echo(artifact.directory)
+    typer.echo(result)
 
 
 @app.command("create-model-store")
@@ -231,6 +247,7 @@ def create_model_store(
     try:
         chosen = find_profile(profile)
         check_store(chosen, directory.absolute(), mounted_at, gpus_per_node)  # before hours of building
+        tell_ignored(chosen, source, revision)
         verifier = None if skip_verify else served_verifier()
         options = BuildOptions(companion, revision=revision)
         artifact = build(chosen, source, Cache(cache), say, options=options, verifier=verifier)

@@ -47,11 +47,11 @@ NO_GPU = Hardware((), None, "the quickstart has the portable engine alone, for m
 OPEN = {env_names(name)[0]: "" for name in ("api_keys", "api_keys_file", "tls_certificate", "tls_key", "tls_client_ca")}
 """It listens on loopback alone, and its own requests send no key and know no TLS."""
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
-    console.print(f"[bold green]==>[/] {text}", soft_wrap=True)
+    console.print(f"[bold green]==>[/] {escape(text)}", soft_wrap=True)
 
 
 def http_stream(addresses: Addresses, prompt: str, max_tokens: int) -> Iterator[str]:
@@ -149,7 +149,7 @@ def main() -> None:
             cache = Cache(args.cache or s.cache_path)
             profile = choose(args.model, args.source)
             say(f"building engine and model repository of {profile.served_names[0]}")
-            artifact = build(profile, args.source, cache, lambda t: console.print(f"    {t}", style="dim"))
+            artifact = build(profile, args.source, cache, lambda t: console.print(f"    {escape(t)}", style="dim"))
             demonstrate(artifact, addresses, args.once)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -38,12 +38,12 @@ def serve(context: typer.Context) -> None:
         asked = parse(context.args)
         try:
             loaded = load(asked.options, file=asked.config)
-            if asked.dry_run:
-                typer.echo(report(loaded))
-                return
+            planned = report(loaded) if asked.dry_run else None
         except (ValueError, RuntimeError, OSError) as error:
             fail(error)
-        raise typer.Exit(supervise(loaded))
+        if planned is None:
+            raise typer.Exit(supervise(loaded))
+        typer.echo(planned)
 
 
 def supervise(loaded: "Loaded") -> int:
@@ -158,6 +158,33 @@ def doctor(
         fail(error)
     typer.echo(report(findings, output_format))
     raise typer.Exit(int(any(finding.is_wrong for finding in findings)))
+
+
+@app.command()
+def tune(
+    artifact: Annotated[Path, typer.Argument(help="An artefact's directory, as build-engine printed it.")],
+    loads: Annotated[str, typer.Option(metavar="1,2,4", help="Requests at once; up to the engine's batch.")] = "",
+    configs: Annotated[
+        list[str] | None, typer.Option("--config", metavar="W,N,G", help="Try these only; may be repeated.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each completion.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the fastest are measured again.")] = 2,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folder of .txt files to complete; coding prompts by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the policy is written; into the cache by default.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, envvar="NIMBLE_ENGINE_THREADS", help="Threads of the engine's step, as in serve."),
+    ] = None,
+) -> None:
+    """Measure which (w,n,g) is fastest at which load, and write the policy that the gateway goes by."""
+    from nimble_coder.commands.tune import run_tune
+
+    try:
+        run_tune(artifact.absolute(), loads, configs or [], tokens, rounds, prompts, output, threads)
+    except (ValueError, RuntimeError, OSError) as error:
+        fail(error)
 
 
 @app.command(context_settings=REST, add_help_option=False)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from build_engine.exit_codes import ExitCode, exit_code_of
 
-console = Console(stderr=True, highlight=False, emoji=False)
+console = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 class UsageError(ValueError):
@@ -29,15 +29,20 @@ FormatOption = Annotated[Format, typer.Option("--format", help="For people, or f
 
 def say(text: str) -> None:
     """Progress, one line."""
-    console.print(f"  {text}", style="dim", soft_wrap=True, markup=False)
+    console.print(f"  {text}", style="dim", soft_wrap=True)
 
 
 def tell(problem: str) -> None:
     """What went wrong, one line."""
-    console.print(f"error: {problem}", style="red", soft_wrap=True, markup=False)
+    console.print(f"error: {problem}", style="red", soft_wrap=True)
 
 
 def fail(error: Exception) -> NoReturn:
-    """Ends the command with one line on standard error, and the exit code that the error's class names (`ExitCode`)."""
+    """Ends the command with one line on standard error, and the exit code that the error's class names (`ExitCode`).
+
+    Where nobody reads the output any more, as behind `| head -1`, nobody is told.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
     tell(str(error))
     raise typer.Exit(exit_code_of(error))

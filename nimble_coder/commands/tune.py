@@ -11,7 +11,7 @@ from build_engine.catalog import CatalogError, find_model
 from build_engine.hardware import GPU_TYPES
 from build_engine.lookahead import PLAIN, LookaheadConfig, label
 from build_engine.profiles import Profile
-from nimble_coder.bench.coding_prompts import OWN
+from nimble_coder.bench.coding_prompts import OWN, coding_prompts
 from nimble_coder.bench.tuning import Plan, candidates_within, loads_up_to, tune
 from nimble_coder.commands.terminal import console, say
 from nimble_coder.gateway.policy import Level, PolicyError, policy_of, write_policy
@@ -57,8 +57,14 @@ def run_tune(
 
 def check_files(prompts: Path, place: Path) -> None:
     """Raises `PolicyError` before an engine is started where it could not be asked, or its policy not be written."""
-    if not any(prompts.glob("*.txt")):
+    try:
+        texts = coding_prompts(prompts)
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"the prompts in {prompts} cannot be read as UTF-8 texts: {error}") from None
+    if not texts:
         raise PolicyError(f"{prompts} is no folder of .txt files: name another with --prompts")
+    if empty := [name for name, text in texts.items() if not text]:
+        raise PolicyError(f"{prompts / empty[0]}.txt is empty: write a prompt into it")
     try:
         try_writing(place.parent)
     except OSError as error:

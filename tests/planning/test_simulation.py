@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nimble_coder.cli import app
+from nimble_coder.commands.application import app
 from nimble_coder.planning.measured import Kind, PlanError, at, read_kinds, spread
 from nimble_coder.planning.simulation import fewest, most_a_second, outcome, poisson, simulate
 
@@ -127,6 +127,29 @@ def test_what_bench_writes_is_read(tmp_path: Path) -> None:
         read_kinds(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"concurrency": "1"}, "is not what `nimble-coder bench"),
+        ({"concurrency": 0}, "is not what"),
+        ({"ttft_ms": {"p50": math.nan, "p90": 1.0}}, "a measurement of nan"),
+        ({"ttft_ms": {"p50": 1.0, "p90": math.inf}}, "a measurement of inf"),
+        pytest.param({"ttft_ms": {"p50": 10**400, "p90": 10**400}}, "is not what", id="400 digits"),
+        ({"itl_ms": {"p50": -1.0}}, "a measurement of -1.0"),
+        ({"itl_ms": [1.0]}, "is not what"),
+        ({"tokens": -1}, "a measurement of -1"),
+        ({"errors": 12}, "every request of chat at 1 at once failed"),
+    ],
+    ids=str,
+)
+def test_measurements_that_are_none_are_refused(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    file = measured(tmp_path)
+    rows = json.loads(file.read_text())["results"]
+    file.write_text(json.dumps({"results": [rows[0] | change, *rows[1:]]}))
+    done = CliRunner().invoke(app, ["plan", str(file), "--rate", "1"])
+    assert (done.exit_code, reason in done.output) == (2, True), done.output
+
+
 def test_the_command_tells_pods_and_gpus(tmp_path: Path) -> None:
     command = [
         "plan",
@@ -155,6 +178,12 @@ def test_the_command_tells_pods_and_gpus(tmp_path: Path) -> None:
     ("options", "reason"),
     [
         (["--rate", "inf"], "above zero, and finite"),
+        (["--rate", "1e308"], "are too many to simulate"),
+        (["--developers", "-5", "--per-minute", "-2"], "above zero, and finite"),
+        (["--rate", "1", "--ttft", "nan"], "both must be above zero"),
+        (["--rate", "1", "--itl", "0"], "both must be above zero"),
+        (["--rate", "1", "--requests", "99999999999"], "less than or equal to"),
+        pytest.param(["--rate", "1", "--mix", "chat=" + "9" * 400], "is no weight of chat", id="400 digits"),
         (["--rate", "1", "--mix", "chat=x"], "'x' is no weight of chat"),
         (["--rate", "1", "--mix", "chat=0,infill=0"], "all weights are 0"),
         (["--rate", "1", "--mix", "chat=1,chat=2"], "chat has two weights"),
