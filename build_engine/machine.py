@@ -11,6 +11,8 @@ from build_engine.profiles import Profile
 from build_engine.selection import matching_gpus
 from build_engine.versions import IncompatibleError, check_driver_for_container, check_version, installed_tensorrt_llm
 
+SHELL = frozenset(" \t\r\n\v\f\"'$&;|<>()`\\*?")
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -38,13 +40,22 @@ def check_machine(profile: Profile, allow_unproven: bool = False) -> Machine:
     return Machine(hardware, found)
 
 
+def unfit_for_triton(path: Path) -> str:
+    """What a path has that Triton's Python models could not open; empty where there is nothing.
+
+    To their interpreters names of files are ASCII, whatever the locale is; and Triton (2.51, `stub_launcher.cc`) has a
+    shell start them, for which it quotes nothing.
+    """
+    if not str(path).isascii():
+        return "letters beyond ASCII"
+    return "blanks or signs that a shell reads" if SHELL & set(str(path)) else ""
+
+
 def check_path(directory: Path) -> None:
-    """Raises `IncompatibleError` for a path that Triton's Python models could not open: to their interpreters names of
-    files are ASCII, whatever the locale is."""
-    if not str(directory).isascii():
+    """Raises `IncompatibleError` for a path that Triton's Python models could not open."""
+    if unfit := unfit_for_triton(directory):
         raise IncompatibleError(
-            f"{directory} has letters beyond ASCII, and Triton's Python opens no such file: give a cache or a place "
-            f"without them"
+            f"{directory} has {unfit}, and Triton's Python opens no such file: give a cache or a place without them"
         )
 
 

@@ -194,16 +194,19 @@ def test_a_standard_input_that_is_no_text_is_told(redirection: str, told: str) -
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "unfit"), [("caché", "letters beyond ASCII"), ("my cache", "blanks or signs that a shell reads")]
+)
 def test_a_place_that_tritons_python_cannot_open_is_refused_before_anything_is_built(
-    artifact: Artifact, tmp_path: Path
+    artifact: Artifact, tmp_path: Path, name: str, unfit: str
 ) -> None:
-    place = tmp_path / "caché" / "artifacts" / artifact.directory.name
-    built = run("build-engine", "-p", "demo", "--cache", str(tmp_path / "caché"))
-    assert (built.returncode, "has letters beyond ASCII" in built.stderr) == (3, True)
-    assert not (tmp_path / "caché").exists()
+    place = tmp_path / name / "artifacts" / artifact.directory.name
+    built = run("build-engine", "-p", "demo", "--cache", str(tmp_path / name))
+    assert (built.returncode, f"has {unfit}" in built.stderr) == (3, True)
+    assert not (tmp_path / name).exists()
     shutil.copytree(artifact.directory, place)
     served = run_alone("serve", str(place), "--dry-run")
-    assert (served.returncode, "has letters beyond ASCII" in served.stderr) == (3, True)
+    assert (served.returncode, f"has {unfit}" in served.stderr) == (3, True)
 
 
 @pytest.mark.parametrize("key", ["sécret-key", "secret-key\n"])

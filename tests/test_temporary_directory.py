@@ -51,10 +51,19 @@ def test_one_that_has_no_room_or_is_read_only(mounted: Path, monkeypatch: pytest
     assert f"{mounted} (TMPDIR) cannot be used: {why}" in complaint()
 
 
-def test_one_whose_path_tritons_python_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "temporär").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporär"))
-    assert "(TMPDIR) cannot be used: its path has letters beyond ASCII" in complaint()
+@pytest.mark.parametrize(
+    ("name", "unfit"),
+    [
+        ("temporär", "letters beyond ASCII"),
+        *((f"a{sign}b", "signs that a shell reads") for sign in " \t'\"$&;|<>()`\\*?"),
+    ],
+)
+def test_one_whose_path_tritons_python_cannot_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, unfit: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+    assert unfit in complaint()
 
 
 def test_no_usual_one_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from build_engine.exit_codes import ExitCode
+from build_engine.machine import unfit_for_triton
 
 NAMED_BY = ("TMPDIR", "TEMP", "TMP")
 """In the order in which Python looks."""
@@ -33,9 +34,9 @@ def check_temporary_directory() -> Path:
             f"the temporary directory{shown} cannot be used: {error.strerror}; it has to be a directory that can be "
             f"written, with {NEEDED >> 20} MB free"
         ) from None
-    if not str(place).isascii():
+    if unfit := unfit_for_triton(place):
         raise TemporaryDirectoryError(
-            f"the temporary directory{shown} cannot be used: its path has letters beyond ASCII, and Triton's Python "
-            f"opens no such file"
+            f"the temporary directory{shown} cannot be used: its path has {unfit}, and Triton's Python opens no such "
+            f"file"
         )
     return place

@@ -51,7 +51,7 @@ def processes_of(cache: Path) -> list[str]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[Path]:
     """An empty one; all that names it has ended when the test has."""
-    place = tmp_path / "a [/b] :bug:"  # as people, and other programs, may call directories
+    place = tmp_path / "a[/b]:bug:"  # as people, and other programs, may call directories
     yield place
     deadline = time.monotonic() + 60
     while left := processes_of(place):
