@@ -5,6 +5,7 @@ shows no life for a second, as on a machine that stood still. It then frees the 
 the process to end. Most often Triton dies of the freed memory; else neither the process ends nor the wait.
 """
 
+import math
 import platform
 import time
 from contextlib import suppress
@@ -30,7 +31,7 @@ class LoadWatch:
 
     def __init__(self, session: int) -> None:
         self._session = session
-        self._looked = self._went_on = time.monotonic()
+        self._looked, self._since = time.monotonic(), math.inf
         self._waited_for: list[str] = []
 
     def stuck(self) -> str:
@@ -38,9 +39,8 @@ class LoadWatch:
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
             self._looked, self._waited_for = now, waited_for(self._session)
-            if not self._waited_for:
-                self._went_on = now
-        return self._waited_for[1] if now - self._went_on > END_SECONDS and self._waited_for else ""
+            self._since = min(self._since, now) if self._waited_for else math.inf
+        return self._waited_for[1] if now - self._since > END_SECONDS else ""
 
 
 def waited_for(session: int) -> list[str]:
