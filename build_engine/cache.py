@@ -15,8 +15,6 @@ from build_engine.exit_codes import ExitCode
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a file system says that is full, or that a user has used up his part of."""
-
-
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 """What it says of a place that cannot be written."""
 

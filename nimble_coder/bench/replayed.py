@@ -75,10 +75,8 @@ def main() -> None:
     args = parser.parse_args()
     recorded = recordings(args.answers, TextTokenizer(args.checkpoint), args.max_tokens)
     bigrams = Bigrams.among(added_tokens(args.checkpoint))
-    costs, made = (
-        StepCosts(step_times(args.step_ms)),
-        ways([LookaheadConfig.parse(text) for text in args.configs], bigrams),
-    )
+    costs = StepCosts(step_times(args.step_ms))
+    made = ways([LookaheadConfig.parse(text) for text in args.configs], bigrams)
     table = Table(title=f"simulated: {len(recorded)} answers; tokens and rows per step and sequence, over plain")
     for heading in ("at once", *list(made)[1:]):
         table.add_column(heading, justify="right")

@@ -66,12 +66,14 @@ class SuffixDrafter:
         most = min(self._most, most)
         if not most:
             return tree
+        trust = min(1.0, (self._accepted + PRIOR) / (self._thought + PRIOR))
         heap: list[tuple[float, int, int, int, int, Places]] = []
         pushed = 0
 
         def open_up(node: int, likelihood: float, match: int, places: Places) -> None:
             nonlocal pushed
-            for token, (share, found) in self._next(corpus, tree.tokens[node], match, places).items():
+            sure = trust * CONFIDENCE[min(match, len(CONFIDENCE) - 1)] if places else 0.0
+            for token, (share, found) in self._next(corpus, tree.tokens[node], sure, places).items():
                 likely = likelihood * share
                 if likely >= LEAST:
                     pushed += 1  # of equally likely nodes the first comes first
@@ -83,10 +85,9 @@ class SuffixDrafter:
             open_up(tree.add(node, token, -likelihood), -likelihood, match, found)
         return tree
 
-    def _next(self, corpus: Corpus, last: int, match: int, places: Places) -> dict[int, tuple[float, Places]]:
-        """What may follow a token behind which there are these places: how likely each is, and its places."""
-        trust = min(1.0, (self._accepted + PRIOR) / (self._thought + PRIOR))
-        sure = trust * CONFIDENCE[min(match, len(CONFIDENCE) - 1)] if places else 0.0
+    def _next(self, corpus: Corpus, last: int, sure: float, places: Places) -> dict[int, tuple[float, Places]]:
+        """What may follow a token: how likely each is, and its places. `sure` is how likely one of those is that follow
+        at these `places`."""
         each = sure / sum(places.values()) if places else 0.0
         found = {
             token: (each * sum(behind.values()), behind)
