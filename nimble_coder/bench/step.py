@@ -1,7 +1,7 @@
 """What one decoding step costs by the number of its tokens, against the time to read the weights once.
 
     scripts/bench step [--shape 0.5b|1.5b|7b|...] [--device cpu|cuda] [--threads 1] [--precision int4]
-                       [--cached 512] [--int8-kv-cache] [--pytorch] [--kernels]
+                       [--cached 512] [--rows 1 2 4 8] [--library avx2] [--int8-kv-cache] [--pytorch] [--kernels]
 
 Random weights of a Qwen2.5-Coder shape, made in memory: in bf16, or for the compiled step quantised. A step that reads
 every weight once cannot be faster than the memory; the bandwidth is measured in the same run, by summing a block of the
@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -114,7 +115,7 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
         weights = in_eight_bits(weights)
     read = [t for name, t in weights.items() if t.ndim >= 2 and (name != "embedding" or shape.tie_word_embeddings)]
     total = sum(tensor.numel() * tensor.element_size() for tensor in read)
-    positions = args.cached + max(config.tokens_per_step for config in CONFIGS) + 8
+    positions = args.cached + max(rows_of(args)) + 8
     on_gpu = device.type == "cuda" and not args.pytorch
     cache = TorchKVCache(shape, 1, positions, torch.bfloat16, device, defer_moves=on_gpu)
     cache.keys.normal_()
@@ -122,20 +123,28 @@ def make(shape: ModelShape, args: argparse.Namespace) -> Bench:
     if on_gpu:
         from nimble_coder.engine.cuda.model import CudaQwen2
 
-        most = max(config.tokens_per_step for config in CONFIGS)
-        return Bench(CudaQwen2(shape, weights, cache, most, longest_path=14), device, total, args.rounds, args.cached)
+        on_card = CudaQwen2(shape, weights, cache, max(rows_of(args)), longest_path=14)
+        return Bench(on_card, device, total, args.rounds, args.cached)
     if args.pytorch or device.type != "cpu":
         torch.set_num_threads(args.threads)
         return Bench(Qwen2(shape, weights, cache), device, total, args.rounds, args.cached)
-    libraries = find_step()
-    if not libraries:
-        raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
-    own = CompiledStep(libraries[0], args.threads).make_cache(
+    library = chosen_library(args.library)
+    own = CompiledStep(library, args.threads).make_cache(
         shape, 1, positions, INT8 if args.int8_kv_cache else "bfloat16"
     )
     fill(own, cache)
-    model = NativeQwen2(libraries[0], shape, packed(weights), own, args.threads)
+    model = NativeQwen2(library, shape, packed(weights), own, args.threads)
     return Bench(model, device, total, args.rounds, args.cached)
+
+
+def chosen_library(name: str | None) -> Path:
+    """The compiled step for an instruction set, the engine's own choice where None; ends where it does not run here."""
+    libraries = {path.stem.split("-")[1]: path for path in find_step()}
+    if not libraries:
+        raise SystemExit("the step was not compiled here; --pytorch measures PyTorch's operators")
+    if name and name not in libraries:
+        raise SystemExit(f"error: {name} does not run here: choose one of {', '.join(libraries)}")
+    return libraries[name] if name else next(iter(libraries.values()))
 
 
 def fill(own: KVCache, cache: TorchKVCache) -> None:
@@ -167,6 +176,11 @@ def random_weights(shape: ModelShape, device: torch.device) -> dict[str, torch.T
     }
 
 
+def rows_of(args: argparse.Namespace) -> list[int]:
+    """Tokens of the steps that are timed, the fewest first."""
+    return sorted({1, *(args.rows or (8, 16, 32, 64, *(config.tokens_per_step for config in CONFIGS)))})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
@@ -174,6 +188,8 @@ def main() -> None:
     parser.add_argument("--threads", type=thread_count, default=1, help="on the CPU")
     parser.add_argument("--precision", choices=[*STEP_PRECISIONS, "fp8"], default="bf16", help="of the compiled step")
     parser.add_argument("--cached", type=natural, default=512, help="tokens already in the KV cache")
+    parser.add_argument("--rows", type=positive_int, nargs="+", help="tokens of a step; one is always timed")
+    parser.add_argument("--library", help="an instruction set that the compiled step is made for, not the fastest")
     parser.add_argument("--int8-kv-cache", action="store_true", help="keys and values of the compiled step in 8 bits")
     parser.add_argument("--pytorch", action="store_true", help="PyTorch's operators, also on a CPU")
     parser.add_argument("--kernels", action="store_true", help="on a GPU: which kernels take how long")
@@ -190,7 +206,7 @@ def main() -> None:
         for heading in ("tokens", "", "step ms", "over reading", "over plain"):
             table.add_column(heading, justify="right")
         labels = {config.tokens_per_step: str(config) for config in CONFIGS}
-        for count in sorted({1, 8, 16, 32, 64, *labels}):
+        for count in rows_of(args):
             step = plain if count == 1 else bench.step(count)
             label = labels.get(count, "plain" if count == 1 else "")
             ratios = (f"{step / reading:.2f}x", f"{step / plain:.2f}x")

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ class State:
     """What /proc tells of a process."""
 
     is_zombie: bool
+    parent: int
     session: int
 
     @classmethod
@@ -31,7 +31,7 @@ class State:
         except OSError:
             return None
         fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
-        return cls(fields[0] == "Z", int(fields[3]))
+        return cls(fields[0] == "Z", int(fields[1]), int(fields[3]))
 
 
 def session_commands(session: int) -> dict[int, list[str]]:
@@ -39,10 +39,30 @@ def session_commands(session: int) -> dict[int, list[str]]:
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         state = State.of(int(place.name))
-        if state and state.session == session and not state.is_zombie:
-            with suppress(OSError):
-                if command := (place / "cmdline").read_bytes():
-                    found[int(place.name)] = command.decode(errors="replace").split("\0")[:-1]
+        if state and state.session == session and not state.is_zombie and (command := command_of(int(place.name))):
+            found[int(place.name)] = command
+    return found
+
+
+def command_of(pid: int) -> list[str]:
+    """A process's command line; empty where it has ended, or is being started."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below one."""
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        if state := State.of(int(place.name)):
+            children.setdefault(state.parent, []).append(int(place.name))
+    found, waiting = list[int](), [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
     return found
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from build_engine.artifact import Artifact
+from nimble_coder.processes.children import command_of, descendants
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.work_directory import sweep
 
@@ -69,30 +70,9 @@ class Service:
         """Descendants with that in their command lines."""
         found = []
         for pid in descendants(self.process.pid):
-            try:
-                line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if any(name.encode() in part for part in line[:3]):
+            if any(name in part for part in command_of(pid)[:3]):
                 found.append(pid)
         return found
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process below one."""
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, waiting = list[int](), [pid]
-    while waiting:
-        children = parents.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found
 
 
 def is_alive(pid: int) -> bool:
