@@ -27,8 +27,8 @@ from nimble_coder.bench.coding_prompts import coding_prompts, humaneval_chats
 from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.lookahead import PLAINLY, machine
 from nimble_coder.contract.request import Request
-from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.budget import Budget
+from nimble_coder.engine.followers import Followers
 from nimble_coder.engine.generate import Generation, generate
 from nimble_coder.engine.torch_engine import TorchEngine, TorchEngineOptions
 from nimble_coder.planning.cost_model import CostModel, Way
@@ -133,7 +133,7 @@ def measure(
     plain = {load: statistics.median(speed(each, load) for each in found[PLAINLY, load]) for load in args.loads}
     outputs = [each.token_ids for each in found[PLAINLY, args.loads[0]][0]]
     recordings = [Recording(ids, tokens) for ids, tokens in zip(prompts, outputs, strict=False)]
-    model = CostModel(recordings, costs, budget, plain, Bigrams.among(added_tokens(args.model)))
+    model = CostModel(recordings, costs, budget, plain, Followers.among(added_tokens(args.model)))
     return [result(model, way, load, found[way, load]) for load in args.loads for way in ways]
 
 

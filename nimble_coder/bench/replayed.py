@@ -18,9 +18,9 @@ from nimble_coder.bench.arguments import checkpoint_directory, existing_file, po
 from nimble_coder.bench.coding_prompts import CHAT, humaneval_problems
 from nimble_coder.bench.humaneval_judge import read
 from nimble_coder.contract.bounds import MOST_DRAFTS
-from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.budget import Budget, StepCosts
 from nimble_coder.engine.drafter import Drafter
+from nimble_coder.engine.followers import Followers
 from nimble_coder.engine.lookahead import Lookahead
 from nimble_coder.engine.suffix import SuffixDrafter
 from nimble_coder.planning.replay import Recording, Step, replay
@@ -47,11 +47,11 @@ def together(recorded: list[Recording], load: int, make: Make, costs: StepCosts)
     return [step for group in groups for step in replay(group, make, budget)]
 
 
-def ways(configs: list[LookaheadConfig], bigrams: Bigrams | None) -> dict[str, Make]:
+def ways(configs: list[LookaheadConfig], followers: Followers | None) -> dict[str, Make]:
     """How each way to draft is made, plain decoding first. Of lookahead its n-grams alone: no window was recorded."""
     found: dict[str, Make] = {
         "plain": lambda prompt: SuffixDrafter(prompt, 0),
-        "suffixes": lambda prompt: SuffixDrafter(prompt, MOST_DRAFTS, bigrams=bigrams),
+        "suffixes": lambda prompt: SuffixDrafter(prompt, MOST_DRAFTS, followers=followers),
     }
     for config in configs:
         found[str(config)] = lambda prompt, config=config: Lookahead(config, prompt, 0)  # type: ignore[misc]
@@ -74,9 +74,9 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=positive_int, default=512, help="of each answer")
     args = parser.parse_args()
     recorded = recordings(args.answers, TextTokenizer(args.checkpoint), args.max_tokens)
-    bigrams = Bigrams.among(added_tokens(args.checkpoint))
+    followers = Followers.among(added_tokens(args.checkpoint))
     costs = StepCosts(step_times(args.step_ms))
-    made = ways([LookaheadConfig.parse(text) for text in args.configs], bigrams)
+    made = ways([LookaheadConfig.parse(text) for text in args.configs], followers)
     table = Table(title=f"simulated: {len(recorded)} answers; tokens and rows per step and sequence, over plain")
     for heading in ("at once", *list(made)[1:]):
         table.add_column(heading, justify="right")

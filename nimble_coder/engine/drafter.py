@@ -7,8 +7,8 @@ from typing import Protocol
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Request
-from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.corpus import Corpus
+from nimble_coder.engine.followers import Followers
 from nimble_coder.engine.lookahead import Lookahead
 from nimble_coder.engine.suffix import SuffixDrafter
 from nimble_coder.engine.tree import TokenTree
@@ -45,7 +45,7 @@ class Texts:
     """The request's prompt as its text reads: an infill's in the order of its file (`infill.py`)."""
     others: Iterable[Corpus] = ()
     """Of earlier requests."""
-    bigrams: Bigrams | None = None
+    followers: Followers | None = None
     """Of texts at large."""
 
 
@@ -57,7 +57,7 @@ def by_lookahead(request: Request, config: LookaheadConfig, texts: Texts) -> Dra
 def by_suffixes(request: Request, config: LookaheadConfig, texts: Texts) -> SuffixDrafter:  # noqa: ARG001
     """From what followed the text's end before, in the request's own text, in others, and in texts at large."""
     most = MOST_DRAFTS if request.draft_tokens is None else request.draft_tokens
-    return SuffixDrafter(texts.own, most, texts.others, texts.bigrams)
+    return SuffixDrafter(texts.own, most, texts.others, texts.followers)
 
 
 def by_both(request: Request, config: LookaheadConfig, texts: Texts) -> Drafter:

@@ -10,7 +10,7 @@ from typing import Protocol
 from nimble_coder.contract.request import Guide, Request
 from nimble_coder.contract.response import Response
 
-SOURCES = ("lookahead", "text", "pool", "bigrams", "form")
+SOURCES = ("lookahead", "text", "pool", "followers", "form")
 """Where drafts come from: lookahead's window and n-grams, the request's own text, earlier requests of its pool, texts
 at large where neither says anything, and the form that it is held to."""
 

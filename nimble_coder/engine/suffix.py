@@ -1,7 +1,7 @@
 """Drafting by matching suffixes: what followed earlier occurrences of the text's end may follow it again.
 
 After Oliaro et al., "SuffixDecoding" (arXiv 2411.04975): the request's own text and, of the same pool, those of earlier
-requests. Where they do not say, or not surely, what follows a token in other texts may (`bigrams.py`). The tree of
+requests. Where they do not say, or not surely, what follows in other texts may (`followers.py`). The tree of
 drafts grows best first by an estimate of how likely each node is to be accepted, so that a sure match gives a long
 chain, several continuations a bush, and an unsure one little. Which of its nodes are worth their rows is `budget.py`'s
 to say.
@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from nimble_coder.contract.bounds import MOST_DRAFTS
-from nimble_coder.engine.bigrams import Bigrams, Guesses
 from nimble_coder.engine.corpus import LONGEST_MATCH, Corpus, Places
+from nimble_coder.engine.followers import Followers, Guesses
 from nimble_coder.engine.tree import TokenTree
 
 CONFIDENCE = (0.0, 0.2, 0.4, 0.7, 0.75, 0.78, 0.8, 0.83, 0.86, 0.88, 0.9, 0.94, 0.97)
@@ -30,13 +30,13 @@ class SuffixDrafter:
     """Implements `nimble_coder.engine.drafter.Drafter`."""
 
     def __init__(
-        self, prompt: Sequence[int], most: int, others: Iterable[Corpus] = (), bigrams: Bigrams | None = None
+        self, prompt: Sequence[int], most: int, others: Iterable[Corpus] = (), followers: Followers | None = None
     ) -> None:
         """Drafts at most `most` tokens per step; 0 is plain decoding. `others` are texts to look into besides."""
         self._most = most
         self._others = list(others)
         self.corpus = Corpus(prompt)
-        self._guesses = Guesses(bigrams, prompt) if bigrams and most else None
+        self._guesses = Guesses(followers, prompt) if followers and most else None
         self._thought = self._accepted = 0.0
         """Guesses at a next token that were thought to be right, and those that were."""
 
@@ -62,7 +62,7 @@ class SuffixDrafter:
     def draft(self, newest: int, most: int = MOST_DRAFTS) -> TokenTree:
         """See `Drafter`."""
         corpus, longest, places = self._match()
-        tree = TokenTree(newest, ("text" if corpus is self.corpus else "pool") if places else "bigrams")
+        tree = TokenTree(newest, ("text" if corpus is self.corpus else "pool") if places else "followers")
         most = min(self._most, most)
         if not most:
             return tree
@@ -70,30 +70,37 @@ class SuffixDrafter:
         heap: list[tuple[float, int, int, int, int, Places]] = []
         pushed = 0
 
-        def open_up(node: int, likelihood: float, match: int, places: Places) -> None:
+        def open_up(node: int, before: int, likelihood: float, match: int, places: Places) -> None:
             nonlocal pushed
             sure = trust * CONFIDENCE[min(match, len(CONFIDENCE) - 1)] if places else 0.0
-            for token, (share, found) in self._next(corpus, tree.tokens[node], sure, places).items():
+            for token, (share, found) in self._next(corpus, before, tree.tokens[node], sure, places).items():
                 likely = likelihood * share
                 if likely >= LEAST:
                     pushed += 1  # of equally likely nodes the first comes first
                     heapq.heappush(heap, (-likely, pushed, node, token, match + 1, found))
 
-        open_up(0, 1.0, longest, places)
+        open_up(0, self._before, 1.0, longest, places)
         while heap and len(tree) <= most:
             likelihood, _, node, token, match, found = heapq.heappop(heap)
-            open_up(tree.add(node, token, -likelihood), -likelihood, match, found)
+            open_up(tree.add(node, token, -likelihood), tree.tokens[node], -likelihood, match, found)
         return tree
 
-    def _next(self, corpus: Corpus, last: int, sure: float, places: Places) -> dict[int, tuple[float, Places]]:
-        """What may follow a token: how likely each is, and its places. `sure` is how likely one of those is that follow
-        at these `places`."""
+    @property
+    def _before(self) -> int:
+        """The token before the text's last; -1 where there is none."""
+        return self.corpus.tokens[-2] if len(self.corpus.tokens) > 1 else -1
+
+    def _next(
+        self, corpus: Corpus, before: int, last: int, sure: float, places: Places
+    ) -> dict[int, tuple[float, Places]]:
+        """What may follow two tokens: how likely each is, and its places. `sure` is how likely one of those is that
+        follow at these `places`."""
         each = sure / sum(places.values()) if places else 0.0
         found = {
             token: (each * sum(behind.values()), behind)
             for token, behind in continuations(corpus.tokens, places).items()
         }
-        for token, share in self._guesses.behind(last) if self._guesses else ():
+        for token, share in self._guesses.behind(before, last).items() if self._guesses else ():
             likely, behind = found.get(token, (0.0, {}))
             found[token] = (likely + (1.0 - sure) * share, behind)
         return found

@@ -18,12 +18,12 @@ from nimble_coder.contract.bounds import MOST_DRAFTS
 from nimble_coder.contract.request import Guide, QueueFullError, Request, RequestError
 from nimble_coder.contract.response import Response
 from nimble_coder.engine.admission import Admission
-from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.budget import ROWS_ON_CPU, ROWS_ON_GPU, Budget, StepCosts
 from nimble_coder.engine.compiled import find_step
 from nimble_coder.engine.cores import Cores
 from nimble_coder.engine.counters import Counters
 from nimble_coder.engine.drafter import SUFFIXES, WINDOWED, Texts, make_drafter
+from nimble_coder.engine.followers import Followers
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.infill import InfillMarks
 from nimble_coder.engine.kv_cache import KVCache
@@ -86,7 +86,7 @@ class TorchEngine:
         control = added_tokens(options.tokenizer) if options.tokenizer else {}
         self._forms = Forms(options.tokenizer, config.shape.vocab_size, control) if options.tokenizer else None
         self._infills = InfillMarks.among(control)
-        self._bigrams = Bigrams.among(control)
+        self._followers = Followers.among(control)
         size = (engine_dir / WEIGHTS).stat().st_size
         platform = choose_platform(config, size, lookahead, options)
         cache = self._make_cache(size, platform)
@@ -165,7 +165,7 @@ class TorchEngine:
         own = self._infills.in_file_order(request.input_ids) if self._infills else request.input_ids
         with self._lock:
             others = self._pools.texts(request.draft_pool) if request.draft_pool else ()
-        return Texts(own, others, self._bigrams)
+        return Texts(own, others, self._followers)
 
     def prepare(self, guide: Guide) -> None:
         """See `Engine.prepare`."""

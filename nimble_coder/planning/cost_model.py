@@ -11,9 +11,9 @@ from itertools import zip_longest
 
 from build_engine.lookahead import PLAIN, LookaheadConfig
 from nimble_coder.contract.request import Request
-from nimble_coder.engine.bigrams import Bigrams
 from nimble_coder.engine.budget import Budget, StepCosts
 from nimble_coder.engine.drafter import Drafter, Texts, make_drafter
+from nimble_coder.engine.followers import Followers
 from nimble_coder.planning.replay import Recording, Step, replay
 
 Way = LookaheadConfig | int
@@ -40,9 +40,9 @@ class Replays:
     """The steps that recorded outputs take under each way, so many at once: as many start together, and the next ones
     when the last of them has ended."""
 
-    def __init__(self, recordings: Sequence[Recording], bigrams: Bigrams | None = None) -> None:
+    def __init__(self, recordings: Sequence[Recording], followers: Followers | None = None) -> None:
         self._recordings = recordings
-        self._bigrams = bigrams
+        self._followers = followers
         self.alone = cache(self._alone)
         """By (w,n,g), each recording's steps by itself: who runs beside a sequence changes none of them."""
 
@@ -54,7 +54,9 @@ class Replays:
         if isinstance(way, int):
 
             def suffixes(prompt: list[int]) -> Drafter:
-                return make_drafter(Request(prompt, 1, draft_tokens=way), None, Texts(prompt, bigrams=self._bigrams))
+                return make_drafter(
+                    Request(prompt, 1, draft_tokens=way), None, Texts(prompt, followers=self._followers)
+                )
 
             return [step for wave in waves for step in replay([together[i] for i in wave], suffixes, budget)]
         alone = self.alone(way)
@@ -99,12 +101,12 @@ class CostModel:
     """By which the engine cuts its trees: what it believes that steps cost."""
     plain: Mapping[int, float]
     """Tokens per second of plain decoding, measured, by the sequences at once: what an engine does beside its steps."""
-    bigrams: Bigrams | None = None
+    followers: Followers | None = None
     """What the engine drafts from besides the text, where it knows the tokenizer."""
 
     @cached_property
     def _replays(self) -> Replays:
-        return Replays(self.recordings, self.bigrams)
+        return Replays(self.recordings, self.followers)
 
     def gain(self, way: Way, load: int) -> Gain:
         """What `way` brings with so many sequences at once."""
