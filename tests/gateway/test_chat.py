@@ -259,6 +259,22 @@ def test_a_tool_that_is_no_function_is_refused(
     assert (caught.value.status, caught.value.param) == (400, f"tools[1].{field}")
 
 
+@pytest.mark.parametrize("other", [{"description": "Adds two."}, {"parameters": {"type": "object", "required": ["a"]}}])
+@pytest.mark.parametrize("choice", [None, "required", "none"])
+def test_two_functions_of_one_name_are_refused_unless_they_are_the_same(other: dict[str, Any], choice: Any) -> None:
+    """A call has the name alone, so nobody could tell whose schema it should have."""
+    function: Any = TOOL["function"]
+    again = {**TOOL, "function": {**function, **other}}
+    with pytest.raises(ApiError, match="two functions have the name 'add' and are not the same") as caught:
+        calling_of(request(USER, tools=[TOOL, again], tool_choice=choice))
+    assert (caught.value.status, caught.value.param) == (400, "tools")
+    with pytest.raises(ApiError, match="two functions") as caught:
+        calling_of(request(USER, functions=[function, again["function"]]))
+    assert caught.value.param == "functions"
+    once, twice = (calling_of(request(USER, tools=tools, tool_choice=choice)) for tools in ([TOOL], [TOOL, TOOL]))
+    assert (twice.names, twice.opening, twice.guide) == (once.names, once.opening, once.guide)
+
+
 @pytest.mark.parametrize(
     ("call", "reason", "field"),
     [

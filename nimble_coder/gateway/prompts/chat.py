@@ -148,16 +148,16 @@ def calling_of(request: ChatRequest) -> Calling:
     for place, tool in enumerate(request.tools or []):
         check_tool(tool.type, tool.function, f"tools[{place}]", "function")
     check_allowed(request)
-    for tool in request.offered:
-        field = "functions" if request.is_legacy else "tools"
-        check_parameters(tool.function.name, tool.function.parameters, field)
-    names = frozenset(tool.function.name for tool in request.offered)
+    offered = functions_of(request)
+    for function in offered:
+        check_parameters(function.name, function.parameters, "functions" if request.is_legacy else "tools")
+    names = frozenset(function.name for function in offered)
     choice, most = request.choice, 1 if request.is_legacy or request.parallel_tool_calls is False else None
     reason: ChatFinishReason = "function_call" if request.is_legacy else "tool_calls"
     if choice == "none":
         return Calling()
     if choice in (None, "auto"):
-        strict = StrictArguments(as_function(tool.function) for tool in request.offered)
+        strict = StrictArguments(map(as_function, offered))
         return Calling(names, finish_reason=reason, most=most, is_legacy=request.is_legacy, strict=strict)
     field = request.choice_field
     name = None if choice == "required" else chosen_name(choice, field)
@@ -168,7 +168,7 @@ def calling_of(request: ChatRequest) -> Calling:
         text = f"{field} demands a call, which only a new turn of the assistant can begin with"
         raise ApiError(400, text, "invalid_tool_choice", field)
     # No blank at the end: the model's next token begins with one. OpenAI ends a demanded function's call with "stop".
-    functions = [as_function(tool.function) for tool in request.offered if name in (None, tool.function.name)]
+    functions = [as_function(function) for function in offered if name in (None, function.name)]
     is_only = len(functions) == 1
     begun = f' {json.dumps(functions[0][0], ensure_ascii=False)}, "arguments":' if is_only else ""
     return Calling(
@@ -181,6 +181,18 @@ def calling_of(request: ChatRequest) -> Calling:
         request.is_legacy,
         tuple(functions),
     )
+
+
+def functions_of(request: ChatRequest) -> list[Function]:
+    """What may be called, each once; raises `ApiError` for two of one name that are not the same: a call has the name
+    alone. Agents with several sources of tools may send the same one twice."""
+    found: dict[str, Function] = {}
+    for tool in request.offered:
+        name = tool.function.name
+        if found.setdefault(name, tool.function) != tool.function:
+            text = f"two functions have the name {name[:80]!r} and are not the same: give each a name of its own"
+            raise ApiError(400, text, "invalid_input", "functions" if request.is_legacy else "tools")
+    return [*found.values()]
 
 
 def check_allowed(request: ChatRequest) -> None:
@@ -225,7 +237,7 @@ def held(calling: Calling, request: ChatRequest) -> Calling:
     answer = answer_schema(form) if form else None
     if form and answer is None:
         return Calling()
-    functions = [as_function(tool.function) for tool in request.offered]
+    functions = [as_function(function) for function in functions_of(request)]
     held_names = tuple(name for name, _, _ in functions)
     return replace(calling, guide=turn_guide(functions, calling.most, answer), held_functions=held_names)
 
