@@ -1,6 +1,7 @@
 """Decides, step by step, which sequences run and which of their tokens: in-flight batching with chunked prefill."""
 
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ LEAST_READ = 32
 among 512."""
 LONGEST_READ = 0.25
 """Seconds that the tokens of prompts take of a step, as far as its measured rows tell: streams wait for them."""
+LEAST_SLOTS, CALLER_SECONDS = 4, 600.0
+"""From so many slots on one is kept for who has none, where more than one has called in so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Scheduler:
 
     A free slot goes to the owner whose turn was longest ago, so that nobody waits for all that another has sent before;
     of one owner's sequences, and among owners that had none, to the one that has waited longest.
+    The last one is for an owner that has none: others may have begun answers that take minutes.
     """
 
     def __init__(self, cache: KVCache, max_num_tokens: int, budget: Budget) -> None:
@@ -62,6 +66,9 @@ class Scheduler:
         """Tokens of prompts in a step."""
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._callers: dict[str, float] = {}
+        """Owners, and when each added its last sequence, the last one at the end."""
+        self._slots = cache.free_slots
         self._served: list[str] = []
         """Owners that wait and had a turn, the last one at the end."""
 
@@ -70,7 +77,11 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
+        """Lets it wait for a slot."""
         self.waiting.append(sequence)
+        if owner := sequence.request.owner:
+            self._callers.pop(owner, None)
+            self._callers[owner] = time.monotonic()
 
     def schedule(self) -> list[Work]:
         """The work of the next step: every decoding sequence, and prompt chunks for the tokens that are left over.
@@ -112,15 +123,29 @@ class Scheduler:
         return chunks
 
     def _admit(self) -> None:
-        while self.waiting and self._cache.free_slots:
-            sequence = self._next()
+        while (free := self._cache.free_slots) and (waiting := self._waiting(free)):
+            sequence = self._next(waiting)
             self.waiting.remove(sequence)
             sequence.start(*self._cache.acquire([] if sequence.scores_prompt else sequence.tokens))
             self.running.append(sequence)
 
-    def _next(self) -> Sequence:
+    def _waiting(self, free: int) -> list[Sequence]:
+        """Those that may have one of so many free slots."""
+        if free > 1 or not self._keeps_one():
+            return [*self.waiting]
+        owners = {each.request.owner for each in self.running}
+        return [each for each in self.waiting if each.request.owner not in owners]
+
+    def _keeps_one(self) -> bool:
+        """Whether a slot is kept: where it is one of several, and one of several callers may want it."""
+        recent = time.monotonic() - CALLER_SECONDS
+        while self._callers and self._callers[first := next(iter(self._callers))] < recent:
+            del self._callers[first]
+        return self._slots >= LEAST_SLOTS and len(self._callers) > 1
+
+    def _next(self, among: list[Sequence]) -> Sequence:
         turns = {owner: turn for turn, owner in enumerate(self._served)}
-        sequence = min(self.waiting, key=lambda each: turns.get(each.request.owner, -1))
+        sequence = min(among, key=lambda each: turns.get(each.request.owner, -1))
         owner, waiting = sequence.request.owner, {each.request.owner for each in self.waiting}
         self._served = [each for each in self._served if each in waiting and each != owner] + [owner]
         return sequence

@@ -1,6 +1,9 @@
 """Which tokens run in a step: the scheduler alone."""
 
+from collections import abc
+
 import numpy as np
+import pytest
 
 from build_engine.lookahead import PLAIN
 from nimble_coder.contract.request import Request
@@ -16,12 +19,12 @@ SLOTS = 4
 FREE = StepCosts({1: 0.01, 16: 0.01})
 
 
-def scheduler(*prompts: int, costs: StepCosts = FREE, most: int = 64) -> Scheduler:
+def scheduler(*prompts: int, costs: StepCosts = FREE, most: int = 64, owners: abc.Sequence[str] = ()) -> Scheduler:
     """One of `most` tokens a step, with prompts of so many tokens each that ask for one token."""
     entries = np.zeros((1, SLOTS, 1, 512, 1), np.float32)
     made = Scheduler(KVCache(entries, entries, reuse=False), most, Budget(costs))
     for number, length in enumerate(prompts):
-        request = Request([3] * length, 1, lookahead=PLAIN)
+        request = Request([3] * length, 1, lookahead=PLAIN, owner=owners[number] if owners else "")
         drafter = make_drafter(request, PLAIN, Texts(request.input_ids, ()), SUFFIXES)
         made.add(Sequence(number, request, drafter, Limits(512, 8)))
     return made
@@ -62,3 +65,23 @@ def test_where_rows_take_long_a_step_reads_no_more_than_streams_can_wait_for() -
     assert steps(scheduler(150, costs=costs, most=512)) == [{0: 64}, {0: 64}, {0: 22}]
     slow = StepCosts({1: 0.1, 16: 1.0, 24: 2.0})
     assert steps(scheduler(70, costs=slow, most=512)) == [{0: 32}, {0: 32}, {0: 6}]
+
+
+def begun(*owners: str) -> list[str]:
+    """Whose sequences a scheduler begins at once."""
+    made = scheduler(*[8] * len(owners), owners=owners)
+    made.schedule()
+    return [each.request.owner for each in made.running]
+
+
+def test_the_last_slot_is_for_an_owner_that_has_none() -> None:
+    assert begun(*["flood"] * 6, "another") == ["flood", "another", "flood"]
+    assert begun("one", "another", *["flood"] * 6) == ["one", "another", "flood"]
+    assert begun("one", "another", "third", *["flood"] * 6) == ["one", "another", "third", "flood"]
+
+
+def test_one_owner_alone_has_all_slots_and_who_calls_no_more_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert begun(*["one"] * 6) == ["one"] * SLOTS
+    assert begun(*[""] * 6) == [""] * SLOTS
+    monkeypatch.setattr("nimble_coder.engine.scheduler.CALLER_SECONDS", 0.0)
+    assert len(begun(*["flood"] * 6, "another")) == SLOTS

@@ -19,8 +19,8 @@ from tests.gateway.test_kserve import generation
 from tests.gateway.test_kserve_stop import stop
 
 FIRST, SECOND = {"authorization": "Bearer first"}, {"authorization": "Bearer second"}
-PLACES, FLOOD = 32, 56
-"""What the engine runs at once, and what the first client sends."""
+PLACES, FLOOD = 31, 56
+"""What the engine runs at once of one client where several call, which is all but one, and what the first one sends."""
 LONG = 8000
 """Tokens of each, decoded plainly: none of them ends while a test looks."""
 IDS = {"input_ids": [300] * 20, "input_lengths": 20, "request_output_len": 1}
@@ -30,6 +30,7 @@ TEXT = {"text_input": "import os", "max_tokens": 1}
 @pytest.fixture(scope="module")
 def keyed(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcesses]:
     with gateway_with(artifact, gateway, tmp_path_factory.mktemp("turns") / "log", api_keys="first,second") as g:
+        ask(g, "ModelInfer tensorrt_llm")  # the engine knows of the second client
         yield g
 
 
@@ -113,20 +114,36 @@ def ask(g: GatewayProcesses, way: str) -> None:
     ],
 )
 def test_one_that_floods_the_engine_does_not_keep_another_waiting(
-    keyed: GatewayProcesses, gateway: Serving, flood: Flood, way: str
+    keyed: GatewayProcesses, flood: Flood, way: str
 ) -> None:
-    """The second client's request has the first place that is free, before all that the first client sent before."""
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(ask, keyed, way)
-        assert wait_until(lambda: waiting(gateway) == FLOOD - PLACES + 1)
-        assert wait_until(lambda: len(flood.begun) == PLACES)
-        assert not flood.ended
-        flood.stop("0")
+    """The second client's request has the place that is left, before all that the first client sent before."""
+    ask(keyed, way)
+    assert len(flood.begun) <= PLACES
+    assert not flood.ended
+
+
+def test_places_that_become_free_are_taken_by_turns(
+    keyed: GatewayProcesses, gateway: Serving, flood: Flood
+) -> None:
+    with triton_grpc.InferenceServerClient(keyed.addresses.grpc) as client, ThreadPoolExecutor(2) as pool:
+
+        def long() -> Any:
+            inputs = generation([301] * 20, LONG, (1, 1, 0))
+            return client.infer("tensorrt_llm", inputs, request_id="long", headers=SECOND)
+
         try:
+            holding = pool.submit(long)
+            assert wait_until(lambda: active_requests(gateway) == PLACES + 1)
+            asking = pool.submit(ask, keyed, "ModelInfer tensorrt_llm")
+            assert wait_until(lambda: waiting(gateway) == FLOOD - PLACES + 1)
+            for number in range(3):  # the first place is kept for a third client, and the next is the first one's turn
+                flood.stop(str(number))
             asking.result(60)
-            assert len(flood.begun) <= PLACES + 1  # the place that the second client has left again may be taken
+            assert len(flood.begun) <= PLACES + 2  # the place that the second client has left again may be taken
         finally:
+            client.infer("tensorrt_llm", stop(), request_id="long", headers=SECOND)
             flood.leave()
+        assert holding.result(60).as_numpy("sequence_length").item() < LONG
 
 
 def test_a_stop_reaches_the_requests_of_its_own_key_alone(keyed: GatewayProcesses, gateway: Serving) -> None:
