@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nimble_coder.gateway.access.certificate import not_after, valid_until
+from nimble_coder.gateway.access.certificate import valid_until, validity
 from tests.standin.certificate import make_certificate
 
 
@@ -31,4 +31,4 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path) -> None:
         valid_until(tmp_path / "none")
     for der in (b"", b"\x30", b"\x30\x82\xff", bytes(40), b"\x30\x03\x02\x01\x05"):
         with pytest.raises(ValueError, match=r"no X\.509"):
-            not_after(der)
+            validity(der)

@@ -79,7 +79,8 @@ class Service:
         s = self.settings
         if not (s.tls_certificate and s.tls_key):
             return None
-        return Tls(s.tls_certificate, s.tls_key, s.tls_client_ca, self.metrics.certificate_ends)
+        gauges = self.metrics.certificate_ends, self.metrics.certificate_unusable
+        return Tls(s.tls_certificate, s.tls_key, s.tls_client_ca, *gauges)
 
     def _find_policy(self) -> Policy | None:
         """The table that maps load to (w,n,g); None leaves the choice to the engine. Raises `PolicyError`."""

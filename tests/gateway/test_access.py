@@ -33,6 +33,7 @@ from nimble_coder.processes.triton import Addresses
 from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import wait_until
 from tests.gateway.test_kserve import generation
+from tests.standin.busy import no_file_to_open
 from tests.standin.certificate import make_certificate
 
 BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
@@ -150,6 +151,36 @@ def test_a_key_file_rotated_to_bytes_that_are_no_text_leaves_the_old_keys(tmp_pa
     with pytest.raises(ValueError, match="cannot be read"):
         file.write_bytes(content)
         ApiKeys([], file)
+
+
+def test_a_keys_file_that_could_not_be_opened_just_now_is_read_without_another_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = ApiKeys([], file)
+    file.write_text("new\n")
+    monkeypatch.setattr("nimble_coder.gateway.access.keys.RETRY_SECONDS", 0.0)
+    with no_file_to_open():
+        for _ in range(3):
+            keys.check("Bearer old")
+    assert caplog.text.count("cannot be read") == 1
+    keys.check("Bearer new")
+    with pytest.raises(ApiError, match="not valid"):
+        keys.check("Bearer old")
+
+
+def test_a_keys_file_that_is_emptied_lets_nobody_in_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = ApiKeys([], file)
+    file.write_text("")
+    for _ in range(2):
+        with pytest.raises(ApiError, match="not valid"):
+            keys.check("Bearer old")
+    assert caplog.text.count("holds no key any more") == 1
 
 
 def test_a_keys_file_that_cannot_be_read_shows_in_the_metrics(

@@ -1,4 +1,4 @@
-"""How long a certificate is valid."""
+"""How long a certificate is valid, and a certificate with its key."""
 
 import re
 import ssl
@@ -14,21 +14,41 @@ EXPLICIT_VERSION, UTC_TIME = 0xA0, 0x17
 
 def valid_until(file: Path) -> datetime:
     """When the first of a PEM file's certificates ends to be valid; raises `OSError`, and `ValueError` for no PEM."""
-    found = [not_after(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in PEM.findall(file.read_bytes())]
+    return min(end for _, end in validities(file))
+
+
+def check_valid(file: Path) -> None:
+    """Raises `ValueError` where clients would refuse a PEM file's own certificate, which comes first, for its time."""
+    (begin, end), *_ = validities(file)
+    now = datetime.now(UTC)
+    if now < begin:
+        raise ValueError(f"the certificate in {file} is not valid before {begin.isoformat()}")
+    if now > end:
+        raise ValueError(f"the certificate in {file} has expired, at {end.isoformat()}")
+
+
+def validities(file: Path) -> list[tuple[datetime, datetime]]:
+    """From when until when each certificate of a PEM file is valid; raises `OSError`, and `ValueError` for no PEM."""
+    found = [validity(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in PEM.findall(file.read_bytes())]
     if not found:
         raise ValueError(f"{file} holds no certificate in PEM")
-    return min(found)
+    return found
 
 
-def not_after(der: bytes) -> datetime:
-    """The end of a certificate's validity (RFC 5280, 4.1: the second time of the validity); raises `ValueError`."""
+def validity(der: bytes) -> tuple[datetime, datetime]:
+    """The two times of a certificate's validity (RFC 5280, 4.1); raises `ValueError`."""
     try:
         (_, certificate), *_ = elements(der)
         (_, signed), *_ = elements(certificate)
         fields = [(tag, content) for tag, content in elements(signed) if tag != EXPLICIT_VERSION]
-        _, (tag, content) = elements(fields[3][1])
+        begin, end = (time_of(tag, content) for tag, content in elements(fields[3][1]))
     except (IndexError, ValueError):
         raise ValueError("this is no X.509 certificate") from None
+    return begin, end
+
+
+def time_of(tag: int, content: bytes) -> datetime:
+    """A time of DER; raises `ValueError`."""
     form = "%y%m%d%H%M%SZ" if tag == UTC_TIME else "%Y%m%d%H%M%SZ"
     return datetime.strptime(content.decode("ascii"), form).replace(tzinfo=UTC)
 

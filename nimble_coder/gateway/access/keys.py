@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 COMMENT = re.compile(r"(?:^|\s)#")
 """Not within a key."""
+RETRY_SECONDS = 1.0
+"""Between two looks at a file that cannot be read and has not changed."""
 
 
 class ApiKeys:
@@ -36,7 +39,11 @@ class ApiKeys:
         self._file = file
         self._on_unreadable = on_unreadable
         self._version: tuple[tuple[int, ...], ...] = ()
-        """Of the file when it was last looked at; empty where it was not there."""
+        """Of the file when it was last read; empty where it was not there."""
+        self._fault: tuple[object, str] | None = None
+        """The version that cannot be read, and why."""
+        self._again = 0.0
+        """When that is tried again."""
         self._from_file: list[bytes] = []
         if file is not None:
             try:
@@ -83,16 +90,28 @@ class ApiKeys:
 
     def _refresh(self, file: Path) -> None:
         version = version_of(file)
-        if version == self._version:
+        is_refused = self._fault is not None and self._fault[0] == version and time.monotonic() < self._again
+        if version == self._version or is_refused:
             return
-        self._version = version
         try:
-            self._from_file = read_keys(file)
+            keys = read_keys(file)
         except (OSError, ValueError) as error:
-            # Kubernetes swaps mounted secrets in two steps, and a file may be written while we look.
-            reason = error.strerror if isinstance(error, OSError) else error
-            logger.warning("%s cannot be read (%s); the keys read before stay valid", file, reason)
-            self._on_unreadable()
+            # Kubernetes swaps mounted secrets in two steps, and a file may be written while we look. Or this machine
+            # could not read it just now, as where no file can be opened: the version may be a good one.
+            self._again = time.monotonic() + RETRY_SECONDS
+            self._refuse(file, version, str(error.strerror if isinstance(error, OSError) else error))
+            return
+        self._version, self._fault, self._from_file = version, None, keys
+        if not (self._fixed or keys):
+            logger.warning("%s holds no key any more: nobody has access until it does", file)
+
+    def _refuse(self, file: Path, version: object, reason: str) -> None:
+        """Says it once, however often it is tried."""
+        if self._fault == (version, reason):
+            return
+        self._fault = version, reason
+        logger.warning("%s cannot be read (%s); the keys read before stay valid", file, reason)
+        self._on_unreadable()
 
 
 def read_keys(file: Path) -> list[bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from prometheus_client import Gauge
 
-from nimble_coder.gateway.access.certificate import load_pair, valid_until
+from nimble_coder.gateway.access.certificate import check_valid, load_pair, valid_until
 from nimble_coder.gateway.access.file_version import version_of
 
 logger = logging.getLogger(__name__)
@@ -21,15 +21,19 @@ Chooser = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], int | None]
 class Tls:
     """Certificate, key and, for mTLS, the authorities of the clients."""
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None, ends: Gauge) -> None:
-        """`ends` is told when the certificate does."""
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None, ends: Gauge, unusable: Gauge) -> None:
+        """`ends` is told when the certificate does; `unusable` is 1 while the files cannot be used."""
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
-        self._ends = ends
-        self._served = self._asked = self._version()
+        self._ends, self._unusable = ends, unusable
+        self._served = self._version()
+        self._fault: tuple[object, str] | None = None
+        """What cannot be used, by the files' version, and why."""
+        self._newest = self._given = self._configuration()
+        """What the gRPC port is to show, and what it has last been given."""
         ends.set(valid_until(certificate).timestamp())
 
     async def watch(self, context: ssl.SSLContext) -> None:
-        """Keeps the HTTP port, whose connections begin with `context`, at what the files hold, until it is cancelled.
+        """Keeps both ports at what the files hold, until it is cancelled: connections of HTTP begin with `context`.
 
         A handshake gets a context made anew: to one that is in use an authority can be added, but none taken away.
         """
@@ -38,19 +42,39 @@ class Tls:
             context.num_tickets = 0
         while True:
             await asyncio.sleep(SECONDS_BETWEEN)
-            version = self._version()
-            if version == self._served:
-                continue
-            self._served = version
-            try:
-                renewed = self._context()
-                ends = valid_until(self._certificate)
-            except (OSError, ValueError) as error:  # `ssl.SSLError` is an `OSError`; half of a pair has been written
-                logger.warning("the renewed certificates cannot be used, the old ones stay: %s", error)
-                continue
-            context.sni_callback = self._handing_out(renewed)
-            self._ends.set(ends.timestamp())
-            logger.info("renewed certificates are served and asked for, valid until %s", ends.isoformat())
+            self.renew(context)
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Has both ports show what the files hold, where it can be used."""
+        version = self._version()
+        if version == self._served:
+            self._mend()  # where others were there, and are no more
+            return
+        try:
+            renewed, configuration, ends = self._context(), self._configuration(), valid_until(self._certificate)
+            check_valid(self._certificate)
+        except (OSError, ValueError) as error:  # `ssl.SSLError` is an `OSError`; half of a pair has been written
+            self._refuse(version, str(error))  # and tried again: the fault may be of the machine, or the clock's
+            return
+        if self._version() != version:
+            return  # they are being written
+        self._served, self._newest = version, configuration
+        context.sni_callback = self._handing_out(renewed)
+        self._mend()
+        self._ends.set(ends.timestamp())
+        logger.info("renewed certificates are served and asked for, valid until %s", ends.isoformat())
+
+    def _refuse(self, version: object, reason: str) -> None:
+        """Says it once, however often it is tried."""
+        if self._fault == (version, reason):
+            return
+        self._fault = version, reason
+        self._unusable.set(1)
+        logger.warning("the renewed certificates cannot be used, the old ones stay: %s", reason)
+
+    def _mend(self) -> None:
+        self._fault = None
+        self._unusable.set(0)
 
     def _handing_out(self, renewed: ssl.SSLContext) -> Chooser:
         """OpenSSL asks at every handshake, whether the client names a server or not."""
@@ -74,20 +98,15 @@ class Tls:
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Of the gRPC port, which asks at every handshake; with a client CA, clients must show a certificate."""
-        configuration = self._configuration()
-        return grpc.dynamic_ssl_server_credentials(configuration, self._renewed, self._client_ca is not None)
+        return grpc.dynamic_ssl_server_credentials(self._given, self._to_give, self._client_ca is not None)
 
-    def _renewed(self) -> object | None:
-        version = self._version()
-        if version == self._asked:
+    def _to_give(self) -> object | None:
+        """What has been renewed since gRPC, in a thread of its own, asked before."""
+        newest = self._newest
+        if newest is self._given:
             return None
-        try:
-            self._context()
-            configuration = self._configuration()
-        except (OSError, ValueError):
-            return None  # half of a pair has been written: the old one stays
-        self._asked = version
-        return configuration
+        self._given = newest
+        return newest
 
     def _configuration(self) -> object:
         pair = (self._key.read_bytes(), self._certificate.read_bytes())

@@ -57,6 +57,12 @@ class GatewayMetrics:
             registry=own,
             multiprocess_mode="livemin",
         )
+        self.certificate_unusable = Gauge(
+            "nimble_certificate_files_unusable",
+            "Processes that show an older TLS certificate because the files cannot be used",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
         self.finished = Counter("request_finish", "Generations by the reason they ended", ["reason"], registry=own)
         self.cancelled = Counter("nimble_requests_cancelled", "Generations whose client went away", registry=own)
         self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens", registry=own)
