@@ -8,16 +8,24 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Raises `KeyboardInterrupt` in the main thread for SIGINT, SIGTERM and SIGHUP while the block runs."""
+    """Raises `KeyboardInterrupt` in the main thread for SIGINT, SIGTERM and SIGHUP while the block runs.
+
+    SIGHUP stays ignored where it was, since `nohup` starts programs so that they live on without their terminal.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     # SIGINT too: a shell starts background jobs with it ignored, and `kill -INT` should work there as well.
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        # Python (3.11, as `python -m`) remembers an interrupt that came while it ran a text, as where a module defines
+        # a named tuple, and ends by SIGINT then, whatever the exit code was to be. It forgets it where it runs another.
+        exec("")  # noqa: S102

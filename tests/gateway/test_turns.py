@@ -122,9 +122,7 @@ def test_one_that_floods_the_engine_does_not_keep_another_waiting(
     assert not flood.ended
 
 
-def test_places_that_become_free_are_taken_by_turns(
-    keyed: GatewayProcesses, gateway: Serving, flood: Flood
-) -> None:
+def test_places_that_become_free_are_taken_by_turns(keyed: GatewayProcesses, gateway: Serving, flood: Flood) -> None:
     with triton_grpc.InferenceServerClient(keyed.addresses.grpc) as client, ThreadPoolExecutor(2) as pool:
 
         def long() -> Any:

@@ -1,0 +1,55 @@
+"""Which signals end a program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SIGNALLED = """
+import os, signal
+from nimble_coder.processes.stopping import stop_signals
+try:
+    with stop_signals(), stop_signals():
+        os.kill(os.getpid(), signal.{})
+        print("goes on")
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "says"),
+    [
+        ((), "SIGHUP", "ended"),
+        (("nohup",), "SIGHUP", "goes on"),
+        (("nohup",), "SIGTERM", "ended"),
+        (("nohup",), "SIGINT", "ended"),
+    ],
+)
+def test_a_closed_terminal_ends_a_program_unless_nohup_has_started_it(
+    prefix: tuple[str, ...], name: str, says: str
+) -> None:
+    command = [*prefix, sys.executable, "-c", SIGNALLED.format(name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == says
+
+
+INTERRUPTED = """
+import os, signal, sys
+from nimble_coder.processes.stopping import stop_signals
+with stop_signals():
+    try:
+        exec("os.kill(os.getpid(), signal.SIGTERM)")
+    except KeyboardInterrupt:
+        pass
+sys.exit(3)
+"""
+
+
+def test_an_interrupt_at_an_odd_moment_leaves_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(INTERRUPTED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, env=environment, check=False, timeout=60)
+    assert done.returncode == 3
