@@ -22,12 +22,6 @@ def run(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
     return call(Path(), *arguments, stdin=stdin)
 
 
-def run_alone(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """The same in a process of its own."""
-    command = [sys.executable, "-m", "nimble_coder.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
 def test_complete_streams_the_text_and_nothing_else_to_standard_output(triton: TritonServer) -> None:
     done = run("complete", "import os\nimport", "--max-tokens", "12", "--url", triton.addresses.grpc)
     assert done.returncode == 0
@@ -116,8 +110,7 @@ def test_the_prompt_can_come_from_standard_input(triton: TritonServer) -> None:
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], code: int, reason: str) -> None:
-    # `serve` makes its process the parent of orphans.
-    done = run_alone(*arguments) if arguments[0] == "serve" else run(*arguments)
+    done = run(*arguments)
     assert done.returncode == code
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
@@ -205,7 +198,7 @@ def test_a_place_that_tritons_python_cannot_open_is_refused_before_anything_is_b
     assert (built.returncode, f"has {unfit}" in built.stderr) == (3, True)
     assert not (tmp_path / name).exists()
     shutil.copytree(artifact.directory, place)
-    served = run_alone("serve", str(place), "--dry-run")
+    served = run("serve", str(place), "--dry-run")
     assert (served.returncode, f"has {unfit}" in served.stderr) == (3, True)
 
 
@@ -295,11 +288,9 @@ def test_the_versions_of_everything_are_told() -> None:
     assert "nimble-coder" in run("version").stdout
 
 
-def test_health_of_nobody_is_bad() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "nimble_coder.cli", "health"],
-        env={**os.environ, "NIMBLE_METRICS_PORT": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def test_health_of_nobody_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIMBLE_METRICS_PORT", "1")
+    done = run("health")
     assert done.returncode == 1
     assert "does not answer" in done.stdout
     assert len(done.stdout.splitlines()) == 1
@@ -312,7 +303,7 @@ def test_serve_helps_with_every_setting() -> None:
 
 
 def test_help_lists_the_subcommands() -> None:
-    done = run_alone("--help")
+    done = run("--help")
     assert all(
         name in done.stdout for name in ("build-engine", "serve", "complete", "doctor", "health", "version", "bench")
     )

@@ -4,7 +4,6 @@ import asyncio
 import math
 import random
 import subprocess
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
@@ -24,6 +23,7 @@ from nimble_coder.gateway.upstream.token_stream import Step, TokenStreams
 from nimble_coder.planning.cost_model import Gain
 from nimble_coder.planning.replay import Recording
 from nimble_coder.planning.screen import screened
+from tests.standin.in_process import call
 
 
 @pytest.mark.parametrize("engine", [LookaheadConfig(8, 8, 8), LookaheadConfig(15, 15, 15), LookaheadConfig(4, 3, 4)])
@@ -186,8 +186,7 @@ def with_profile(artifact: Artifact, profile: Profile) -> Artifact:
 
 
 def run(artifact: Artifact, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nimble_coder.cli", "tune", str(artifact.directory), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return call(Path(), "tune", str(artifact.directory), *options)
 
 
 def test_the_command_measures_a_served_engine_and_writes_its_policy(artifact: Artifact, tmp_path: Path) -> None:

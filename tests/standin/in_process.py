@@ -1,13 +1,15 @@
 """The command `nimble-coder` in the process of the tests, which has imported long ago what the command imports for a
 second; with an environment, an output and an exit code as a process of its own has them."""
 
+import ctypes
 import importlib
 import io
 import os
+import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -16,21 +18,28 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from nimble_coder.cli import main
+from nimble_coder.processes.children import PR_SET_CHILD_SUBREAPER
 
 
-def call(directory: Path, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    """Runs the command in a directory; what its children write is part of its output."""
+def call(
+    directory: Path, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Runs the command in a directory, with an environment where one is given; what its children write is part of its
+    output."""
     command = ["nimble-coder", *arguments]
     with (
         pytest.MonkeyPatch.context() as patch,
         diverted("stdout", 1) as output,
         diverted("stderr", 2) as errors,
-        hub_of_the_environment(),
+        process_as_it_was(),
     ):
+        if environment is not None:
+            replace_environment(patch, environment)
         patch.setattr(sys, "argv", command)
         patch.setattr(sys, "stdin", io.StringIO(stdin))
         patch.chdir(directory)
-        code = exit_code()
+        with hub_of_the_environment():
+            code = exit_code()
         return subprocess.CompletedProcess(command, code, written(output), written(errors))
 
 
@@ -60,6 +69,24 @@ def diverted(name: str, descriptor: int) -> Iterator[TextIO]:
 def written(file: TextIO) -> str:
     file.seek(0)
     return file.read()
+
+
+def replace_environment(patch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        patch.delenv(name)
+    for name, value in environment.items():
+        patch.setenv(name, value)
+
+
+@contextmanager
+def process_as_it_was() -> Iterator[None]:
+    """`serve` takes more open files, and makes its process the parent of orphans."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @contextmanager

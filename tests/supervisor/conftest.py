@@ -17,6 +17,7 @@ from build_engine.artifact import Artifact
 from nimble_coder.processes.children import command_of, descendants
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.work_directory import sweep
+from tests.standin.in_process import call
 
 COMMAND = [sys.executable, "-m", "nimble_coder.cli"]
 
@@ -92,6 +93,11 @@ def environment_of(addresses: Addresses, **settings: object) -> dict[str, str]:
         "NIMBLE_METRICS_PORT": addresses.metrics_port,
     }
     return {**own, **{name: str(value) for name, value in {**ports, **settings}.items()}}
+
+
+def serve(*options: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+    """A start that ends by itself, in the process of the tests."""
+    return call(Path(), "serve", *options, environment=environment_of(Addresses.free(), **settings))
 
 
 Start = Callable[..., Service]

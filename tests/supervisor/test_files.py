@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from build_engine.artifact import Artifact
-from tests.supervisor.conftest import Start
+from tests.supervisor.conftest import serve
 
 
 @pytest.mark.parametrize(
@@ -20,22 +20,21 @@ from tests.supervisor.conftest import Start
     ],
 )
 def test_a_file_that_cannot_be_used_ends_the_start_with_2_before_triton(
-    start: Start, artifact: Artifact, tmp_path: Path, setting: str, content: bytes | None, reason: str
+    artifact: Artifact, tmp_path: Path, setting: str, content: bytes | None, reason: str
 ) -> None:
     file = tmp_path / "file"
     if content is not None:
         file.write_bytes(content)
     for options in ((), ("--dry-run",)):
-        service = start(*options, NIMBLE_ARTIFACT=artifact.directory, **{setting: file})
-        assert service.process.wait(60) == 2
-        assert reason in service.last_line
-        assert str(file) in service.last_line
-        assert not any("[triton]" in line for line in service.output)
+        done = serve(*options, NIMBLE_ARTIFACT=artifact.directory, **{setting: file})
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert reason in last
+        assert str(file) in last
+        assert "[triton]" not in done.stdout + done.stderr
 
 
-def test_a_policy_may_ask_a_portable_engine_for_more_than_it_was_built_for(
-    start: Start, narrow: Artifact, tmp_path: Path
-) -> None:
+def test_a_policy_may_ask_a_portable_engine_for_more_than_it_was_built_for(narrow: Artifact, tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text("levels: [{load: 1, lookahead: [4, 3, 4]}]")
-    assert start("--dry-run", NIMBLE_ARTIFACT=narrow.directory, NIMBLE_POLICY=file).process.wait(60) == 0
+    assert serve("--dry-run", NIMBLE_ARTIFACT=narrow.directory, NIMBLE_POLICY=file).returncode == 0

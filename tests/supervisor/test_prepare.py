@@ -13,15 +13,15 @@ from build_engine.exit_codes import ExitCode
 from nimble_coder.processes.triton import Addresses
 from tests.conftest import MakeCheckpoint
 from tests.standin.hub import Hub
-from tests.supervisor.conftest import COMMAND, Start, environment_of
+from tests.standin.in_process import call
+from tests.supervisor.conftest import Start, environment_of
 
 BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
 PORTABLE = "qwen2.5-coder-0.5b-instruct-torch-bf16-w1n4g1"
 
 
 def run(*command: str, **settings: object) -> "subprocess.CompletedProcess[str]":
-    environment = environment_of(Addresses.free(), **settings)
-    return subprocess.run([*COMMAND, *command], env=environment, capture_output=True, text=True, check=False)
+    return call(Path(), *command, environment=environment_of(Addresses.free(), **settings))
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,22 @@ from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import PROFILES
-from nimble_coder.processes.triton import Addresses
 from tests.standin.machine import A100, Machine
-from tests.supervisor.conftest import COMMAND, Service, Start, environment_of
+from tests.supervisor.conftest import Service, Start, serve
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 BODY = {"prompt": "import os\nimport ", "max_tokens": 2}
 
 
+def refused(*options: str, **settings: object) -> tuple[int, str]:
+    """Exit code and last line of a start that ends by itself."""
+    done = serve(*options, **settings)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
 def ended(service: Service, seconds: float = 30) -> tuple[int, str]:
-    """Exit code and last line."""
+    """The same of a process of its own."""
     code = service.process.wait(seconds)
     assert not any("Traceback" in line for line in service.output), service.output
     return code, service.last_line
@@ -68,8 +74,8 @@ def test_sigterm_ends_a_build_that_publishes_nothing_and_knows_no_keys(start: St
     assert list((tmp_path / "cache" / "artifacts").glob("demo-*")) == []
 
 
-def test_no_engine_and_no_leave_to_build_one(start: Start, tmp_path: Path) -> None:
-    code, last = ended(start(NIMBLE_CACHE_PATH=tmp_path, NIMBLE_BUILD_ON_START="false"))
+def test_no_engine_and_no_leave_to_build_one(tmp_path: Path) -> None:
+    code, last = refused(NIMBLE_CACHE_PATH=tmp_path, NIMBLE_BUILD_ON_START="false")
     assert code == ExitCode.NO_ENGINE
     assert "there is no engine of demo" in last
     assert "nimble-coder build-engine -p demo" in last
@@ -87,19 +93,19 @@ def test_no_engine_and_no_leave_to_build_one(start: Start, tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_started_says_why(
-    start: Start, machine: Machine, settings: dict[str, str], code: ExitCode, reason: str
+    machine: Machine, settings: dict[str, str], code: ExitCode, reason: str
 ) -> None:
-    service = start(**{"NIMBLE_CACHE_PATH": machine.cache, **settings})
-    assert (ended(service)[0], reason in service.last_line) == (code, True), service.output
+    found, last = refused(**{"NIMBLE_CACHE_PATH": machine.cache, **settings})
+    assert (found, reason in last) == (code, True), last
 
 
-def test_a_port_that_is_taken_is_named(start: Start, artifact: Artifact) -> None:
+def test_a_port_that_is_taken_is_named(artifact: Artifact) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another gateway would have it
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, last = ended(start("--http-port", str(port), NIMBLE_ARTIFACT=artifact.directory))
+        code, last = refused("--http-port", str(port), NIMBLE_ARTIFACT=artifact.directory)
     assert code == ExitCode.PORT
     assert f"port {port} on 127.0.0.1 cannot be used: Address already in use" in last
 
@@ -110,35 +116,35 @@ def copied(artifact: Artifact, place: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["manifest", "file"])
-def test_a_damaged_artefact_is_not_served(start: Start, artifact: Artifact, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_artefact_is_not_served(artifact: Artifact, tmp_path: Path, damage: str) -> None:
     place = copied(artifact, tmp_path / "artefact")
     path = place / ("manifest.json" if damage == "manifest" else "engine/config.json")
     path.write_text("{")
-    code, last = ended(start(str(place)))
+    code, last = refused(str(place))
     assert code == ExitCode.ARTIFACT
     assert str(path) in last
 
 
-def test_an_engine_for_another_gpu_is_not_served(start: Start, h100: Machine, tiny_checkpoint: Path) -> None:
+def test_an_engine_for_another_gpu_is_not_served(h100: Machine, tiny_checkpoint: Path) -> None:
     made = build(PROFILES[SEVEN], tiny_checkpoint, Cache(h100.cache), lambda _: None)
     h100.gpus(A100)
-    code, last = ended(start(NIMBLE_ARTIFACT=made.directory))
+    code, last = refused(NIMBLE_ARTIFACT=made.directory)
     assert code == ExitCode.MACHINE
     assert "needs H100, this machine has NVIDIA A100-SXM4-80GB" in last
 
 
-def test_a_build_that_fails_ends_with_its_own_code(start: Start, h100: Machine, tiny_checkpoint: Path) -> None:
+def test_a_build_that_fails_ends_with_its_own_code(h100: Machine, tiny_checkpoint: Path) -> None:
     assert h100.call("download-to-cache", "-p", SEVEN, "--from", tiny_checkpoint).returncode == 0
     h100.set(STANDIN_BUILD="exit", HF_HUB_OFFLINE="1")
-    code, last = ended(start(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache))
+    code, last = refused(NIM_MODEL_PROFILE=SEVEN, NIM_CACHE_PATH=h100.cache)
     assert code == ExitCode.BUILD
     assert "the build ended with code 5" in last
 
 
-def test_a_cache_that_cannot_be_written(start: Start, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     """A file where the cache should be cannot be written by anybody, root included."""
     (tmp_path / "file").touch()
-    code, last = ended(start(NIM_CACHE_PATH=tmp_path / "file"))
+    code, last = refused(NIM_CACHE_PATH=tmp_path / "file")
     assert code == ExitCode.READ_ONLY
     assert "cannot be written" in last
 
@@ -156,8 +162,8 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_disk_that_is_full(start: Start, full_disk: Path) -> None:
-    code, last = ended(start(NIM_CACHE_PATH=full_disk))
+def test_a_disk_that_is_full(full_disk: Path) -> None:
+    code, last = refused(NIM_CACHE_PATH=full_disk)
     assert code == ExitCode.DISK_FULL
     assert re.search(r"needs \d+\.\d MB, .* has \d+\.\d kB free: make room", last)
 
@@ -227,16 +233,16 @@ def test_threads_that_the_kernel_refuses(start: Start, artifact: Artifact, tmp_p
 
 
 def test_a_dry_run_tells_every_value_its_origin_and_the_processes(artifact: Artifact) -> None:
-    environment = environment_of(
-        Addresses.free(),
+    done = serve(
+        "--dry-run",
+        "--workers",
+        "2",
         NIMBLE_ARTIFACT=artifact.directory,
         NIMBLE_API_KEYS="very-secret",
         NIM_SERVED_MODEL_NAME="coder",
         NIM_PEFT_SOURCE="/x",
     )
-    done = subprocess.run(
-        [*COMMAND, "serve", "--dry-run", "--workers", "2"], env=environment, capture_output=True, text=True, check=True
-    )
+    assert done.returncode == 0
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
     assert "(command line --workers)" in lines["workers"]
     assert "(environment NIM_SERVED_MODEL_NAME)" in lines["served_model_names"]
