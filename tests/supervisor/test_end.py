@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue
 from threading import Thread
+from typing import Any
 
 import httpx
 import pytest
@@ -19,16 +20,18 @@ from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.work_directory import OWNER
 from tests.supervisor.conftest import COMMAND, Service, Start, environment_of, is_alive
 
-LONG = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
+LONG: dict[str, Any] = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
+SEEN_OUT = 2000
+"""Tokens of a stream that goes on for seconds, and whose end is waited for."""
 SHORT = {"prompt": "import os\nimport ", "max_tokens": 2}
 
 
 @contextmanager
-def one_stream(served: Service) -> Iterator[tuple[httpx.Client, Iterator[str]]]:
+def one_stream(served: Service, tokens: int = LONG["max_tokens"]) -> Iterator[tuple[httpx.Client, Iterator[str]]]:
     """A client, and the lines of its running stream from the second on."""
     with (
         httpx.Client(base_url=served.addresses.http, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json=LONG) as stream,
+        http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": tokens}) as stream,
     ):
         lines = stream.iter_lines()  # kept, since the response is closed with it
         next(lines)
@@ -36,7 +39,7 @@ def one_stream(served: Service) -> Iterator[tuple[httpx.Client, Iterator[str]]]:
 
 
 def test_sigterm_lets_a_stream_finish_refuses_new_work_and_ends_with_0(served: Service) -> None:
-    with one_stream(served) as (http, lines):
+    with one_stream(served, SEEN_OUT) as (http, lines):
         served.process.send_signal(signal.SIGTERM)
         served.wait_until(lambda: served.status("/v1/health/ready") == 503)
         refused = http.post("/v1/completions", json=SHORT)
@@ -214,7 +217,7 @@ def test_a_service_whose_log_nobody_reads_any_more_ends_as_any_other(artifact: A
         assert process.stderr is not None
         assert any(b"ready after" in line for line in process.stderr)
         process.stderr.close()
-        with one_stream(service) as (_, lines):
+        with one_stream(service, SEEN_OUT) as (_, lines):
             process.terminate()
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(60) == 0
