@@ -84,7 +84,9 @@ def test_the_compiled_steps_output_is_greedy_token_for_token(
         plain = [g.token_ids for g in generate(engine, [Request(ids, COUNT, lookahead=PLAIN) for ids in cases])]
         assert all(len(ids) == COUNT for ids in plain)
         for turn, config in enumerate(configs):
-            mine = slice(turn % 3, None, 3)  # of the prompts: the next configuration has others
+            # Of the prompts: the next configuration has others. A step of the widest takes four times as long as one of
+            # the next.
+            mine = slice(turn % 3, None, 6 if config == CONFIGS[-1] else 3)
             fast = generate(engine, [Request(ids, COUNT, lookahead=LookaheadConfig(*config)) for ids in cases[mine]])
             differing = [i for i, (g, ids) in enumerate(zip(fast, plain[mine], strict=True)) if g.token_ids != ids]
             assert differing == [], f"{config} changed prompts {differing}"
