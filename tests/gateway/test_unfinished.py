@@ -19,7 +19,7 @@ from tests.gateway.conftest import wait_until
 from tests.gateway.test_access import gateway_with
 from tests.gateway.unfinished import INFER, SIZE, Begin, begin_body, begin_call, crowd, memory
 
-COUNT, SECONDS, MIB = 500, 3.0, 1 << 20
+COUNT, SECONDS, MIB = 500, 1.5, 1 << 20
 READY = "/inference.GRPCInferenceService/ModelReady"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 
