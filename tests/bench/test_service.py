@@ -18,6 +18,7 @@ from nimble_coder.bench.load.target import GrpcTarget, target_of
 from nimble_coder.client.grpc import CompletionError
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import gateway
+from tests.standin.in_process import call
 
 __all__ = ["gateway"]
 
@@ -173,7 +174,7 @@ def test_without_a_url_the_engine_that_would_be_served_is_started(artifact: Arti
     ],
 )
 def test_what_cannot_be_measured_is_an_error_without_a_traceback(arguments: tuple[str, ...], message: str) -> None:
-    done = bench(*arguments)
+    done = call(Path(), "bench", *arguments)
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -73,7 +73,7 @@ def sorting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("sampling", KINDS.values(), ids=KINDS)
 def test_a_sampled_output_is_that_of_plain_sampling(engine: TorchEngine, sampling: Sampling) -> None:
     accepted = dict.fromkeys(WAYS, 0)
-    for seed in range(4):
+    for seed in range(2):
         request = Request(PROMPT, 60, seed=seed, sampling=sampling, end_id=0)
         (plain,) = plainly(engine, [request])
         for name, way in WAYS.items():

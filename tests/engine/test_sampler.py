@@ -80,7 +80,7 @@ def test_a_few_tokens_sorted_at_first_draw_what_all_of_them_draw(cut: dict[str, 
     together = likely_rows(exact[None], np.array([0.9], np.float32)).row(0)
     found = []
     for likely in (*(Likely.of(logits, 0.9, few) for few in (20_000, 300, 20)), together):
-        samplers = [Sampler(sampling, [], (), seed) for seed in range(200)]
+        samplers = [Sampler(sampling, [], (), seed) for seed in range(100)]
         tokens = [sampler.choose_likely(likely) for sampler in samplers]
         assert not likely.is_all or None not in tokens
         found.append([s.choose(logits)[0] if t is None else t for s, t in zip(samplers, tokens, strict=True)])
@@ -126,7 +126,7 @@ def test_ranking_all_tokens_draws_what_sorting_them_draws(cut: dict[str, Any], t
     for row in (spread, ties, forbidden, one, equal, outlier):
         logits = row.astype(np.float32)
         ranking = Ranking(logits, temperature)
-        for seed in range(20):
+        for seed in range(10):
             sampler = Sampler(sampling, [], (), seed)
             assert sampler._pick_of_all(ranking) == drawn_from_all_sorted(logits, sampling, sampler._chance)
 

@@ -172,7 +172,7 @@ def test_cancelling_an_unknown_or_waiting_or_finished_request_hurts_nobody(load_
 def test_owners_take_turns_where_requests_wait(load_engine: LoadEngine) -> None:
     engine = load_engine(max_batch_size=1)
     owners = ["flood", "flood", "flood", "flood", "one", "another", "one"]
-    ids = [engine.enqueue(Request(PROMPT, 300, owner=owner, lookahead=PLAIN)) for owner in owners]
+    ids = [engine.enqueue(Request(PROMPT, 100, owner=owner, lookahead=PLAIN)) for owner in owners]
     responses = until_final(engine, ids[3])
     begun = [ids.index(each) for each in dict.fromkeys(response.request_id for response in responses)]
     assert begun == [0, 4, 5, 1, 6, 2, 3]
