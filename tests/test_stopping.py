@@ -23,14 +23,15 @@ except KeyboardInterrupt:
     ("prefix", "name", "says"),
     [
         ((), "SIGHUP", "ended"),
+        ((), "SIGQUIT", "ended"),
+        ((), "SIGUSR1", "goes on"),
+        ((), "SIGUSR2", "goes on"),
         (("nohup",), "SIGHUP", "goes on"),
         (("nohup",), "SIGTERM", "ended"),
         (("nohup",), "SIGINT", "ended"),
     ],
 )
-def test_a_closed_terminal_ends_a_program_unless_nohup_has_started_it(
-    prefix: tuple[str, ...], name: str, says: str
-) -> None:
+def test_what_ends_a_program_and_what_does_not(prefix: tuple[str, ...], name: str, says: str) -> None:
     command = [*prefix, sys.executable, "-c", SIGNALLED.format(name)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == says
