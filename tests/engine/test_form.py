@@ -45,25 +45,27 @@ def told(generation: Generation) -> tuple[object, ...]:
     return generation.token_ids, generation.finish_reason, generation.log_probs
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMS)
 def test_an_output_under_a_form_has_it_and_is_that_of_plain_decoding(
-    engine: TorchEngine, tokenizer: TextTokenizer, name: str, kind: str, way: str
+    engine: TorchEngine, tokenizer: TextTokenizer, name: str, kind: str
 ) -> None:
-    guide, accepted = FORMS[name], 0
+    guide, accepted = FORMS[name], dict.fromkeys(WAYS, 0)
     for seed in range(3):
         request = Request(PROMPT, 150, seed=seed, sampling=KINDS[kind], end_id=END, guide=guide)
         (plain,) = generate(engine, [replace(request, lookahead=PLAIN)])
-        (drafted,) = generate(engine, [replace(request, **WAYS[way])])  # type: ignore[arg-type]
-        assert told(drafted) == told(plain)
-        assert drafted.error is None
-        assert drafted.metrics
-        accepted += drafted.metrics.total_accepted_draft_tokens
-        if drafted.finish_reason is not FinishReason.LENGTH:
-            assert has_form(guide, tokenizer.decode(drafted.token_ids))
+        for way, asked in WAYS.items():
+            (drafted,) = generate(engine, [replace(request, **asked)])  # type: ignore[arg-type]
+            assert told(drafted) == told(plain), way
+            assert drafted.error is None
+            assert drafted.metrics
+            accepted[way] += drafted.metrics.total_accepted_draft_tokens
+        if plain.finish_reason is not FinishReason.LENGTH:
+            assert has_form(guide, tokenizer.decode(plain.token_ids))
+        if KINDS[kind] is None and name != "schema":
+            break  # without sampling no seed makes a difference
     if name == "schema":
-        assert accepted > 20  # the keys are forced, whatever the model would say
+        assert min(accepted.values()) > 20, accepted  # the keys are forced, whatever the model would say
 
 
 def test_in_batches_with_prompts_in_the_cache(engine: TorchEngine, tokenizer: TextTokenizer) -> None:
