@@ -88,6 +88,12 @@ def test_who_serves_imports_nothing_of_the_build(module: str, needs: set[str]) -
     assert found.stdout.split() == []
 
 
+def test_a_build_that_is_refused_has_not_loaded_pytorch() -> None:
+    """It takes seconds, and a second of processor time."""
+    code = "import sys, build_engine.build, nimble_coder.processes.verification; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 SERVED = """
 import sys
 from pathlib import Path

@@ -10,7 +10,6 @@ from build_engine.artifact import ENGINE_MODEL, PLAIN_MODEL
 from build_engine.checkpoint import Checkpoint
 from build_engine.lookahead import LookaheadConfig
 from build_engine.profiles import Profile
-from build_engine.reference import Reference
 from build_engine.verify import Batch, Progress, Verification, VerificationError, verify, verify_companion
 from nimble_coder.client.grpc import Completion, CompletionClient, CompletionError
 from nimble_coder.processes.errors import TritonError
@@ -58,6 +57,8 @@ def verify_served(profile: Profile, repository: Path, checkpoint: Checkpoint, pr
             watchdog = threading.Timer(GENERATING, server.stop)
             watchdog.start()
             try:
+                from build_engine.reference import Reference  # noqa: PLC0415 - PyTorch takes seconds to load
+
                 with CompletionClient(server.addresses.grpc) as client:
                     reference = Reference(checkpoint)
                     if (repository / PLAIN_MODEL).is_dir():
