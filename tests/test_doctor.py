@@ -25,7 +25,6 @@ from nimble_coder.gateway.access.certificate import valid_until
 from nimble_coder.settings.loading import load
 from tests.standin.certificate import make_certificate
 from tests.standin.machine import A100, B200, H100, T4, Machine
-from tests.supervisor.conftest import COMMAND
 
 SEVEN = "qwen2.5-coder-7b-instruct-h100-bf16-tp1-w8n8g8"
 Usage = namedtuple("Usage", "total used free")
@@ -207,11 +206,11 @@ def test_a_temporary_directory_that_libraries_cannot_be_loaded_from(
 
 def test_the_command_ends_with_1_where_something_is_wrong(artifact: Artifact, machine: Machine) -> None:
     machine.set(NIMBLE_ARTIFACT=artifact.directory, NIMBLE_HTTP_PORT=18, NIMBLE_GRPC_PORT=19, NIMBLE_METRICS_PORT=20)
-    well = subprocess.run([*COMMAND, "doctor", "--format", "json"], capture_output=True, text=True, check=False)
+    well = machine.call("doctor", "--format", "json")
     assert well.returncode == 0
     assert {finding["verdict"] for finding in json.loads(well.stdout)} <= {"ok", "warning"}
     machine.set(NIMBLE_ARTIFACT="/nowhere")
-    ill = subprocess.run([*COMMAND, "doctor"], capture_output=True, text=True, check=False)
+    ill = machine.call("doctor")
     assert ill.returncode == 1
     assert "wrong    engine           /nowhere does not exist" in ill.stdout
     assert "-> nimble-coder cache prune, then build-engine" in ill.stdout

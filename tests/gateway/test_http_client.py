@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,14 +12,14 @@ from nimble_coder.client.grpc import CompletionError
 from nimble_coder.client.http import HttpClient
 from nimble_coder.processes.serving import Serving
 from tests.gateway.conftest import generated, is_cut_short
+from tests.standin.in_process import call
 
 PROMPT = "import os\nimport sys\n\ndef main(argv):\n    "
 
 
 def run(gateway: Serving, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "nimble_coder.cli", "complete", *arguments]
     environment = {**os.environ, "NIMBLE_HTTP_URL": gateway.addresses.http, "NIMBLE_URL": gateway.addresses.grpc}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    return call(Path(), "complete", *arguments, environment=environment)
 
 
 def test_openai_and_grpc_give_the_same_text(gateway: Serving) -> None:

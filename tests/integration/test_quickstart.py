@@ -18,6 +18,7 @@ from build_engine.artifact import Artifact
 from build_engine.exit_codes import ExitCode
 from nimble_coder.processes.triton import Addresses
 from tests.conftest import MakeCheckpoint
+from tests.standin.in_process import call
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,8 +171,7 @@ def test_a_taken_port_is_named(artifact: Artifact) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "nimble_coder.cli", "serve", str(artifact.directory), "--http-port", str(port)]
-        served = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        served = call(ROOT, "serve", str(artifact.directory), "--http-port", str(port))
     assert served.returncode == 11
     assert f"port {port} on 127.0.0.1 cannot be used" in served.stderr
     assert "Traceback" not in served.stderr
