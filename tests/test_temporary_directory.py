@@ -51,6 +51,15 @@ def test_one_that_has_no_room_or_is_read_only(mounted: Path, monkeypatch: pytest
     assert f"{mounted} (TMPDIR) cannot be used: {why}" in complaint()
 
 
+@pytest.mark.parametrize("mounted", ["ro", "nr_inodes=1"], indirect=True)
+def test_the_one_that_triton_takes_in_any_case_is_tried_too(
+    mounted: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("own")))
+    with pytest.raises(TemporaryDirectoryError, match=f"^{mounted} cannot be used: .*wherever TMPDIR is"):
+        check_temporary_directory(mounted)
+
+
 @pytest.mark.parametrize(
     ("name", "unfit"),
     [

@@ -11,6 +11,8 @@ from build_engine.machine import unfit_for_triton
 
 NAMED_BY = ("TMPDIR", "TEMP", "TMP")
 """In the order in which Python looks."""
+TRITONS = Path("/tmp")  # noqa: S108 - its own name
+"""Where Triton's Python backend (2.51, `pb_env.cc`) makes a directory, whatever those variables say."""
 NEEDED = 8 << 20
 """Bytes: what a running service writes is 2 MB."""
 
@@ -21,8 +23,8 @@ class TemporaryDirectoryError(RuntimeError):
     exit_code = ExitCode.MACHINE
 
 
-def check_temporary_directory() -> Path:
-    """The directory, tried by writing; raises `TemporaryDirectoryError`."""
+def check_temporary_directory(tritons: Path = TRITONS) -> Path:
+    """The directory, tried by writing, as is Triton's own; raises `TemporaryDirectoryError`."""
     variable = next(filter(os.environ.get, NAMED_BY), None)
     shown = f" {os.environ[variable]} ({variable})" if variable else ""
     try:
@@ -39,4 +41,11 @@ def check_temporary_directory() -> Path:
             f"the temporary directory{shown} cannot be used: its path has {unfit}, and Triton's Python opens no such "
             f"file"
         )
+    try:
+        tempfile.TemporaryDirectory(dir=tritons).cleanup()
+    except OSError as error:
+        raise TemporaryDirectoryError(
+            f"{tritons} cannot be used: {error.strerror}; Triton's Python backend makes a directory there, wherever "
+            f"TMPDIR is: mount one that can be written, however small"
+        ) from None
     return place
