@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,27 @@ def render_repository(profile: Profile, places: Places, repository: Path) -> Non
 
     A template variable without a value is an error (`jinja2.UndefinedError`), never a leftover placeholder.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        autoescape=False,  # noqa: S701 - protobuf text, not HTML
-    )
-    environment.filters["pbtxt"] = pbtxt_string
+    environment = templates(TEMPLATES)
     values = template_values(profile, places)
     for model in MODELS:
         render_model(environment, model, model, values, repository)
     if places.plain_engine:
         plain = {**values, "engine_dir": str(places.plain_engine), "lookahead": PLAIN}
         render_model(environment, ENGINE_MODEL, PLAIN_MODEL, plain, repository)
+
+
+@cache
+def templates(place: Path) -> Environment:
+    """Kept, since each is compiled when it is first rendered."""
+    environment = Environment(
+        loader=FileSystemLoader(place),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        autoescape=False,  # noqa: S701 - protobuf text, not HTML
+    )
+    environment.filters["pbtxt"] = pbtxt_string
+    return environment
 
 
 def render_model(environment: Environment, template: str, name: str, values: dict[str, Any], repository: Path) -> None:

@@ -105,8 +105,10 @@ def test_every_profiles_repository_is_filled_and_carries_its_numbers(tmp_path: P
         text = (repository / model / "config.pbtxt").read_text()
         assert "${" not in text
         assert "{{" not in text
-        assert parse(repository, model).max_batch_size == profile.max_batch_size
-    engine = parse(repository, "tensorrt_llm")
+        config = parse(repository, model)
+        assert config.max_batch_size == profile.max_batch_size
+        if model == "tensorrt_llm":
+            engine = config
     values = {name: value.string_value for name, value in engine.parameters.items()}
     w, n, g = (int(values[f"lookahead_{part}"]) for part in ("window_size", "ngram_size", "verification_set_size"))
     assert LookaheadConfig(w, n, g) == profile.lookahead
