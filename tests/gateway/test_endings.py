@@ -2,18 +2,33 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from build_engine.artifact import Artifact
+from nimble_coder.processes.serving import Serving
 from nimble_coder.text.tokenizer import TextTokenizer
+from tests.gateway.conformance import CheckingClient
 from tests.gateway.conftest import events
+from tests.gateway.test_access import gateway_with
 
 PROMPT = "".join(f"x{i} = foo({i})\n" for i in range(1, 6))
 CRAB = "🦀"
 ENDS = {"<|im_end|>": 90, "<|endoftext|>": 90}
 """A bias under which the model ends as soon as it may."""
+
+
+@pytest.fixture(scope="module")
+def short(artifact: Artifact, gateway: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A gateway for 1,024 positions: a prompt that fills the engine's 8,192 takes four seconds to read."""
+    with (
+        gateway_with(artifact, gateway, tmp_path_factory.mktemp("short") / "log", max_model_len=1024) as gateways,
+        CheckingClient(base_url=gateways.addresses.http, timeout=60) as client,
+    ):
+        yield client
 
 
 def complete(http: httpx.Client, **more: Any) -> dict[str, Any]:
@@ -87,11 +102,11 @@ def test_more_tokens_than_fit_behind_the_prompt_are_refused(
     assert refused.json()["error"]["param"] == "min_tokens"
 
 
-def test_as_many_tokens_as_fit_are_written(http: httpx.Client) -> None:
-    prompt = [5] * 8100
-    answer = complete(http, prompt=prompt, max_tokens=None, min_tokens=92, logit_bias=ENDS)
+def test_as_many_tokens_as_fit_are_written(short: httpx.Client) -> None:
+    prompt = [5] * (1024 - 92)
+    answer = complete(short, prompt=prompt, max_tokens=None, min_tokens=92, logit_bias=ENDS)
     assert answer["usage"]["completion_tokens"] == 92
-    refused = http.post("/v1/completions", json={"prompt": prompt, "min_tokens": 93})
+    refused = short.post("/v1/completions", json={"prompt": prompt, "min_tokens": 93})
     assert refused.json()["error"]["message"] == "min_tokens is 93, and 92 tokens fit behind the prompt: send less"
 
 
@@ -101,11 +116,11 @@ def test_as_many_tokens_as_fit_are_written(http: httpx.Client) -> None:
     [("/v1/completions", {}), ("/v1/completions", {"suffix": "\n"}), ("/v1/fim/completions", {}), ("/infill", {})],
 )
 def test_the_usual_length_is_no_less_than_there_has_to_be(
-    http: httpx.Client, path: str, body: dict[str, Any], size: int
+    short: httpx.Client, path: str, body: dict[str, Any], size: int
 ) -> None:
     """However long an infill's prompt is, which is cut for it."""
     prompt = PROMPT * (size if body or path != "/v1/completions" else 1)
-    answer = http.post(path, json={**body, "prompt": prompt, "min_tokens": 150, "logit_bias": ENDS}).json()
+    answer = short.post(path, json={**body, "prompt": prompt, "min_tokens": 150, "logit_bias": ENDS}).json()
     assert (answer["usage"]["completion_tokens"] if "usage" in answer else answer["tokens_predicted"]) == 150
 
 
