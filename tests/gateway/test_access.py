@@ -374,7 +374,7 @@ def test_sigterm_ends_idle_streams_at_once_and_the_others_when_they_have_finishe
 ) -> None:
     with gateway_with(artifact, gateway, log) as g, open_streams(g, 3) as (first, second, busy):
         first.send("0", 1)
-        busy.send("long", 3000)
+        busy.send("long", 2000)
         assert wait_until(lambda: first.finished == {"0"} and bool(busy.answers))
         g.processes[0].terminate()
         assert wait_until(lambda: bool(first.errors and second.errors))
@@ -451,7 +451,7 @@ def test_cors_for_the_origins_that_are_configured(artifact: Artifact, gateway: S
 def test_sigterm_lets_running_requests_finish_and_sends_new_ones_away(
     artifact: Artifact, gateway: Serving, log: Path
 ) -> None:
-    long = {"prompt": "import os\nimport ", "max_tokens": 6000, "ignore_eos": True, "stream": True}
+    long = {"prompt": "import os\nimport ", "max_tokens": 2000, "ignore_eos": True, "stream": True}
     with gateway_with(artifact, gateway, log) as g, CheckingClient(base_url=g.addresses.http, timeout=60) as http:
         with http.stream("POST", "/v1/completions", json=long) as stream:
             lines = stream.iter_lines()
