@@ -55,6 +55,7 @@ BOUNDS = (
     ("grpc.keepalive_time_ms", 60_000),  # asks whether a silent client is still there
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.bdp_probe", 0),  # it would let megabytes come that nobody has asked for
+    ("grpc.tcp_receive_buffer_size", 32_768),  # else gRPC (1.85) reads ever larger pieces of who sends without end
 )
 OF_FILES, MOST_CONNECTIONS = 8, 1 << 20
 """One in so many of the files that this process may open is for a connection here; and the most in any case."""
