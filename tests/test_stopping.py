@@ -22,7 +22,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     ("prefix", "name", "says"),
     [
-        ((), "SIGHUP", "ended"),
+        (("env", "--default-signal=HUP"), "SIGHUP", "ended"),  # which it ignores where this runs under nohup
         ((), "SIGQUIT", "ended"),
         ((), "SIGUSR1", "goes on"),
         ((), "SIGUSR2", "goes on"),
