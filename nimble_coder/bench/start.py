@@ -1,6 +1,6 @@
 """How soon a service is ready, and what memory its engine has then and after some requests.
 
-    scripts/bench start ARTEFACT [--starts 5] [--requests 14]
+    scripts/bench start ARTEFACT [--starts 5] [--requests 4]
 
 `nimble-coder serve ARTEFACT` is started again and again on free ports, and its time runs from the command to its line
 "ready after". The engine's memory is the resident memory of its process, with the weights' file that it maps, over the
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path, help="a directory that build-engine printed")
     parser.add_argument("--starts", type=positive_int, default=5)
-    parser.add_argument("--requests", type=natural, default=14, help=f"of {TOKENS} tokens, in each start, one by one")
+    parser.add_argument("--requests", type=natural, default=4, help=f"of {TOKENS} tokens, in each start, one by one")
     args = parser.parse_args()
     try:
         weights = weight_bytes(args.artifact)
