@@ -40,6 +40,8 @@ struct Joined {
 
 #if defined(__AVX512F__)
 constexpr int kTileFloat = 6, kTileBytes = 6;  // rows that are multiplied together
+constexpr int kAloneBf16 = kTileFloat;         // most rows of bf16 that are one tile: more are two or more
+constexpr size_t kMostAhead = 384;             // bytes that a tile brings near: more take longer than it
 constexpr Joined kJoinedFloat{4, kAny, kAny};  // of 32 registers 24 have sums, 4 weights, 1 an input
 // 12 have sums of a group, 12 of all groups. Five or six rows are one tile of a panel alone: less is computed between two
 // reads of the memory, so that the processor gets further ahead with reading.
@@ -47,11 +49,15 @@ template <int WeightBits>
 constexpr Joined kJoinedBytes{2, 4, 6};
 #elif defined(__AVX2__)
 constexpr int kTileFloat = 6, kTileBytes = 6;
+constexpr int kAloneBf16 = 4;  // two tiles of three rows bring the next panel near, and one of six waits for it
+constexpr size_t kMostAhead = 512;
 constexpr Joined kJoinedFloat{2, 4, kAny};  // of more rows, 16 registers do not have the sums
 template <int WeightBits>
 constexpr Joined kJoinedBytes{2, WeightBits == 4 ? 4 : 2, kAny};
 #else
 constexpr int kTileFloat = 6, kTileBytes = 4;
+constexpr int kAloneBf16 = kTileFloat;
+constexpr size_t kMostAhead = 384;
 constexpr Joined kJoinedFloat{1, kAny, kAny};
 template <int WeightBits>
 constexpr Joined kJoinedBytes{1, kAny, kAny};
@@ -121,7 +127,7 @@ struct Nothing {
 // [inputs, 16 outputs] of a panel.
 struct Fp32 {
     static constexpr Joined kJoined = kJoinedFloat;
-    static constexpr int kTile = kTileFloat;
+    static constexpr int kTile = kTileFloat, kAlone = kTile;
 
     static size_t panel_bytes(int in) { return sizeof(float) * kPanel * in; }
     static size_t row_bytes(int in) { return sizeof(float) * in; }
@@ -152,7 +158,7 @@ struct Fp32 {
 // [pairs of inputs, 16 outputs, 2] of a panel. Multiplies bf16 where there are instructions for pairs of them, else floats.
 struct Bf16 {
     static constexpr Joined kJoined = kJoinedFloat;
-    static constexpr int kTile = kTileFloat;
+    static constexpr int kTile = kTileFloat, kAlone = kAloneBf16;
 #if defined(__AVX512BF16__)
     using X = uint16_t;
 #else
@@ -253,7 +259,7 @@ class Dots {
 template <int WeightBits>
 struct Quantised {
     static constexpr Joined kJoined = kJoinedBytes<WeightBits>;
-    static constexpr int kTile = kTileBytes;
+    static constexpr int kTile = kTileBytes, kAlone = kTile;
     static constexpr int kGroup = kTogether, kBlock = 64;
     static constexpr int kMiddle = 1 << (WeightBits - 1);
     static constexpr int kScales = (WeightBits == 4 ? 4 : 2) * kPanel * sizeof(uint16_t);
@@ -384,8 +390,6 @@ struct Quantised {
 
 // --- A matrix of one format. ---
 
-constexpr size_t kMostAhead = 384;  // more take longer to come than a tile to multiply
-
 template <typename Format>
 class Packed final : public Matrix {
    public:
@@ -432,7 +436,8 @@ class Packed final : public Matrix {
     // Where there are many rows, each tile brings its part of the next panels near.
     template <int Panels>
     void multiply_panels(const std::byte* rows, int count, int index, int apart, const Sink& sink) const {
-        const int tiles = (count + kRows<Panels> - 1) / kRows<Panels>, steps = (in_ + kAhead - 1) / kAhead;
+        const int fewest = count > Format::kAlone ? 2 : 0, steps = (in_ + kAhead - 1) / kAhead;
+        const int tiles = std::max((count + kRows<Panels> - 1) / kRows<Panels>, fewest);
         const size_t bytes = Format::panel_bytes(in_), each = bytes / (std::max(tiles, 1) * steps);
         Ahead ahead{panel(index + 1), apart * bytes, (each + 63) / 64 * 64};
         for (int tile = 0; tile < tiles; ++tile, ahead.from += ahead.each * steps) {
