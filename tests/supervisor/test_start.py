@@ -19,6 +19,7 @@ from build_engine.build import build
 from build_engine.cache import Cache
 from build_engine.exit_codes import ExitCode
 from build_engine.profiles import PROFILES
+from nimble_coder.processes.children import command_of, descendants
 from tests.standin.machine import A100, Machine
 from tests.supervisor.conftest import Service, Start, serve
 
@@ -67,11 +68,17 @@ def test_sigterm_ends_a_build_that_publishes_nothing_and_knows_no_keys(start: St
     secrets = {"NIMBLE_API_KEYS": "very-secret", "NIMBLE_ADMIN_KEY": "boss-secret", "HF_TOKEN": "hub-secret"}
     service = start(NIMBLE_CACHE_PATH=tmp_path / "cache", NIM_MODEL_PROFILE="demo", **secrets)
     service.wait_until(lambda: "building" in not_ready(service))
-    environment = Path(f"/proc/{service.children('nimble_coder.cli')[0]}/environ").read_text()
+    # Known by its command, which it has no sooner than its own environment: between the two it is a copy of `serve`.
+    service.wait_until(lambda: bool(builders(service)))
+    environment = Path(f"/proc/{builders(service)[0]}/environ").read_text()
     assert [secret for secret in secrets.values() if secret in environment] == ["hub-secret"]
     service.process.terminate()
     assert ended(service) == (ExitCode.INTERRUPTED, "[supervisor] interrupted")
     assert list((tmp_path / "cache" / "artifacts").glob("demo-*")) == []
+
+
+def builders(service: Service) -> list[int]:
+    return [pid for pid in descendants(service.process.pid) if "build-engine" in command_of(pid)]
 
 
 def test_no_engine_and_no_leave_to_build_one(tmp_path: Path) -> None:
