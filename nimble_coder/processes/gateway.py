@@ -19,6 +19,7 @@ from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.errors import TritonError
 from nimble_coder.processes.kernel_limits import Refusals
 from nimble_coder.processes.log import Log, open_log
+from nimble_coder.processes.memory import kill_sooner
 from nimble_coder.processes.triton import Addresses
 from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
@@ -81,6 +82,7 @@ class GatewayProcesses:
                     stderr=output,
                     start_new_session=True,  # Ctrl-C is this process's to handle
                 )
+                kill_sooner(process.pid)
                 self.processes.append(process)
 
     def wait_ready(self, timeout: float = 60.0, tick: Callable[[float], None] = lambda _: None) -> float:

@@ -24,7 +24,7 @@ from nimble_coder.processes.errors import HostError, NotReadyError, OutOfMemoryE
 from nimble_coder.processes.kernel_compiler import without_unwritable
 from nimble_coder.processes.kernel_limits import Refusals
 from nimble_coder.processes.log import RECENT_SECONDS, Log, ProcessLog, open_log
-from nimble_coder.processes.memory import oom_kills
+from nimble_coder.processes.memory import kill_sooner, oom_kills
 from nimble_coder.processes.ports import HeldPorts, check_listenable, in_url
 from nimble_coder.processes.stubs import LoadWatch, stubs_of
 from nimble_coder.processes.triton_container import ContainerTriton
@@ -149,6 +149,7 @@ class TritonServer:
                 stderr=output,
                 start_new_session=True,  # its stubs too: Ctrl-C is ours to handle, and none may outlive us
             )
+        kill_sooner(self.pid)
         self._load = LoadWatch(self.pid)
 
     def command(self, work: Path) -> list[str]:
