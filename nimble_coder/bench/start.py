@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count, islice, zip_longest
+from itertools import cycle, islice, zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +32,8 @@ from nimble_coder.bench.load.drafting import Drafting
 from nimble_coder.bench.load.scenarios import Prompt, scenarios
 from nimble_coder.bench.load.target import HttpTarget
 from nimble_coder.processes.children import command_of, descendants
+from nimble_coder.processes.stubs import is_stub
 from nimble_coder.processes.triton import Addresses
-from nimble_coder.processes.triton_installation import STUB
 
 READY = b"ready after"
 LOOK_SECONDS = 0.02
@@ -62,7 +62,7 @@ class Memory:
 
 def is_engine(command: Sequence[str]) -> bool:
     """Whether Triton has started it for the model that generates."""
-    return len(command) > 1 and command[0].endswith(STUB) and f"/{ENGINE_MODEL}/" in command[1]
+    return is_stub(command) and f"/{ENGINE_MODEL}/" in command[1]
 
 
 def kilobytes(pid: int, file: str, name: str) -> int:
@@ -115,7 +115,7 @@ def prompts(how_many: int) -> list[Prompt]:
     """Of all scenarios by turns."""
     mixed = zip_longest(*(scenario.prompts for scenario in scenarios().values()))
     every = [prompt for row in mixed for prompt in row if prompt]
-    return [prompt.numbered(number) for number, prompt in zip(count(), islice(every * how_many, how_many))]
+    return [prompt.numbered(number) for number, prompt in enumerate(islice(cycle(every), how_many))]
 
 
 def measure(artifact: Path, how_many: int) -> Start:

@@ -8,6 +8,7 @@ the process to end. Most often Triton dies of the freed memory; else neither the
 import math
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,9 +22,13 @@ LOOK_SECONDS, END_SECONDS = 1.0, 10.0
 
 
 def stubs_of(session: int) -> dict[int, list[str]]:
-    """Every model's process with its command line; Triton also starts one without arguments, to see whether it can."""
-    commands = session_commands(session)
-    return {pid: command for pid, command in commands.items() if command[0].endswith(STUB) and len(command) > 1}
+    """Every model's process with its command line."""
+    return {pid: command for pid, command in session_commands(session).items() if is_stub(command)}
+
+
+def is_stub(command: Sequence[str]) -> bool:
+    """Whether it runs a model, whose file comes next; Triton also starts one without any, to see whether it can."""
+    return len(command) > 1 and command[0].endswith(STUB)
 
 
 class LoadWatch:
