@@ -5,9 +5,11 @@ import os
 import shlex
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,21 +146,44 @@ def test_the_plain_http_port_in_the_place_of_another_is_told(arguments: list[str
     assert done.stderr.endswith(f"{told}\n")
 
 
-@pytest.mark.parametrize("answer", [b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\r\n", b""])
-def test_what_does_not_speak_http_is_told_without_what_it_says(answer: bytes) -> None:
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+PIECE = b'data: {"choices": [{"text": "half"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\r\n", "give the URL of the HTTP port"),
+        (b"", "ended the connection"),
+        (HEAD, "ended the connection"),
+        (HEAD + b"\r\n" + PIECE, "ended the connection"),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(PIECE), PIECE), "ended the connection"),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s" % (len(PIECE), PIECE[:-5]), "ended the connection"),
+        (HEAD + b"content-length: 500\r\n\r\n" + PIECE, "ended the connection"),
+    ],
+    ids=["no HTTP", "nothing", "head", "half", "chunk", "half a chunk", "less than its length"],
+)
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+def test_an_answer_that_is_none_or_half_of_one_is_told(answer: bytes, told: str, is_reset: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=answer_once, args=(server, answer)).start()
+        threading.Thread(target=answer_once, args=(server, answer, is_reset), daemon=True).start()
         done = run("complete", "x", "--openai", "--http-url", f"http://127.0.0.1:{server.getsockname()[1]}")
     assert done.returncode == 1
-    assert ("give the URL of the HTTP port" if answer else "ended the connection") in done.stderr
+    assert told in done.stderr or (is_reset and done.stderr.endswith("ended the connection\n"))
     assert done.stderr.rstrip("\n").isprintable()
 
 
-def answer_once(server: socket.socket, answer: bytes) -> None:
+def answer_once(server: socket.socket, answer: bytes, is_reset: bool = False) -> None:
+    """Reads a whole request and answers it, since what is left unread has the kernel reset the connection."""
     connection, _ = server.accept()
     with connection:
-        connection.recv(65536)
+        connection.settimeout(0.3)
+        with suppress(TimeoutError):
+            while connection.recv(65536):
+                pass
         connection.sendall(answer)
+        if is_reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @pytest.mark.parametrize(("missing", "arguments"), [("safetensors", ["cache", "list"]), ("yaml", ["serve"])])

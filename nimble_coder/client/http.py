@@ -103,9 +103,10 @@ class HttpClient:
             response = connection.getresponse()
             self.headers = {name.lower(): value for name, value in response.getheaders()}
             yield from self._events(response)
-        except http.client.BadStatusLine as error:  # whose text is all that came
-            is_closed = isinstance(error, http.client.RemoteDisconnected)
-            what = "ended the connection" if is_closed else "answers, but not in HTTP: give the URL of the HTTP port"
+        except (ConnectionResetError, BrokenPipeError, http.client.IncompleteRead):
+            raise CompletionError(f"{self.url} ended the connection") from None
+        except http.client.BadStatusLine:  # whose text is all that came
+            what = "answers, but not in HTTP: give the URL of the HTTP port"
             raise CompletionError(f"{self.url} {what}") from None
         except ssl.SSLError as error:
             is_plain = error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
@@ -126,13 +127,16 @@ class HttpClient:
             raise CompletionError(f"{self.url}: {message_of(response.read()) or response.reason}")
         for line in response:
             data = line.strip().removeprefix(b"data: ")
-            if not line.startswith(b"data: ") or data == b"[DONE]":
+            if data == b"[DONE]":
+                return
+            if not line.startswith(b"data: "):
                 continue
             event = json.loads(data)
             if "error" in event:
                 raise CompletionError(f"{self.url}: {event['error']['message']}")
             self.usage = event.get("usage") or self.usage
             yield from event["choices"]
+        raise http.client.IncompleteRead(b"")
 
 
 def parts_of(url: str) -> SplitResult:
