@@ -36,6 +36,7 @@ class TritonPythonModel:
             max_queue_size=queue or TorchEngineOptions.max_queue_size,
             threads=int(os.environ["NIMBLE_ENGINE_THREADS"]) if "NIMBLE_ENGINE_THREADS" in os.environ else None,
             device=os.environ.get("NIMBLE_ENGINE_DEVICE", "auto"),
+            drafts=Path(os.environ["NIMBLE_ENGINE_DRAFTS"]) if "NIMBLE_ENGINE_DRAFTS" in os.environ else None,
             max_seq_len=int(os.environ["NIMBLE_ENGINE_MAX_LEN"]) if "NIMBLE_ENGINE_MAX_LEN" in os.environ else None,
         )
         engine = TorchEngine(Path(parameters["gpt_model_path"]), lookahead, options)

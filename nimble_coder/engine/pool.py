@@ -13,6 +13,9 @@ MOST_TOKENS = 200_000
 TEXTS = 32
 """Of one pool: each costs every step of a request a look."""
 
+PoolTexts = list[tuple[str, Corpus]]
+"""Texts with their pools, the oldest first."""
+
 
 class Pools:
     """The texts of ended requests by pool, the oldest forgotten first. Used by the engine's thread, and read by others
@@ -40,6 +43,10 @@ class Pools:
             self.tokens -= len(texts.pop())
         while self.tokens > self._most:
             self._forget()
+
+    def all(self) -> PoolTexts:
+        """Every text, in the order in which to add them to have these pools again."""
+        return [(pool, text) for pool, texts in self._pools.items() for text in reversed(texts)]
 
     def _forget(self) -> None:
         """Drops the oldest text of the pool that was added to longest ago."""

@@ -26,11 +26,12 @@ from nimble_coder.engine.drafter import SUFFIXES, WINDOWED, Texts, make_drafter
 from nimble_coder.engine.followers import Followers
 from nimble_coder.engine.form import Form, Forms
 from nimble_coder.engine.infill import InfillMarks
+from nimble_coder.engine.kept_texts import Keeper, TextsFile
 from nimble_coder.engine.kv_cache import KVCache
 from nimble_coder.engine.memory import GIB, SHARE, slot_bytes, slots_within
 from nimble_coder.engine.model import Platform
 from nimble_coder.engine.native import CompiledStep, takes
-from nimble_coder.engine.pool import Pools
+from nimble_coder.engine.pool import Pools, PoolTexts
 from nimble_coder.engine.protocol import Statistics
 from nimble_coder.engine.runner import ModelRunner
 from nimble_coder.engine.scheduler import Decode, Scheduler, Work
@@ -55,6 +56,8 @@ class TorchEngineOptions:
     """The directory with `tokenizer.json`, without which no output can be held to a form, and less is drafted."""
     reuse_kv_cache: bool = True
     """Keep the entries of ended sequences for prompts that begin alike."""
+    drafts: Path | None = None
+    """The directory in which the texts that draft for later requests outlive the engine; None keeps them in memory."""
     kv_cache_fraction: float = SHARE
     """Of the memory that is free beside the weights, for keys and values."""
     step_costs: StepCosts | None = None
@@ -96,9 +99,10 @@ class TorchEngine:
         self._costs = options.step_costs or StepCosts.measure(self._runner.seconds, rows)
         self._scheduler = Scheduler(cache, config.max_num_tokens, Budget(self._costs))
         self._usual_drafter = WINDOWED if platform.on_gpu else SUFFIXES
-        self._pools = Pools()
-        self._counters = Counters()
         self._lock = threading.Condition()
+        self._pools = Pools()
+        self._keeper = self._keep_texts(config.shape.vocab_size)
+        self._counters = Counters()
         self._arrivals: deque[Sequence] = deque()
         self._live: dict[int, Sequence] = {}
         self._outbox: list[Response] = []
@@ -134,6 +138,19 @@ class TorchEngine:
             logger.info("%s: room for %d at once", told, slots)
         reuse, dtype = self._options.reuse_kv_cache, config.kv_cache_dtype
         return platform.make_cache(config.shape, max(slots, 1), capacity, dtype, reuse)
+
+    def _keep_texts(self, vocab_size: int) -> Keeper | None:
+        """Has the pools of an earlier engine again, and keeps them for a later one, where that is asked for."""
+        if self._options.drafts is None or self._options.tokenizer is None:
+            return None
+        file = TextsFile(self._options.drafts, self._options.tokenizer / "tokenizer.json")
+        for pool, text in file.read(vocab_size):
+            self._pools.add(pool, text)
+        return Keeper(file, self._all_texts)
+
+    def _all_texts(self) -> PoolTexts:
+        with self._lock:
+            return self._pools.all()
 
     def enqueue(self, request: Request) -> int:
         """See `Engine.enqueue`."""
@@ -237,6 +254,8 @@ class TorchEngine:
                 sequence.cancelled = True
             self._lock.notify()
         self._thread.join()
+        if self._keeper:
+            self._keeper.close()
 
     def _loop(self) -> None:
         while self._take_arrivals():

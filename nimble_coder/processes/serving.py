@@ -38,6 +38,8 @@ class Serving:
     """What the portable engine runs on."""
     max_seq_len: int | None = None
     """Tokens that the portable engine keeps room for in a sequence; None leaves it as built."""
+    drafts: Path | None = None
+    """Where the texts behind shared drafts outlive a restart; None keeps them in memory alone."""
     workers: int = 1
     """Gateway processes that share the ports."""
     log: Log = None
@@ -84,7 +86,7 @@ class Serving:
         repository = served_repository(artifact, self.changes, work / "model_repository")
         addresses = self.triton_addresses or Addresses.free()
         self.triton = TritonServer(
-            repository, addresses, self.log, self.threads, self.log_level, self.device, self.max_seq_len
+            repository, addresses, self.log, self.threads, self.log_level, self.device, self.max_seq_len, self.drafts
         )
         self.gateways = GatewayProcesses(
             self.artifact, addresses, self.addresses, self.workers, self.log, self.settings

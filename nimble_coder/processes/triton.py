@@ -33,7 +33,7 @@ from nimble_coder.processes.triton_stack import enough_stack
 from nimble_coder.processes.watcher import owned
 from nimble_coder.processes.work_directory import WorkDirectory
 
-THREADS, LENGTH = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN"
+THREADS, LENGTH, DRAFTS = "NIMBLE_ENGINE_THREADS", "NIMBLE_ENGINE_MAX_LEN", "NIMBLE_ENGINE_DRAFTS"
 NO_MEMORY = re.compile(r"out of memory|std::bad_alloc|cannot allocate memory|MemoryError", re.IGNORECASE)
 CRASH = re.compile(r"^Signal \((4|6|7|8|11)\) received\.$")
 CRASH_SECONDS = 5.0
@@ -115,6 +115,8 @@ class TritonServer:
     """What the portable engine runs on: `cpu`, `cuda`, or `auto`."""
     max_seq_len: int | None = None
     """Tokens that the portable engine keeps room for in a sequence; None leaves it as built."""
+    drafts: Path | None = None
+    """Where the portable engine keeps the texts behind shared drafts over a restart; None keeps them in memory."""
 
     def __post_init__(self) -> None:
         self._stubs: dict[int, list[str]] = {}
@@ -322,9 +324,10 @@ class TritonServer:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
         kept = without_secrets(without_unwritable(os.environ))
         environment = {
-            **{name: value for name, value in kept.items() if name not in (THREADS, LENGTH)},
+            **{name: value for name, value in kept.items() if name not in (THREADS, LENGTH, DRAFTS)},
             **({THREADS: str(self.threads)} if self.threads else {}),
             **({LENGTH: str(self.max_seq_len)} if self.max_seq_len else {}),
+            **({DRAFTS: str(self.drafts)} if self.drafts else {}),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "NIMBLE_ENGINE_DEVICE": self.device,
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others

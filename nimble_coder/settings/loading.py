@@ -53,6 +53,8 @@ class Loaded:
                 f"{profile.name} has {profile.tensor_parallel}: choose a profile with tp{s.tensor_parallel_size} "
                 f"(list-model-profiles)",
             )
+        if s.drafts_path and not profile.is_portable:
+            raise self.error("drafts_path", f"the engine of {profile.name} keeps no texts to draft from: leave it out")
         implied = {
             "served_model_names": ",".join(profile.served_names),
             "max_model_len": profile.max_seq_len,
@@ -101,6 +103,11 @@ def checked(settings: Settings, origins: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{describe('tls_mode', origins['tls_mode'], mode)}: it needs {_own('tls_client_ca')}")
     if mode is None and s.tls_client_ca is not None and absent:
         raise SettingsError(f"{_own('tls_client_ca')} is set, but not {_own('tls_certificate')}: set both or none")
+    if s.drafts_path and not s.share_drafts:
+        raise SettingsError(
+            f"{describe('drafts_path', origins['drafts_path'], s.drafts_path)}: {_own('share_drafts')} is false, so "
+            f"there is nothing to keep: set one of the two"
+        )
     ports: dict[int, str] = {}
     for name in (f"{prefix}{kind}_port" for prefix in ("", "triton_") for kind in ("http", "grpc", "metrics")):
         if (port := getattr(s, name)) and (other := ports.setdefault(port, name)) != name:

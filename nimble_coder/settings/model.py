@@ -40,6 +40,8 @@ class Settings(GatewayOptions):
     """Threads of the portable engine's step on a CPU, at most one a processor; by default those that are left."""
     engine_device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the portable engine runs on; `auto` takes a GPU where PyTorch finds one, `cuda` ends where there is none."""
+    drafts_path: Path | None = None
+    """Keep what shared drafts are made of over a restart, here and in the clear; where unset in memory alone."""
     workers: int = Field(default=1, ge=1, le=64)
     """Gateway processes on the same ports."""
     startup_seconds: float = Field(default=1800.0, gt=0)
@@ -66,6 +68,11 @@ class Settings(GatewayOptions):
     def listening(self) -> Addresses:
         """Where the gateway listens."""
         return Addresses(self.http_port, self.grpc_port, self.metrics_port, self.host)
+
+    @property
+    def drafts_directory(self) -> Path | None:
+        """Where the texts behind shared drafts are kept, whatever directory the engine runs in."""
+        return self.drafts_path.expanduser().absolute() if self.drafts_path else None
 
     @property
     def uses_tls(self) -> bool:

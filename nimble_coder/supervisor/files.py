@@ -1,5 +1,7 @@
 """The files that settings name, read before anything is started: a gateway would find out when Triton runs."""
 
+import tempfile
+
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.access.keys import read_keys
 from nimble_coder.gateway.policy import Policy
@@ -7,7 +9,8 @@ from nimble_coder.settings.loading import Loaded
 
 
 def check_files(loaded: Loaded) -> None:
-    """Raises `SettingsError` for a file that no gateway could use; certificates are `supervisor.tls`'s."""
+    """Raises `SettingsError` for a file that no gateway could use, and a directory that no engine could write;
+    certificates are `supervisor.tls`'s."""
     for name, read in (("api_keys_file", read_keys), ("policy", lambda file: file.open("rb").close())):
         file = getattr(loaded.settings, name)
         if file is None:
@@ -18,6 +21,14 @@ def check_files(loaded: Loaded) -> None:
             raise loaded.error(name, f"it cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise loaded.error(name, str(error)) from None
+    if drafts := loaded.settings.drafts_directory:
+        place = next(path for path in (drafts, *drafts.parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place):  # root may do everything, says `access`
+                pass
+        except OSError as error:
+            text = f"no file can be made in {place} ({error.strerror}): name a directory that can be written"
+            raise loaded.error("drafts_path", text) from None
 
 
 def check_policy(loaded: Loaded, artifact: Artifact) -> None:

@@ -146,6 +146,7 @@ def serving_of(settings: Settings, artifact: Path, log: ProcessLog | None) -> Se
         threads=settings.engine_threads,
         device=settings.engine_device,
         max_seq_len=settings.max_model_len,
+        drafts=settings.drafts_directory,
         workers=settings.workers,
         log=log,
         settings=gateway_environment(settings),

@@ -51,6 +51,7 @@ def load_engine(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Iterator[Loa
         max_queue_size: int = 128,
         reuse_kv_cache: bool = True,
         tokenizer: bool = True,
+        drafts: Path | None = None,
         **changes: Any,
     ) -> TorchEngine:
         profile = replace(SMALL, **changes)
@@ -59,6 +60,7 @@ def load_engine(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Iterator[Loa
             max_queue_size=max_queue_size,
             tokenizer=artifact.tokenizer if tokenizer else None,
             reuse_kv_cache=reuse_kv_cache,
+            drafts=drafts,
         )
         engines.append(TorchEngine(artifact.engine, profile.lookahead, options))
         return engines[-1]

@@ -226,6 +226,16 @@ def test_what_contradicts_the_engine_is_refused() -> None:
         load({}, {"NIM_MAX_MODEL_LEN": "9000"}).for_profile(demo)
     with pytest.raises(SettingsError, match=r"NIM_TENSOR_PARALLEL_SIZE is 2 .*has 1: choose a profile with tp2"):
         load({}, {"NIM_TENSOR_PARALLEL_SIZE": "2"}).for_profile(demo)
+    drafts = load({}, {"NIMBLE_DRAFTS_PATH": "/drafts"})
+    assert drafts.for_profile(demo).settings.drafts_directory == Path("/drafts")
+    compiled = next(profile for profile in PROFILES.values() if not profile.is_portable)
+    with pytest.raises(SettingsError, match=r"NIMBLE_DRAFTS_PATH is '/drafts' .*keeps no texts to draft from"):
+        drafts.for_profile(compiled)
+
+
+def test_texts_that_are_not_shared_cannot_be_kept() -> None:
+    with pytest.raises(SettingsError, match=r"NIMBLE_DRAFTS_PATH is 'drafts' .*NIMBLE_SHARE_DRAFTS is false"):
+        load({}, {"NIMBLE_DRAFTS_PATH": "drafts", "NIMBLE_SHARE_DRAFTS": "false"})
 
 
 def test_secrets_are_neither_options_nor_shown() -> None:

@@ -97,6 +97,8 @@ def test_no_engine_and_no_leave_to_build_one(tmp_path: Path) -> None:
         ({"NIMBLE_TLS_CERTIFICATE": "/c", "NIMBLE_TLS_KEY": "/k"}, ExitCode.TLS, "/c cannot be read: No such file"),
         ({"NIMBLE_TLS_CERTIFICATE": __file__, "NIMBLE_TLS_KEY": __file__}, ExitCode.TLS, "no certificate and its key"),
         ({"NIM_MODEL_PROFILE": SEVEN}, ExitCode.MACHINE, "TensorRT-LLM is not installed here"),
+        ({"NIMBLE_DRAFTS_PATH": __file__}, ExitCode.ASKED, "name a directory that can be written"),
+        ({"NIMBLE_DRAFTS_PATH": "/proc/drafts"}, ExitCode.ASKED, "no file can be made in /proc"),
     ],
 )
 def test_what_cannot_be_started_says_why(
