@@ -1,11 +1,18 @@
 """The files that settings name, read before anything is started: a gateway would find out when Triton runs."""
 
 import tempfile
+from pathlib import Path
 
 from build_engine.artifact import Artifact
 from nimble_coder.gateway.access.keys import read_keys
 from nimble_coder.gateway.policy import Policy
 from nimble_coder.settings.loading import Loaded
+
+
+def check_lasting(file: Path) -> None:
+    """Raises `ValueError` for a pipe: several processes read these files, and again when they change."""
+    if file.is_fifo():
+        raise ValueError("it is a pipe, and has to be read more than once: name a file")
 
 
 def check_files(loaded: Loaded) -> None:
@@ -16,6 +23,7 @@ def check_files(loaded: Loaded) -> None:
         if file is None:
             continue
         try:
+            check_lasting(file)
             read(file)
         except OSError as error:
             raise loaded.error(name, f"it cannot be read: {error.strerror}") from None

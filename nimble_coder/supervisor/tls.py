@@ -5,6 +5,7 @@ import ssl
 from build_engine.exit_codes import ExitCode
 from nimble_coder.gateway.access.certificate import load_pair
 from nimble_coder.settings.model import Settings
+from nimble_coder.supervisor.files import check_lasting
 
 
 class TlsError(ValueError):
@@ -20,7 +21,10 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     files = [settings.tls_certificate, settings.tls_key, settings.tls_client_ca]
     for file in filter(None, files):
         try:
+            check_lasting(file)
             file.open("rb").close()
+        except ValueError as error:
+            raise TlsError(f"the TLS file {file} cannot be used: {error}") from None
         except OSError as error:
             raise TlsError(f"the TLS file {file} cannot be read: {error.strerror}; mount it, readable for us") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

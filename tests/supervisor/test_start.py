@@ -108,6 +108,25 @@ def test_what_cannot_be_started_says_why(
     assert (found, reason in last) == (code, True), last
 
 
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (["API_KEYS_FILE"], ExitCode.ASKED),
+        (["POLICY"], ExitCode.ASKED),
+        (["TLS_CERTIFICATE", "TLS_KEY"], ExitCode.TLS),
+    ],
+    ids=["keys", "policy", "TLS"],
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused(
+    artifact: Artifact, tmp_path: Path, names: list[str], code: ExitCode
+) -> None:
+    """As a shell's `<(...)`, whose contents are gone when they have been read once; nobody writes into this one."""
+    os.mkfifo(tmp_path / "pipe")
+    settings = {f"NIMBLE_{name}": tmp_path / "pipe" for name in names}
+    found, last = refused(NIMBLE_ARTIFACT=artifact.directory, **settings)
+    assert (found, "it is a pipe" in last) == (code, True), last
+
+
 def test_a_port_that_is_taken_is_named(artifact: Artifact) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another gateway would have it
