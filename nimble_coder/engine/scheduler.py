@@ -41,7 +41,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Decode:
-    """One lookahead step."""
+    """One sequence's part of a step: its newest token, and the drafts behind it."""
 
     sequence: Sequence
     tree: TokenTree

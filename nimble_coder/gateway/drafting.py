@@ -10,7 +10,7 @@ from nimble_coder.contract.encoding import Generation
 from nimble_coder.gateway.access.limits import Admission, EngineLimits
 from nimble_coder.gateway.exchange import Headers
 from nimble_coder.gateway.policy import Policy
-from nimble_coder.gateway.requests.schemas.sampling import Sampling
+from nimble_coder.gateway.requests.schemas.sampling import SamplingFields
 
 SUFFIXES = "suffixes"
 """The drafter of the portable engine on CPUs."""
@@ -24,7 +24,7 @@ class Drafting:
         self.usual = SUFFIXES
         """The portable engine's, for requests that name none; it depends on the device that the engine has found."""
 
-    def lookahead(self, asked: Sampling, prompt_length: int, joining: int) -> LookaheadConfig | None:
+    def lookahead(self, asked: SamplingFields, prompt_length: int, joining: int) -> LookaheadConfig | None:
         """The (w,n,g) of a request's `joining` generations; raises `ApiError` for one beyond the engine's."""
         if asked.drafting:
             return self._limits.choose_lookahead(asked.asked_lookahead, prompt_length)
@@ -41,7 +41,7 @@ class Drafting:
             return None
         return self._limits.choose_lookahead(asked, prompt_length)
 
-    def draft_tokens(self, asked: Sampling, lookahead: LookaheadConfig | None) -> int | None:
+    def draft_tokens(self, asked: SamplingFields, lookahead: LookaheadConfig | None) -> int | None:
         """The most draft tokens per step by matching suffixes; None where a request is not drafted for in that way."""
         if not self._profile.is_portable or asked.drafting == "lookahead":
             return None
@@ -49,7 +49,7 @@ class Drafting:
             return asked.draft_tokens
         return MOST_DRAFTS if asked.drafting or (lookahead is None and self._profile.matches_suffixes) else None
 
-    def headers(self, asked: Sampling, generation: Generation) -> Headers:
+    def headers(self, asked: SamplingFields, generation: Generation) -> Headers:
         """Which drafter an answer has, and its bounds: a policy may have chosen the (w,n,g)."""
         lookahead = PLAIN if generation.model == PLAIN_MODEL else generation.lookahead or self._limits.lookahead
         suffixes = self.draft_tokens(asked, generation.lookahead)

@@ -17,7 +17,7 @@ from nimble_coder.gateway.requests.ebnf.guide import as_ebnf
 from nimble_coder.gateway.requests.fields import Engine
 from nimble_coder.gateway.requests.forms import guide_of, named_guide
 from nimble_coder.gateway.requests.sampling import contract_inputs, samples
-from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, SamplingFields
 from nimble_coder.gateway.requests.token_rules import bad_words_of, parameters_of
 from nimble_coder.gateway.service import Service
 
@@ -40,7 +40,7 @@ class Job:
 def make_jobs(
     service: Service,
     ids: list[int],
-    asked: Sampling,
+    asked: SamplingFields,
     max_tokens: int,
     streaming: bool,
     client: str,
@@ -85,7 +85,7 @@ def make_jobs(
 
 
 def room_of(
-    service: Service, ids: Sequence[int], asked: Sampling, wanted: int | None, default: int, field: str = "prompt"
+    service: Service, ids: Sequence[int], asked: SamplingFields, wanted: int | None, default: int, field: str = "prompt"
 ) -> int:
     """The most tokens of an answer to a prompt, by default no fewer than it must have; raises `ApiError` for a prompt
     that cannot be taken, and where fewer are wanted, or fit behind it, than the answer must have."""
@@ -101,7 +101,7 @@ def room_of(
     return room
 
 
-def form_of(service: Service, asked: Sampling) -> Guide | None:
+def form_of(service: Service, asked: SamplingFields) -> Guide | None:
     """The form that a request asks for; raises `ApiError` for one that a TensorRT engine cannot be held to."""
     if service.profile.is_portable:
         return guide_of(asked)
@@ -120,7 +120,7 @@ def form_of(service: Service, asked: Sampling) -> Guide | None:
         raise ApiError(400, f"{field} is not available: {error}", "unsupported", field) from None
 
 
-def end_ids_of(service: Service, ids: list[int], asked: Sampling, form: Guide | None) -> tuple[int, ...]:
+def end_ids_of(service: Service, ids: list[int], asked: SamplingFields, form: Guide | None) -> tuple[int, ...]:
     """The ids that end an answer without being asked for."""
     usual = tuple(service.tokenizer.end_ids)
     is_fim = service.encoder.id("<|fim_middle|>") in ids
@@ -130,7 +130,7 @@ def end_ids_of(service: Service, ids: list[int], asked: Sampling, form: Guide | 
 
 
 def ending_of(
-    service: Service, ids: list[int], asked: Sampling, max_tokens: int, ends: tuple[int, ...], form: Guide | None
+    service: Service, ids: list[int], asked: SamplingFields, max_tokens: int, ends: tuple[int, ...], form: Guide | None
 ) -> Ending:
     """What ends an answer. The portable engine forbids end ids for `min_tokens`; another one's are passed over here, so
     it is asked for as many tokens more. Raises `ApiError` for what is no token id, and for what an answer with a form
@@ -159,7 +159,7 @@ def ending_of(
 
 
 def engine_parameters(
-    service: Service, asked: Sampling, lookahead: LookaheadConfig | None, client: str
+    service: Service, asked: SamplingFields, lookahead: LookaheadConfig | None, client: str
 ) -> tuple[tuple[str, str | float], ...]:
     """What the portable engine takes beside the contract: its own fields, and how to draft."""
     if not service.profile.is_portable:
@@ -172,12 +172,12 @@ def engine_parameters(
     return (*parameters, (DRAFT_TOKENS, float(drafts)), (DRAFT_POOL, pool))
 
 
-def wants_every_step(asked: Sampling) -> bool:
+def wants_every_step(asked: SamplingFields) -> bool:
     """Whether decoding steps may not be merged on their way."""
     return isinstance(asked, OpenAISampling) and bool(asked.return_token_ids or asked.wants_log_probs)
 
 
-def headers_of(service: Service, asked: Sampling, jobs: Sequence[Job]) -> Headers:
+def headers_of(service: Service, asked: SamplingFields, jobs: Sequence[Job]) -> Headers:
     """How an answer is decoded: a TensorRT engine with lookahead does it greedily whatever a client asks, its companion
     plainly."""
     is_sampled = service.engine >= Engine.SAMPLING and samples(asked)

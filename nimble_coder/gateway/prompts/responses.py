@@ -7,7 +7,7 @@ from nimble_coder.gateway.prompts.chat import check_tool, text_in, unlisted, unn
 from nimble_coder.gateway.requests.forms import TEXT_FORMAT, of_format
 from nimble_coder.gateway.requests.schemas.chat import ChatRequest, FunctionCall, Message, Tool, ToolCall
 from nimble_coder.gateway.requests.schemas.responses import PASSED_OVER, InputItem, ResponsesRequest
-from nimble_coder.gateway.requests.schemas.sampling import Sampling
+from nimble_coder.gateway.requests.schemas.sampling import SamplingFields
 
 ROLES = ("user", "system", "developer", "assistant")
 
@@ -17,7 +17,7 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
     tools that are not available."""
     if asked.text and asked.response_format:
         of_format(asked.response_format, TEXT_FORMAT)
-    shared: dict[str, Any] = {name: getattr(asked, name) for name in Sampling.__struct_fields__}
+    shared: dict[str, Any] = {name: getattr(asked, name) for name in SamplingFields.__struct_fields__}
     return ChatRequest(
         **shared,
         messages=messages_of(asked),

@@ -12,7 +12,7 @@ from nimble_coder.contract.request import Guide, GuideType
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.parameters import of_objects
 from nimble_coder.gateway.requests.schemas.forms import GuidedFields, ResponseFormat
-from nimble_coder.gateway.requests.schemas.sampling import Sampling
+from nimble_coder.gateway.requests.schemas.sampling import SamplingFields
 
 LENIENT = {"lenient": True, "coerce_one_of": True}
 """llguidance's names: unknown keywords are passed over, and oneOf is anyOf."""
@@ -23,13 +23,13 @@ TEXT_FORMAT = "text.format"
 """Where a Responses request has its `response_format`, without the inner object."""
 
 
-def guide_of(asked: Sampling) -> Guide | None:
+def guide_of(asked: SamplingFields) -> Guide | None:
     """The form that is asked for; raises `ApiError` for one that is not known, and for two."""
     found = named_guide(asked)
     return found[1] if found else None
 
 
-def named_guide(asked: Sampling) -> tuple[str, Guide] | None:
+def named_guide(asked: SamplingFields) -> tuple[str, Guide] | None:
     """The same with its field."""
     found = list(guides(asked))
     if len(found) > 1:
@@ -38,7 +38,7 @@ def named_guide(asked: Sampling) -> tuple[str, Guide] | None:
     return found[0] if found else None
 
 
-def guides(asked: Sampling) -> Iterator[tuple[str, Guide]]:
+def guides(asked: SamplingFields) -> Iterator[tuple[str, Guide]]:
     """Every form that is asked for, by its field."""
     if asked.response_format and (guide := of_format(asked.response_format)):
         yield "response_format", guide

@@ -12,7 +12,7 @@ from nimble_coder.gateway.requests.schemas.completion import CompletionRequest
 from nimble_coder.gateway.requests.schemas.fim import FimRequest
 from nimble_coder.gateway.requests.schemas.llama import InfillRequest, LlamaRequest
 from nimble_coder.gateway.requests.schemas.responses import InputItem, OfferedTool, ResponsesRequest
-from nimble_coder.gateway.requests.schemas.sampling import Sampling
+from nimble_coder.gateway.requests.schemas.sampling import SamplingFields
 from nimble_coder.gateway.requests.schemas.tokens import TokenizeRequest
 
 LLAMA = (("n_predict", "max_tokens"), ("repetition_penalty", "repeat_penalty"))
@@ -44,7 +44,7 @@ def overruled(asked: Struct) -> Iterator[str]:
     for names in SAME.get(type(asked), ()):
         sent = [(name, value) for name in names if (value := said(asked, name)) is not None]
         yield from (name for name, value in sent[1:] if value != sent[0][1])
-    if isinstance(asked, Sampling):
+    if isinstance(asked, SamplingFields):
         yield from in_sampling(asked)
     match asked:
         case ChatRequest():
@@ -77,7 +77,7 @@ def meant(asked: Struct, names: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
-def in_sampling(asked: Sampling) -> Iterator[str]:
+def in_sampling(asked: SamplingFields) -> Iterator[str]:
     """What does not count beside the name of a drafter, or that itself; of two schemas of one form the one outside."""
     inner, outer = said(asked, "response_format.json_schema.schema"), said(asked, "response_format.schema")
     if None not in (inner, outer) and inner != outer:

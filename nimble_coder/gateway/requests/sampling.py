@@ -13,12 +13,12 @@ from nimble_coder.contract.fields import OTHERWISE_READ, SCALARS
 from nimble_coder.contract.scalar import Effect, Scalar
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.fields import Engine
-from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, SamplingFields
 
 Input = tuple[str, str, float]
 
 
-def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) -> tuple[Input, ...]:
+def contract_inputs(asked: SamplingFields, engine: Engine, strict: bool, copy: int) -> tuple[Input, ...]:
     """(name, Triton datatype, value) for the `copy`-th answer; raises `ApiError` for what the engine cannot do.
 
     `strict` refuses what a greedy engine would ignore.
@@ -57,13 +57,13 @@ def contract_inputs(asked: Sampling, engine: Engine, strict: bool, copy: int) ->
     return tuple(inputs)
 
 
-def samples(asked: Sampling) -> bool:
+def samples(asked: SamplingFields) -> bool:
     """Whether the request asks for anything but the most likely token."""
     is_cut_to_one = asked.top_k == 1 or (asked.top_p is not None and asked.top_p < GREEDY_SHARE)
     return (asked.temperature or 0.0) >= GREEDY_BELOW and not is_cut_to_one
 
 
-def given_numbers(asked: Sampling) -> Iterator[tuple[Scalar, float]]:
+def given_numbers(asked: SamplingFields) -> Iterator[tuple[Scalar, float]]:
     """Those of the contract's penalties and cuts that change something; clients send the neutral values always."""
     for name, scalar in SCALARS.items():
         if scalar.effect is None or name in OTHERWISE_READ:

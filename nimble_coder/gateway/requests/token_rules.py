@@ -12,7 +12,7 @@ from nimble_coder.contract.bounds import BIAS
 from nimble_coder.contract.fields import DRAFTING
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.sampling import given_numbers
-from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, Sampling
+from nimble_coder.gateway.requests.schemas.sampling import OpenAISampling, SamplingFields
 
 ID = re.compile(r"-?[0-9]{1,4000}")
 """As many digits as Python reads."""
@@ -21,7 +21,7 @@ MOST_BIAS_TEXT = 16_384
 """Characters of all texts in a `logit_bias`, which take about 5 ms to tokenise."""
 
 
-def biases_of(asked: Sampling, encode: Encode, vocab_size: int) -> dict[int, float]:
+def biases_of(asked: SamplingFields, encode: Encode, vocab_size: int) -> dict[int, float]:
     """Biases by token id; raises `ApiError` for an id that is none, and for too much text."""
     size = sum(len(token) for token, _ in pairs_of(asked) if isinstance(token, str) and not ID.fullmatch(token))
     if size > MOST_BIAS_TEXT:
@@ -38,7 +38,7 @@ def biases_of(asked: Sampling, encode: Encode, vocab_size: int) -> dict[int, flo
     return biases
 
 
-def pairs_of(asked: Sampling) -> Iterator[tuple[int | str, float | bool]]:
+def pairs_of(asked: SamplingFields) -> Iterator[tuple[int | str, float | bool]]:
     """What `logit_bias` holds, in either form."""
     if isinstance(asked.logit_bias, dict):
         yield from asked.logit_bias.items()
@@ -53,14 +53,14 @@ def ids_of(token: int | str, encode: Encode) -> list[int]:
     return [int(token)] if ID.fullmatch(token) else encode(token)
 
 
-def bad_words_of(asked: Sampling, encode: Encode) -> tuple[tuple[int, ...], ...]:
+def bad_words_of(asked: SamplingFields, encode: Encode) -> tuple[tuple[int, ...], ...]:
     """The token sequences that must not be completed, each once."""
     words = [asked.bad_words] if isinstance(asked.bad_words, str) else asked.bad_words or []
     spelled = [spelling for word in words if word for spelling in (word, f" {word.lstrip()}")]
     return tuple(dict.fromkeys(tuple(encode(spelling)) for spelling in spelled))
 
 
-def parameters_of(asked: Sampling, encode: Encode, vocab_size: int) -> tuple[tuple[str, str | float], ...]:
+def parameters_of(asked: SamplingFields, encode: Encode, vocab_size: int) -> tuple[tuple[str, str | float], ...]:
     """What the portable engine takes as request parameters, by name."""
     biases = biases_of(asked, encode, vocab_size)
     bias: tuple[tuple[str, str | float], ...] = (("logit_bias", json.dumps(biases)),) if biases else ()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from nimble_coder.gateway.requests.schemas.sampling import Sampling
+from nimble_coder.gateway.requests.schemas.sampling import SamplingFields
 from nimble_coder.gateway.requests.schemas.values import Copies, Factor, Length
 
 RANDOM_SEED = 2**32 - 1
@@ -20,7 +20,7 @@ class ContextText(Struct, kw_only=True):
     filename: str | None = None
 
 
-class LlamaRequest(Sampling, kw_only=True):
+class LlamaRequest(SamplingFields, kw_only=True):
     """`POST /completion`, llama.cpp's."""
 
     prompt: LlamaPrompt | None = None

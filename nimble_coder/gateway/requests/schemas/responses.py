@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 from nimble_coder.gateway.errors import ApiError
 from nimble_coder.gateway.requests.schemas.chat import ContentPart, Function
 from nimble_coder.gateway.requests.schemas.forms import NamedSchema, ResponseFormat
-from nimble_coder.gateway.requests.schemas.sampling import Sampling
+from nimble_coder.gateway.requests.schemas.sampling import SamplingFields
 
 PASSED_OVER = ("reasoning",)
 """Items that clients send back and that hold nothing for this model."""
@@ -63,7 +63,7 @@ class OfferedTool(Struct, kw_only=True):
         return self.function or own
 
 
-class ResponsesRequest(Sampling, kw_only=True):
+class ResponsesRequest(SamplingFields, kw_only=True):
     """`POST /v1/responses`, OpenAI's, of which nothing is kept."""
 
     input: str | list[InputItem]

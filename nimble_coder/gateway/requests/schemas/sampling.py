@@ -32,7 +32,7 @@ class StreamOptions(Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class Sampling(GuidedFields, kw_only=True):
+class SamplingFields(GuidedFields, kw_only=True):
     """The fields that every way of asking for text shares."""
 
     model: str | None = None
@@ -96,7 +96,7 @@ class Sampling(GuidedFields, kw_only=True):
         return PLAIN if self.lookahead is False else None
 
 
-class OpenAISampling(Sampling, kw_only=True):
+class OpenAISampling(SamplingFields, kw_only=True):
     """What chat and completions share."""
 
     max_tokens: Length | None = None
