@@ -59,7 +59,8 @@ class TokenTree:
             self.tokens.append(token)
             self.depths.append(self.depths[node] + 1)
             self.visible.append(self.visible[node] | 1 << index)
-            self.likelihoods.append(likelihood)
+            # Shares that are rounded may add up to more than one, and a cut between the two would lose the parent.
+            self.likelihoods.append(min(likelihood, self.likelihoods[node]))
         return index
 
     def keep(self, nodes: Sequence[int]) -> "TokenTree":

@@ -31,6 +31,16 @@ def test_the_likeliest_drafts_of_all_sequences_are_taken_first() -> None:
     assert [len(tree) for tree in cut] == [4, 1]
 
 
+@pytest.mark.parametrize("most", range(1, 6))
+def test_a_draft_thought_likelier_than_its_parent_by_rounding_is_not_kept_without_it(most: int) -> None:
+    """Wherever the cut falls: the shares of the tables are rounded, and some add up to a little more than one."""
+    cliff = StepCosts({1: 1.0, most: 1.0, most + 1: 100.0} if most > 1 else {1: 1.0, 2: 100.0})
+    for tree in (chain(0.17192999, 0.17193, 0.17193001, 0.17193002), chain(1.0000001, 1.0000002, 0.5, 0.5000001)):
+        (cut,) = Budget(cliff).cut([tree])
+        assert cut.tokens == tree.tokens[: len(cut)]
+        assert cut.likelihoods == sorted(cut.likelihoods, reverse=True)
+
+
 def test_many_sequences_leave_room_for_sure_drafts_only() -> None:
     alone = Budget(WAITS).cut([chain(0.6, 0.3)])
     among = Budget(WAITS).cut([chain(0.6, 0.3), chain(0.97), *[chain() for _ in range(10)]])
