@@ -42,6 +42,7 @@ from nimble_coder.processes.triton_stack import STACK, shortage
 from nimble_coder.settings.loading import Loaded
 from nimble_coder.settings.model import Settings
 from nimble_coder.supervisor.choice import Choice, choose
+from nimble_coder.supervisor.files import nearest
 from nimble_coder.supervisor.tls import server_context
 
 SHARED_MEMORY, SHARED_MEMORY_RANKS = 32 * MIB, GIB
@@ -316,7 +317,7 @@ def check_cache(settings: Settings, choice: Choice | None) -> Finding:
         root = Cache(settings.cache_path).root
     except CacheError as error:
         return Finding("cache", "wrong", str(error), "set NIMBLE_CACHE_PATH to a directory")
-    place = next(path for path in (root, *root.parents) if path.exists())
+    place = nearest(root)
     if not place.is_dir():
         return Finding("cache", "wrong", f"{place} is no directory", "set NIMBLE_CACHE_PATH to one")
     free = shutil.disk_usage(place).free

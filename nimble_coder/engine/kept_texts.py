@@ -38,7 +38,7 @@ class TextsFile:
     """One file of a directory: token ids mean the same as long as the tokenizer does, whose digest is in its name."""
 
     def __init__(self, directory: Path, tokenizer: Path) -> None:
-        """`tokenizer` is a file, `directory` is made where it is not there."""
+        """`tokenizer` is a file; `directory` is made when something is written."""
         digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
         self._path = directory / f"texts-{digest[:16]}.msgpack"
         self._encoded: dict[Corpus, bytes] = {}

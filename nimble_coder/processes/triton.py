@@ -323,11 +323,10 @@ class TritonServer:
     def _environment(self, library: Path | None) -> dict[str, str]:
         """The stub ignores PYTHONPATH and PYTHONHOME; it takes the environment of the first `python3` in PATH."""
         kept = without_secrets(without_unwritable(os.environ))
+        chosen = {THREADS: self.threads, LENGTH: self.max_seq_len, DRAFTS: self.drafts}
         environment = {
-            **{name: value for name, value in kept.items() if name not in (THREADS, LENGTH, DRAFTS)},
-            **({THREADS: str(self.threads)} if self.threads else {}),
-            **({LENGTH: str(self.max_seq_len)} if self.max_seq_len else {}),
-            **({DRAFTS: str(self.drafts)} if self.drafts else {}),
+            **{name: value for name, value in kept.items() if name not in chosen},
+            **{name: str(value) for name, value in chosen.items() if value},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "NIMBLE_ENGINE_DEVICE": self.device,
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of taking a core from the others

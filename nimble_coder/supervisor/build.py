@@ -17,6 +17,7 @@ from nimble_coder.processes.children import how_ended
 from nimble_coder.processes.log import ProcessLog
 from nimble_coder.processes.watcher import owned
 from nimble_coder.settings.model import Settings
+from nimble_coder.supervisor.files import nearest
 
 SECONDS_BETWEEN = 30.0
 """Between two lines about a build that says nothing itself."""
@@ -97,7 +98,7 @@ class StartBuild:
 
     def _wait(self, process: "subprocess.Popen[str]") -> str:
         started, place = time.monotonic(), self._settings.cache_path.expanduser()
-        place = next(path for path in (place, *place.absolute().parents) if path.exists())
+        place = nearest(place)
         used = shutil.disk_usage(place).used
         while True:
             said = self.progress

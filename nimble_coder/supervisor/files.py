@@ -15,6 +15,11 @@ def check_lasting(file: Path) -> None:
         raise ValueError("it is a pipe, and has to be read more than once: name a file")
 
 
+def nearest(place: Path) -> Path:
+    """The place, or the first folder above it that is there: what is to be made there is made in that one."""
+    return next(path for path in (place, *place.absolute().parents) if path.exists())
+
+
 def check_files(loaded: Loaded) -> None:
     """Raises `SettingsError` for a file that no gateway could use, and a directory that no engine could write;
     certificates are `supervisor.tls`'s."""
@@ -30,7 +35,7 @@ def check_files(loaded: Loaded) -> None:
         except ValueError as error:
             raise loaded.error(name, str(error)) from None
     if drafts := loaded.settings.drafts_directory:
-        place = next(path for path in (drafts, *drafts.parents) if path.exists())
+        place = nearest(drafts)
         try:
             with tempfile.TemporaryFile(dir=place):  # root may do everything, says `access`
                 pass

@@ -20,17 +20,20 @@ def ask(service: Service, key: str) -> str:
     return str(done.raise_for_status().json()["choices"][0]["text"])
 
 
-def accepted(service: Service) -> float:
-    """Draft tokens of earlier requests that were right, as the engine's metrics tell."""
+def total(service: Service, name: str, kind: str) -> float:
+    """As the engine's metrics tell."""
     lines = httpx.get(service.addresses.metrics).text.splitlines()
-    found = next(line for line in lines if line.startswith("nimble_drafting_accepted") and 'source="pool"' in line)
-    return float(found.split()[-1])
+    return next(float(line.split()[-1]) for line in lines if line.startswith(name) and f'="{kind}"' in line)
+
+
+def accepted(service: Service) -> float:
+    """Draft tokens of earlier requests that were right."""
+    return total(service, "nimble_drafting_accepted", "pool")
 
 
 def answered(service: Service) -> float:
-    lines = httpx.get(service.addresses.metrics).text.splitlines()
-    found = next(line for line in lines if line.startswith("nimble_lookahead_totals") and '"generated_tokens"' in line)
-    return float(found.split()[-1])
+    """Tokens of all answers."""
+    return total(service, "nimble_lookahead_totals", "generated_tokens")
 
 
 def test_a_restart_keeps_them_for_the_same_key_alone(start: Start, artifact: Artifact, tmp_path: Path) -> None:
